@@ -1,0 +1,49 @@
+# make run     the product, at http://127.0.0.1:8000, on an embedded store and the built-in demo provider
+# make test    every check and every test
+# make check   format, lint, types, import contracts
+# make lock    renew the lock files; nothing younger than a week is taken
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check format lock clean
+
+run: $(VENV)/run
+	$(BIN)/python -m gateway run
+
+test: check
+	$(BIN)/python -m tests
+
+check: $(VENV)/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("Tokenwire needs Python 3.11 or newer; set PYTHON=" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+# --no-deps: the lock names every package with its hash, so nothing is left to resolve.
+$(VENV)/dev: requirements-dev.lock pyproject.toml $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(VENV)/dev $(VENV)/run
+
+$(VENV)/run: requirements.lock $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@touch $(VENV)/run
+
+lock:
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --exclude-newer "1 week" \
+		--custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --exclude-newer "1 week" \
+		--custom-compile-command "make lock" --group dev pyproject.toml --output-file requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

@@ -1,0 +1,1 @@
+"""Browsers on one side, Redis streams on the other. Imports nothing, so that a worker image needs no web server."""

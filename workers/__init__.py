@@ -1,0 +1,1 @@
+"""Producers: a job becomes the entries of a response log."""

@@ -1,0 +1,94 @@
+"""What a provider is: a request goes in, events come out, and it is chosen by the name before the slash."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, TypedDict
+
+
+class Message(TypedDict):
+    """One finished utterance, as the provider reads it; the last message of a request is the user's."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """All that a provider is told about one answer.
+
+    `model` is the provider's own name of the model (what follows the slash of the operator's alias), `instructions`
+    the system prompt if there is one, `max_tokens` a bound on the answer in the provider's tokens.
+    """
+
+    model: str
+    messages: list[Message]
+    instructions: str | None = None
+    max_tokens: int | None = None
+    conversation: str = ""
+    response: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of the answer, in order. May end in half a surrogate pair; the next piece then begins with the rest."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """A piece of what the model thinks aloud before or between its answer; never part of the answer."""
+
+    text: str
+
+
+FinishReason: TypeAlias = Literal["complete", "length", "refused", "filtered", "tool_calls"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The provider's own terminal event. A stream that closes without one has failed."""
+
+    reason: FinishReason
+    usage: Mapping[str, int] = field(default_factory=dict)
+    """`input_tokens` and `output_tokens`, and `reasoning_tokens` and `cached_tokens` where the provider counts them."""
+
+
+Event: TypeAlias = Text | Reasoning | Finish
+Provider: TypeAlias = Callable[[Request], AsyncIterator[Event]]
+
+
+class ProviderError(Exception):
+    """The provider refused, failed or broke off.
+
+    `message` is for the person in the chat: it never repeats the provider's own words, which may hold a key or
+    a prompt. `retryable` says whether the same request may succeed later; `retry_after` is the provider's own wish, in
+    seconds.
+    """
+
+    def __init__(self, code: str, message: str, *, retryable: bool, retry_after: float | None = None) -> None:
+        super().__init__(code)
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+        self.retry_after = retry_after
+
+
+def connect(target: str, *, demo_rate: float) -> tuple[Provider, str]:
+    """Turn an operator's `provider/model` into a provider and the model's name; raise ValueError for an unknown one.
+
+    The provider's SDK is imported here and not before: a worker that only serves the demo needs none.
+    """
+    name, _, model = target.partition("/")
+    match name:
+        case "demo":
+            return importlib.import_module("workers.providers.demo").connect(demo_rate), model or "demo"
+        case "openai" | "anthropic" | "python":
+            if not model:
+                raise ValueError(f"{target!r} names no model: write {name}/MODEL")
+            return importlib.import_module(f"workers.providers.{name}").connect(model), model
+        case _:
+            raise ValueError(f"{target!r} is no provider: use demo, openai/MODEL, anthropic/MODEL or python/MODULE:NAME")
