@@ -91,4 +91,4 @@ def connect(target: str, *, demo_rate: float) -> tuple[Provider, str]:
                 raise ValueError(f"{target!r} names no model: write {name}/MODEL")
             return importlib.import_module(f"workers.providers.{name}").connect(model), model
         case _:
-            raise ValueError(f"{target!r} is no provider: use demo, openai/MODEL, anthropic/MODEL or python/MODULE:NAME")
+            raise ValueError(f"{target!r} is no provider: use demo, openai/MODEL, anthropic/MODEL, python/MODULE:NAME")

@@ -1,0 +1,400 @@
+"""Routes, lifespan and wiring: the only place where objects meet."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import Counter
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from redis.exceptions import RedisError
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+
+from gateway import metrics, wire
+from gateway.auth import Authenticator, Denied, Identity, origin_allowed
+from gateway.connection import Connection
+from gateway.dialects.sse import HEADERS, EventStream, Place, cursor_of
+from gateway.feed import Feed
+from gateway.hub import Hub, Position
+from gateway.requests import Failure, Requests
+from gateway.session import Session
+from gateway.streams import jobs, keys, log
+from gateway.streams.store import Store, StoreError
+from gateway.wire import Close, Retry, Send, Stop
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+    from starlette.websockets import WebSocket
+
+    from gateway.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+TICK: Final = 0.5
+MOST_PER_ADDRESS: Final = 256
+
+# Installed, the page lies in this package; in a checkout, in web/.
+PAGE: Final = next(
+    (
+        folder
+        for folder in (Path(__file__).parent / "page", Path(__file__).parent.parent / "web" / "page")
+        if folder.is_dir()
+    ),
+    None,
+)
+PAGE_HEADERS: Final = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' ws: wss:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+
+
+class Gateway:
+    """One gateway process: what its routes share."""
+
+    def __init__(self, settings: Settings, store: Store, port: int) -> None:
+        self.store = store
+        self.hub = Hub()
+        self.feed = Feed(store, self.hub, settings.memory << 20)
+        self.authenticator = Authenticator(settings.key, settings.jwt_audience)
+        self.models = tuple(settings.models) if settings.models is not None else None
+        self.requests = Requests(store, self.models)
+        self.connections: set[Connection] = set()
+        self.streams: set[EventStream] = set()
+        self.leaving = False
+        self._origins = settings.origins
+        hosts = ("127.0.0.1", "localhost", "[::1]") if settings.loopback else ()
+        self._own_origins = tuple(f"http://{host}:{port}" for host in hosts)
+        self._most_per_address = settings.sockets_per_address
+        self._addresses: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Everything that goes on beside the routes."""
+        tasks = [asyncio.create_task(self.feed.run()), asyncio.create_task(self._tick())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            now, wall = time.monotonic(), time.time()
+            for connection in list(self.connections):
+                connection.tick(now, wall)
+
+    def leave(self, within: float) -> None:
+        """Stop being ready, and tell every client to move within so many seconds."""
+        self.leaving = True
+        for connection in list(self.connections):
+            connection.move(within)
+        for stream in list(self.streams):
+            stream.leave()
+
+    def allows(self, origin: str | None) -> bool:
+        """Tell whether a page of this origin may connect."""
+        return origin_allowed(origin, self._origins, self._own_origins)
+
+    def admit(self, address: str) -> bool:
+        """Count a connection from an address; False, and not counted, when there are too many."""
+        most = self._most_per_address
+        if most is None:
+            # A proxy on this machine is every client's address.
+            most = MOST_PER_ADDRESS if not address.startswith("127.") and address not in ("::1", "") else None
+        if most is not None and self._addresses[address] >= most:
+            return False
+        self._addresses[address] += 1
+        return True
+
+    def dismiss(self, address: str) -> None:
+        """A connection from an address is over."""
+        self._addresses[address] -= 1
+        if not self._addresses[address]:
+            del self._addresses[address]
+
+    async def websocket(self, socket: WebSocket) -> None:
+        """`/v1/ws`: accepted first and refused then, because a browser only sees the code of an accepted socket."""
+        address = socket.client.host if socket.client else ""
+        if self.leaving or not self.admit(address):
+            await self._refuse(socket, Close.OVERLOADED, "too many connections")
+            return
+        try:
+            if not self.allows(socket.headers.get("origin")):
+                await self._refuse(socket, Close.FORBIDDEN_ORIGIN, "this page may not connect")
+                return
+            await socket.accept()
+            session = Session(secrets.token_hex(8), self.authenticator.check, self.models, time.monotonic())
+            connection = Connection(socket, session, self.hub, self.feed, self.requests)
+            self.connections.add(connection)
+            try:
+                with metrics.CONNECTIONS.labels("websocket").track_inprogress():
+                    await connection.run()
+            finally:
+                self.connections.discard(connection)
+        finally:
+            self.dismiss(address)
+
+    async def _refuse(self, socket: WebSocket, code: Close, reason: str) -> None:
+        metrics.REFUSED.labels(str(int(code))).inc()
+        await socket.accept()
+        await socket.close(code, reason)
+
+    def _identify(self, request: Request) -> Identity | Response:
+        if not self.allows(request.headers.get("origin")):
+            return _error("forbidden", "This page may not connect.")
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        identity = self.authenticator.check(token.strip() if scheme.lower() == "bearer" else None, time.time())
+        if isinstance(identity, Denied):
+            return _error("unauthenticated", f"{identity.reason[0].upper()}{identity.reason[1:]}.")
+        return identity
+
+    def _enter(self, request: Request) -> tuple[Identity, str] | Response:
+        identity = self._identify(request)
+        if isinstance(identity, Response):
+            return identity
+        name = request.path_params["conversation"]
+        if not keys.is_conversation(name):
+            return _error("bad_frame", "A conversation is 1 to 128 letters, digits and _ . : ~ -")
+        if not identity.opens(name):
+            return _error("forbidden", "This conversation is not open to you.")
+        return identity, name
+
+    async def send(self, request: Request) -> Response:
+        """`POST /v1/conversations/{id}/messages`."""
+        entered = self._enter(request)
+        if isinstance(entered, Response):
+            return entered
+        body = await _body(request)
+        if isinstance(body, Response):
+            return body
+        key = request.headers.get("idempotency-key") or secrets.token_hex(16)
+        try:
+            send = msgspec.convert({**body, "type": "send", "conversation": entered[1], "key": key}, Send)
+        except msgspec.ValidationError as error:
+            return _error("bad_frame", str(error)[:200])
+        result = await self.requests.send(send)
+        if isinstance(result, Failure):
+            return _error(result.code, result.message, result.retry_after)
+        return JSONResponse(
+            {"message": result.message, "response": result.response, "duplicate": result.duplicate},
+            200 if result.duplicate else 202,
+        )
+
+    async def retry(self, request: Request) -> Response:
+        """`POST /v1/responses/{id}/retry`."""
+        identity = self._identify(request)
+        if isinstance(identity, Response):
+            return identity
+        body = await _body(request)
+        if isinstance(body, Response):
+            return body
+        key = request.headers.get("idempotency-key") or secrets.token_hex(16)
+        fields = {**body, "type": "retry", "response": request.path_params["response"], "key": key}
+        try:
+            retry = msgspec.convert(fields, Retry)
+        except msgspec.ValidationError as error:
+            return _error("bad_frame", str(error)[:200])
+        if not keys.is_response(retry.response):
+            return _error("not_found", "There is no such response.")
+        result = await self.requests.retry(retry, identity)
+        if isinstance(result, Failure):
+            return _error(result.code, result.message, result.retry_after)
+        return JSONResponse(
+            {"message": result.message, "response": result.response, "duplicate": result.duplicate},
+            200 if result.duplicate else 202,
+        )
+
+    async def stop(self, request: Request) -> Response:
+        """`POST /v1/responses/{id}/stop`."""
+        identity = self._identify(request)
+        if isinstance(identity, Response):
+            return identity
+        response = request.path_params["response"]
+        if not keys.is_response(response):
+            return _error("not_found", "There is no such response.")
+        result = await self.requests.stop(Stop(response), identity)
+        if isinstance(result, Failure):
+            return _error(result.code, result.message, result.retry_after)
+        return JSONResponse({"response": response, "stopped": result.now})
+
+    async def conversation(self, request: Request) -> Response:
+        """`GET /v1/conversations/{id}`: a snapshot frame."""
+        entered = self._enter(request)
+        if isinstance(entered, Response):
+            return entered
+        try:
+            room = await self.feed.enter(entered[1], ())
+        except StoreError:
+            return _error("unavailable", "The conversation can not be read for a moment.", 2.0)
+        frames, _ = room.begin(None, {})
+        self.feed.leave(room)
+        body = next(frame.body for frame in frames if frame.type == "snapshot")
+        return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
+
+    async def conversation_events(self, request: Request) -> Response:
+        """`GET /v1/conversations/{id}/events`: everything that a WebSocket's watch gives, as server-sent events."""
+        entered = self._enter(request)
+        if isinstance(entered, Response):
+            return entered
+        identity, name = entered
+        place = Place.parse(request.headers.get("last-event-id"))
+        try:
+            room = await self.feed.enter(name, place.responses)
+        except StoreError:
+            return _error("unavailable", "The conversation can not be read for a moment.", 2.0)
+        frames, position = room.begin(place.turns, place.responses)
+        stream = EventStream(self.hub, place, identity.expires)
+        stream.give(frames)
+        return self._stream(request, stream, room, position)
+
+    async def response_events(self, request: Request) -> Response:
+        """`GET /v1/responses/{id}/events`: one answer as server-sent events, up to its end; 204 behind that."""
+        identity = self._identify(request)
+        if isinstance(identity, Response):
+            return identity
+        response = request.path_params["response"]
+        if not keys.is_response(response):
+            return _error("not_found", "There is no such response.")
+        try:
+            queued = await log.request(self.store, response)
+            name = queued.conversation if queued else await jobs.conversation_of(self.store, response)
+            if name is None or not identity.opens(name):
+                return _error("not_found", "There is no such response.")
+            room = await self.feed.enter(name, (response,))
+        except StoreError:
+            return _error("unavailable", "The answer can not be read for a moment.", 2.0)
+        after = cursor_of(request.headers.get("last-event-id"))
+        replica = room.responses.get(response)
+        if replica is not None and replica.end is not None and after == replica.tail:
+            self.feed.leave(room)
+            return Response(status_code=204)
+        stream = EventStream(self.hub, None, identity.expires)
+        return self._stream(request, stream, room, Position(None, ((response, after),)))
+
+    def _stream(self, request: Request, stream: EventStream, room: Any, position: Position) -> Response:
+        address = request.client.host if request.client else ""
+        if self.leaving or not self.admit(address):
+            self.feed.leave(room)
+            return _error("too_many", "Too many connections.", 5.0)
+        self.hub.join(room, stream, position)
+        self.feed.schedule()
+        self.streams.add(stream)
+
+        async def body() -> AsyncIterator[bytes]:
+            try:
+                with metrics.CONNECTIONS.labels("sse").track_inprogress():
+                    async for piece in stream.events():
+                        yield piece
+            finally:
+                self.streams.discard(stream)
+                self.hub.leave(stream)
+                self.feed.leave(room)
+                self.dismiss(address)
+
+        return StreamingResponse(body(), headers=HEADERS)
+
+    async def healthz(self, _: Request) -> Response:
+        """The process runs its loop."""
+        return PlainTextResponse("ok\n")
+
+    async def readyz(self, _: Request) -> Response:
+        """The process can serve: the store answers, and it is not leaving."""
+        if self.leaving:
+            return PlainTextResponse("leaving\n", 503)
+        try:
+            async with asyncio.timeout(1.0):
+                await self.store.client.ping()
+        except (TimeoutError, RedisError, OSError):
+            return PlainTextResponse("the store does not answer\n", 503)
+        return PlainTextResponse("ok\n")
+
+    async def metrics(self, _: Request) -> Response:
+        """What this process counts."""
+        return Response(generate_latest(metrics.REGISTRY), headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+async def _body(request: Request) -> dict[str, Any] | Response:
+    # A page can post anything but JSON to another origin without asking first.
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        return _error("bad_frame", "The content type must be application/json.")
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > wire.MOST_FRAME_BYTES:
+            return _error("bad_frame", "The body is too large.")
+    try:
+        fields = msgspec.json.decode(bytes(body) or b"{}")
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return _error("bad_frame", "The body is not JSON.")
+    if not isinstance(fields, dict):
+        return _error("bad_frame", "The body must be a JSON object.")
+    return fields
+
+
+def _error(code: str, message: str, retry_after: float | None = None) -> Response:
+    headers = {"retry-after": str(int(retry_after))} if retry_after else {}
+    if code == "unauthenticated":
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse({"error": {"code": code, "message": message}}, wire.ERRORS[code], headers)
+
+
+class Page(StaticFiles):
+    """The page at `/`, under a policy that lets nothing in but itself."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """Starlette's response, with our headers."""
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(PAGE_HEADERS)
+        return response
+
+
+def create(gateway: Gateway, settings: Settings) -> Starlette:
+    """The ASGI application of one gateway."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with gateway.run():
+            yield
+
+    routes: list[Any] = [
+        WebSocketRoute("/v1/ws", gateway.websocket),
+        Route("/v1/conversations/{conversation}", gateway.conversation),
+        Route("/v1/conversations/{conversation}/messages", gateway.send, methods=["POST"]),
+        Route("/v1/conversations/{conversation}/events", gateway.conversation_events),
+        Route("/v1/responses/{response}/events", gateway.response_events),
+        Route("/v1/responses/{response}/stop", gateway.stop, methods=["POST"]),
+        Route("/v1/responses/{response}/retry", gateway.retry, methods=["POST"]),
+        Route("/healthz", gateway.healthz),
+        Route("/readyz", gateway.readyz),
+        Route("/metrics", gateway.metrics),
+    ]
+    if PAGE is not None:
+        routes.append(Mount("/", Page(directory=PAGE, html=True)))
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(settings.origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
+        max_age=600,
+    )
+    return Starlette(routes=routes, middleware=[cors], lifespan=lifespan)

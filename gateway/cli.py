@@ -1,0 +1,292 @@
+"""tokenwire run | gateway | worker | doctor | tail"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from gateway.settings import Settings, SettingsError, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from gateway.streams.store import Store
+    from workers.pool import Pool
+
+FREED_WITHIN: Final = 15_000
+"""Milliseconds after which the kernel drops a client that acknowledges nothing (TCP_USER_TIMEOUT, tcp(7))."""
+
+BACKLOG: Final = 4096
+CLOSE_WITHIN: Final = 5
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every setting, and the settings themselves as its first argument."""
+
+    def run(**given: Any) -> None:
+        own = {name: given.pop(name) for name in list(given) if name not in Settings.model_fields}
+        try:
+            settings = load({name: value for name, value in given.items() if value is not None})
+        except SettingsError as error:
+            raise click.ClickException(str(error)) from None
+        logging.basicConfig(
+            level=settings.log_level.upper(),
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+            stream=sys.stderr,
+        )
+        for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "anthropic", "uvicorn.access"):
+            # They log addresses and, at debug level, whole prompts.
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        # uvicorn's WebSocket logger writes the query string.
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        command(settings, **own)
+
+    run.__doc__ = command.__doc__
+    run.__name__ = command.__name__
+    for name, field in reversed(Settings.model_fields.items()):
+        run = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=field.description)(run)
+    return run
+
+
+@click.group(context_settings={"show_default": True})
+@click.version_option(package_name="tokenwire")
+def main() -> None:
+    """Deliver LLM answers to browsers so that nothing is lost, doubled or stuck."""
+
+
+@main.command()
+@with_settings
+def run(settings: Settings) -> None:
+    """Gateway and worker in one process: everything, on one machine."""
+    _main(_serve(settings, with_worker=True))
+
+
+@main.command()
+@with_settings
+def gateway(settings: Settings) -> None:
+    """A gateway: browsers on one side, the store on the other. Run as many as you like."""
+    _shared(settings)
+    _main(_serve(settings, with_worker=False))
+
+
+@main.command()
+@with_settings
+def worker(settings: Settings) -> None:
+    """A worker: takes jobs from the store and writes what providers answer. Run as many as you like."""
+    _shared(settings)
+    _main(_work(settings))
+
+
+@main.command()
+@with_settings
+def doctor(settings: Settings) -> None:
+    """Check the store, the limits of this machine and the keys, and say what to do."""
+    from gateway.doctor import examine
+
+    findings = asyncio.run(examine(settings))
+    for finding in findings:
+        click.echo(f"{finding.mark:<5} {finding.subject}: {finding.text}")
+    if any(finding.mark == "FAIL" for finding in findings):
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("response")
+@click.option("--follow", is_flag=True, help="go on until the log has its end")
+@with_settings
+def tail(settings: Settings, response: str, follow: bool) -> None:
+    """Print the log of RESPONSE, an entry a line: its id, its kind, its body."""
+    from gateway.streams import keys
+
+    if not keys.is_response(response):
+        raise click.ClickException(f"{response!r} is no response's id; they look like r07 and 16 letters or digits")
+    _shared(settings)
+    _main(_tail(settings, response, follow))
+
+
+def _shared(settings: Settings) -> None:
+    if settings.store.startswith("memory:"):
+        raise click.ClickException(
+            "memory:// lives inside one process: use `tokenwire run`, or set TOKENWIRE_STORE to embedded:// "
+            "or to a Redis such as redis://127.0.0.1:6379"
+        )
+
+
+def _main(work: Coroutine[Any, Any, None]) -> None:
+    from gateway.streams.store import StoreError
+
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(work)
+    except (StoreError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        pass
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        return None
+    return uvloop.new_event_loop
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket whose clients are let go of when they acknowledge nothing for a while."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Accepted sockets inherit these. Without them a client that never reads keeps its descriptor for ever.
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, FREED_WITHIN)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise click.ClickException(f"{host}:{port} can not be listened on ({error.strerror}): set --port") from None
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+async def _serve(settings: Settings, *, with_worker: bool) -> None:
+    import uvicorn
+
+    from gateway import app, wire
+    from gateway.streams.store import open_store
+
+    pool: Any = None
+    with listen(settings.host, settings.port) as listener:
+        port = listener.getsockname()[1]
+        store = await open_store(settings.store, settings.lifetimes)
+        shared = app.Gateway(settings, store, port)
+        if with_worker:
+            pool = _pool(settings, store)
+
+        class Server(uvicorn.Server):
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                shared.leave(within=5.0)
+                # Long enough for the frame to be written; uvicorn closes every socket with 1012 next.
+                await asyncio.sleep(0.1)
+                await super().shutdown(sockets)
+
+        server = Server(
+            uvicorn.Config(
+                app.create(shared, settings),
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                ws="websockets-sansio",
+                ws_max_size=wire.MOST_FRAME_BYTES,
+                ws_per_message_deflate=False,
+                proxy_headers=bool(settings.proxies),
+                forwarded_allow_ips=settings.proxies or None,
+                server_header=False,
+                timeout_graceful_shutdown=CLOSE_WITHIN,
+                timeout_keep_alive=30,
+            )
+        )
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        click.echo(f"Tokenwire is at http://{host}:{port}", err=False)
+        sys.stdout.flush()
+        tasks = [asyncio.create_task(server.serve(sockets=[listener]))]
+        try:
+            if pool is not None:
+                tasks.append(asyncio.create_task(pool.run()))
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            server.should_exit = True
+            if pool is not None:
+                # The store lives and dies with this process: there is nobody to hand over to.
+                await pool.leave(0.0 if settings.store.startswith("memory:") else settings.drain)
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            await store.close()
+            for result in results:
+                if isinstance(result, Exception):
+                    raise result
+
+
+def _pool(settings: Settings, store: Store) -> Pool:
+    # The one place where the gateway's package knows the workers'.
+    from workers.generate import Terms
+    from workers.pool import Pool
+
+    terms = Terms(
+        settings.lease,
+        settings.attempts,
+        settings.recovery,
+        settings.window,
+        settings.patience,
+        settings.first_timeout,
+        settings.idle_timeout,
+        settings.longest,
+        settings.context,
+    )
+    return Pool(store, settings.targets(), terms, concurrency=settings.concurrency, demo_rate=settings.demo_rate)
+
+
+async def _work(settings: Settings) -> None:
+    from gateway.streams.store import open_store
+
+    store = await open_store(settings.store, settings.lifetimes)
+    try:
+        pool = _pool(settings, store)
+        told = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, told.set)
+        running = asyncio.create_task(pool.run())
+        leaving = asyncio.create_task(told.wait())
+        click.echo(f"Tokenwire worker {pool.name} serves {', '.join(sorted(pool.models))}")
+        sys.stdout.flush()
+        await asyncio.wait([running, leaving], return_when=asyncio.FIRST_COMPLETED)
+        leaving.cancel()
+        await pool.leave(settings.drain)
+        await running
+    finally:
+        await store.close()
+
+
+async def _tail(settings: Settings, response: str, follow: bool) -> None:
+    from gateway.streams import events, log
+    from gateway.streams.store import open_store
+
+    names = {
+        events.QUEUED: "queued",
+        events.START: "start",
+        events.CONTINUE: "continue",
+        events.TEXT: "text",
+        events.REASONING: "reasoning",
+        events.WAITING: "waiting",
+        events.END: "end",
+    }
+    store = await open_store(settings.store, settings.lifetimes)
+    try:
+        last = None
+        while True:
+            entries = await log.read(store, response, last)
+            if not entries:
+                raise click.ClickException(f"there is no log of {response}; a log is kept for {settings.retention:g} s")
+            for entry, value in entries:
+                if entry == last:
+                    continue
+                kind, body = value[:1], value[1:].decode()
+                name = names.get(kind, kind.decode())
+                click.echo(f"{entry!s:<20} {name:<9} {body}")
+            last = entries[-1][0]
+            if not follow or entries[-1][1][:1] == events.END:
+                return
+            await asyncio.sleep(0.2)
+    finally:
+        await store.close()

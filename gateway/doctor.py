@@ -1,0 +1,173 @@
+"""Looks at the store, this machine and the keys, and says what an operator should do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from redis.exceptions import RedisError
+
+from gateway.streams import events
+from gateway.streams.store import Store, StoreError, open_store
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
+
+OLDEST: Final = {"redis": (6, 2), "valkey": (7, 2)}
+SLOW: Final = 0.005
+"""Seconds of a round trip from which on first tokens are noticeably late."""
+
+FEW_FILES: Final = 16_384
+PROBE: Final = "tw:{p00}:doctor"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. WARN works but should be changed; FAIL does not work."""
+
+    mark: Literal["ok", "WARN", "FAIL"]
+    subject: str
+    text: str
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Look at everything that these settings use."""
+    found: list[Finding] = []
+    try:
+        store = await open_store(settings.store, settings.lifetimes)
+    except (StoreError, ValueError) as error:
+        found.append(Finding("FAIL", "store", str(error)))
+    else:
+        try:
+            found += await _store(store, settings)
+        finally:
+            await store.close()
+    found.append(_files())
+    found += _keys(settings)
+    found.append(_access(settings))
+    return found
+
+
+async def _store(store: Store, settings: Settings) -> list[Finding]:
+    found = [await _latency(store), *await _scripts(store)]
+    if settings.store.startswith("memory:"):
+        text = "in this process: nothing is kept over a restart; embedded:// keeps it, redis:// serves several machines"
+        return [Finding("WARN", "persistence", text), *found]
+    try:
+        information: dict[str, Any] = await store.client.info()
+    except RedisError as error:
+        return [*found, Finding("WARN", "version", f"INFO is not permitted ({type(error).__name__})")]
+    found.append(_version(information))
+    if information.get("role") not in (None, "master"):
+        found.append(Finding("FAIL", "role", "this server is a replica and takes no writes: use the primary's address"))
+    found.append(_persistence(information))
+    policy = str(information.get("maxmemory_policy", "noeviction"))
+    if int(information.get("maxmemory", 0)) and policy != "noeviction":
+        text = f"{policy} deletes running answers when memory is short: set maxmemory-policy noeviction"
+        found.append(Finding("FAIL", "eviction", text))
+    else:
+        found.append(Finding("ok", "eviction", f"nothing is evicted ({policy})"))
+    return found
+
+
+def _version(information: dict[str, Any]) -> Finding:
+    server = "valkey" if "valkey_version" in information else "redis"
+    version = str(information.get(f"{server}_version", "0"))
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    oldest = OLDEST[server]
+    if numbers < oldest:
+        return Finding("FAIL", "version", f"{server} {version} is too old: use {oldest[0]}.{oldest[1]} or newer")
+    return Finding("ok", "version", f"{server} {version}")
+
+
+def _persistence(information: dict[str, Any]) -> Finding:
+    if int(information.get("aof_enabled", 0)):
+        return Finding("ok", "persistence", "append-only file")
+    return Finding("WARN", "persistence", "no append-only file: a crash loses what came last; set appendonly yes")
+
+
+async def _latency(store: Store) -> Finding:
+    trips = []
+    for _ in range(20):
+        begun = time.perf_counter()
+        await store.client.ping()
+        trips.append(time.perf_counter() - begun)
+    median = sorted(trips)[len(trips) // 2]
+    text = f"{median * 1000:.2f} ms a round trip"
+    if median > SLOW:
+        return Finding("WARN", "latency", f"{text}: put the store nearer to gateways and workers")
+    return Finding("ok", "latency", text)
+
+
+async def _scripts(store: Store) -> list[Finding]:
+    """Run an append and a subscription for real, on a key of our own."""
+    found = []
+    client = store.client
+    try:
+        await client.delete(PROBE)
+        await client.xadd(PROBE, {events.FIELD: b"Q{}"}, id="1-1")
+        reply = await store.call(
+            "append", [PROBE], "1-1", 1, 2, PROBE, "doctor", 0, events.TEXT + b"doctor", patience=1.0
+        )
+        entries: Any = await client.xrange(PROBE)
+        if reply == b"ok" and [entry for entry, _ in entries] == [b"1-1", b"1-2"]:
+            found.append(Finding("ok", "scripts", "scripts and streams work"))
+        else:
+            found.append(Finding("FAIL", "scripts", "a script did not do what it should: is this a real Redis?"))
+    except (StoreError, RedisError) as error:
+        found.append(Finding("FAIL", "scripts", f"scripts or streams are not permitted ({error})"))
+    finally:
+        try:
+            await client.delete(PROBE)
+        except RedisError:
+            # It expires with the store's own clean-up, and is a few bytes.
+            pass
+    subscription = store.subscriber()
+    try:
+        await subscription.subscribe(PROBE)
+        async with asyncio.timeout(2.0):
+            while await subscription.get_message(ignore_subscribe_messages=False, timeout=0.1) is None:
+                pass
+            await client.publish(PROBE, b"doctor")
+            while (message := await subscription.get_message(timeout=0.1)) is None:
+                pass
+        found.append(Finding("ok", "publish", f"arrives ({len(message['data'])} bytes)"))
+    except (TimeoutError, RedisError):
+        found.append(Finding("FAIL", "publish", "a subscription heard nothing: permit SUBSCRIBE and PUBLISH on tw:*"))
+    finally:
+        await subscription.aclose()  # type: ignore[no-untyped-call]
+    return found
+
+
+def _files() -> Finding:
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return Finding("WARN", "files", "the limit of open files is not known on this system")
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < FEW_FILES:
+        return Finding("WARN", "files", f"{soft} open files allow about {soft - 100} clients: ulimit -n 65536")
+    return Finding("ok", "files", f"{soft} open files")
+
+
+def _keys(settings: Settings) -> list[Finding]:
+    found = []
+    needed = {"openai": ("OPENAI_API_KEY", "OPENAI_BASE_URL"), "anthropic": ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")}
+    for alias, target in sorted(settings.targets().items()):
+        names = needed.get(target.partition("/")[0], ())
+        if names and not any(os.environ.get(name) for name in names):
+            found.append(Finding("FAIL", f"model {alias}", f"{target} needs {names[0]}, which a worker does not find"))
+        else:
+            found.append(Finding("ok", f"model {alias}", target))
+    return found
+
+
+def _access(settings: Settings) -> Finding:
+    if settings.key is not None:
+        return Finding("ok", "access", "tokens are required")
+    if settings.loopback:
+        return Finding("ok", "access", f"everybody on this machine ({settings.host})")
+    return Finding("WARN", "access", f"everybody who can reach {settings.host}: set TOKENWIRE_JWT_KEY")

@@ -1,0 +1,313 @@
+"""What is published, and what is read to repair it, into the hub."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import RedisError
+
+from gateway import metrics
+from gateway.streams import conversations, events, keys, log
+from gateway.streams.store import Store, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from redis.asyncio.client import PubSub
+
+    from gateway.hub import Hub, Room
+
+logger = logging.getLogger(__name__)
+
+COMPARE_EVERY: Final = 1.0
+"""Seconds. A lost publish heals within about this time."""
+
+COMPARE_IDLE_EVERY: Final = 15
+"""Comparisons between two of a conversation in which nothing is being answered."""
+
+KEEP_EMPTY: Final = 30.0
+"""Seconds that a conversation nobody watches stays in memory, for those who come back."""
+
+ACKNOWLEDGE_WITHIN: Final = 5.0
+MOST_STARVED: Final = 3
+"""Comparisons in a row that find what should have been published, before the subscription is made anew."""
+
+
+class Feed:
+    """One subscription of this process, and the comparisons that make up for what it loses."""
+
+    def __init__(self, store: Store, hub: Hub, memory: int) -> None:
+        """`memory`: bytes of logs that nobody watches which may be held."""
+        self._store = store
+        self._hub = hub
+        self._memory = memory
+        self._pubsub: PubSub | None = None
+        self._channels: dict[bytes, Room] = {}
+        self._acknowledged: dict[bytes, asyncio.Future[None]] = {}
+        self._entering: dict[str, asyncio.Task[None]] = {}
+        self._loading: dict[str, asyncio.Lock] = {}
+        self._emptied: dict[str, float] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._flushing = False
+        self._starved = 0
+        self._round = 0
+
+    async def run(self) -> None:
+        """Listen and compare until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen())
+            group.create_task(self._compare())
+
+    async def enter(self, name: str, responses: Iterable[str]) -> Room:
+        """The room of a conversation with its logs read, those of `responses` too; raises StoreUnavailableError.
+
+        However many come at once, the logs are read once.
+        """
+        room = self._hub.open(name)
+        self._emptied.pop(name, None)
+        if not room.ready:
+            entering = self._entering.get(name)
+            if entering is None:
+                entering = self._entering[name] = asyncio.create_task(self._open(room))
+                entering.add_done_callback(lambda _: self._entering.pop(name, None))
+            try:
+                await asyncio.shield(entering)
+            except StoreError:
+                self.leave(room)
+                raise
+        missing = room.unknown(dict.fromkeys(responses, ""))
+        if missing:
+            room.wanted |= missing
+            await self._load(room)
+        return room
+
+    def leave(self, room: Room) -> None:
+        """Somebody left a room; if it was the last, it is dropped after a while."""
+        if not room.places:
+            self._emptied[room.name] = asyncio.get_running_loop().time()
+
+    def schedule(self) -> None:
+        """Flush the hub once in this turn of the loop."""
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        dirty = tuple(self._hub.dirty)
+        self._hub.flush()
+        for room in dirty:
+            self._repair_soon(room)
+
+    def _repair_soon(self, room: Room) -> None:
+        if room.wanted and room.ready:
+            task = asyncio.create_task(self._try_loading(room))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _open(self, room: Room) -> None:
+        channel = keys.feed(room.name).encode()
+        self._channels[channel] = room
+        # Subscribed and acknowledged first, read then: what comes between is in both, and ignored the second time.
+        await self._subscribe(channel)
+        room.wanted.add("")
+        await self._load(room)
+        room.wanted.update(room.turns.open())
+        await self._load(room)
+        room.ready = True
+        metrics.ROOMS.set(len(self._hub.rooms))
+
+    async def _subscribe(self, channel: bytes) -> None:
+        future = self._acknowledged.get(channel)
+        if future is None:
+            future = self._acknowledged[channel] = asyncio.get_running_loop().create_future()
+        if self._pubsub is not None:
+            try:
+                await self._pubsub.subscribe(channel)
+            except (RedisError, OSError):
+                # The listener notices the same, and subscribes to everything anew.
+                pass
+        try:
+            async with asyncio.timeout(ACKNOWLEDGE_WITHIN):
+                await asyncio.shield(future)
+        except TimeoutError:
+            raise StoreError("the store did not acknowledge a subscription") from None
+
+    async def _load(self, room: Room) -> None:
+        lock = self._loading.setdefault(room.name, asyncio.Lock())
+        async with lock:
+            while room.wanted:
+                name = next(iter(room.wanted))
+                if name == "":
+                    after = None if room.stale or not room.turns.tail.seq else room.turns.tail
+                    if after is None:
+                        metrics.READS.labels("conversation").inc()
+                    self._hub.load_turns(room, await conversations.read(self._store, room.name, after))
+                    if room.ready:
+                        room.wanted.update(r for r in room.turns.open() if r not in room.responses)
+                else:
+                    replica = room.responses.get(name)
+                    if replica is None:
+                        metrics.READS.labels("response").inc()
+                    entries = await log.read(self._store, name, replica.tail if replica else None)
+                    self._hub.load_response(room, name, entries)
+        if self._hub.dirty:
+            self.schedule()
+
+    async def _try_loading(self, room: Room) -> None:
+        try:
+            await self._load(room)
+        except StoreError as error:
+            # The next comparison tries again.
+            logger.warning("a log of conversation %s could not be read: %s", room.name, error)
+
+    async def _listen(self) -> None:
+        pause = 0.05
+        while True:
+            pubsub = self._store.subscriber()
+            try:
+                # A channel of no meaning, so that there is a connection to listen on from the start.
+                await pubsub.subscribe("tw:gateways", *self._channels)
+                self._pubsub = pubsub
+                metrics.SUBSCRIPTIONS.inc()
+                while self._starved < MOST_STARVED:
+                    message = await pubsub.get_message(timeout=1.0)
+                    if message is not None:
+                        pause = 0.05
+                        self._heard(message)
+            except (RedisError, OSError) as error:
+                logger.warning("the subscription was lost (%s)", type(error).__name__)
+            finally:
+                self._pubsub = None
+                try:
+                    await pubsub.aclose()  # type: ignore[no-untyped-call]
+                except (RedisError, OSError):
+                    # It was being given up.
+                    pass
+            self._starved = 0
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 1.0)
+
+    def _heard(self, message: dict[str, Any]) -> None:
+        channel: bytes = message["channel"]
+        match message["type"]:
+            case "message":
+                room = self._channels.get(channel)
+                if room is None:
+                    return
+                metrics.ENTRIES.inc()
+                self._hub.take(room, events.parse_published(message["data"]))
+                self.schedule()
+            case "subscribe":
+                future = self._acknowledged.pop(channel, None)
+                if future is not None and not future.done():
+                    future.set_result(None)
+                room = self._channels.get(channel)
+                if room is not None and room.ready:
+                    # Subscribed anew: what was published in between is only in the logs.
+                    room.wanted.update({"", *self._live(room)})
+                    self._repair_soon(room)
+
+    async def _compare(self) -> None:
+        while True:
+            await asyncio.sleep(COMPARE_EVERY)
+            self._round += 1
+            try:
+                await self._compare_once()
+            except (StoreError, RedisError, OSError) as error:
+                logger.warning("the store could not be compared with (%s)", type(error).__name__)
+            self._drop_empty()
+
+    async def _compare_once(self) -> None:
+        pipeline = self._store.client.pipeline(transaction=False)
+        asked: list[tuple[Room, str]] = []
+        for index, room in enumerate(self._hub.rooms.values()):
+            if not room.ready or not room.places:
+                continue
+            self._repair_soon(room)
+            live = self._live(room)
+            if (live or (index + self._round) % COMPARE_IDLE_EVERY == 0) and "" not in room.heard and not room.stale:
+                tail = room.turns.tail
+                pipeline.xrange(keys.conversation(room.name), min=str(tail) if tail.seq else "-")
+                asked.append((room, ""))
+            for response in live:
+                if response not in room.heard:
+                    pipeline.xrange(keys.log(response), min=str(room.responses[response].tail))
+                    asked.append((room, response))
+            room.heard.clear()
+        if not asked:
+            return
+        starved = False
+        for (room, name), reply in zip(asked, await pipeline.execute(), strict=True):
+            news = self._compared(room, name, reply)
+            if news:
+                metrics.REPAIRS.inc()
+                logger.info("conversation %s, log %s: repaired", room.name, name or "of the conversation")
+            starved |= news
+            self._repair_soon(room)
+        self._starved = self._starved + 1 if starved else 0
+        if self._hub.dirty:
+            self.schedule()
+
+    def _compared(self, room: Room, name: str, reply: list[tuple[bytes, dict[bytes, bytes]]]) -> bool:
+        # What was published while the reply was on its way is past the reply: nothing is missing then.
+        pairs = [(entry.split(b"-"), fields[events.FIELD]) for entry, fields in reply]
+        if name == "":
+            turns = [(events.TurnId(int(left), int(right)), value) for (left, right), value in pairs]
+            if turns and turns[-1][0].seq < room.turns.tail.seq and room.turns.has(turns[-1][0]):
+                return False
+            if not turns and not room.turns.tail.seq:
+                return False
+            if turns and turns[0][0] != room.turns.tail and room.turns.has(turns[0][0]):
+                turns = [turn for turn in turns if turn[0].seq >= room.turns.tail.seq]
+            return self._hub.load_turns(room, turns)
+        replica = room.responses.get(name)
+        if replica is None or replica.tail is None:
+            return False
+        entries = [(events.LogId(int(left), int(right)), value) for (left, right), value in pairs]
+        if entries and replica.has(entries[0][0]):
+            entries = [entry for entry in entries if entry[0].seq >= replica.tail.seq]
+            if not entries:
+                return False
+        return self._hub.load_response(room, name, entries)
+
+    def _live(self, room: Room) -> list[str]:
+        return [name for name, replica in room.responses.items() if replica.end is None and replica.tail is not None]
+
+    def _drop_empty(self) -> None:
+        now = asyncio.get_running_loop().time()
+        held = sum(room.size for room in self._hub.rooms.values() if not room.places)
+        for name, since in list(self._emptied.items()):
+            room = self._hub.rooms.get(name)
+            if room is None or room.places or name in self._entering:
+                del self._emptied[name]
+            elif (lock := self._loading.get(name)) is not None and lock.locked():
+                continue
+            elif now - since > KEEP_EMPTY or held > self._memory:
+                held -= room.size
+                del self._emptied[name]
+                self._drop(room)
+        for room in self._hub.rooms.values():
+            room.forget()
+        metrics.ROOMS.set(len(self._hub.rooms))
+
+    def _drop(self, room: Room) -> None:
+        channel = keys.feed(room.name).encode()
+        self._hub.close(room)
+        self._channels.pop(channel, None)
+        self._loading.pop(room.name, None)
+        if self._pubsub is not None:
+            task = asyncio.create_task(self._unsubscribe(channel))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _unsubscribe(self, channel: bytes) -> None:
+        if channel in self._channels or self._pubsub is None:
+            return
+        try:
+            await self._pubsub.unsubscribe(channel)
+        except (RedisError, OSError):
+            # The listener notices the same; a channel that is not in the table is not subscribed to again.
+            pass

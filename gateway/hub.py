@@ -1,0 +1,331 @@
+"""Who watches what: each viewer is a position, and viewers at the same position are given the same bytes.
+
+Rules of this file: it never waits. The shell brings entries (`take`, `load_*`), asks for work (`wanted`), and calls
+`flush` once a loop turn; a viewer only says whether it can be given more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+
+from gateway import wire
+from gateway.replica import UNKNOWN, ConversationReplica, Extended, ResponseReplica
+from gateway.streams import events
+from gateway.streams.events import LogId, Settled, TurnId
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from gateway.wire import Frame
+
+Cursors: TypeAlias = tuple[tuple[str, LogId | None], ...]
+
+
+class Position(NamedTuple):
+    """All that is known of a viewer of a conversation: its cursor there and in each response it has no end of.
+
+    `turns` is None for a viewer that follows one response and nothing else.
+    """
+
+    turns: TurnId | None
+    responses: Cursors = ()
+
+
+class Viewer(Protocol):
+    """One watcher: a socket or an event stream."""
+
+    def give(self, frames: Sequence[Frame]) -> bool:
+        """Take frames, in order; False when it can not take more until it calls `Hub.ready`."""
+
+
+@dataclass(slots=True, eq=False)
+class Room:
+    """One conversation in this process: its logs, and who watches it."""
+
+    name: str
+    turns: ConversationReplica
+    responses: dict[str, ResponseReplica] = field(default_factory=dict)
+    places: dict[Viewer, Position] = field(default_factory=dict)
+    behind: set[Viewer] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
+    """Responses whose log is no longer in the store."""
+    wanted: set[str] = field(default_factory=set)
+    """Responses whose log is to be read; the conversation's own log under ""."""
+    stale: bool = False
+    """The copy of the conversation's log contradicts the store, and stands only until it is read anew."""
+    heard: set[str] = field(default_factory=set)
+    """The logs of which something came since the last comparison with the store; the conversation's own as ""."""
+    ready: bool = False
+    """The logs have been read once since the subscription was acknowledged."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of text held."""
+        return sum(replica.size for replica in self.responses.values())
+
+    def read(self, position: Position) -> tuple[list[Frame], Position]:
+        """The frames that bring a viewer from `position` to now, and where it is then."""
+        frames: list[Frame] = []
+        open_responses = dict(position.responses)
+        turns = position.turns
+        if turns is not None:
+            if not self.turns.has(turns):
+                frames, position = self.begin_anew("lost", open_responses)
+                rest, position = self.read(position)
+                return frames + rest, position
+            for turn in self.turns.after(turns):
+                if isinstance(turn.entry, Settled):
+                    response = turn.entry.response
+                    if response in open_responses:
+                        last = self._finish(response, open_responses[response])
+                        if last is None:
+                            # Its end is on the way; the settled copy comes after it, never before.
+                            break
+                        frames += last
+                        del open_responses[response]
+                elif isinstance(turn.entry, events.Opened):
+                    open_responses[turn.entry.response] = None
+                if turn.frame:
+                    frames.append(turn.frame)
+                turns = turn.id
+        for response, cursor in list(open_responses.items()):
+            replica = self.responses.get(response)
+            if replica is None:
+                last = self._finish(response, cursor)
+                if last is not None:
+                    frames += last
+                    del open_responses[response]
+                continue
+            frames += replica.read(cursor)
+            if replica.end is not None:
+                del open_responses[response]
+            else:
+                open_responses[response] = replica.tail
+        return frames, Position(turns, tuple(open_responses.items()))
+
+    def _finish(self, response: str, cursor: LogId | None) -> list[Frame] | None:
+        """What a viewer lacks of a response that has ended, end included; None while that is not here yet."""
+        replica = self.responses.get(response)
+        if replica is not None and replica.end is not None:
+            return replica.read(cursor)
+        if response not in self.gone:
+            self.wanted.add(response)
+            return None
+        settled = self.turns.settled.get(response)
+        if settled is None or not isinstance(settled.entry, Settled):
+            problem = events.Problem("gone", "Nothing is left of this answer.")
+            return [wire.end(self.name, response, "", "failed", None, error=problem, retryable=False)]
+        entry = settled.entry
+        text = bytes(entry.text)[1:-1]
+        return [
+            wire.reset(response, str(settled.id), text, b"", "gone"),
+            wire.end(
+                self.name,
+                response,
+                str(settled.id),
+                entry.reason,
+                len(events.unescape(text)),
+                usage=entry.usage,
+                error=entry.error,
+                retryable=entry.retryable,
+            ),
+        ]
+
+    def begin(self, after: str | None, named: Mapping[str, str]) -> tuple[list[Frame], Position]:
+        """The first frames of a watch, and the position from which it goes on.
+
+        `after` and `named` are cursors as the client spells them: of the conversation, and of responses that it has no
+        end of. One that can not be continued is never passed over in silence: a snapshot or a reset follows.
+        """
+        cursors: dict[str, LogId | None] = {
+            response: events.parse_log_id(cursor) or UNKNOWN for response, cursor in named.items()
+        }
+        turns = events.parse_turn_id(after) if after is not None else None
+        if turns is None or not self.turns.has(turns):
+            reason = None if after is None else "unknown" if turns is None else "lost"
+            return self.begin_anew(reason, cursors)
+        frames = [wire.watching(self.name, str(turns), resumed=True)]
+        before = {t.entry.response for t in self.turns.after(turns) if isinstance(t.entry, events.Opened)}
+        for response in self.turns.open():
+            if response not in before:
+                cursors.setdefault(response, None)
+                frames += self._status(response, cursors[response])
+        return frames, Position(turns, tuple(cursors.items()))
+
+    def begin_anew(self, reason: str | None, named: Mapping[str, LogId | None]) -> tuple[list[Frame], Position]:
+        """As `begin`, for a viewer whose place in the conversation is not known: a snapshot."""
+        cursor = self.turns.tail
+        messages, more = self.turns.messages()
+        shown = [
+            replica
+            for response in self.turns.open()
+            if (replica := self.responses.get(response)) is not None and replica.tail and not replica.end
+        ]
+        frames = [
+            wire.watching(self.name, str(cursor), resumed=False, reason=reason),
+            wire.snapshot(self.name, str(cursor), messages, [replica.open() for replica in shown], more=more),
+        ]
+        cursors: dict[str, LogId | None] = {**named, **dict.fromkeys(self.turns.open())}
+        for replica in shown:
+            cursors[replica.response] = replica.tail
+        return frames, Position(cursor, tuple(cursors.items()))
+
+    def _status(self, response: str, cursor: LogId | None) -> list[Frame]:
+        replica = self.responses.get(response)
+        # A viewer that has all there is would otherwise hear nothing until the next token.
+        if replica is None or cursor is None or cursor != replica.tail or replica.state == "running":
+            return []
+        return [replica.status()]
+
+    def unknown(self, named: Mapping[str, str]) -> set[str]:
+        """Those of the named responses whose log has to be read before a watch can begin."""
+        return {response for response in named if response not in self.responses and response not in self.gone}
+
+    def forget(self) -> None:
+        """Drop the logs that ended and that no viewer still reads."""
+        read = {response for place in self.places.values() for response, _ in place.responses}
+        for response, replica in list(self.responses.items()):
+            if replica.end is not None and response not in read:
+                del self.responses[response]
+        self.gone &= read
+
+
+class Hub:
+    """All rooms of this process."""
+
+    def __init__(self) -> None:
+        self.rooms: dict[str, Room] = {}
+        self.dirty: set[Room] = set()
+        self._watched: dict[Viewer, set[Room]] = {}
+
+    def open(self, name: str) -> Room:
+        """The room of a conversation, a new and empty one if there was none."""
+        room = self.rooms.get(name)
+        if room is None:
+            room = self.rooms[name] = Room(name, ConversationReplica(name))
+        return room
+
+    def close(self, room: Room) -> None:
+        """Drop a room that nobody watches."""
+        assert not room.places
+        del self.rooms[room.name]
+        self.dirty.discard(room)
+
+    def join(self, room: Room, viewer: Viewer, position: Position) -> None:
+        """Let a viewer follow a room from `position` on; it is given what it lacks at the next flush."""
+        room.places[viewer] = position
+        self._watched.setdefault(viewer, set()).add(room)
+        self.dirty.add(room)
+
+    def leave(self, viewer: Viewer, room: Room | None = None) -> None:
+        """Let a viewer follow a room, or anything at all, no longer."""
+        watched = self._watched.get(viewer, set())
+        for left in [room] if room else list(watched):
+            left.places.pop(viewer, None)
+            left.behind.discard(viewer)
+            watched.discard(left)
+        if not watched:
+            self._watched.pop(viewer, None)
+
+    def take(self, room: Room, published: Sequence[events.Published]) -> None:
+        """Bring what was published on a conversation's channel to its logs."""
+        for part in published:
+            room.heard.add(part.response or "")
+            if part.response is None:
+                turn = events.parse_turn_id(part.first)
+                assert turn is not None
+                result = room.turns.extend([(turn, value) for value in part.values])
+                if result in (Extended.GAP, Extended.FOREIGN):
+                    room.wanted.add("")
+            else:
+                first = events.parse_log_id(part.first)
+                assert first is not None
+                replica = room.responses.get(part.response)
+                if replica is None:
+                    if first.seq != 1:
+                        # The log of a response that nobody here reads, or whose beginning was missed.
+                        room.wanted.update({part.response} & set(room.turns.open()))
+                        continue
+                    replica = room.responses[part.response] = ResponseReplica(part.response)
+                if part.values:
+                    result = replica.extend(
+                        [(LogId(first.attempt, first.seq + index), value) for index, value in enumerate(part.values)]
+                    )
+                else:
+                    result = Extended.GAP
+                if result in (Extended.GAP, Extended.FOREIGN):
+                    room.wanted.add(part.response)
+        self.dirty.add(room)
+
+    def load_turns(self, room: Room, entries: Sequence[tuple[TurnId, bytes]]) -> bool:
+        """Bring what the store has of a conversation from the copy's tail on; return whether that was news.
+
+        A stale copy is replaced by what the store has, from the beginning on.
+        """
+        if room.stale:
+            room.turns, room.stale = ConversationReplica(room.name), False
+        result = room.turns.repair(entries)
+        if result is Extended.FOREIGN:
+            room.stale = True
+            room.wanted.add("")
+            return True
+        room.wanted.discard("")
+        if result is not Extended.KNOWN:
+            self.dirty.add(room)
+        return result is not Extended.KNOWN
+
+    def load_response(self, room: Room, response: str, entries: Sequence[tuple[LogId, bytes]]) -> bool:
+        """Bring what the store has of a response log from the copy's tail on; return whether that was news."""
+        replica = room.responses.get(response)
+        if replica is None:
+            replica = ResponseReplica(response)
+            if not entries or replica.repair(entries) is Extended.FOREIGN or not _of(replica, room.name):
+                room.gone.add(response)
+            else:
+                room.responses[response] = replica
+            room.wanted.discard(response)
+            self.dirty.add(room)
+            return True
+        result = replica.repair(entries)
+        if result is Extended.FOREIGN:
+            del room.responses[response]
+            room.wanted.add(response)
+        else:
+            room.wanted.discard(response)
+        if result is not Extended.KNOWN:
+            self.dirty.add(room)
+        return result is not Extended.KNOWN
+
+    def flush(self) -> None:
+        """Give every viewer that can take it what it lacks: one read a position, whatever the number of viewers."""
+        dirty, self.dirty = self.dirty, set()
+        for room in dirty:
+            readings: dict[Position, tuple[list[Frame], Position]] = {}
+            # A copy, because giving may end with a viewer leaving.
+            for viewer, position in list(room.places.items()):
+                if viewer in room.behind:
+                    continue
+                reading = readings.get(position)
+                if reading is None:
+                    reading = readings[position] = room.read(position)
+                self._give(room, viewer, reading)
+
+    def ready(self, viewer: Viewer) -> None:
+        """A viewer that could not take more can again: give it all that has come since, in one piece."""
+        for room in list(self._watched.get(viewer, ())):
+            room.behind.discard(viewer)
+            self._give(room, viewer, room.read(room.places[viewer]))
+            if viewer in room.behind:
+                break
+
+    def _give(self, room: Room, viewer: Viewer, reading: tuple[list[Frame], Position]) -> None:
+        frames, position = reading
+        room.places[viewer] = position
+        if frames and not viewer.give(frames):
+            for other in self._watched.get(viewer, ()):
+                other.behind.add(viewer)
+
+
+def _of(replica: ResponseReplica, conversation: str) -> bool:
+    return replica.queued is not None and replica.queued.conversation == conversation

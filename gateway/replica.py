@@ -1,0 +1,397 @@
+"""This process's copy of one log: entries go in through one door, and a viewer reads it from its cursor.
+
+Rules of this file: it never waits and knows no viewer. A frame's cursor is always one from which reading again gives
+exactly what comes after that frame, so a viewer may be cut off between any two frames.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from enum import Enum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from gateway import wire
+from gateway.streams import events
+from gateway.streams.conversations import MOST_ENTRIES
+from gateway.streams.events import End, LogId, Opened, Queued, Settled, Start, TurnEntry, TurnId, UserMessage, Waiting
+from gateway.wire import Frame, Message, OpenResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+ORIGIN: Final = TurnId(0, 0)
+"""The cursor of a viewer that has nothing of a conversation, and of one that has all of an empty one."""
+
+UNKNOWN: Final = LogId(-1, -1)
+"""Stands for a cursor that a client spelled and that no log ever had."""
+
+MOST_MESSAGES: Final = 200
+"""A snapshot holds this many messages at most."""
+
+
+class Extended(Enum):
+    """What became of entries at the door."""
+
+    ACCEPTED = "accepted"
+    KNOWN = "known"
+    GAP = "gap"
+    """Entries before them are missing: read the log from the tail on."""
+    FOREIGN = "foreign"
+    """They contradict what is here: the log lost a tail that this copy still has. Start a new copy."""
+
+
+class Track:
+    """Escaped text of one kind, and where each entry of it ends."""
+
+    __slots__ = ("data", "ends", "seqs")
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.seqs = array("Q")
+        self.ends = array("Q")
+
+    def append(self, seq: int, piece: bytes) -> None:
+        self.data += piece
+        self.seqs.append(seq)
+        self.ends.append(len(self.data))
+
+    def after(self, seq: int) -> bytes:
+        """What entries beyond `seq` hold, as one piece."""
+        position = bisect_right(self.seqs, seq)
+        return bytes(memoryview(self.data)[self.ends[position - 1] if position else 0 :])
+
+    def clear(self) -> None:
+        self.data.clear()
+        del self.seqs[:], self.ends[:]
+
+
+class ResponseReplica:
+    """A copy of one response log, from its first entry to `tail`."""
+
+    __slots__ = (
+        "_attempts",
+        "_reset_at",
+        "_start_id",
+        "_waiting_at",
+        "chars",
+        "end",
+        "queued",
+        "reasoning",
+        "response",
+        "start",
+        "tail",
+        "text",
+        "waiting",
+    )
+
+    def __init__(self, response: str) -> None:
+        self.response = response
+        self.tail: LogId | None = None
+        self.queued: Queued | None = None
+        self.start: Start | None = None
+        self.waiting: Waiting | None = None
+        self.end: End | None = None
+        self.chars = 0
+        self.text = Track()
+        self.reasoning = Track()
+        self._attempts: list[tuple[int, int]] = []
+        """The first seq of each attempt, and the attempt."""
+        self._start_id = UNKNOWN
+        self._reset_at = 0
+        """The seq of the last start that followed another: who has less than it has text of an older attempt."""
+        self._waiting_at = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of text held."""
+        return len(self.text.data) + len(self.reasoning.data)
+
+    @property
+    def state(self) -> str:
+        """`queued`, `waiting`, `recovering`, `running` or `ended`: derived from the log, so every viewer agrees."""
+        if self.end is not None:
+            return "ended"
+        if self.start is None:
+            return "queued"
+        if self.waiting is not None:
+            return "waiting"
+        written = max(
+            self.text.seqs[-1] if self.text.seqs else 0, self.reasoning.seqs[-1] if self.reasoning.seqs else 0
+        )
+        if self._reset_at and written < self._reset_at:
+            return "recovering"
+        return "running"
+
+    def extend(self, entries: Iterable[tuple[LogId, bytes]]) -> Extended:
+        """Take entries in the order of the log; those already here are ignored, the rest from the first gap on too."""
+        result = Extended.KNOWN
+        for entry, value in entries:
+            tail = self.tail
+            if tail is not None and entry.seq <= tail.seq:
+                if not self.has(entry):
+                    return Extended.FOREIGN
+                continue
+            if entry.seq != (tail.seq + 1 if tail is not None else 1):
+                return Extended.GAP
+            if tail is None:
+                if value[:1] != events.QUEUED:
+                    return Extended.FOREIGN
+            elif entry.attempt != tail.attempt and (
+                # Attempts are counted without a gap and begin with their start, unless they are no more than an end.
+                entry.number != tail.number + 1 or value[:1] not in (events.START, events.CONTINUE, events.END)
+            ):
+                return Extended.GAP
+            if self.end is not None:
+                return Extended.FOREIGN
+            self._take(entry, value)
+            result = Extended.ACCEPTED
+        return result
+
+    def repair(self, entries: Sequence[tuple[LogId, bytes]]) -> Extended:
+        """Take what the log holds from `tail` on, that entry included; without it there, the log is another one."""
+        if self.tail is not None and (not entries or entries[0][0] != self.tail):
+            return Extended.FOREIGN
+        result = self.extend(entries)
+        return Extended.FOREIGN if result is Extended.GAP else result
+
+    def _take(self, entry: LogId, value: bytes) -> None:
+        kind = value[:1]
+        if self.tail is None or entry.attempt != self.tail.attempt:
+            self._attempts.append((entry.seq, entry.attempt))
+        if kind == events.TEXT:
+            self.text.append(entry.seq, value[1:])
+            self.waiting = None
+        elif kind == events.REASONING:
+            self.reasoning.append(entry.seq, value[1:])
+            self.waiting = None
+        else:
+            match events.decode_log(value):
+                case Queued() as queued:
+                    self.queued = queued
+                case Start() as start:
+                    if self.start is not None:
+                        self._reset_at = entry.seq
+                    if kind == events.START:
+                        self.text.clear()
+                        self.reasoning.clear()
+                    self.start, self._start_id, self.waiting = start, entry, None
+                case Waiting() as waiting:
+                    self.waiting, self._waiting_at = waiting, entry.seq
+                case End() as end:
+                    self.end, self.waiting = end, None
+                    self.chars = len(events.unescape(bytes(self.text.data)))
+        self.tail = entry
+
+    def has(self, cursor: LogId) -> bool:
+        """Tell whether the entry `cursor` is part of this log."""
+        if self.tail is None or not 1 <= cursor.seq <= self.tail.seq:
+            return False
+        position = bisect_right(self._attempts, (cursor.seq, events.NONCES**2)) - 1
+        return self._attempts[position][1] == cursor.attempt
+
+    def read(self, after: LogId | None) -> list[Frame]:
+        """The frames that bring a viewer from `after` (None: from nothing) to the tail; few, however far that is."""
+        tail = self.tail
+        if tail is None or after == tail:
+            return []
+        queued = self.queued
+        assert queued is not None
+        frames: list[Frame] = []
+        # The end is a frame of its own, so what comes before it must not move a cursor beyond it.
+        before_end = LogId(self._attempt_at(tail.seq - 1), tail.seq - 1) if self.end else tail
+        begun = (
+            wire.start(
+                queued.conversation,
+                self.response,
+                str(self._start_id),
+                self.start.model,
+                self._start_id.number,
+                queued.message,
+                queued.replaces,
+            )
+            if self.start
+            else None
+        )
+
+        if after is not None and not self.has(after):
+            frames.append(self._reset(before_end, "lost"))
+        elif after is not None and after.number > 0 and after.seq < self._reset_at:
+            frames.append(wire.status(self.response, "recovering"))
+            frames.append(self._reset(before_end, "attempt"))
+            if begun:
+                # After the reset, so that the old text never stands under the new attempt; and at its cursor.
+                frames.append(
+                    wire.start(
+                        queued.conversation,
+                        self.response,
+                        str(before_end),
+                        self.start.model if self.start else "",
+                        self._start_id.number,
+                        queued.message,
+                        queued.replaces,
+                    )
+                )
+        else:
+            seen = after.seq if after is not None else 0
+            if begun and seen < self._start_id.seq:
+                frames.append(begun)
+            text, reasoning = self.text.after(seen), self.reasoning.after(seen)
+            if text or reasoning:
+                frames.append(wire.delta(self.response, str(before_end), text, reasoning))
+        if self.end is not None:
+            frames.append(
+                wire.end(
+                    queued.conversation,
+                    self.response,
+                    str(tail),
+                    self.end.reason,
+                    self.chars,
+                    usage=self.end.usage,
+                    error=self.end.error,
+                    retryable=self.end.retryable,
+                )
+            )
+        elif (self.waiting and (after is None or after.seq < self._waiting_at)) or (after is None and not self.start):
+            frames.append(self.status())
+        return frames
+
+    def status(self) -> Frame:
+        """What the response is doing now."""
+        queued = self.queued
+        return wire.status(
+            self.response,
+            self.state,
+            conversation=queued.conversation if queued else None,
+            replies_to=queued.message if queued else None,
+            retry_in=self.waiting.retry_in if self.waiting else None,
+        )
+
+    def open(self) -> OpenResponse:
+        """What a snapshot shows of this response, up to the tail."""
+        assert self.queued is not None
+        return OpenResponse(
+            response=self.response,
+            cursor=str(self.tail),
+            state=self.state,
+            model=self.start.model if self.start else self.queued.model,
+            attempt=self._start_id.number if self.start else 0,
+            text=wire.raw(bytes(self.text.data)),
+            reasoning=wire.raw(bytes(self.reasoning.data)) if self.reasoning.data else None,
+            replies_to=self.queued.message,
+            replaces=self.queued.replaces,
+        )
+
+    def _reset(self, cursor: LogId, reason: str) -> Frame:
+        return wire.reset(self.response, str(cursor), bytes(self.text.data), bytes(self.reasoning.data), reason)
+
+    def _attempt_at(self, seq: int) -> int:
+        return self._attempts[bisect_right(self._attempts, (seq, events.NONCES**2)) - 1][1]
+
+
+class Turn(NamedTuple):
+    """One entry of a conversation log, with the frame that shows it, if one does."""
+
+    id: TurnId
+    entry: TurnEntry
+    message: Message | None
+    frame: Frame | None
+
+
+class ConversationReplica:
+    """A copy of one conversation log, from the oldest entry that is kept to `tail`."""
+
+    __slots__ = ("_turns", "conversation", "opened", "settled")
+
+    def __init__(self, conversation: str) -> None:
+        self.conversation = conversation
+        self.opened: dict[str, Opened] = {}
+        self.settled: dict[str, Turn] = {}
+        self._turns: list[Turn] = []
+
+    @property
+    def tail(self) -> TurnId:
+        return self._turns[-1].id if self._turns else ORIGIN
+
+    def open(self) -> list[str]:
+        """The responses without an end, oldest first."""
+        return [response for response in self.opened if response not in self.settled]
+
+    def extend(self, entries: Iterable[tuple[TurnId, bytes]]) -> Extended:
+        """As `ResponseReplica.extend`; an empty copy takes any first entry, because old ones are trimmed away."""
+        result = Extended.KNOWN
+        for entry, value in entries:
+            if self._turns:
+                tail = self._turns[-1].id
+                if entry.seq <= tail.seq:
+                    if entry.seq >= self._turns[0].id.seq and not self.has(entry):
+                        return Extended.FOREIGN
+                    continue
+                if entry.seq != tail.seq + 1:
+                    return Extended.GAP
+            self._take(entry, value)
+            result = Extended.ACCEPTED
+        if len(self._turns) > 2 * MOST_ENTRIES:
+            self._forget(len(self._turns) - MOST_ENTRIES)
+        return result
+
+    def repair(self, entries: Sequence[tuple[TurnId, bytes]]) -> Extended:
+        """As `ResponseReplica.repair`."""
+        if self._turns and (not entries or entries[0][0] != self._turns[-1].id):
+            return Extended.FOREIGN
+        result = self.extend(entries)
+        return Extended.FOREIGN if result is Extended.GAP else result
+
+    def _take(self, entry: TurnId, value: bytes) -> None:
+        said: Message | None = None
+        decoded = events.decode_turn(value)
+        match decoded:
+            case UserMessage(id=name, text=text, replaces=replaces):
+                said = Message(name, "user", msgspec.Raw(msgspec.json.encode(text)), replaces=replaces)
+            case Settled() as settled:
+                opened = self.opened.get(settled.response)
+                said = Message(
+                    settled.message,
+                    "assistant",
+                    settled.text,
+                    settled.response,
+                    replies_to=opened.message if opened else None,
+                    replaces=opened.replaces if opened else None,
+                    reason=settled.reason,
+                    retryable=settled.retryable,
+                    error=settled.error,
+                    usage=settled.usage,
+                )
+            case Opened() as opened:
+                self.opened[opened.response] = opened
+        frame = wire.message(self.conversation, str(entry), said) if said else None
+        turn = Turn(entry, decoded, said, frame)
+        if isinstance(decoded, Settled):
+            self.settled[decoded.response] = turn
+        self._turns.append(turn)
+
+    def _forget(self, count: int) -> None:
+        for turn in self._turns[:count]:
+            if isinstance(turn.entry, Settled):
+                self.settled.pop(turn.entry.response, None)
+                self.opened.pop(turn.entry.response, None)
+        del self._turns[:count]
+
+    def has(self, cursor: TurnId) -> bool:
+        """Tell whether reading can go on from `cursor` without a hole."""
+        if cursor == ORIGIN:
+            return not self._turns or self._turns[0].id.seq == 1
+        position = cursor.seq - self._turns[0].id.seq if self._turns else -1
+        return 0 <= position < len(self._turns) and self._turns[position].id == cursor
+
+    def after(self, cursor: TurnId) -> list[Turn]:
+        """The entries beyond `cursor`, which `has` has approved."""
+        return self._turns[cursor.seq - self._turns[0].id.seq + 1 :] if cursor != ORIGIN else list(self._turns)
+
+    def messages(self) -> tuple[list[Message], bool]:
+        """The newest messages, oldest first, and whether there are older ones."""
+        said = [turn.message for turn in self._turns if turn.message]
+        trimmed = bool(self._turns) and self._turns[0].id.seq > 1
+        return said[-MOST_MESSAGES:], trimmed or len(said) > MOST_MESSAGES

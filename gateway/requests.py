@@ -1,0 +1,126 @@
+"""What a client may ask for over any transport: to send, to stop, to retry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gateway.streams import conversations, jobs, keys, log
+from gateway.streams.conversations import Accepted, Refused, Submission
+from gateway.streams.events import End
+from gateway.streams.store import Store, StoreFullError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from gateway.auth import Identity
+    from gateway.wire import Retry, Send, Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The request changed nothing; `code` is one of `wire.ERRORS`."""
+
+    code: str
+    message: str
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The response has an end; `now` tells whether this request made it."""
+
+    response: str
+    now: bool
+
+
+_NOT_FOUND = Failure("not_found", "There is no such response.")
+
+
+class Requests:
+    """Carries out what clients ask for, on the store."""
+
+    def __init__(self, store: Store, models: tuple[str, ...] | None) -> None:
+        """`models`: the aliases that may be asked for; None leaves it to the workers."""
+        self._store = store
+        self._models = models
+
+    async def send(self, request: Send) -> Accepted | Failure:
+        """Accept a message; the client may open the conversation."""
+        if self._models is not None and request.model not in self._models:
+            return Failure("unknown_model", "There is no such model.")
+        if request.replaces is not None:
+            if not keys.is_response(request.replaces):
+                return _NOT_FOUND
+            if keys.partition_of_response(request.replaces) != keys.partition_of(request.conversation):
+                return _NOT_FOUND
+        submission = Submission(
+            request.conversation,
+            request.key,
+            request.model,
+            request.text,
+            instructions=request.instructions,
+            max_tokens=request.max_tokens,
+            replaces=request.replaces,
+        )
+        return await self._submit(submission, request.if_busy)
+
+    async def stop(self, request: Stop, identity: Identity) -> Stopped | Failure:
+        """End a response, in whatever state it is; to stop it again changes nothing."""
+        try:
+            conversation = await self._conversation(request.response)
+            if conversation is None or not identity.opens(conversation):
+                return _NOT_FOUND
+            ended = await log.end(self._store, conversation, request.response, End(request.reason, retryable=True))
+        except (StoreUnavailableError, StoreFullError) as error:
+            return _failure(error)
+        return Stopped(request.response, isinstance(ended, log.Ended) and ended.now)
+
+    async def retry(self, request: Retry, identity: Identity) -> Accepted | Failure:
+        """Ask for another answer to the message of a response that has ended."""
+        try:
+            queued = await log.request(self._store, request.response)
+            if queued is None or not identity.opens(queued.conversation):
+                return _NOT_FOUND
+            running = await jobs.conversation_of(self._store, request.response)
+        except (StoreUnavailableError, StoreFullError) as error:
+            return _failure(error)
+        if running is not None:
+            return Failure("still_running", "The answer has not ended.")
+        submission = Submission(
+            queued.conversation,
+            request.key,
+            queued.model,
+            message=queued.message,
+            instructions=queued.instructions,
+            max_tokens=queued.max_tokens,
+            replaces=request.response,
+            mode=request.mode,
+        )
+        return await self._submit(submission, "queue")
+
+    async def _submit(self, submission: Submission, if_busy: str) -> Accepted | Failure:
+        try:
+            result = await conversations.submit(self._store, submission, "reject" if if_busy == "reject" else "queue")
+            if isinstance(result, Accepted) and if_busy == "interrupt":
+                # The message stands already; whatever happens now, it comes after these.
+                for response in result.ahead:
+                    await log.end(self._store, submission.conversation, response, End("stopped", retryable=True))
+        except (StoreUnavailableError, StoreFullError) as error:
+            return _failure(error)
+        match result:
+            case Refused("conflict"):
+                return Failure("key_conflict", "This key was used for something else.")
+            case Refused("busy"):
+                return Failure("busy", "An answer is being written.")
+            case Refused():
+                return Failure("too_many", "Too many messages wait for an answer.", 5.0)
+        return result
+
+    async def _conversation(self, response: str) -> str | None:
+        queued = await log.request(self._store, response)
+        return queued.conversation if queued else await jobs.conversation_of(self._store, response)
+
+
+def _failure(error: Exception) -> Failure:
+    if isinstance(error, StoreFullError):
+        return Failure("store_full", "The service is full; nothing was accepted.", 30.0)
+    return Failure("unavailable", "The service is not available for a moment; nothing is lost.", 2.0)

@@ -1,0 +1,161 @@
+"""Every setting: an environment variable `TOKENWIRE_<NAME>`, and a command line option of the same name."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from gateway.auth import normal_origin
+from gateway.streams.store import Lifetimes
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; the message names it, the value seen and what is allowed."""
+
+
+class Settings(BaseSettings):
+    """The settings of one process. A field's description is its documentation, on the command line too."""
+
+    model_config = SettingsConfigDict(env_prefix="TOKENWIRE_", frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    store: str = Field("memory://", description="memory://, embedded://[FOLDER], redis://, rediss:// or unix://")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    auth: Literal["none", "jwt"] | None = Field(
+        None, description="none or jwt; unset: jwt where there is a key, none on a loopback address, else refused"
+    )
+    jwt_key: SecretStr | None = Field(
+        None, description="secret (HS256) or public key in PEM form (RS256, ES256) that verifies tokens; @FILE reads it"
+    )
+    jwt_audience: str | None = Field(None, description="audience that tokens must name; unset: any")
+    origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="origins of the web pages that may connect, with commas between; * for every page"
+    )
+    proxies: str = Field(
+        "", description="addresses of the proxies whose X-Forwarded-For is believed, with commas between"
+    )
+    sockets_per_address: int | None = Field(
+        None, ge=1, description="connections from one address; unset: 256, and no limit for loopback addresses"
+    )
+    models: Annotated[dict[str, str], NoDecode] | None = Field(
+        None,
+        description='JSON, alias to provider/model: {"default": "demo", "fast": "openai/gpt-4o-mini"}; unset: by keys',
+    )
+    demo_rate: float = Field(40.0, ge=0, description="tokens a second of the demo provider; 0 for as fast as it can")
+    lease: float = Field(5.0, gt=0.1, description="seconds that a silent worker keeps its job")
+    attempts: int = Field(3, ge=1, le=1000, description="workers that may try one response before it fails")
+    recovery: Literal["restart", "continue"] = Field(
+        "restart", description="what a new attempt does with the text of a dead worker: begin anew, or go on from it"
+    )
+    concurrency: int = Field(300, ge=1, description="responses that one worker generates at once")
+    window: float = Field(0.025, ge=0, le=1, description="seconds for which tokens after the first are gathered")
+    patience: float = Field(60.0, ge=0, description="seconds for which a provider that refuses is asked again")
+    first_timeout: float = Field(120.0, gt=0, description="seconds that a provider may take to its first token")
+    idle_timeout: float = Field(60.0, gt=0, description="seconds that a provider may be silent between tokens")
+    longest: int = Field(1_000_000, ge=1000, description="bytes after which a response is cut off")
+    context: int = Field(100_000, ge=1000, description="characters of history that go to the provider at the most")
+    retention: float = Field(86_400.0, ge=60, description="seconds that a log is kept after its end: the resume window")
+    history: float = Field(
+        30 * 86_400.0, ge=60, description="seconds that a conversation is kept after its last change"
+    )
+    drain: float = Field(30.0, ge=0, description="seconds that running responses get when a worker is told to leave")
+    memory: int = Field(256, ge=16, description="MiB of unwatched logs that a gateway keeps in memory at the most")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity that is logged")
+
+    @field_validator("origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        origins = [item.strip() for item in value.split(",") if item.strip()]
+        normal = [item if item == "*" else normal_origin(item) for item in origins]
+        if None in normal:
+            raise ValueError(f"{origins[normal.index(None)]!r} is no origin such as https://example.com")
+        return tuple(normal)
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            models = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"not JSON ({error})") from error
+        if not isinstance(models, dict) or not models:
+            raise ValueError('not a JSON object of aliases, such as {"default": "demo"}')
+        return models
+
+    @field_validator("jwt_key", mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.startswith("@"):
+            try:
+                return Path(value[1:]).read_text()
+            except OSError as error:
+                raise ValueError(f"the file can not be read ({error.strerror})") from error
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.auth == "jwt" and self.jwt_key is None:
+            raise ValueError("TOKENWIRE_AUTH=jwt needs TOKENWIRE_JWT_KEY")
+        if self.auth is None and self.jwt_key is None and not self.loopback:
+            raise ValueError(
+                f"host {self.host} can be reached by others: set TOKENWIRE_JWT_KEY, "
+                "or TOKENWIRE_AUTH=none to let everybody in"
+            )
+        return self
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only programs of this machine can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def key(self) -> str | None:
+        """The key that verifies tokens; None lets everybody in."""
+        return self.jwt_key.get_secret_value() if self.jwt_key is not None and self.auth != "none" else None
+
+    @property
+    def lifetimes(self) -> Lifetimes:
+        """How long the store keeps things."""
+        return Lifetimes(self.retention, max(self.history, self.retention), self.retention)
+
+    def targets(self) -> dict[str, str]:
+        """The worker's aliases: those configured, or the demo and each provider that has a key."""
+        if self.models is not None:
+            return dict(self.models)
+        found = {"demo": "demo"}
+        if os.environ.get("ANTHROPIC_API_KEY"):
+            found["anthropic"] = "anthropic/claude-sonnet-4-5"
+        if os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"):
+            found["openai"] = "openai/gpt-4o-mini"
+        found["default"] = found.get("openai") or found.get("anthropic") or "demo"
+        return found
+
+
+def load(given: dict[str, Any]) -> Settings:
+    """Read the settings from the environment and from options, which win; raises SettingsError."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"][:1])
+            seen = given.get(name, os.environ.get(f"TOKENWIRE_{name.upper()}"))
+            shown = "" if not name or name == "jwt_key" else f"={seen!r}"
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"TOKENWIRE_{name.upper()}{shown}: {message}" if name else message)
+        raise SettingsError("\n".join(lines)) from None

