@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isnan
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -66,6 +67,8 @@ class Authenticator:
             if isinstance(self._key, RSAPublicKey):
                 self._algorithm = "RS256"
             elif isinstance(self._key, EllipticCurvePublicKey):
+                if not isinstance(self._key.curve, SECP256R1):
+                    raise KeyUnusableError("the elliptic-curve key is not on the curve of ES256, P-256")
                 self._algorithm = "ES256"
             else:
                 raise KeyUnusableError("the key is neither an RSA nor an elliptic-curve key")
@@ -96,7 +99,9 @@ class Authenticator:
                 },
             )
             expires, begins = float(claims["exp"]), float(claims.get("nbf", 0))
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+            if isnan(expires) or isnan(begins):
+                raise ValueError("no time comes before NaN, and none after it")
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             return Denied("the token is not valid")
         conversations = claims.get("conversations", [])
         if not isinstance(conversations, list) or not all(isinstance(name, str) for name in conversations):

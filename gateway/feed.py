@@ -52,6 +52,7 @@ class Feed:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._flushing = False
         self._starved = 0
+        self._heard_of = 0
         self._round = 0
 
     async def run(self) -> None:
@@ -114,8 +115,6 @@ class Feed:
         await self._subscribe(channel)
         room.wanted.add("")
         await self._load(room)
-        room.wanted.update(room.turns.open())
-        await self._load(room)
         room.ready = True
         metrics.ROOMS.set(len(self._hub.rooms))
 
@@ -139,22 +138,27 @@ class Feed:
         lock = self._loading.setdefault(room.name, asyncio.Lock())
         async with lock:
             while room.wanted:
-                name = next(iter(room.wanted))
-                if name == "":
-                    after = None if room.stale or not room.turns.tail.seq else room.turns.tail
-                    if after is None:
-                        metrics.READS.labels("conversation").inc()
-                    self._hub.load_turns(room, await conversations.read(self._store, room.name, after))
-                    if room.ready:
-                        room.wanted.update(r for r in room.turns.open() if r not in room.responses)
-                else:
-                    replica = room.responses.get(name)
-                    if replica is None:
-                        metrics.READS.labels("response").inc()
-                    entries = await log.read(self._store, name, replica.tail if replica else None)
-                    self._hub.load_response(room, name, entries)
+                # Taken out first: what is wanted again while the log is read is read again.
+                name = room.wanted.pop()
+                try:
+                    await self._read(room, name)
+                except BaseException:
+                    room.wanted.add(name)
+                    raise
         if self._hub.dirty:
             self.schedule()
+
+    async def _read(self, room: Room, name: str) -> None:
+        if name:
+            last = self._hub.ask_response(room, name)
+            if last is None:
+                metrics.READS.labels("response").inc()
+            self._hub.load_response(room, name, last, await log.read(self._store, name, last))
+        else:
+            turn = self._hub.ask_turns(room)
+            if turn is None:
+                metrics.READS.labels("conversation").inc()
+            self._hub.load_turns(room, turn, await conversations.read(self._store, room.name, turn))
 
     async def _try_loading(self, room: Room) -> None:
         try:
@@ -198,6 +202,7 @@ class Feed:
                 if room is None:
                     return
                 metrics.ENTRIES.inc()
+                self._heard_of += 1
                 self._hub.take(room, events.parse_published(message["data"]))
                 self.schedule()
             case "subscribe":
@@ -207,7 +212,7 @@ class Feed:
                 room = self._channels.get(channel)
                 if room is not None and room.ready:
                     # Subscribed anew: what was published in between is only in the logs.
-                    room.wanted.update({"", *self._live(room)})
+                    room.wanted.update({"", *room.responses})
                     self._repair_soon(room)
 
     async def _compare(self) -> None:
@@ -222,59 +227,33 @@ class Feed:
 
     async def _compare_once(self) -> None:
         pipeline = self._store.client.pipeline(transaction=False)
-        asked: list[tuple[Room, str]] = []
+        compared: list[tuple[Room, str, Any]] = []
         for index, room in enumerate(self._hub.rooms.values()):
             if not room.ready or not room.places:
                 continue
             self._repair_soon(room)
-            live = self._live(room)
-            if (live or (index + self._round) % COMPARE_IDLE_EVERY == 0) and "" not in room.heard and not room.stale:
-                tail = room.turns.tail
-                pipeline.xrange(keys.conversation(room.name), min=str(tail) if tail.seq else "-")
-                asked.append((room, ""))
-            for response in live:
-                if response not in room.heard:
-                    pipeline.xrange(keys.log(response), min=str(room.responses[response].tail))
-                    asked.append((room, response))
-            room.heard.clear()
-        if not asked:
+            for name in self._hub.compare(room, idle=(index + self._round) % COMPARE_IDLE_EVERY == 0):
+                asked = self._hub.ask_response(room, name) if name else self._hub.ask_turns(room)
+                pipeline.xrange(keys.log(name) if name else keys.conversation(room.name), min=str(asked or "-"))
+                compared.append((room, name, asked))
+        if not compared:
             return
         starved = False
-        for (room, name), reply in zip(asked, await pipeline.execute(), strict=True):
-            news = self._compared(room, name, reply)
+        for (room, name, asked), reply in zip(compared, await pipeline.execute(), strict=True):
+            if name:
+                news = self._hub.load_response(room, name, asked, log.entries(reply))
+            else:
+                news = self._hub.load_turns(room, asked, conversations.entries(reply))
             if news:
+                starved = True
                 metrics.REPAIRS.inc()
-                logger.info("conversation %s, log %s: repaired", room.name, name or "of the conversation")
-            starved |= news
+                logger.info("conversation %s: %s repaired", room.name, name or "its log")
             self._repair_soon(room)
-        self._starved = self._starved + 1 if starved else 0
+        # An entry may have been read before it was heard; that nothing at all is heard is what counts.
+        self._starved = self._starved + 1 if starved and not self._heard_of else 0
+        self._heard_of = 0
         if self._hub.dirty:
             self.schedule()
-
-    def _compared(self, room: Room, name: str, reply: list[tuple[bytes, dict[bytes, bytes]]]) -> bool:
-        # What was published while the reply was on its way is past the reply: nothing is missing then.
-        pairs = [(entry.split(b"-"), fields[events.FIELD]) for entry, fields in reply]
-        if name == "":
-            turns = [(events.TurnId(int(left), int(right)), value) for (left, right), value in pairs]
-            if turns and turns[-1][0].seq < room.turns.tail.seq and room.turns.has(turns[-1][0]):
-                return False
-            if not turns and not room.turns.tail.seq:
-                return False
-            if turns and turns[0][0] != room.turns.tail and room.turns.has(turns[0][0]):
-                turns = [turn for turn in turns if turn[0].seq >= room.turns.tail.seq]
-            return self._hub.load_turns(room, turns)
-        replica = room.responses.get(name)
-        if replica is None or replica.tail is None:
-            return False
-        entries = [(events.LogId(int(left), int(right)), value) for (left, right), value in pairs]
-        if entries and replica.has(entries[0][0]):
-            entries = [entry for entry in entries if entry[0].seq >= replica.tail.seq]
-            if not entries:
-                return False
-        return self._hub.load_response(room, name, entries)
-
-    def _live(self, room: Room) -> list[str]:
-        return [name for name, replica in room.responses.items() if replica.end is None and replica.tail is not None]
 
     def _drop_empty(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from gateway import wire
-from gateway.replica import UNKNOWN, ConversationReplica, Extended, ResponseReplica
+from gateway.replica import ORIGIN, UNKNOWN, ConversationReplica, Extended, ResponseReplica
 from gateway.streams import events
 from gateway.streams.events import LogId, Settled, TurnId
 
@@ -53,7 +53,7 @@ class Room:
     wanted: set[str] = field(default_factory=set)
     """Responses whose log is to be read; the conversation's own log under ""."""
     stale: bool = False
-    """The copy of the conversation's log contradicts the store, and stands only until it is read anew."""
+    """The copy of the conversation's log contradicts the store, and stands only until that was read whole."""
     heard: set[str] = field(default_factory=set)
     """The logs of which something came since the last comparison with the store; the conversation's own as ""."""
     ready: bool = False
@@ -71,7 +71,9 @@ class Room:
         turns = position.turns
         if turns is not None:
             if not self.turns.has(turns):
-                frames, position = self.begin_anew("lost", open_responses)
+                # Of what ended, the snapshot has the settled copy, or shows that the end is lost too.
+                unended = {name: cursor for name, cursor in open_responses.items() if not self._has_end(name, cursor)}
+                frames, position = self.begin_anew("lost", unended)
                 rest, position = self.read(position)
                 return frames + rest, position
             for turn in self.turns.after(turns):
@@ -98,11 +100,17 @@ class Room:
                     del open_responses[response]
                 continue
             frames += replica.read(cursor)
-            if replica.end is not None:
+            settled = self.turns.settled.get(response)
+            if replica.end is not None and settled is not None and (turns is None or settled.id.seq <= turns.seq):
                 del open_responses[response]
             else:
+                # Until its settled copy is given: should a failover take its end back, it goes on with a reset.
                 open_responses[response] = replica.tail
         return frames, Position(turns, tuple(open_responses.items()))
+
+    def _has_end(self, response: str, cursor: LogId | None) -> bool:
+        replica = self.responses.get(response)
+        return replica is not None and replica.end is not None and replica.tail == cursor
 
     def _finish(self, response: str, cursor: LogId | None) -> list[Frame] | None:
         """What a viewer lacks of a response that has ended, end included; None while that is not here yet."""
@@ -138,9 +146,11 @@ class Room:
         `after` and `named` are cursors as the client spells them: of the conversation, and of responses that it has no
         end of. One that can not be continued is never passed over in silence: a snapshot or a reset follows.
         """
-        cursors: dict[str, LogId | None] = {
-            response: events.parse_log_id(cursor) or UNKNOWN for response, cursor in named.items()
-        }
+        cursors: dict[str, LogId | None] = {}
+        for response, spelled in named.items():
+            cursor = events.parse_log_id(spelled) or UNKNOWN
+            # Who names a response does not know of its end, even at the cursor of the end.
+            cursors[response] = UNKNOWN if self._has_end(response, cursor) else cursor
         turns = events.parse_turn_id(after) if after is not None else None
         if turns is None or not self.turns.has(turns):
             reason = None if after is None else "unknown" if turns is None else "lost"
@@ -149,7 +159,8 @@ class Room:
         before = {t.entry.response for t in self.turns.after(turns) if isinstance(t.entry, events.Opened)}
         for response in self.turns.open():
             if response not in before:
-                cursors.setdefault(response, None)
+                # One that the client does not name, it may show all the same: with an end that a failover took back.
+                cursors.setdefault(response, UNKNOWN)
                 frames += self._status(response, cursors[response])
         return frames, Position(turns, tuple(cursors.items()))
 
@@ -166,7 +177,8 @@ class Room:
             wire.watching(self.name, str(cursor), resumed=False, reason=reason),
             wire.snapshot(self.name, str(cursor), messages, [replica.open() for replica in shown], more=more),
         ]
-        cursors: dict[str, LogId | None] = {**named, **dict.fromkeys(self.turns.open())}
+        # What the snapshot does not show, the viewer may show all the same, from before: a reset is right for both.
+        cursors: dict[str, LogId | None] = {**named, **dict.fromkeys(self.turns.open(), UNKNOWN)}
         for replica in shown:
             cursors[replica.response] = replica.tail
         return frames, Position(cursor, tuple(cursors.items()))
@@ -233,66 +245,82 @@ class Hub:
         for part in published:
             room.heard.add(part.response or "")
             if part.response is None:
-                turn = events.parse_turn_id(part.first)
+                turn, before = events.parse_turn_id(part.first), events.parse_turn_id(part.previous)
                 assert turn is not None
-                result = room.turns.extend([(turn, value) for value in part.values])
-                if result in (Extended.GAP, Extended.FOREIGN):
-                    room.wanted.add("")
+                result = room.turns.extend(before, [(turn, value) for value in part.values])
             else:
-                first = events.parse_log_id(part.first)
+                first, previous = events.parse_log_id(part.first), events.parse_log_id(part.previous)
                 assert first is not None
                 replica = room.responses.get(part.response)
                 if replica is None:
-                    if first.seq != 1:
+                    if previous is not None:
                         # The log of a response that nobody here reads, or whose beginning was missed.
                         room.wanted.update({part.response} & set(room.turns.open()))
                         continue
                     replica = room.responses[part.response] = ResponseReplica(part.response)
-                if part.values:
-                    result = replica.extend(
-                        [(LogId(first.attempt, first.seq + index), value) for index, value in enumerate(part.values)]
-                    )
-                else:
-                    result = Extended.GAP
-                if result in (Extended.GAP, Extended.FOREIGN):
-                    room.wanted.add(part.response)
+                entries = [(LogId(first.attempt, first.seq + index), value) for index, value in enumerate(part.values)]
+                # Entries that were too large to publish are read.
+                result = replica.extend(previous, entries) if entries else Extended.GAP
+            if result in (Extended.GAP, Extended.FOREIGN):
+                room.wanted.add(part.response or "")
         self.dirty.add(room)
 
-    def load_turns(self, room: Room, entries: Sequence[tuple[TurnId, bytes]]) -> bool:
-        """Bring what the store has of a conversation from the copy's tail on; return whether that was news.
+    def ask_turns(self, room: Room) -> TurnId | None:
+        """The entry from which on the conversation's log is to be read; None for its beginning."""
+        return None if room.stale or room.turns.tail == ORIGIN else room.turns.tail
 
-        A stale copy is replaced by what the store has, from the beginning on.
+    def ask_response(self, room: Room, response: str) -> LogId | None:
+        """The entry from which on a response's log is to be read; None for its beginning."""
+        replica = room.responses.get(response)
+        return replica.tail if replica else None
+
+    def compare(self, room: Room, *, idle: bool) -> list[str]:
+        """The logs of a room to compare with the store now: those in question of which nothing came since last time.
+
+        A conversation in which nothing is open is in question only if `idle`.
         """
-        if room.stale:
+        live = [name for name, replica in room.responses.items() if replica.end is None]
+        logs = [name for name in (["", *live] if live or idle else []) if name not in room.heard]
+        room.heard.clear()
+        return logs
+
+    def load_turns(self, room: Room, asked: TurnId | None, entries: Sequence[tuple[TurnId, bytes]]) -> bool:
+        """Bring what the store had of a conversation from `asked` on; return whether that was news.
+
+        A copy that contradicts the store stands until the log was read from its beginning, and is then replaced.
+        """
+        if room.stale and asked is None:
             room.turns, room.stale = ConversationReplica(room.name), False
-        result = room.turns.repair(entries)
+            # What was published while the log was read went to the old copy.
+            room.wanted.add("")
+        result = room.turns.repair(asked, entries)
         if result is Extended.FOREIGN:
             room.stale = True
             room.wanted.add("")
             return True
-        room.wanted.discard("")
+        room.wanted.update(name for name in room.turns.open() if name not in room.responses and name not in room.gone)
         if result is not Extended.KNOWN:
             self.dirty.add(room)
         return result is not Extended.KNOWN
 
-    def load_response(self, room: Room, response: str, entries: Sequence[tuple[LogId, bytes]]) -> bool:
-        """Bring what the store has of a response log from the copy's tail on; return whether that was news."""
+    def load_response(
+        self, room: Room, response: str, asked: LogId | None, entries: Sequence[tuple[LogId, bytes]]
+    ) -> bool:
+        """Bring what the store had of a response's log from `asked` on; return whether that was news."""
         replica = room.responses.get(response)
         if replica is None:
             replica = ResponseReplica(response)
-            if not entries or replica.repair(entries) is Extended.FOREIGN or not _of(replica, room.name):
+            # A log that names another conversation is not there for this one's viewers.
+            if not entries or replica.repair(None, entries) is Extended.FOREIGN or not replica.is_of(room.name):
                 room.gone.add(response)
             else:
                 room.responses[response] = replica
-            room.wanted.discard(response)
             self.dirty.add(room)
             return True
-        result = replica.repair(entries)
+        result = replica.repair(asked, entries)
         if result is Extended.FOREIGN:
             del room.responses[response]
             room.wanted.add(response)
-        else:
-            room.wanted.discard(response)
         if result is not Extended.KNOWN:
             self.dirty.add(room)
         return result is not Extended.KNOWN
@@ -325,7 +353,3 @@ class Hub:
         if frames and not viewer.give(frames):
             for other in self._watched.get(viewer, ()):
                 other.behind.add(viewer)
-
-
-def _of(replica: ResponseReplica, conversation: str) -> bool:
-    return replica.queued is not None and replica.queued.conversation == conversation

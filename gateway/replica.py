@@ -9,18 +9,29 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from enum import Enum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from gateway import wire
 from gateway.streams import events
-from gateway.streams.conversations import MOST_ENTRIES
-from gateway.streams.events import End, LogId, Opened, Queued, Settled, Start, TurnEntry, TurnId, UserMessage, Waiting
+from gateway.streams.events import (
+    MOST_ENTRIES,
+    End,
+    LogId,
+    Opened,
+    Queued,
+    Settled,
+    Start,
+    TurnEntry,
+    TurnId,
+    UserMessage,
+    Waiting,
+)
 from gateway.wire import Frame, Message, OpenResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
 ORIGIN: Final = TurnId(0, 0)
 """The cursor of a viewer that has nothing of a conversation, and of one that has all of an empty one."""
@@ -41,6 +52,27 @@ class Extended(Enum):
     """Entries before them are missing: read the log from the tail on."""
     FOREIGN = "foreign"
     """They contradict what is here: the log lost a tail that this copy still has. Start a new copy."""
+
+
+Id = TypeVar("Id", LogId, TurnId)
+
+
+def _fresh(
+    tail: Id | None, has: Callable[[Id], bool], previous: Id | None, entries: Sequence[tuple[Id, bytes]]
+) -> Sequence[tuple[Id, bytes]] | Extended:
+    """The door of both logs: those of the entries that follow on `tail`, or why there are none."""
+    if previous == tail:
+        return entries
+    if tail is None or (previous is not None and previous.seq > tail.seq):
+        return Extended.GAP
+    if previous is not None and not has(previous):
+        return Extended.FOREIGN
+    for position, (entry, _) in enumerate(entries):
+        if entry.seq > tail.seq:
+            return entries[position:] if entries[position - 1][0] == tail else Extended.FOREIGN
+        if not has(entry):
+            return Extended.FOREIGN
+    return Extended.KNOWN
 
 
 class Track:
@@ -109,6 +141,10 @@ class ResponseReplica:
         """Bytes of text held."""
         return len(self.text.data) + len(self.reasoning.data)
 
+    def is_of(self, conversation: str) -> bool:
+        """Tell whether this is a response of that conversation."""
+        return self.queued is not None and self.queued.conversation == conversation
+
     @property
     def state(self) -> str:
         """`queued`, `waiting`, `recovering`, `running` or `ended`: derived from the log, so every viewer agrees."""
@@ -125,37 +161,31 @@ class ResponseReplica:
             return "recovering"
         return "running"
 
-    def extend(self, entries: Iterable[tuple[LogId, bytes]]) -> Extended:
-        """Take entries in the order of the log; those already here are ignored, the rest from the first gap on too."""
-        result = Extended.KNOWN
-        for entry, value in entries:
-            tail = self.tail
-            if tail is not None and entry.seq <= tail.seq:
-                if not self.has(entry):
-                    return Extended.FOREIGN
-                continue
-            if entry.seq != (tail.seq + 1 if tail is not None else 1):
-                return Extended.GAP
-            if tail is None:
-                if value[:1] != events.QUEUED:
-                    return Extended.FOREIGN
-            elif entry.attempt != tail.attempt and (
-                # Attempts are counted without a gap and begin with their start, unless they are no more than an end.
-                entry.number != tail.number + 1 or value[:1] not in (events.START, events.CONTINUE, events.END)
-            ):
-                return Extended.GAP
-            if self.end is not None:
-                return Extended.FOREIGN
-            self._take(entry, value)
-            result = Extended.ACCEPTED
-        return result
+    def extend(self, previous: LogId | None, entries: Sequence[tuple[LogId, bytes]]) -> Extended:
+        """Take consecutive entries, of which the first follows on `previous` (None: on nothing).
 
-    def repair(self, entries: Sequence[tuple[LogId, bytes]]) -> Extended:
-        """Take what the log holds from `tail` on, that entry included; without it there, the log is another one."""
-        if self.tail is not None and (not entries or entries[0][0] != self.tail):
+        Those already here are ignored. Anything but KNOWN and ACCEPTED has changed nothing.
+        """
+        fresh = _fresh(self.tail, self.has, previous, entries)
+        if isinstance(fresh, Extended):
+            return fresh
+        if fresh and (self.end is not None or (self.tail is None and fresh[0][1][:1] != events.QUEUED)):
+            # Nothing follows an end, and a log whose beginning was trimmed away can not be shown.
             return Extended.FOREIGN
-        result = self.extend(entries)
-        return Extended.FOREIGN if result is Extended.GAP else result
+        for entry, value in fresh:
+            self._take(entry, value)
+        return Extended.ACCEPTED if fresh else Extended.KNOWN
+
+    def repair(self, asked: LogId | None, entries: Sequence[tuple[LogId, bytes]]) -> Extended:
+        """Take what the log held from `asked` on, that entry included: this copy's tail when the log was asked.
+
+        Never a gap: where the entry is missing or does not fit, the log is another one than this copy's.
+        """
+        if asked is None:
+            return self.extend(None, entries)
+        if not entries or entries[0][0] != asked:
+            return Extended.FOREIGN
+        return self.extend(asked, entries[1:])
 
     def _take(self, entry: LogId, value: bytes) -> None:
         kind = value[:1]
@@ -255,11 +285,11 @@ class ResponseReplica:
                 )
             )
         elif (self.waiting and (after is None or after.seq < self._waiting_at)) or (after is None and not self.start):
-            frames.append(self.status())
+            frames.append(self.status(tail))
         return frames
 
-    def status(self) -> Frame:
-        """What the response is doing now."""
+    def status(self, cursor: LogId | None = None) -> Frame:
+        """What the response is doing now; `cursor` where that is news to the viewer, who then has all up to there."""
         queued = self.queued
         return wire.status(
             self.response,
@@ -267,6 +297,7 @@ class ResponseReplica:
             conversation=queued.conversation if queued else None,
             replies_to=queued.message if queued else None,
             retry_in=self.waiting.retry_in if self.waiting else None,
+            cursor=str(cursor) if cursor else None,
         )
 
     def open(self) -> OpenResponse:
@@ -319,30 +350,28 @@ class ConversationReplica:
         """The responses without an end, oldest first."""
         return [response for response in self.opened if response not in self.settled]
 
-    def extend(self, entries: Iterable[tuple[TurnId, bytes]]) -> Extended:
-        """As `ResponseReplica.extend`; an empty copy takes any first entry, because old ones are trimmed away."""
-        result = Extended.KNOWN
-        for entry, value in entries:
-            if self._turns:
-                tail = self._turns[-1].id
-                if entry.seq <= tail.seq:
-                    if entry.seq >= self._turns[0].id.seq and not self.has(entry):
-                        return Extended.FOREIGN
-                    continue
-                if entry.seq != tail.seq + 1:
-                    return Extended.GAP
+    def extend(self, previous: TurnId | None, entries: Sequence[tuple[TurnId, bytes]]) -> Extended:
+        """As `ResponseReplica.extend`."""
+        fresh = _fresh(self._turns[-1].id if self._turns else None, self._may_have, previous, entries)
+        if isinstance(fresh, Extended):
+            return fresh
+        for entry, value in fresh:
             self._take(entry, value)
-            result = Extended.ACCEPTED
         if len(self._turns) > 2 * MOST_ENTRIES:
             self._forget(len(self._turns) - MOST_ENTRIES)
-        return result
+        return Extended.ACCEPTED if fresh else Extended.KNOWN
 
-    def repair(self, entries: Sequence[tuple[TurnId, bytes]]) -> Extended:
-        """As `ResponseReplica.repair`."""
-        if self._turns and (not entries or entries[0][0] != self._turns[-1].id):
+    def repair(self, asked: TurnId | None, entries: Sequence[tuple[TurnId, bytes]]) -> Extended:
+        """As `ResponseReplica.repair`; read whole, a log may begin anywhere, because old entries are trimmed away."""
+        if asked is None:
+            return self.extend(None, entries)
+        if not entries or entries[0][0] != asked:
             return Extended.FOREIGN
-        result = self.extend(entries)
-        return Extended.FOREIGN if result is Extended.GAP else result
+        return self.extend(asked, entries[1:])
+
+    def _may_have(self, entry: TurnId) -> bool:
+        # What was trimmed away here can not be compared any more.
+        return self.has(entry) or entry.seq < self._turns[0].id.seq
 
     def _take(self, entry: TurnId, value: bytes) -> None:
         said: Message | None = None

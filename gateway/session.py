@@ -116,34 +116,37 @@ class Session:
                 return self._close(Close.TOO_FAST, "too many frames")
             return [Say(wire.error("too_fast", "Too many frames at once.", retry_after=1.0))]
         self._refused = 0
-        match self.state, wire.decode(data):
-            case State.NEW, Hello(token=token):
-                return self._admit(token, wall, first=True)
-            case State.NEW, _:
-                return self._close(Close.NOT_THE_PROTOCOL, "the first frame must be hello")
-            case _, BadFrame(reason):
+        frame = wire.decode(data)
+        if self.state is State.NEW:
+            if isinstance(frame, Hello):
+                return self._admit(frame.token, wall, first=True)
+            return self._close(Close.NOT_THE_PROTOCOL, "the first frame must be hello")
+        match frame:
+            case BadFrame(reason):
                 return self._complain(reason)
-            case _, Hello():
+            case Hello():
                 return self._complain("hello comes once")
-            case _, Token(token):
+            case Token(token):
                 return self._admit(token, wall, first=False)
-            case _, (Watch(conversation=name) | Send(conversation=name)) as request:
-                if not keys.is_conversation(name):
-                    return self._complain("a conversation is 1 to 128 letters, digits and _ . : ~ -")
-                if self.identity is None or not self.identity.opens(name):
-                    key = request.key if isinstance(request, Send) else None
-                    return [Say(wire.error("forbidden", "This conversation is not open to you.", key))]
-                if isinstance(request, Watch) and not all(keys.is_response(response) for response in request.responses):
-                    return self._complain("`responses` has a name that no response has")
-                return [Carry(request)]
-            case _, (Stop(response=response) | Retry(response=response)) as request:
-                if not keys.is_response(response):
-                    key = request.key if isinstance(request, Retry) else None
+            case Watch() | Send():
+                return self._enter(frame)
+            case Stop() | Retry():
+                if not keys.is_response(frame.response):
+                    key = frame.key if isinstance(frame, Retry) else None
                     return [Say(wire.error("not_found", "There is no such response.", key))]
-                return [Carry(request)]
-            case _, Unwatch() as request:
-                return [Carry(request)]
-        raise AssertionError("every frame has a case")
+                return [Carry(frame)]
+            case _:
+                return [Carry(frame)]
+
+    def _enter(self, request: Watch | Send) -> list[Command]:
+        if not keys.is_conversation(request.conversation):
+            return self._complain("a conversation is 1 to 128 letters, digits and _ . : ~ -")
+        if self.identity is None or not self.identity.opens(request.conversation):
+            key = request.key if isinstance(request, Send) else None
+            return [Say(wire.error("forbidden", "This conversation is not open to you.", key))]
+        if isinstance(request, Watch) and not all(keys.is_response(response) for response in request.responses):
+            return self._complain("`responses` has a name that no response has")
+        return [Carry(request)]
 
     def _admit(self, token: str | None, wall: float, *, first: bool) -> list[Command]:
         identity = self._check(token, wall)

@@ -6,13 +6,16 @@ import ipaddress
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from gateway.auth import normal_origin
+from gateway.auth import Authenticator, KeyUnusableError, normal_origin
 from gateway.streams.store import Lifetimes
+
+SECRET: Final = ("jwt_key", "store")
+"""Settings whose values are never shown: a key, and an address that may hold a password."""
 
 
 class SettingsError(ValueError):
@@ -22,9 +25,17 @@ class SettingsError(ValueError):
 class Settings(BaseSettings):
     """The settings of one process. A field's description is its documentation, on the command line too."""
 
-    model_config = SettingsConfigDict(env_prefix="TOKENWIRE_", frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="TOKENWIRE_",
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
 
-    store: str = Field("memory://", description="memory://, embedded://[FOLDER], redis://, rediss:// or unix://")
+    store: str = Field(
+        "memory://", repr=False, description="memory://, embedded://[FOLDER], redis://, rediss:// or unix://"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     auth: Literal["none", "jwt"] | None = Field(
@@ -43,7 +54,7 @@ class Settings(BaseSettings):
     sockets_per_address: int | None = Field(
         None, ge=1, description="connections from one address; unset: 256, and no limit for loopback addresses"
     )
-    models: Annotated[dict[str, str], NoDecode] | None = Field(
+    models: Annotated[dict[str, str] | None, NoDecode] = Field(
         None,
         description='JSON, alias to provider/model: {"default": "demo", "fast": "openai/gpt-4o-mini"}; unset: by keys',
     )
@@ -106,9 +117,13 @@ class Settings(BaseSettings):
     def _consistent(self) -> Settings:
         if self.auth == "jwt" and self.jwt_key is None:
             raise ValueError("TOKENWIRE_AUTH=jwt needs TOKENWIRE_JWT_KEY")
+        try:
+            Authenticator(self.key)
+        except KeyUnusableError as error:
+            raise ValueError(f"TOKENWIRE_JWT_KEY: {error}") from error
         if self.auth is None and self.jwt_key is None and not self.loopback:
             raise ValueError(
-                f"host {self.host} can be reached by others: set TOKENWIRE_JWT_KEY, "
+                f"TOKENWIRE_HOST={self.host!r} can be reached by others: set TOKENWIRE_JWT_KEY, "
                 "or TOKENWIRE_AUTH=none to let everybody in"
             )
         return self
@@ -154,8 +169,9 @@ def load(given: dict[str, Any]) -> Settings:
         lines = []
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"][:1])
-            seen = given.get(name, os.environ.get(f"TOKENWIRE_{name.upper()}"))
-            shown = "" if not name or name == "jwt_key" else f"={seen!r}"
+            # The whole value, of which the input may be a part; the input, where the variable is in lower case.
+            seen = given.get(name, os.environ.get(f"TOKENWIRE_{name.upper()}", problem["input"]))
+            shown = "" if name in SECRET else f"={seen!r}"
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"TOKENWIRE_{name.upper()}{shown}: {message}" if name else message)
         raise SettingsError("\n".join(lines)) from None

@@ -17,8 +17,8 @@ MOST_WATCHED: Final = 32
 
 Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
 Cursor: TypeAlias = Annotated[str, Meta(max_length=128)]
-Key: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
-Alias: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
+Key: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[!-~]+\Z")]
+Alias: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+\Z")]
 
 
 class Close(IntEnum):
@@ -242,16 +242,18 @@ def status(
     conversation: str | None = None,
     replies_to: str | None = None,
     retry_in: float | None = None,
+    cursor: str | None = None,
 ) -> Frame:
     """What an open response is doing, where its text does not show it."""
     fields = {
         "response": response,
         "state": state,
+        "cursor": cursor,
         "conversation": conversation,
         "replies_to": replies_to,
         "retry_in": retry_in,
     }
-    return _frame("status", fields)
+    return _frame("status", fields, response if cursor else None, cursor)
 
 
 def end(

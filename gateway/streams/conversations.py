@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
 from gateway.streams import events, keys
-from gateway.streams.events import FIELD, NONCES, LogId, Opened, Queued, TurnId, UserMessage
+from gateway.streams.events import FIELD, MOST_ENTRIES, NONCES, LogId, Opened, Queued, TurnId, UserMessage
 from gateway.streams.store import Store, milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-MOST_ENTRIES: Final = 2000
-"""A conversation keeps about this many entries; older ones are trimmed away."""
 
 MOST_AHEAD: Final = 20
 """A conversation holds this many open responses at most."""
@@ -131,4 +128,9 @@ async def submit(store: Store, submission: Submission, if_busy: IfBusy = "queue"
 async def read(store: Store, name: str, after: TurnId | None = None) -> Sequence[tuple[TurnId, bytes]]:
     """The entries of a conversation from `after` on, that one included; all of them without it."""
     reply = await store.repeat(lambda: store.client.xrange(keys.conversation(name), min=str(after) if after else "-"))
+    return entries(reply)
+
+
+def entries(reply: Any) -> list[tuple[TurnId, bytes]]:
+    """The entries of a conversation from the reply to XRANGE."""
     return [(TurnId(*map(int, entry.split(b"-"))), fields[FIELD]) for entry, fields in reply]

@@ -16,6 +16,9 @@ FIELD: Final = b"e"
 NONCES: Final = 1_000_000_000
 """The attempt part of a log id is `number * NONCES + nonce`."""
 
+MOST_ENTRIES: Final = 2000
+"""A conversation log keeps about this many entries; older ones are trimmed away."""
+
 _ID: Final = re.compile(r"(0|[1-9]\d{0,15})-(0|[1-9]\d{0,15})", re.ASCII)
 
 
@@ -181,13 +184,13 @@ def encode(kind: bytes, body: LogEntry | TurnEntry) -> bytes:
 
 
 def decode_log(value: bytes) -> LogEntry:
-    """Read an entry of a response log that is neither text nor reasoning; raises msgspec.DecodeError, KeyError."""
+    """Read an entry of a response log but for text and reasoning; raises ValueError, KeyError, RecursionError."""
     entry: LogEntry = _LOG_DECODERS[value[:1]].decode(value[1:])
     return entry
 
 
 def decode_turn(value: bytes) -> TurnEntry:
-    """Read an entry of a conversation log; raises msgspec.DecodeError, KeyError."""
+    """Read an entry of a conversation log; raises ValueError, KeyError, RecursionError."""
     entry: TurnEntry = _TURN_DECODERS[value[:1]].decode(value[1:])
     return entry
 
@@ -211,21 +214,24 @@ def unescape(escaped: bytes) -> str:
 class Published(NamedTuple):
     """Consecutive entries of one log from a feed message; none of them, where they were too large to publish.
 
-    `response` is None for the conversation's own log. `first` is the id of the first entry as Redis spells it.
+    `response` is None for the conversation's own log. `first` is the id of the first entry, `previous` that of the
+    entry before it, `-` where it begins the log: so a copy of the log knows whether they follow on what it has.
     """
 
     response: str | None
     first: bytes
+    previous: bytes
     values: list[bytes]
 
 
 def parse_published(data: bytes) -> list[Published]:
-    """Split what a script published on a feed channel: a header line `@<response or c> <id>`, then a line an entry."""
+    """Split what a script published on a feed channel: a header `@<response or c> <id> <id>`, then a line an entry."""
     parts: list[Published] = []
     for line in data.split(b"\n"):
         if line[:1] == b"@":
-            log, _, first = line[1:].partition(b" ")
-            parts.append(Published(None if log == b"c" else log.decode(), first, []))
+            log, _, ids = line[1:].partition(b" ")
+            first, _, previous = ids.partition(b" ")
+            parts.append(Published(None if log == b"c" else log.decode(), first, previous, []))
         elif parts:
             parts[-1].values.append(line)
     return parts

@@ -41,16 +41,22 @@ async def prepare(store: Store) -> None:
 
 
 async def take(store: Store, consumer: str, partitions: Iterable[int], room: int, lease: float) -> list[Job]:
-    """Take at most about `room` jobs: new ones, and those whose worker has been silent for `lease` seconds."""
+    """Take at most `room` jobs: new ones, and those whose worker has been silent for `lease` seconds."""
     found: list[Job] = []
     names = list(partitions)
     pipeline = store.client.pipeline(transaction=False)
+    idle = milliseconds(lease)
+    # Not XAUTOCLAIM: it looks at ten times COUNT jobs and no further, so jobs in good hands would hide a lost one.
     for partition in names:
-        pipeline.xautoclaim(
-            keys.jobs(partition), keys.GROUP, consumer, min_idle_time=milliseconds(lease), start_id="0-0", count=room
-        )
+        pipeline.xpending_range(keys.jobs(partition), keys.GROUP, "-", "+", room, idle=idle)
+    left = room
+    for partition, silent in zip(names, await _run(store, pipeline), strict=False):
+        if silent and left > 0:
+            ids = [each["message_id"] for each in silent[:left]]
+            left -= len(ids)
+            pipeline.xclaim(keys.jobs(partition), keys.GROUP, consumer, idle, ids)
     for reply in await _run(store, pipeline):
-        found += [_job(*entry) for entry in reply[1] if entry[1]]
+        found += [_job(*entry) for entry in reply if entry[1]]
     for partition in names:
         if len(found) >= room:
             break
@@ -86,7 +92,12 @@ async def renew(store: Store, job: Job, consumer: str) -> Renewal:
     """Keep a job for another lease; anything but `held` means that this worker is to stop."""
     reply = await store.call(
         "renew",
-        [keys.jobs(_partition(job)), keys.log(job.response), keys.conversation(job.conversation)],
+        [
+            keys.jobs(_partition(job)),
+            keys.log(job.response),
+            keys.conversation(job.conversation),
+            keys.turns(job.conversation),
+        ],
         keys.GROUP,
         consumer,
         job.id,

@@ -69,7 +69,8 @@ def turns(name: str) -> str:
 
 def submission(name: str, key: str) -> str:
     """Hash: what became of one submit key of a conversation."""
-    return f"tw:{{p{partition_of(name):02d}}}:submission:{name}:{key}"
+    # A slash, because a conversation may have a colon in its name, and a submit key too.
+    return f"tw:{{p{partition_of(name):02d}}}:submission:{name}/{key}"
 
 
 def jobs(partition: int) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
 from gateway.streams import events, keys
-from gateway.streams.conversations import MOST_ENTRIES, nonce
-from gateway.streams.events import FIELD, End, LogId, Queued, Start
+from gateway.streams.conversations import nonce
+from gateway.streams.events import FIELD, MOST_ENTRIES, End, LogId, Queued, Start
 from gateway.streams.store import Store, milliseconds
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ async def append(
 ) -> LogId | Literal["appended"] | None:
     """Append `values` from the id `first` on, if the log's last id is `expected`.
 
-    Otherwise nothing is changed, and the log's last id is returned, None where there is no log.
+    Otherwise nothing is changed, and the log's last id is returned, None where there is no log or it has its end.
     """
     reply = await store.call(
         "append",
@@ -167,6 +167,11 @@ async def end(
 async def read(store: Store, response: str, after: LogId | None = None) -> Sequence[tuple[LogId, bytes]]:
     """The entries of a log from `after` on, that one included; all of them without it; none where there is no log."""
     reply = await store.repeat(lambda: store.client.xrange(keys.log(response), min=str(after) if after else "-"))
+    return entries(reply)
+
+
+def entries(reply: Any) -> list[tuple[LogId, bytes]]:
+    """The entries of a log from the reply to XRANGE."""
     return [(LogId(*map(int, entry.split(b"-"))), fields[FIELD]) for entry, fields in reply]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -19,10 +20,12 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     BusyLoadingError,
+    ClusterDownError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
 )
 from redis.exceptions import (
     ConnectionError as RedisConnectionError,
@@ -47,7 +50,16 @@ CONNECT_TIMEOUT: Final = 3.0
 COMMAND_TIMEOUT: Final = 5.0
 """Seconds. Longer than any command of ours takes on a healthy server, shorter than a person waits."""
 
-_TRANSIENT: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OSError)
+_TRANSIENT: Final = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    BusyLoadingError,
+    ReadOnlyError,
+    ClusterDownError,
+    OSError,
+)
+_TRANSIENT_CODES: Final = re.compile(r"(?:^|-)(?:READONLY|NOREPLICAS|MISCONF|MASTERDOWN|TRYAGAIN|BUSY) ")
+"""For errors without a class in redis-py, and those that Redis 6.2 wraps in a script: `ERR ...: 1: -READONLY ...`."""
 
 
 class StoreError(Exception):
@@ -108,10 +120,13 @@ class Store:
         pause = 0.05
         while True:
             try:
-                return await command()
-            except OutOfMemoryError as error:
-                raise StoreFullError("the store is out of memory: raise maxmemory or shorten retention") from error
-            except _TRANSIENT as error:
+                async with asyncio.timeout_at(deadline):
+                    return await command()
+            except (RedisError, OSError) as error:
+                if _is_full(error):
+                    raise StoreFullError("the store is out of memory: raise maxmemory or shorten retention") from error
+                if not _is_transient(error):
+                    raise
                 if asyncio.get_running_loop().time() + pause > deadline:
                     raise StoreUnavailableError(f"the store does not answer ({type(error).__name__})") from error
             await asyncio.sleep(pause)
@@ -128,6 +143,14 @@ class Store:
             await self._release()
 
 
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and "-OOM " in str(error))
+
+
+def _is_transient(error: Exception) -> bool:
+    return isinstance(error, _TRANSIENT) or _TRANSIENT_CODES.search(str(error)) is not None
+
+
 def _source(name: str) -> bytes:
     return (resources.files("gateway.streams.scripts") / f"{name}.lua").read_bytes()
 
@@ -140,7 +163,12 @@ def milliseconds(seconds: float) -> int:
 async def open_store(url: str, lifetimes: Lifetimes | None = None) -> Store:
     """Connect to the store at `url` and check that it answers; raises StoreError with what to do."""
     lifetimes = lifetimes or Lifetimes()
-    scheme = urlsplit(url).scheme
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        # Its text would quote the address, and with it a password.
+        raise StoreError("the store's address can not be read: see TOKENWIRE_STORE") from None
+    scheme = parts.scheme
     release: Callable[[], Awaitable[None]] | None = None
     if scheme == "memory":
         from fakeredis import FakeAsyncRedis  # noqa: PLC0415 - the emulator loads only where it is used
@@ -149,30 +177,36 @@ async def open_store(url: str, lifetimes: Lifetimes | None = None) -> Store:
     if scheme == "embedded":
         from gateway.streams import embedded  # noqa: PLC0415 - as above
 
-        server = await asyncio.to_thread(embedded.attach, urlsplit(url).path)
+        server = await asyncio.to_thread(embedded.attach, url.partition(":")[2].removeprefix("//"))
         url, release = server.url, server.detach
     elif scheme not in SCHEMES:
-        raise StoreError(f"the store {scheme + '://' if scheme else url!r} is not known; use one of {SCHEMES}")
-    client: aioredis.Redis = aioredis.Redis.from_url(
-        url,
-        # The defaults of redis-py 8 (ten silent retries) would hide a lost tail and double the wait of every outage.
-        retry=Retry(NoBackoff(), 0),
-        socket_connect_timeout=CONNECT_TIMEOUT,
-        socket_timeout=COMMAND_TIMEOUT,
-        socket_keepalive=None if scheme in ("unix", "embedded") else True,
-        max_connections=1000,
-    )
+        known = " ".join(f"{name}://" for name in SCHEMES)
+        what = f"the store {scheme}:// is" if scheme else "the store's address has no scheme, or one that is"
+        raise StoreError(f"{what} not known: set TOKENWIRE_STORE to one of {known}")
+    try:
+        client: aioredis.Redis = aioredis.Redis.from_url(
+            url,
+            # The defaults of redis-py 8 (ten silent retries) would hide a lost tail and double the wait of an outage.
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=CONNECT_TIMEOUT,
+            socket_timeout=COMMAND_TIMEOUT,
+            max_connections=1000,
+            # redis-py's connection over a Unix socket refuses the word.
+            **({} if scheme in ("unix", "embedded") else {"socket_keepalive": True}),
+        )
+        address = f"{scheme}://{parts.hostname or parts.path}{f':{parts.port}' if parts.port else ''}"
+    except ValueError:
+        # As above: a password that holds a slash is read as a port.
+        raise StoreError(
+            f"the address of the store {scheme}:// can not be read: "
+            "write special characters of a password as %XX, and the port and the database as numbers"
+        ) from None
     store = Store(client, lifetimes, release)
     try:
         await client.ping()
     except (RedisError, OSError) as error:
         await store.close()
         raise StoreError(
-            f"no store answers at {_address(url)} ({type(error).__name__}): start it, or set TOKENWIRE_STORE"
+            f"no store answers at {address} ({type(error).__name__}): start it, or set TOKENWIRE_STORE"
         ) from error
     return store
-
-
-def _address(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or parts.path}{f':{parts.port}' if parts.port else ''}"

@@ -21,10 +21,13 @@ if last[1] then
   id = string.format('%s-%.0f', attempt, tonumber(seq) + 1)
   redis.call('XADD', KEYS[1], 'NOMKSTREAM', id, 'e', 'E' .. body)
   redis.call('PEXPIRE', KEYS[1], ARGV[11])
-  feed[1] = '@' .. response .. ' ' .. id
+  feed[1] = '@' .. response .. ' ' .. id .. ' ' .. last[1][1]
   feed[2] = 'E' .. body
 elseif redis.call('HEXISTS', KEYS[5], response) == 0 then
   return {'gone'}
+elseif ARGV[4] ~= '' then
+  -- What the attempt wrote is lost: it must not settle as if nothing had been said.
+  return {'refused', ''}
 end
 
 local text = {}
@@ -34,12 +37,14 @@ for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do
   if kind == 'T' then text[#text + 1] = string.sub(value, 2) elseif kind == 'S' then text = {} end
 end
 local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
+-- As in submit: an empty stream would refuse its first id.
+if not newest[1] then redis.call('DEL', KEYS[2]) end
 local seq = newest[1] and tonumber(string.match(newest[1][1], '^%d+')) or 0
 local turn = string.format('%.0f-%s', seq + 1, ARGV[8])
 local settled = 'X' .. ARGV[7] .. ',"text":"' .. table.concat(text) .. '"}'
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[15], turn, 'e', settled)
 redis.call('PEXPIRE', KEYS[2], ARGV[12])
-feed[#feed + 1] = '@c ' .. turn
+feed[#feed + 1] = '@c ' .. turn .. ' ' .. (newest[1] and newest[1][1] or '-')
 feed[#feed + 1] = settled
 
 local open = redis.call('HGET', KEYS[5], response)
@@ -50,6 +55,7 @@ if job then
 end
 redis.call('HDEL', KEYS[5], response)
 redis.call('LREM', KEYS[3], 0, response)
+redis.call('PEXPIRE', KEYS[3], ARGV[12])
 local following = redis.call('LINDEX', KEYS[3], 0)
 local waiting = following and redis.call('HGET', KEYS[5], following)
 if waiting and not string.match(waiting, ' (.+)$') then

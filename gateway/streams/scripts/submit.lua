@@ -28,14 +28,18 @@ redis.call('HSET', KEYS[1], 'digest', ARGV[2], 'response', response, 'message', 
 redis.call('PEXPIRE', KEYS[1], ARGV[13])
 
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
-local seq = last[1] and tonumber(string.match(last[1][1], '^%d+')) or 0
+-- An empty stream remembers its last id and would refuse the first one; the nonces tell the numbers apart.
+if not last[1] then redis.call('DEL', KEYS[2]) end
+local before = last[1] and last[1][1] or '-'
+local seq = last[1] and tonumber(string.match(before, '^%d+')) or 0
 local feed = {}
 local function happened(entry, nonce)
   seq = seq + 1
   local id = string.format('%.0f-%s', seq, nonce)
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[19], id, 'e', entry)
-  feed[#feed + 1] = '@c ' .. id
+  feed[#feed + 1] = '@c ' .. id .. ' ' .. before
   feed[#feed + 1] = entry
+  before = id
 end
 if ARGV[7] ~= '' then happened(ARGV[7], ARGV[8]) end
 happened(ARGV[9], ARGV[10])
@@ -43,7 +47,7 @@ redis.call('PEXPIRE', KEYS[2], ARGV[15])
 
 redis.call('XADD', KEYS[4], ARGV[11], 'e', ARGV[12])
 redis.call('PEXPIRE', KEYS[4], ARGV[14])
-feed[#feed + 1] = '@' .. response .. ' ' .. ARGV[11]
+feed[#feed + 1] = '@' .. response .. ' ' .. ARGV[11] .. ' -'
 feed[#feed + 1] = ARGV[12]
 
 local job = ''
