@@ -87,7 +87,8 @@ class Room:
                         frames += last
                         del open_responses[response]
                 elif isinstance(turn.entry, events.Opened):
-                    open_responses[turn.entry.response] = None
+                    # A viewer that comes back may have more of it than of the conversation.
+                    open_responses.setdefault(turn.entry.response, None)
                 if turn.frame:
                     frames.append(turn.frame)
                 turns = turn.id
@@ -156,10 +157,13 @@ class Room:
             reason = None if after is None else "unknown" if turns is None else "lost"
             return self.begin_anew(reason, cursors)
         frames = [wire.watching(self.name, str(turns), resumed=True)]
-        before = {t.entry.response for t in self.turns.after(turns) if isinstance(t.entry, events.Opened)}
-        for response in self.turns.open():
-            if response not in before:
-                # One that the client does not name, it may show all the same: with an end that a failover took back.
+        # What the client does not name it does not know, or it has its end. Those that it may have an end of begin with
+        # a reset: a retry's, whose opening no frame tells; and an open one's, whose end a failover took back.
+        entries = [turn.entry for turn in self.turns.after(turns)]
+        later = {entry.response for entry in entries if isinstance(entry, events.Opened) and not entry.again}
+        again = {entry.response for entry in entries if isinstance(entry, events.Opened) and entry.again}
+        for response in dict.fromkeys([*self.turns.open(), *sorted(again)]):
+            if response not in later:
                 cursors.setdefault(response, UNKNOWN)
                 frames += self._status(response, cursors[response])
         return frames, Position(turns, tuple(cursors.items()))

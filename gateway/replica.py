@@ -232,42 +232,27 @@ class ResponseReplica:
         frames: list[Frame] = []
         # The end is a frame of its own, so what comes before it must not move a cursor beyond it.
         before_end = LogId(self._attempt_at(tail.seq - 1), tail.seq - 1) if self.end else tail
-        begun = (
-            wire.start(
-                queued.conversation,
-                self.response,
-                str(self._start_id),
-                self.start.model,
-                self._start_id.number,
-                queued.message,
-                queued.replaces,
-            )
-            if self.start
-            else None
-        )
-
-        if after is not None and not self.has(after):
-            frames.append(self._reset(before_end, "lost"))
-        elif after is not None and after.number > 0 and after.seq < self._reset_at:
+        continued = after is None or self.has(after)
+        older = after is not None and continued and after.number > 0 and after.seq < self._reset_at
+        if older:
             frames.append(wire.status(self.response, "recovering"))
-            frames.append(self._reset(before_end, "attempt"))
-            if begun:
-                # After the reset, so that the old text never stands under the new attempt; and at its cursor.
-                frames.append(
-                    wire.start(
-                        queued.conversation,
-                        self.response,
-                        str(before_end),
-                        self.start.model if self.start else "",
-                        self._start_id.number,
-                        queued.message,
-                        queued.replaces,
-                    )
+        if older or not continued:
+            frames.append(
+                wire.reset(
+                    self.response,
+                    str(before_end),
+                    bytes(self.text.data),
+                    bytes(self.reasoning.data),
+                    "attempt" if older else "lost",
                 )
+            )
+            # After the reset, so that no other text stands under this attempt; and at its cursor.
+            frames += self._begun(before_end)
+            seen = self._start_id.seq
         else:
             seen = after.seq if after is not None else 0
-            if begun and seen < self._start_id.seq:
-                frames.append(begun)
+            if seen < self._start_id.seq:
+                frames += self._begun(self._start_id)
             text, reasoning = self.text.after(seen), self.reasoning.after(seen)
             if text or reasoning:
                 frames.append(wire.delta(self.response, str(before_end), text, reasoning))
@@ -284,9 +269,25 @@ class ResponseReplica:
                     retryable=self.end.retryable,
                 )
             )
-        elif (self.waiting and (after is None or after.seq < self._waiting_at)) or (after is None and not self.start):
+        elif (self.waiting and seen < self._waiting_at) or (self.start is None and (after is None or not continued)):
             frames.append(self.status(tail))
         return frames
+
+    def _begun(self, cursor: LogId) -> list[Frame]:
+        if self.start is None or self.queued is None:
+            return []
+        number, queued = self._start_id.number, self.queued
+        return [
+            wire.start(
+                queued.conversation,
+                self.response,
+                str(cursor),
+                self.start.model,
+                number,
+                queued.message,
+                queued.replaces,
+            )
+        ]
 
     def status(self, cursor: LogId | None = None) -> Frame:
         """What the response is doing now; `cursor` where that is news to the viewer, who then has all up to there."""
@@ -314,9 +315,6 @@ class ResponseReplica:
             replies_to=self.queued.message,
             replaces=self.queued.replaces,
         )
-
-    def _reset(self, cursor: LogId, reason: str) -> Frame:
-        return wire.reset(self.response, str(cursor), bytes(self.text.data), bytes(self.reasoning.data), reason)
 
     def _attempt_at(self, seq: int) -> int:
         return self._attempts[bisect_right(self._attempts, (seq, events.NONCES**2)) - 1][1]

@@ -82,7 +82,7 @@ async def submit(store: Store, submission: Submission, if_busy: IfBusy = "queue"
         submission.replaces,
         submission.mode,
     )
-    opened = Opened(response, message, submission.model, submission.replaces)
+    opened = Opened(response, message, submission.model, submission.replaces, again=submission.text is None)
     life = store.lifetimes
     reply: list[bytes] = await store.call(
         "submit",

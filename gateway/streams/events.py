@@ -140,12 +140,13 @@ class UserMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Opened(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A response to `message` was accepted."""
+    """A response to `message` was accepted: one that comes next, or one that was answered before (`again`)."""
 
     response: str
     message: str
     model: str
     replaces: str | None = None
+    again: bool = False
 
 
 class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -225,13 +226,16 @@ class Published(NamedTuple):
 
 
 def parse_published(data: bytes) -> list[Published]:
-    """Split what a script published on a feed channel: a header `@<response or c> <id> <id>`, then a line an entry."""
+    """Split what a script published on a feed channel: a header `@<response or c> <id> <id>`, then a line an entry.
+
+    Never raises, whatever the bytes.
+    """
     parts: list[Published] = []
     for line in data.split(b"\n"):
         if line[:1] == b"@":
             log, _, ids = line[1:].partition(b" ")
             first, _, previous = ids.partition(b" ")
-            parts.append(Published(None if log == b"c" else log.decode(), first, previous, []))
+            parts.append(Published(None if log == b"c" else log.decode("ascii", "replace"), first, previous, []))
         elif parts:
             parts[-1].values.append(line)
     return parts

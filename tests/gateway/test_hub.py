@@ -35,7 +35,7 @@ from gateway.wire import Frame
 from tests.transcript import Transcript
 
 CONVERSATION = "c1"
-LETTERS = st.text("abé😀\"\\\n", min_size=1, max_size=6)
+LETTERS = st.text('abé😀"\\\n', min_size=1, max_size=6)
 
 
 @dataclass
@@ -173,13 +173,28 @@ class Delivery(RuleBasedStateMachine):
         message, response = f"m{self.fresh()}", keys.response_id(CONVERSATION, f"{self.fresh():016d}")
         self.logs.responses[response] = []
         parts = [
-            self.happen(events.encode(events.MESSAGE, UserMessage(message, text))),
             self.happen(events.encode(events.OPENED, Opened(response, message, "default"))),
+            self.happen(events.encode(events.MESSAGE, UserMessage(message, text))),
             self.put(
                 response,
                 LogId(self.fresh(), 1),
                 events.encode(events.QUEUED, Queued(CONVERSATION, message, "default")),
             ),
+        ]
+        self.publish(parts, fates)
+
+    @precondition(lambda self: any(log[-1][1][:1] == events.END for log in self.logs.responses.values()))
+    @rule(data=st.data(), fates=fates)
+    def retry(self, data: st.DataObject, fates: list[int]) -> None:
+        ended = [name for name, log in self.logs.responses.items() if log[-1][1][:1] == events.END]
+        assume(len(self.logs.responses) < 6)
+        former = data.draw(st.sampled_from(ended))
+        response = keys.response_id(CONVERSATION, f"{self.fresh():016d}")
+        queued = Queued(CONVERSATION, "m", "default", replaces=former)
+        self.logs.responses[response] = []
+        parts = [
+            self.happen(events.encode(events.OPENED, Opened(response, "m", "default", former, again=True))),
+            self.put(response, LogId(self.fresh(), 1), events.encode(events.QUEUED, queued)),
         ]
         self.publish(parts, fates)
 
@@ -195,7 +210,9 @@ class Delivery(RuleBasedStateMachine):
     @precondition(lambda self: self.written())
     @rule(
         data=st.data(),
-        pieces=st.lists(st.tuples(st.sampled_from([events.TEXT, events.TEXT, events.REASONING]), LETTERS), min_size=1, max_size=4),
+        pieces=st.lists(
+            st.tuples(st.sampled_from([events.TEXT, events.TEXT, events.REASONING]), LETTERS), min_size=1, max_size=4
+        ),
         large=st.booleans(),
         fates=fates,
     )

@@ -41,8 +41,9 @@ local function happened(entry, nonce)
   feed[#feed + 1] = entry
   before = id
 end
-if ARGV[7] ~= '' then happened(ARGV[7], ARGV[8]) end
+-- The message comes second: who has it has the response's opening, too.
 happened(ARGV[9], ARGV[10])
+if ARGV[7] ~= '' then happened(ARGV[7], ARGV[8]) end
 redis.call('PEXPIRE', KEYS[2], ARGV[15])
 
 redis.call('XADD', KEYS[4], ARGV[11], 'e', ARGV[12])

@@ -1,0 +1,111 @@
+"""A Valkey server, a fake provider, two gateways and a worker, once a session; and what a test needs of its own."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.streams import events, log
+from gateway.streams.events import LogId
+from gateway.streams.store import Store, open_store
+from tests.live.processes import GatewayProcess, WorkerProcess
+from tests.provider_server import ProviderServer
+from tests.stores import RealServer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+MODELS = {"default": "demo", "fake": "openai/fake"}
+LEASE = 1.0
+
+
+@dataclass
+class House:
+    """A whole deployment on this machine."""
+
+    server: RealServer
+    provider: ProviderServer
+    gateways: list[GatewayProcess]
+    stack: ExitStack
+
+    def worker(self, *options: str, **environment: str) -> WorkerProcess:
+        """One more worker, which lives until it is closed, or as long as the house."""
+        worker = WorkerProcess(
+            self.server.url,
+            *("--models", json.dumps(MODELS), "--lease", str(LEASE), "--demo-rate", "80", "--drain", "5"),
+            *options,
+            OPENAI_BASE_URL=f"{self.provider.url}/v1",
+            OPENAI_API_KEY="sk-planted-secret",
+            **environment,
+        )
+        self.stack.callback(worker.close)
+        return worker
+
+    def urls(self) -> list[str]:
+        return [gateway.socket_url for gateway in self.gateways]
+
+    def calls(self, prompt: str) -> int:
+        """How often the provider was asked this."""
+        return sum(call.prompt == prompt for call in self.provider.calls)
+
+
+def build(stack: ExitStack, *options: str) -> House:
+    """A house without workers, which stands as long as `stack`."""
+    server = stack.enter_context(RealServer())
+    provider = stack.enter_context(ProviderServer())
+    gateways = [stack.enter_context(GatewayProcess(server.url, *options)) for _ in range(2)]
+    return House(server, provider, gateways, stack)
+
+
+@pytest.fixture(scope="session")
+def house() -> Iterator[House]:
+    """The house that most tests share, with one worker: they differ in their conversations."""
+    with ExitStack() as stack:
+        built = build(stack)
+        built.worker()
+        yield built
+
+
+@pytest.fixture
+def empty_house() -> Iterator[House]:
+    """A house of one's own, without a worker."""
+    with ExitStack() as stack:
+        yield build(stack)
+
+
+@pytest.fixture
+def conversation() -> str:
+    return f"c-{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+async def store(house: House) -> AsyncIterator[Store]:
+    """The shared house's store, to look into."""
+    opened = await open_store(house.server.url)
+    yield opened
+    await opened.close()
+
+
+async def entries(url: str, response: str) -> list[tuple[LogId, bytes]]:
+    """A response's log, as it stands."""
+    store = await open_store(url)
+    try:
+        return list(await log.read(store, response))
+    finally:
+        await store.close()
+
+
+def text_of(log_entries: list[tuple[LogId, bytes]]) -> str:
+    """The text of a log: what every client must show in the end."""
+    text = b""
+    for _, value in log_entries:
+        if value[:1] == events.START:
+            text = b""
+        elif value[:1] == events.TEXT:
+            text += value[1:]
+    return events.unescape(text)

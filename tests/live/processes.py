@@ -1,0 +1,149 @@
+"""Gateways and workers as processes of their own, which a test starts, stops, kills and looks into."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+READY_WITHIN = 30.0
+GONE_WITHIN = 20.0
+
+
+class Process:
+    """One `tokenwire` process. Everything that it prints is kept in `output`, for a test that fails."""
+
+    def __init__(self, command: str, store: str, *options: str, **environment: str) -> None:
+        """`options` as on the command line; `environment` beside a clean one."""
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("TOKENWIRE_", "OPENAI_", "ANTHROPIC_"))
+        }
+        self.output: list[str] = []
+        self._announced: queue.Queue[str] = queue.Queue()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", command, "--store", store, *options],
+            env={**clean, **environment, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            self.announcement = self._announced.get(timeout=READY_WITHIN)
+        except queue.Empty:
+            self.close()
+            raise AssertionError("the process announced nothing:\n" + "".join(self.output)) from None
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.output.append(line)
+            if line.startswith("Tokenwire"):
+                self._announced.put(line.strip())
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        """SIGKILL: the process does nothing any more."""
+        self._process.kill()
+        self._process.wait()
+
+    def freeze(self) -> None:
+        """SIGSTOP: the process lives and does nothing until `resume`."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def terminate(self) -> None:
+        """SIGTERM: the process is asked to leave."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def wait(self, seconds: float = GONE_WITHIN) -> int:
+        """Wait until the process has ended; return its exit status."""
+        return self._process.wait(seconds)
+
+    def close(self) -> None:
+        """End the process, however it stands."""
+        if self.running:
+            self.resume()
+            self.terminate()
+            try:
+                self.wait(5.0)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        if hasattr(self, "_reader"):
+            self._reader.join(5.0)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def text(self) -> str:
+        return "".join(self.output)
+
+
+class GatewayProcess(Process):
+    """A gateway on a free port."""
+
+    def __init__(self, store: str, *options: str, command: str = "gateway", **environment: str) -> None:
+        super().__init__(command, store, "--port", "0", *options, **environment)
+        self.url = self.announcement.rsplit(" ", 1)[1]
+        self.socket_url = f"{self.url.replace('http', 'ws', 1)}/v1/ws"
+        deadline = time.monotonic() + READY_WITHIN
+        while not self._ready():
+            assert time.monotonic() < deadline, self.text
+            time.sleep(0.02)
+
+    def _ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=1.0) as reply:
+                return bool(reply.status == 200)
+        except OSError:
+            return False
+
+    def counted(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        return sum(value for line, value in self._metrics() if line.partition("{")[0] == name)
+
+    def counts(self, name: str) -> dict[str, float]:
+        """A metric by its labels, as Prometheus spells them."""
+        return {line.partition("{")[2].rstrip("}"): value for line, value in self._metrics() if line.startswith(name)}
+
+    def _metrics(self) -> Iterator[tuple[str, float]]:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=5.0) as reply:
+            for line in reply.read().decode().splitlines():
+                if not line.startswith("#"):
+                    name, _, value = line.rpartition(" ")
+                    yield name, float(value)
+
+
+class WorkerProcess(Process):
+    """A worker."""
+
+    def __init__(self, store: str, *options: str, **environment: str) -> None:
+        super().__init__("worker", store, *options, **environment)
+        self.name = self.announcement.split()[2]

@@ -1,0 +1,139 @@
+"""The event-stream parser: what the standard says of each line, and that a split changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.providers.event_stream import LIMIT, Event, EventStream, EventTooLargeError
+
+
+def parsed(*chunks: bytes, limit: int = LIMIT) -> list[Event]:
+    stream = EventStream(limit)
+    return [event for chunk in chunks for event in stream.feed(chunk)]
+
+
+@pytest.mark.parametrize(
+    ("text", "events"),
+    [
+        (b'data: {"a":1}\n\n', [("message", b'{"a":1}')]),
+        (b"data:no space\n\n", [("message", b"no space")]),
+        (b"data:  two spaces\n\n", [("message", b" two spaces")]),
+        (b"event: ping\ndata: x\n\n", [("ping", b"x")]),
+        (b"event:ping\ndata: x\n\n", [("ping", b"x")]),
+        (b"data: x\nevent: late\n\n", [("late", b"x")]),
+        (b"event: one\nevent: two\ndata: x\n\n", [("two", b"x")]),
+        (b"event: once\ndata: x\n\ndata: y\n\n", [("once", b"x"), ("message", b"y")]),
+        (b"data: a\ndata: b\ndata:\ndata: c\n\n", [("message", b"a\nb\n\nc")]),
+        (b"data: a\ndata\n\n", [("message", b"a\n")]),
+        (b"data\n\ndata\ndata\n\n", [("message", b""), ("message", b"\n")]),
+        (b"data:\n\n", [("message", b"")]),
+        (b"event: alone\n\ndata: x\n\n", [("message", b"x")]),
+        (b": keep-alive\n\n", []),
+        (b": comment\ndata: x\n: another\n\n", [("message", b"x")]),
+        (b"id: 7\nretry: 10\nunknown: y\ndata: x\n\n", [("message", b"x")]),
+        (b" data: x\n\n", []),
+        (b"Data: x\n\n", []),
+        (b"\n\n\n\n", []),
+        (b"data: x\r\n\r\ndata: y\r\n\r\n", [("message", b"x"), ("message", b"y")]),
+        (b"event: e\r\ndata: a\r\ndata: b\r\n\r\n", [("e", b"a\nb")]),
+        (b"data: x\r\rdata: y\r\r", [("message", b"x"), ("message", b"y")]),
+        (b"data: x\r\n\rdata: y\n\r\n", [("message", b"x"), ("message", b"y")]),
+        (b"\xef\xbb\xbfdata: x\n\n", [("message", b"x")]),
+        (b"\xef\xbb\xbf\xef\xbb\xbfdata: x\n\n", []),
+        (b"data: x\n\n\xef\xbb\xbfdata: y\n\n", [("message", b"x")]),
+        ("event: 事\ndata: 😀é\n\n".encode(), [("事", "😀é".encode())]),
+        (b"event: \xff\ndata: \xff\n\n", [("\ufffd", b"\xff")]),
+        # Only these three end a line: str.splitlines would cut at each of the others.
+        ("data: a\x0bb\x0cc\x1cd\x85e\u2028f\n\n".encode(), [("message", "a\x0bb\x0cc\x1cd\x85e\u2028f".encode())]),
+        (b"data: never finished\n", []),
+        (b"data: never finished", []),
+    ],
+)
+def test_what_lines_mean(text: bytes, events: list[tuple[str, bytes]]) -> None:
+    assert parsed(text) == events
+    assert parsed(*(text[i : i + 1] for i in range(len(text)))) == events
+
+
+def test_an_event_is_returned_by_the_byte_that_completes_it() -> None:
+    stream = EventStream()
+    assert stream.feed(b"data: x\r") == []
+    assert stream.feed(b"\r") == [("message", b"x")]
+    assert stream.feed(b"\n") == []
+    assert stream.feed(b"") == []
+    assert stream.feed(b"data: y\r\n\r") == [("message", b"y")]
+    assert stream.feed(b"") == []
+    assert stream.feed(b"\ndata: z\n\n") == [("message", b"z")]
+
+
+LINES = st.one_of(
+    st.sampled_from([b"data: ", b"data:", b"event: ", b"event:", b":", b"id: ", b""]).flatmap(
+        lambda start: st.text(st.characters(exclude_characters="\r\n"), max_size=6).map(
+            lambda rest: start + rest.encode("utf-8", "surrogatepass")
+        )
+    ),
+    st.just(b""),
+    st.binary(max_size=6),
+)
+STREAMS = st.builds(
+    lambda mark, lines: mark + b"".join(line + end for line, end in lines),
+    st.sampled_from([b"", b"\xef\xbb\xbf"]),
+    st.lists(st.tuples(LINES, st.sampled_from([b"\n", b"\r", b"\r\n", b""])), max_size=12),
+)
+
+
+def by_the_standard(text: bytes) -> list[tuple[str, bytes]]:
+    """Section 9.2.6 word for word, of the whole stream at once."""
+    text = text.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    events, name, data = [], "", b""
+    for line in text.split(b"\n")[:-1]:
+        if not line:
+            if data:
+                events.append((name or "message", data.removesuffix(b"\n")))
+            name, data = "", b""
+        elif not line.startswith(b":"):
+            field, _, value = line.partition(b":")
+            value = value[1:] if value.startswith(b" ") else value
+            if field == b"event":
+                name = value.decode("utf-8", "replace")
+            elif field == b"data":
+                data += value + b"\n"
+    return events
+
+
+@given(STREAMS, st.data())
+def test_any_split_gives_the_events_of_the_standard(text: bytes, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=10)))
+    chunks = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    assert b"".join(chunks) == text
+    assert parsed(*chunks) == by_the_standard(text)
+    assert parsed(*(text[i : i + 1] for i in range(len(text)))) == by_the_standard(text)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [b"data: " + b"x" * 100],
+        [b"data: " + b"x" * 100 + b"\n"],
+        [b"x"] * 101,
+        [b"data: " + b"x" * 40 + b"\n"] * 3,
+        [b"data\n"] * 101,
+        [b"data: " + b"x" * 60 + b"\n", b"data: " + b"x" * 40],
+    ],
+)
+def test_what_never_ends_is_refused(chunks: list[bytes]) -> None:
+    with pytest.raises(EventTooLargeError):
+        parsed(*chunks, limit=100)
+
+
+def test_the_limit_is_of_one_event_and_not_of_the_stream() -> None:
+    text = b"data: " + b"x" * 80 + b"\n\n"
+    assert len(parsed(*[text] * 50, limit=100)) == 50
+    stream = text * 50
+    assert len(parsed(*(stream[i : i + 1] for i in range(len(stream))), limit=100)) == 50
+
+
+def test_the_limit_is_a_value_error_for_callers_that_know_no_other() -> None:
+    with pytest.raises(ValueError, match="more than 10 bytes of one event"):
+        parsed(b"data: 0123456789", limit=10)

@@ -1,0 +1,239 @@
+"""The operator's own generator: found by name, believed in nothing, closed when nobody listens."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from workers.providers import Event, Finish, Provider, ProviderError, Reasoning, Request, Text
+from workers.providers import connect as connect_by_name
+from workers.providers.python import connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+REQUEST = Request("m", [{"role": "user", "content": "Hi"}], instructions="Be brief", max_tokens=9)
+
+MODULE = """
+import asyncio, functools
+from workers.providers import Finish, ProviderError, Reasoning, Text
+
+closed = []
+
+async def generate(request):
+    yield f"{request.messages[-1]['content']} {request.model} {request.instructions} {request.max_tokens}"
+    yield ""
+    yield "!"
+
+async def events(request):
+    yield Reasoning("hm")
+    yield Text("a")
+    yield "b"
+    yield Finish("length", {"output_tokens": 2})
+    closed.append("read past its end")
+
+async def nothing(request):
+    return
+    yield
+
+async def broken(request):
+    yield "a"
+    raise KeyError("sk-secret")
+
+async def busy(request):
+    raise ProviderError("mine", "Mine.", retryable=True, retry_after=3)
+    yield
+
+async def wrong(request):
+    yield "a"
+    yield 42
+
+async def patient(request):
+    try:
+        yield "a"
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0)
+        closed.append("patient")
+
+async def impatient(request):
+    raise asyncio.CancelledError
+    yield
+
+async def awkward():
+    yield "takes no request"
+
+class Assistant:
+    async def __call__(self, request):
+        yield "called"
+
+    async def method(self, request):
+        yield "method"
+
+assistant = Assistant()
+partial = functools.partial(generate)
+
+async def coroutine(request):
+    return "text"
+
+def plain(request):
+    return "text"
+
+def iterator(request):
+    yield "text"
+
+text = "text"
+"""
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module in the current directory, which is not on the path, as under an installed command."""
+    (tmp_path / "my_module.py").write_text(MODULE)
+    (tmp_path / "my_broken_module.py").write_text("import a_module_that_is_not_there\n")
+    (tmp_path / "my_wrong_module.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    for name in ("my_module", "my_broken_module", "my_wrong_module"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def started(provider: Provider) -> AsyncGenerator[Event, None]:
+    return cast("AsyncGenerator[Event, None]", provider(REQUEST))
+
+
+async def everything(model: str) -> list[Event]:
+    return [event async for event in started(connect(model))]
+
+
+def closed() -> list[str]:
+    found: list[str] = sys.modules["my_module"].closed
+    return found
+
+
+async def test_strings_are_text_and_the_end_is_complete() -> None:
+    assert await everything("my_module:generate") == [Text("Hi m Be brief 9"), Text("!"), Finish("complete")]
+
+
+async def test_events_are_passed_on_and_nothing_follows_a_finish() -> None:
+    assert await everything("my_module:events") == [
+        Reasoning("hm"),
+        Text("a"),
+        Text("b"),
+        Finish("length", {"output_tokens": 2}),
+    ]
+    assert closed() == []
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [("my_module:assistant", "called"), ("my_module:assistant.method", "method"), ("my_module:partial", "Hi m")],
+)
+async def test_anything_that_makes_an_async_generator_will_do(model: str, text: str) -> None:
+    first = (await everything(model))[0]
+    assert isinstance(first, Text)
+    assert first.text.startswith(text)
+
+
+async def test_an_empty_answer_is_complete() -> None:
+    assert await everything("my_module:nothing") == [Finish("complete")]
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("my_module", "names no generator: write python/MODULE:NAME"),
+        ("my_module:", "names no generator"),
+        (":generate", "names no generator"),
+        ("./my_module:generate", "names no generator"),
+        ("my_modul:generate", "no module 'my_modul'; put it into"),
+        ("my_module.py:generate", r"no module 'my_module\.py'"),
+        ("absent.package:generate", "no module 'absent'"),
+        ("my_module:generat", "has no 'generat'"),
+        ("my_module:assistant.metho", "has no 'assistant.metho'"),
+        ("my_module:coroutine", "is no async generator: write `async def coroutine"),
+        ("my_module:plain", "is no async generator"),
+        ("my_module:iterator", "is no async generator"),
+        ("my_module:text", "is no async generator"),
+        ("my_module:Assistant", "is no async generator"),
+    ],
+)
+def test_a_wrong_path_says_what_is_wrong(model: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says) as error:
+        connect(model)
+    assert f"python/{model}" in str(error.value)
+
+
+def test_a_fault_in_the_operators_module_is_shown_as_it_is() -> None:
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
+        connect("my_broken_module:generate")
+    with pytest.raises(ZeroDivisionError):
+        connect("my_wrong_module:generate")
+
+
+async def test_an_exception_is_a_retryable_failure_that_names_its_cause() -> None:
+    events = started(connect("my_module:broken"))
+    assert await anext(events) == Text("a")
+    with pytest.raises(ProviderError) as failure:
+        await anext(events)
+    assert failure.value.code == "generator_failed"
+    assert failure.value.retryable
+    assert isinstance(failure.value.__cause__, KeyError)
+    assert "sk-secret" not in failure.value.message
+
+
+async def test_a_generator_that_takes_no_request_fails_at_the_call() -> None:
+    with pytest.raises(ProviderError) as failure:
+        await everything("my_module:awkward")
+    assert failure.value.code == "generator_failed"
+    assert isinstance(failure.value.__cause__, TypeError)
+
+
+async def test_a_provider_error_passes_through() -> None:
+    with pytest.raises(ProviderError) as failure:
+        await everything("my_module:busy")
+    assert (failure.value.code, failure.value.message, failure.value.retry_after) == ("mine", "Mine.", 3)
+    assert failure.value.retryable
+
+
+async def test_another_type_is_a_failure_for_good() -> None:
+    with pytest.raises(ProviderError) as failure:
+        await everything("my_module:wrong")
+    assert failure.value.code == "generator_failed"
+    assert not failure.value.retryable
+    assert "my_module:wrong yielded int" in str(failure.value.__cause__)
+
+
+async def test_closing_closes_the_operators_generator() -> None:
+    events = started(connect("my_module:patient"))
+    assert await anext(events) == Text("a")
+    await events.aclose()
+    assert closed() == ["patient"]
+
+
+async def test_cancelling_closes_the_operators_generator() -> None:
+    events = started(connect("my_module:patient"))
+    assert await anext(events) == Text("a")
+    task = asyncio.ensure_future(anext(events))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert closed() == ["patient"]
+
+
+async def test_a_cancellation_from_within_is_no_failure() -> None:
+    with pytest.raises(asyncio.CancelledError):
+        await everything("my_module:impatient")
+
+
+async def test_it_is_found_by_name() -> None:
+    provider, model = connect_by_name("python/my_module:generate", demo_rate=0)
+    assert model == "my_module:generate"
+    assert await anext(started(provider)) == Text("Hi m Be brief 9")

@@ -1,0 +1,183 @@
+"""Anthropic's Messages, and every server that speaks them.
+
+Source: https://platform.claude.com/docs/en/build-with-claude/streaming. The SDK stays, for keys, addresses and errors;
+the stream is parsed here, as in `openai.py` and for the same reason.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import aclosing
+from typing import TYPE_CHECKING, cast
+
+import anthropic
+import msgspec
+
+from workers.providers import Event, Finish, FinishReason, Reasoning, Request, Text
+from workers.providers.exchange import (
+    PLACEHOLDER_KEY,
+    TIMEOUT,
+    decoded,
+    incomplete,
+    received,
+    reported,
+    settle,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from anthropic.types import MessageParam
+
+DEFAULT_MAX_TOKENS = 4096
+"""Anthropic insists on a bound; this one serves where the client set none."""
+
+REASONS: dict[str, FinishReason] = {
+    "end_turn": "complete",
+    "stop_sequence": "complete",
+    "pause_turn": "complete",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "refused",
+    "tool_use": "tool_calls",
+}
+"""Anthropic's reasons; one that is added later counts as complete."""
+
+
+class Part(msgspec.Struct):
+    """What an event adds: a piece of a content block (text, thinking), or the message's end (stop_reason)."""
+
+    text: str | None = None
+    thinking: str | None = None
+    stop_reason: str | None = None
+
+
+class OutputDetails(msgspec.Struct):
+    thinking_tokens: int | None = None
+
+
+class Usage(msgspec.Struct):
+    """Token counts so far; every event that has one replaces what it names."""
+
+    input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    output_tokens: int | None = None
+    output_tokens_details: OutputDetails | None = None
+
+
+class Message(msgspec.Struct):
+    usage: Usage | None = None
+
+
+class Failure(msgspec.Struct):
+    type: str | None = None
+
+
+class Incoming(msgspec.Struct):
+    """One event of the stream, of any type; one of an unknown type is read past, as the interface asks of clients."""
+
+    type: str
+    delta: Part | None = None
+    content_block: Part | None = None
+    message: Message | None = None
+    usage: Usage | None = None
+    error: Failure | None = None
+
+
+INCOMING = msgspec.json.Decoder(Incoming)
+
+
+def connect(model: str) -> Messages:
+    """Return the provider for one model, with an HTTP client of its own; `aclose` it, or let it end with the process.
+
+    The SDK reads ANTHROPIC_BASE_URL; the key is ANTHROPIC_API_KEY and nothing else, because the SDK would otherwise use
+    the account of whoever is logged in on the machine. Raises ValueError when neither a key nor an address of another
+    server is set, or the address is none.
+    """
+    key = os.environ.get("ANTHROPIC_API_KEY")
+    if not key and not os.environ.get("ANTHROPIC_BASE_URL"):
+        raise ValueError(
+            f"anthropic/{model} needs ANTHROPIC_API_KEY, or ANTHROPIC_BASE_URL of a server that asks for no key"
+        )
+    client = anthropic.AsyncAnthropic(api_key=key or PLACEHOLDER_KEY, max_retries=0, timeout=TIMEOUT)
+    if client.base_url.scheme not in ("http", "https"):
+        raise ValueError("ANTHROPIC_BASE_URL is no address: write https://HOST, or unset it")
+    return Messages(client, model)
+
+
+class Messages:
+    """One model of one server. Calling it starts an answer: see `workers.providers.Provider`."""
+
+    def __init__(self, client: anthropic.AsyncAnthropic, model: str) -> None:
+        self._client = client
+        self._model = model
+
+    async def aclose(self) -> None:
+        """Close the connections that are kept for the next answers."""
+        await self._client.close()
+
+    async def __call__(self, request: Request) -> AsyncGenerator[Event, None]:
+        """Yield the answer's events as they arrive, and one Finish at its end. Raises ProviderError."""
+        # Anthropic refuses an empty message, which an answer that was stopped before its first token leaves behind.
+        messages = [message for message in request.messages if message["content"]]
+        call = self._client.messages.with_streaming_response.create(
+            model=self._model,
+            # A Message is one of their messages; mypy cannot tell which of the union its role makes it.
+            messages=cast("list[MessageParam]", messages),
+            max_tokens=DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens,
+            system=request.instructions or anthropic.omit,
+            stream=True,
+        )
+        reason: FinishReason = "complete"
+        usage = Usage()
+        async with aclosing(received(anthropic, call)) as events:
+            async for data in events:
+                event = decoded(INCOMING, data)
+                match event.type:
+                    case "content_block_delta" | "content_block_start":
+                        if part := event.delta or event.content_block:
+                            if part.thinking:
+                                yield Reasoning(part.thinking)
+                            if part.text:
+                                yield Text(part.text)
+                    case "message_start":
+                        if event.message and event.message.usage:
+                            usage = event.message.usage
+                    case "message_delta":
+                        if event.delta and event.delta.stop_reason:
+                            reason = REASONS.get(event.delta.stop_reason, "complete")
+                        if event.usage:
+                            usage = merged(usage, event.usage)
+                    case "message_stop":
+                        break
+                    case "error":
+                        raise reported((event.error.type,) if event.error else ())
+            else:
+                raise incomplete()
+            await settle(events)
+        yield Finish(reason, counts(usage))
+
+
+def merged(before: Usage, after: Usage) -> Usage:
+    """The counts of `after`, and those of `before` that it does not name: counts are cumulative, not increments."""
+    both = msgspec.structs.asdict(before) | {
+        name: value for name, value in msgspec.structs.asdict(after).items() if value is not None
+    }
+    return Usage(**both)
+
+
+def counts(usage: Usage) -> dict[str, int]:
+    """The counts under the names that `Finish.usage` has for them.
+
+    Anthropic counts what it read from and wrote to its cache beside `input_tokens`, OpenAI within; here within.
+    """
+    inputs = [usage.input_tokens, usage.cache_creation_input_tokens, usage.cache_read_input_tokens]
+    details = usage.output_tokens_details
+    named = {
+        "input_tokens": None if usage.input_tokens is None else sum(count or 0 for count in inputs),
+        "output_tokens": usage.output_tokens,
+        "reasoning_tokens": details.thinking_tokens if details else None,
+        "cached_tokens": usage.cache_read_input_tokens,
+    }
+    return {name: count for name, count in named.items() if count is not None}

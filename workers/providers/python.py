@@ -1,0 +1,91 @@
+"""The operator's own generator as a provider: `python/my_module:generate`.
+
+    async def generate(request):
+        yield "Hello"
+
+It gets a `workers.providers.Request`, and yields strings, or Text, Reasoning and Finish.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from contextlib import aclosing
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from workers.providers import Event, Finish, Provider, ProviderError, Reasoning, Request, Text
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+# What the operator's code yields is looked at before it is believed.
+Generator: TypeAlias = "Callable[[Request], AsyncGenerator[Any, None]]"
+
+MESSAGE = "The answer could not be finished."
+
+
+def connect(model: str) -> Provider:
+    """Import `module:name`, the current directory included, and return a provider over the generator found there.
+
+    Raises ValueError, which says what to do, where the path leads to no async generator. An exception that the
+    operator's module raises while it is imported is left as it is: its traceback is what the operator needs.
+    """
+    generate = _generator(model)
+
+    async def provider(request: Request) -> AsyncGenerator[Event, None]:
+        try:
+            # Closed by us, not by the garbage collector: its `finally` runs when the answer is stopped, not some time.
+            async with aclosing(generate(request)) as items:
+                async for item in items:
+                    match item:
+                        case str():
+                            if item:
+                                yield Text(item)
+                        case Text() | Reasoning():
+                            yield item
+                        case Finish():
+                            yield item
+                            return
+                        case _:
+                            raise ProviderError("generator_failed", MESSAGE, retryable=False) from TypeError(
+                                f"{model} yielded {type(item).__name__}: yield str, Text, Reasoning or Finish"
+                            )
+        except ProviderError:
+            raise
+        except Exception as error:
+            raise ProviderError("generator_failed", MESSAGE, retryable=True) from error
+        yield Finish("complete")
+
+    return provider
+
+
+def _generator(model: str) -> Generator:
+    module_name, _, name = model.partition(":")
+    if not module_name or not name or module_name.startswith("."):
+        raise ValueError(
+            f"python/{model} names no generator: write python/MODULE:NAME, the module as `import` spells it"
+        )
+    directory = str(Path.cwd())
+    if directory not in sys.path:
+        # An installed command has its own directory there instead of the current one, unlike `python -m`.
+        sys.path.insert(0, directory)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(
+            f"python/{model}: there is no module {error.name!r}; put it into {directory} or on PYTHONPATH"
+        ) from None
+    try:
+        generate = attrgetter(name)(module)
+    except AttributeError:
+        raise ValueError(f"python/{model}: module {module_name!r} has no {name!r}") from None
+    if not (inspect.isasyncgenfunction(generate) or inspect.isasyncgenfunction(getattr(type(generate), "__call__", 0))):  # noqa: B004 - what a call would return, not whether one can be made
+        raise ValueError(
+            f"python/{model} is no async generator: write `async def {name}(request)` with `yield` in its body"
+        )
+    return cast("Generator", generate)
