@@ -1,0 +1,188 @@
+"""A worker that is killed or frozen in mid-answer: another takes over, within its lease and two seconds.
+
+`pytest tests/live/test_worker_death.py -m long` runs fifty trials of each kind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from typing import Literal
+
+import pytest
+
+from gateway.streams import events
+from tests.live.client import Client
+from tests.live.conftest import House, entries, text_of
+from tests.live.processes import WorkerProcess
+from tests.provider_server import Scenario
+
+pytestmark = pytest.mark.live
+
+LEASE = 1.0
+SEED = 20261122
+PIECES = tuple(f"word{n} " for n in range(150))
+
+
+class Deaths:
+    """Trials side by side: responses that one worker writes when it dies, and another takes over."""
+
+    def __init__(self, house: House, recovery: Literal["restart", "continue"] = "restart") -> None:
+        self.house = house
+        self.chance = random.Random(SEED)
+        self.options = ("--lease", str(LEASE), "--recovery", recovery)
+        self.recovery = recovery
+        self.busy = house.worker(*self.options)
+        self.waits: list[float] = []
+
+    async def round(self, trials: int, kind: Literal["kill", "freeze"]) -> None:
+        """Let `trials` answers come to different points, and end their worker at a random one."""
+        house = self.house
+        clients, prompts, responses = [], [], []
+        for number in range(trials):
+            prompt = f"{kind} {secrets.token_hex(4)}"
+            house.provider.scenarios[prompt] = Scenario(pieces=PIECES, delay=0.02)
+            client = await Client(f"death-{secrets.token_hex(4)}").connect(house.urls()[number % 2])
+            responses.append(await client.ask(prompt, model="fake"))
+            clients.append(client)
+            prompts.append(prompt)
+        # The busy one has them all by now; the next one finds nothing to do.
+        for client, response in zip(clients, responses, strict=True):
+            await client.until(lambda c=client, r=response: c.answer(r).attempt == 1)  # type: ignore[misc]
+        spare = house.worker(*self.options)
+        point = self.chance.randint(0, 400)
+        await clients[0].until(lambda: len(clients[0].answer(responses[0]).text) >= point)
+        died = time.monotonic()
+        (self.busy.kill if kind == "kill" else self.busy.freeze)()
+        await asyncio.gather(
+            *(
+                self.follow(client, response, prompt, died)
+                for client, response, prompt in zip(clients, responses, prompts, strict=True)
+            )
+        )
+        if kind == "freeze":
+            await self.wake(responses)
+        self.busy.close()
+        self.busy = spare
+
+    async def follow(self, client: Client, response: str, prompt: str, died: float) -> None:
+        await client.until(lambda: client.answer(response).attempt == 2)
+        self.waits.append(time.monotonic() - died)
+        answer = await client.ended(response)
+        assert answer.reason == "complete"
+        assert "recovering" in answer.states
+        assert answer.resets == ["attempt"]
+        assert answer.text == text_of(await entries(self.house.server.url, response)) == await client.settled(response)
+        if self.recovery == "restart":
+            assert answer.text == "".join(PIECES)
+        assert self.house.calls(prompt) == (2 if self.recovery == "restart" else 1)
+        await client.close()
+
+    async def wake(self, responses: list[str]) -> None:
+        """The frozen worker wakes long after its lease, and writes nothing any more."""
+        before = [await entries(self.house.server.url, response) for response in responses]
+        frozen: WorkerProcess = self.busy
+        told = len(frozen.output)
+        frozen.resume()
+        deadline = time.monotonic() + 10
+        # It says of each that it is over.
+        while sum("is over" in line or "ended" in line for line in frozen.output[told:]) < len(responses):
+            assert time.monotonic() < deadline, frozen.text
+            await asyncio.sleep(0.02)
+        for response, log in zip(responses, before, strict=True):
+            assert await entries(self.house.server.url, response) == log
+            second = next(n for n, (entry, _) in enumerate(log) if entry.number == 2)
+            assert {entry.number for entry, _ in log[second:]} == {2}
+
+
+async def test_killed_at_a_few_points(empty_house: House) -> None:
+    deaths = Deaths(empty_house)
+    await deaths.round(3, "kill")
+    await deaths.round(2, "kill")
+    assert max(deaths.waits) < LEASE + 2
+
+
+async def test_frozen_beyond_its_lease(empty_house: House) -> None:
+    deaths = Deaths(empty_house)
+    await deaths.round(4, "freeze")
+    assert max(deaths.waits) < LEASE + 2
+
+
+async def test_another_worker_goes_on_from_the_text_where_the_operator_wants_it(empty_house: House) -> None:
+    """With TOKENWIRE_RECOVERY=continue the text stays, and the provider is asked for the rest."""
+    house = empty_house
+    house.provider.scenarios["go on"] = Scenario(pieces=PIECES[:40], delay=0.02)
+    worker = house.worker("--recovery", "continue")
+    async with Client("death-continue") as client:
+        await client.connect(house.urls()[0])
+        response = await client.ask("go on", model="fake")
+        await client.until(lambda: len(client.answer(response).text) > 60)
+        worker.kill()
+        # Whatever else is asked, is asked for the rest: the last message is the instruction.
+        house.provider.scenario = Scenario(pieces=(" and", " so", " on."))
+        house.worker("--recovery", "continue")
+        answer = await client.ended(response)
+        assert answer.resets == ["attempt"]
+        assert answer.text.endswith(" and so on.")
+        assert answer.text.startswith("word0 word1 ")
+        assert answer.text == text_of(await entries(house.server.url, response))
+        asked = house.provider.calls[-1].body["messages"]
+        assert [message["role"] for message in asked] == ["user", "assistant", "user"]
+        assert asked[1]["content"] == answer.text.removesuffix(" and so on.")
+
+
+async def test_a_job_that_kills_every_worker_fails_in_the_end(empty_house: House) -> None:
+    """Attempts are capped: the response ends `failed`, its text kept, and can be asked for again."""
+    house = empty_house
+    house.provider.scenarios["poison"] = Scenario(pieces=PIECES, delay=0.02)
+    async with Client("death-poison") as client:
+        await client.connect(house.urls()[0])
+        worker = house.worker("--attempts", "2")
+        response = await client.ask("poison", model="fake")
+        for attempt in (1, 2):
+            await client.until(lambda attempt=attempt: client.answer(response).attempt == attempt)
+            await client.until(lambda: len(client.answer(response).text) > 20)
+            worker.kill()
+            worker = house.worker("--attempts", "2")
+        answer = await client.ended(response)
+        assert answer.reason == "failed"
+        assert answer.error is not None
+        assert answer.error["code"] == "attempts"
+        assert answer.retryable
+        assert answer.text.startswith("word0 ")
+        assert house.calls("poison") == 2
+
+
+async def test_a_worker_that_is_told_to_leave_hands_over(empty_house: House) -> None:
+    """SIGTERM: what runs may finish within the drain time; the rest is taken over at once, not after a lease."""
+    house = empty_house
+    house.provider.scenarios["short"] = Scenario(pieces=PIECES[:30], delay=0.02)
+    house.provider.scenarios["endless"] = Scenario(pieces=PIECES * 20, delay=0.02)
+    leaving = house.worker("--lease", "30", "--drain", "2")
+    async with Client("leave-1") as client, Client("leave-2") as other:
+        await client.connect(house.urls()[0])
+        await other.connect(house.urls()[1])
+        short = await client.ask("short", model="fake")
+        endless = await other.ask("endless", model="fake")
+        await other.until(lambda: other.answer(endless).text)
+        house.worker("--lease", "30")
+        leaving.terminate()
+        assert (await client.ended(short)).attempt == 1
+        await other.until(lambda: other.answer(endless).attempt == 2, 6.0)
+        assert leaving.wait() == 0
+        await other.stop(endless)
+        await other.ended(endless)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kind", ["kill", "freeze"])
+async def test_fifty_deaths(empty_house: House, kind: Literal["kill", "freeze"]) -> None:
+    deaths = Deaths(empty_house)
+    for _ in range(10):
+        await deaths.round(5, kind)
+    waits = sorted(deaths.waits)
+    print(f"{len(waits)} trials of {kind}: taken over after {waits[25]:.2f} s (median), {waits[-1]:.2f} s (most)")
+    assert waits[-1] < LEASE + 2
