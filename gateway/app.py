@@ -263,7 +263,7 @@ class Gateway:
         except StoreError:
             return _error("unavailable", "The conversation can not be read for a moment.", 2.0)
         frames, position = room.begin(place.turns, place.responses)
-        stream = EventStream(self.hub, place, identity.expires)
+        stream = EventStream(self.feed, place, identity.expires)
         stream.give(frames)
         return self._stream(request, stream, room, position)
 
@@ -288,7 +288,7 @@ class Gateway:
         if replica is not None and replica.end is not None and after == replica.tail:
             self.feed.leave(room)
             return Response(status_code=204)
-        stream = EventStream(self.hub, None, identity.expires)
+        stream = EventStream(self.feed, None, identity.expires)
         return self._stream(request, stream, room, Position(None, ((response, after),)))
 
     def _stream(self, request: Request, stream: EventStream, room: Any, position: Position) -> Response:

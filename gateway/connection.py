@@ -134,7 +134,7 @@ class Connection:
                 return
             self._written = time.monotonic()
             # Everything that came in the meantime, in one piece.
-            self._hub.ready(self)
+            self._feed.ready(self)
 
     async def _close(self, end: End) -> None:
         metrics.REFUSED.labels(str(int(end.code))).inc()

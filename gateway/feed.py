@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio.client import PubSub
 
-    from gateway.hub import Hub, Room
+    from gateway.hub import Hub, Room, Viewer
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,12 @@ class Feed:
         """Somebody left a room; if it was the last, it is dropped after a while."""
         if not room.places:
             self._emptied[room.name] = asyncio.get_running_loop().time()
+
+    def ready(self, viewer: Viewer) -> None:
+        """A viewer can take more; see `Hub.ready`."""
+        self._hub.ready(viewer)
+        if self._hub.dirty:
+            self.schedule()
 
     def schedule(self) -> None:
         """Flush the hub once in this turn of the loop."""

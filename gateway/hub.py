@@ -348,6 +348,9 @@ class Hub:
         for room in list(self._watched.get(viewer, ())):
             room.behind.discard(viewer)
             self._give(room, viewer, room.read(room.places[viewer]))
+            if room.wanted:
+                # What this viewer lacks is to be read first.
+                self.dirty.add(room)
             if viewer in room.behind:
                 break
 

@@ -13,7 +13,7 @@ from gateway.streams import events
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from gateway.hub import Hub
+    from gateway.feed import Feed
     from gateway.wire import Frame
 
 HEADERS: Final = {
@@ -61,12 +61,12 @@ class Place:
 class EventStream:
     """A viewer that is one HTTP response."""
 
-    def __init__(self, hub: Hub, place: Place | None, expires: float) -> None:
+    def __init__(self, feed: Feed, place: Place | None, expires: float) -> None:
         """`place` for a conversation's events; None for those of one response, whose cursor is the id by itself.
 
         `expires`: seconds since 1970 at which the reader's token does.
         """
-        self._hub = hub
+        self._feed = feed
         self._place = place
         self._expires = expires
         self._pending: list[Frame] = []
@@ -101,7 +101,7 @@ class EventStream:
                 yield b"".join(self._event(frame) for frame in frames)
             if self._place is None and any(frame.type == "end" for frame in frames):
                 return
-            self._hub.ready(self)
+            self._feed.ready(self)
 
     def _event(self, frame: Frame) -> bytes:
         if self._place is None:
