@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -14,7 +15,7 @@ import click
 from gateway.settings import Settings, SettingsError, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
     from gateway.streams.store import Store
     from workers.pool import Pool
@@ -175,6 +176,15 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
             pool = _pool(settings, store)
 
         class Server(uvicorn.Server):
+            @contextmanager
+            def capture_signals(self) -> Iterator[None]:
+                # uvicorn raises a signal again once it has shut down, which would end the process before the rest of it
+                # has: the worker's hand-over, the embedded server.
+                loop = asyncio.get_running_loop()
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, self.handle_exit, number, None)
+                yield
+
             async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
                 shared.leave(within=5.0)
                 # Long enough for the frame to be written; uvicorn closes every socket with 1012 next.

@@ -179,8 +179,11 @@ class Feed:
             pubsub = self._store.subscriber()
             try:
                 # A channel of no meaning, so that there is a connection to listen on from the start.
-                await pubsub.subscribe("tw:gateways", *self._channels)
+                before = tuple(self._channels)
+                await pubsub.subscribe("tw:gateways", *before)
                 self._pubsub = pubsub
+                if since := [channel for channel in self._channels if channel not in before]:
+                    await pubsub.subscribe(*since)
                 metrics.SUBSCRIPTIONS.inc()
                 while self._starved < MOST_STARVED:
                     message = await pubsub.get_message(timeout=1.0)

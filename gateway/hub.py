@@ -295,7 +295,9 @@ class Hub:
         """
         if room.stale and asked is None:
             room.turns, room.stale = ConversationReplica(room.name), False
-            # What was published while the log was read went to the old copy.
+            # Another history may have what the last one had not. And what was published while the log was read went
+            # to the old copy.
+            room.gone.clear()
             room.wanted.add("")
         result = room.turns.repair(asked, entries)
         if result is Extended.FOREIGN:

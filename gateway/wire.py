@@ -241,6 +241,7 @@ def status(
     *,
     conversation: str | None = None,
     replies_to: str | None = None,
+    replaces: str | None = None,
     retry_in: float | None = None,
     cursor: str | None = None,
 ) -> Frame:
@@ -251,6 +252,7 @@ def status(
         "cursor": cursor,
         "conversation": conversation,
         "replies_to": replies_to,
+        "replaces": replaces,
         "retry_in": retry_in,
     }
     return _frame("status", fields, response if cursor else None, cursor)

@@ -373,11 +373,12 @@ class Delivery(RuleBasedStateMachine):
                     gateway.compare(self.logs)
                     gateway.hub.flush()
                     gateway.load(self.logs)
+            for client in self.clients:
+                client.receive()
+                client.full = False
+                assert client.gateway is not None
+                client.gateway.hub.ready(client)
         for client in self.clients:
-            client.receive()
-            client.full = False
-            assert client.gateway is not None
-            client.gateway.hub.ready(client)
             client.receive()
             self.check(client.transcript)
 

@@ -1,0 +1,348 @@
+"""Who may connect: only a token that this key has signed, now, for this audience; only a page of a named origin."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import string
+from typing import Any, TypeAlias
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway.auth import (
+    EVERYBODY,
+    LEEWAY,
+    SHORTEST_SECRET,
+    Authenticator,
+    Denied,
+    Identity,
+    KeyUnusableError,
+    normal_origin,
+    origin_allowed,
+)
+
+PrivateKey: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+
+NOW = 1_800_000_000.0
+SECRET = "s3cret-of-at-least-thirty-two-bytes"
+RSA = rsa.generate_private_key(65537, 2048)
+EC = ec.generate_private_key(ec.SECP256R1())
+
+
+def public(key: PrivateKey) -> str:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def private(key: PrivateKey) -> str:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+KEYS: dict[str, tuple[Any, str]] = {"HS256": (SECRET, SECRET), "RS256": (RSA, public(RSA)), "ES256": (EC, public(EC))}
+"""Each algorithm with the key that signs and the one that is configured."""
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    """The claims of a good token; a change to None leaves one out."""
+    good = {"sub": "ann", "exp": NOW + 60, "conversations": ["c1", "support-*"]}
+    return {name: value for name, value in {**good, **changes}.items() if value is not None}
+
+
+def signed(said: bytes, header: dict[str, Any] | None = None, secret: bytes = SECRET.encode()) -> str:
+    """A token by hand, because the library refuses to make a bad one."""
+    head = json.dumps(header or {"alg": "HS256", "typ": "JWT"}).encode()
+    signing = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in (head, said))
+    digest = hmac.new(secret, signing, hashlib.sha256).digest()
+    return (signing + b"." + base64.urlsafe_b64encode(digest).rstrip(b"=")).decode()
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_a_token_of_the_configured_key_tells_who_it_is(algorithm: str) -> None:
+    signing, configured = KEYS[algorithm]
+    token = jwt.encode(claims(), signing, algorithm)
+    assert Authenticator(configured).check(token, NOW) == Identity("ann", NOW + 60, ("c1", "support-*"))
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_a_token_of_another_key_is_denied(algorithm: str) -> None:
+    others: dict[str, Any] = {
+        "HS256": SECRET + "!",
+        "RS256": rsa.generate_private_key(65537, 2048),
+        "ES256": ec.generate_private_key(ec.SECP256R1()),
+    }
+    token = jwt.encode(claims(), others[algorithm], algorithm)
+    assert Authenticator(KEYS[algorithm][1]).check(token, NOW) == Denied("the token is not valid")
+
+
+@pytest.mark.parametrize("configured", KEYS)
+@pytest.mark.parametrize("chosen", KEYS)
+def test_a_token_can_not_choose_its_algorithm(configured: str, chosen: str) -> None:
+    if configured != chosen:
+        token = jwt.encode(claims(), KEYS[chosen][0], chosen)
+        assert isinstance(Authenticator(KEYS[configured][1]).check(token, NOW), Denied)
+
+
+@pytest.mark.parametrize("configured", ["RS256", "ES256"])
+def test_a_public_key_is_no_secret(configured: str) -> None:
+    """The classic: what everybody may know, taken as the secret of HS256."""
+    pem = KEYS[configured][1]
+    for secret in (pem, pem.strip(), pem.replace("\n", "")):
+        token = signed(json.dumps(claims()).encode(), secret=secret.encode())
+        assert isinstance(Authenticator(pem).check(token, NOW), Denied)
+
+
+@pytest.mark.parametrize("configured", KEYS)
+@pytest.mark.parametrize("name", ["none", "None", "NONE", "", "HS512", None, 5, ["HS256"]])
+def test_a_token_without_a_signature_of_ours_is_denied(configured: str, name: Any) -> None:
+    said = json.dumps(claims()).encode()
+    token = signed(said, {"alg": name, "typ": "JWT"})
+    for text in (token, token.rpartition(".")[0] + "."):
+        assert isinstance(Authenticator(KEYS[configured][1]).check(text, NOW), Denied)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"exp": NOW}, "the token has expired"),
+        ({"exp": NOW - 1e9}, "the token has expired"),
+        ({"nbf": NOW + LEEWAY + 1}, "the token is not valid yet"),
+        ({"exp": None}, "the token is not valid"),
+        ({"exp": "tomorrow"}, "the token is not valid"),
+        ({"exp": float("nan")}, "the token is not valid"),
+        ({"exp": 10**400}, "the token is not valid"),
+        ({"nbf": float("nan")}, "the token is not valid"),
+        ({"nbf": [1]}, "the token is not valid"),
+        ({"sub": None}, "the token is not valid"),
+        ({"sub": 5}, "the token is not valid"),
+        ({"conversations": "c1"}, "the token's conversations are not a list of names"),
+        ({"conversations": ["c1", 2]}, "the token's conversations are not a list of names"),
+        ({"conversations": {"c1": True}}, "the token's conversations are not a list of names"),
+    ],
+)
+def test_a_token_whose_claims_do_not_hold_is_denied(changes: dict[str, Any], reason: str) -> None:
+    token = signed(json.dumps(claims(**changes)).encode())
+    assert Authenticator(SECRET).check(token, NOW) == Denied(reason)
+
+
+def test_a_token_is_good_up_to_the_second_of_its_end() -> None:
+    token = jwt.encode(claims(exp=NOW + 1), SECRET, "HS256")
+    assert isinstance(Authenticator(SECRET).check(token, NOW + 0.9), Identity)
+    assert isinstance(Authenticator(SECRET).check(token, NOW + 1), Denied)
+
+
+def test_the_clock_of_who_signs_may_be_a_little_ahead() -> None:
+    token = jwt.encode(claims(nbf=NOW + LEEWAY, iat=NOW + LEEWAY), SECRET, "HS256")
+    assert isinstance(Authenticator(SECRET).check(token, NOW), Identity)
+
+
+def test_an_audience_is_asked_for_where_one_is_configured() -> None:
+    check = Authenticator(SECRET, "chat").check
+    for audience in ("chat", ["shop", "chat"]):
+        assert isinstance(check(jwt.encode(claims(aud=audience), SECRET, "HS256"), NOW), Identity)
+    for wrong in ("shop", ["shop"], [], "", None, 5):
+        token = signed(json.dumps(claims(aud=wrong)).encode())
+        assert check(token, NOW) == Denied("the token is not valid")
+    # And nowhere else: a token may be meant for several services.
+    assert isinstance(Authenticator(SECRET).check(jwt.encode(claims(aud="shop"), SECRET, "HS256"), NOW), Identity)
+
+
+@pytest.mark.parametrize("token", [None, ""])
+def test_without_a_token_nobody_comes_in(token: str | None) -> None:
+    assert Authenticator(SECRET).check(token, NOW) == Denied("a token is required")
+
+
+@given(
+    st.text(st.characters(exclude_categories=()))
+    | st.text(string.ascii_letters + string.digits + "-_.=")
+    | st.binary().map(signed)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["sub", "exp", "nbf", "aud"]), inner),
+    ).map(lambda said: signed(json.dumps(said).encode()))
+    | st.dictionaries(st.text(), st.text() | st.booleans() | st.lists(st.text())).map(lambda head: signed(b"{}", head))
+)
+@example(signed(b"[" * 100_000))
+@example(signed(b'{"sub":"ann","exp":' + b"9" * 400 + b"}"))
+@example(signed(b'{"sub":"ann","exp":' + b"9" * 5000 + b"}"))
+@example(signed(b"{}", {"alg": "HS256", "crit": ["b64"], "b64": False}))
+def test_any_text_can_be_a_token(token: str) -> None:
+    for audience in (None, "chat"):
+        assert isinstance(Authenticator(SECRET, audience).check(token, NOW), (Denied, Identity))
+
+
+@given(st.data())
+def test_a_token_with_one_character_changed_is_denied(data: st.DataObject) -> None:
+    token = jwt.encode(claims(), SECRET, "HS256")
+    # The last character holds bits that no decoder looks at.
+    place = data.draw(st.integers(0, len(token) - 2))
+    other = data.draw(st.sampled_from(string.ascii_letters + string.digits + "-_."))
+    if other != token[place]:
+        assert isinstance(Authenticator(SECRET).check(token[:place] + other + token[place + 1 :], NOW), Denied)
+
+
+def test_without_a_key_everybody_comes_in_for_ever() -> None:
+    assert Authenticator(None).check(None, NOW) == EVERYBODY
+    assert Authenticator(None).check("anything", NOW) == EVERYBODY
+    assert EVERYBODY.opens("c1")
+    assert EVERYBODY.expires > 1e300
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("", f"fewer than {SHORTEST_SECRET} bytes"),
+        ("x" * (SHORTEST_SECRET - 1), f"fewer than {SHORTEST_SECRET} bytes"),
+        ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "not a public key"),
+        (private(RSA), "not a public key"),
+        (private(EC), "not a public key"),
+        (public(ed25519.Ed25519PrivateKey.generate()), "neither an RSA nor an elliptic-curve key"),
+        (public(ec.generate_private_key(ec.SECP384R1())), "P-256"),
+    ],
+    ids=["empty", "short", "broken", "private RSA", "private EC", "Ed25519", "P-384"],
+)
+def test_a_key_that_can_verify_nothing_is_refused_when_it_is_configured(key: str, why: str) -> None:
+    with pytest.raises(KeyUnusableError, match=why) as caught:
+        Authenticator(key)
+    assert not key or key not in str(caught.value)
+
+
+def test_bytes_of_a_secret_are_counted_and_not_characters() -> None:
+    Authenticator("é" * (SHORTEST_SECRET // 2))
+
+
+@pytest.mark.parametrize(
+    ("names", "conversation", "open_"),
+    [
+        (("c1",), "c1", True),
+        (("c1",), "c10", False),
+        (("c1",), "c", False),
+        (("c1",), "C1", False),
+        (("support-*",), "support-42", True),
+        (("support-*",), "support-", True),
+        (("support-*",), "support", False),
+        (("support-*",), "my-support-42", False),
+        (("*",), "anything", True),
+        (("a*b",), "acb", False),
+        (("*b",), "ab", False),
+        (("c1", "support-*"), "support-1", True),
+        ((), "c1", False),
+        (("",), "c1", False),
+    ],
+)
+def test_a_conversation_is_open_by_its_name_or_its_beginning(
+    names: tuple[str, ...], conversation: str, open_: bool
+) -> None:
+    assert Identity("ann", NOW, names).opens(conversation) is open_
+
+
+GOOD = ("https://good.com",)
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://good.com", "https://GOOD.com", "HTTPS://good.com:443", "https://good.com/"]
+)
+def test_a_named_origin_may_connect_however_it_is_spelled(origin: str) -> None:
+    assert origin_allowed(origin, GOOD, ())
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "",
+        "null",
+        "good.com",
+        "//good.com",
+        "http://good.com",
+        "wss://good.com",
+        "file://good.com",
+        "https://good.com.evil.com",
+        "https://evil-good.com",
+        "https://evilgood.com",
+        "https://evil.com/good.com",
+        "https://evil.com/https://good.com",
+        "https://evil.com?https://good.com",
+        "https://evil.com#https://good.com",
+        "https://sub.good.com",
+        "https://good.com.",
+        "https://good.com:444",
+        "https://good.com:80",
+        "https://good.com:0",
+        "https://good.com:-1",
+        "https://good.com:99999",
+        "https://good.com:x",
+        "https://good.com/path",
+        "https://good.com?query",
+        "https://good.com#fragment",
+        "https://user@good.com",
+        "https://user:password@good.com",
+        "https://@good.com",
+        "https://good.com@evil.com",
+        "https://good.com\\@evil.com",
+        "https://good.com\\.evil.com",
+        "https://good.com%00.evil.com",
+        "https://good.com https://evil.com",
+        "https://good.com,https://evil.com",
+        "https://g\u043e\u043ed.com",
+        "https://good\u2044.com",
+        "https://[good.com]",
+        "https://[",
+        "https://",
+        "https:good.com",
+        "*",
+    ],
+)
+def test_every_other_origin_may_not(origin: str) -> None:
+    assert not origin_allowed(origin, GOOD, ())
+    assert not origin_allowed(origin, (), GOOD)
+    assert not origin_allowed(origin, (), ())
+
+
+def test_what_is_no_page_has_no_origin_and_shows_its_token() -> None:
+    assert origin_allowed(None, (), ())
+
+
+def test_a_star_lets_every_page_in() -> None:
+    assert origin_allowed("null", ("*",), ())
+    assert origin_allowed("https://evil.com", (*GOOD, "*"), ())
+
+
+def test_the_gateways_own_page_may_connect_and_its_neighbour_may_not() -> None:
+    own = ("http://127.0.0.1:8000", "http://[::1]:8000")
+    assert origin_allowed("http://127.0.0.1:8000", (), own)
+    assert origin_allowed("http://[::1]:8000", (), own)
+    assert not origin_allowed("http://127.0.0.1:8001", (), own)
+    assert not origin_allowed("http://localhost:8000", (), own)
+
+
+@pytest.mark.parametrize(
+    ("origin", "normal"),
+    [
+        ("http://Example.COM", "http://example.com"),
+        ("http://example.com:80", "http://example.com"),
+        ("https://example.com:443", "https://example.com"),
+        ("http://example.com:443", "http://example.com:443"),
+        ("https://example.com:80", "https://example.com:80"),
+        ("https://example.com:", "https://example.com"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+        ("http://[::1]", "http://[::1]"),
+    ],
+)
+def test_an_origin_has_one_spelling(origin: str, normal: str) -> None:
+    assert normal_origin(origin) == normal
+
+
+@given(
+    st.text()
+    | st.lists(st.sampled_from(["https:", "//", "good.com", ":", "443", "@", "/", "[", "]", "?", "#", "\\", "."])).map(
+        "".join
+    )
+)
+def test_any_text_is_an_origin_in_its_one_spelling_or_none(text: str) -> None:
+    normal = normal_origin(text)
+    assert normal is None or normal_origin(normal) == normal

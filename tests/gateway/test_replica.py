@@ -1,0 +1,276 @@
+"""A copy of a log: what its door lets in, and what a viewer reads from each cursor."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.replica import MOST_MESSAGES, ORIGIN, UNKNOWN, ConversationReplica, Extended, ResponseReplica
+from gateway.streams import events
+from gateway.streams.events import (
+    MOST_ENTRIES,
+    NONCES,
+    End,
+    LogId,
+    Opened,
+    Problem,
+    Queued,
+    Start,
+    TurnId,
+    UserMessage,
+    Waiting,
+)
+
+RESPONSE = "r01aaaaaaaaaaaaaaaa"
+FIRST, SECOND = NONCES + 7, 2 * NONCES + 8
+QUEUED = (LogId(5, 1), events.encode(events.QUEUED, Queued("c1", "m1", "default")))
+STARTED = (LogId(FIRST, 2), events.encode(events.START, Start("default", "worker")))
+HELLO = (LogId(FIRST, 3), events.TEXT + b"Hello")
+THINKS = (LogId(FIRST, 4), events.REASONING + b"hm")
+WORLD = (LogId(FIRST, 5), events.TEXT + b", w\xc3\xb6rld\\n")
+COMPLETE = (LogId(FIRST, 6), events.encode(events.END, End("complete", usage={"output_tokens": 2}, retryable=False)))
+LOG = [QUEUED, STARTED, HELLO, THINKS, WORLD]
+
+
+def copy_of(*entries: tuple[LogId, bytes]) -> ResponseReplica:
+    replica = ResponseReplica(RESPONSE)
+    assert replica.repair(None, entries) is Extended.ACCEPTED
+    return replica
+
+
+def read(replica: ResponseReplica, after: LogId | None) -> list[dict[str, Any]]:
+    return [json.loads(frame.body) for frame in replica.read(after)]
+
+
+def kinds(frames: list[dict[str, Any]]) -> list[str]:
+    return [frame["type"] for frame in frames]
+
+
+def test_entries_that_follow_are_accepted_and_those_known_are_ignored() -> None:
+    replica = ResponseReplica(RESPONSE)
+    assert replica.read(None) == []
+    assert replica.extend(None, LOG[:2]) is Extended.ACCEPTED
+    assert replica.extend(STARTED[0], [HELLO]) is Extended.ACCEPTED
+    assert replica.extend(STARTED[0], [HELLO]) is Extended.KNOWN
+    assert replica.extend(QUEUED[0], [STARTED, HELLO, THINKS]) is Extended.ACCEPTED
+    assert replica.tail == THINKS[0]
+    assert replica.extend(THINKS[0], []) is Extended.KNOWN
+
+
+def test_a_gap_is_told_and_changes_nothing() -> None:
+    replica = copy_of(*LOG[:2])
+    assert replica.extend(HELLO[0], [THINKS]) is Extended.GAP
+    assert ResponseReplica(RESPONSE).extend(QUEUED[0], [STARTED]) is Extended.GAP
+    assert replica.tail == STARTED[0]
+    assert replica.repair(STARTED[0], LOG[1:]) is Extended.ACCEPTED
+    assert replica.tail == WORLD[0]
+
+
+@pytest.mark.parametrize(
+    ("previous", "entry"),
+    [
+        (THINKS[0], (LogId(SECOND, 5), events.encode(events.START, Start("default")))),
+        (LogId(SECOND, 3), (LogId(SECOND, 4), events.TEXT + b"x")),
+        (LogId(SECOND, 5), (LogId(SECOND, 6), events.TEXT + b"x")),
+        (STARTED[0], (LogId(SECOND, 3), events.encode(events.START, Start("default")))),
+    ],
+)
+def test_a_log_that_lost_a_tail_is_noticed(previous: LogId, entry: tuple[LogId, bytes]) -> None:
+    replica = copy_of(*LOG)
+    assert replica.extend(previous, [entry]) is Extended.FOREIGN
+    assert replica.tail == WORLD[0]
+
+
+def test_what_the_store_has_must_begin_with_the_tail() -> None:
+    replica = copy_of(*LOG)
+    assert replica.repair(WORLD[0], []) is Extended.FOREIGN
+    assert replica.repair(WORLD[0], [(LogId(SECOND, 5), b"T")]) is Extended.FOREIGN
+    assert replica.repair(WORLD[0], [WORLD]) is Extended.KNOWN
+    # Entries that skip some of what is here, and end beyond it, are another log's.
+    assert copy_of(*LOG[:3]).extend(QUEUED[0], [STARTED, THINKS]) is Extended.FOREIGN
+
+
+def test_a_log_without_its_beginning_or_behind_its_end_is_refused() -> None:
+    assert ResponseReplica(RESPONSE).repair(None, LOG[2:]) is Extended.FOREIGN
+    replica = copy_of(*LOG, COMPLETE)
+    assert replica.extend(COMPLETE[0], [(LogId(FIRST, 7), b"Tx")]) is Extended.FOREIGN
+
+
+def test_a_fresh_viewer_reads_the_start_and_one_delta() -> None:
+    start, delta = read(copy_of(*LOG), None)
+    assert start["type"] == "start"
+    assert start["cursor"] == str(STARTED[0])
+    assert start["attempt"] == 1
+    assert delta == {
+        "type": "delta",
+        "response": RESPONSE,
+        "cursor": str(WORLD[0]),
+        "text": "Hello, wörld\n",
+        "reasoning": "hm",
+    }
+
+
+def test_a_viewer_reads_what_is_behind_its_cursor_and_nothing_else() -> None:
+    replica = copy_of(*LOG)
+    assert [frame["text"] for frame in read(replica, HELLO[0])] == [", wörld\n"]
+    assert read(replica, WORLD[0]) == []
+    assert replica.size == len("Hello, wörld\\nhm".encode())
+
+
+def test_the_end_says_how_long_the_text_is() -> None:
+    replica = copy_of(*LOG, COMPLETE)
+    delta, end = read(replica, STARTED[0])
+    assert delta["cursor"] == str(WORLD[0])
+    assert end["cursor"] == str(COMPLETE[0])
+    assert end["chars"] == len("Hello, wörld\n")
+    assert end["usage"] == {"output_tokens": 2}
+    assert replica.state == "ended"
+
+
+def test_states_follow_from_the_log() -> None:
+    replica = copy_of(QUEUED)
+    assert replica.state == "queued"
+    assert kinds(read(replica, None)) == ["status"]
+    assert read(replica, None)[0]["cursor"] == str(QUEUED[0])
+    replica.extend(QUEUED[0], [STARTED])
+    assert replica.state == "running"
+    waiting = (LogId(FIRST, 3), events.encode(events.WAITING, Waiting(2.5)))
+    replica.extend(STARTED[0], [waiting])
+    assert replica.state == "waiting"
+    assert read(replica, STARTED[0])[0]["retry_in"] == 2.5
+    assert read(replica, waiting[0]) == []
+    replica.extend(waiting[0], [(LogId(FIRST, 4), events.TEXT + b"x")])
+    assert replica.state == "running"
+    assert kinds(read(replica, STARTED[0])) == ["delta"]
+    again = (LogId(SECOND, 5), events.encode(events.START, Start("default")))
+    replica.extend(LogId(FIRST, 4), [again])
+    assert replica.state == "recovering"
+    replica.extend(again[0], [(LogId(SECOND, 6), events.REASONING + b"x")])
+    assert replica.state == "running"
+
+
+def test_a_new_attempt_resets_and_a_kept_text_stays() -> None:
+    for kind, kept in ((events.START, ""), (events.CONTINUE, "Hello, wörld\n")):
+        replica = copy_of(*LOG, (LogId(SECOND, 6), events.encode(kind, Start("default"))))
+        frames = read(replica, HELLO[0])
+        assert kinds(frames) == ["status", "reset", "start"]
+        assert frames[0]["state"] == "recovering"
+        assert frames[1]["text"] == kept
+        assert frames[1]["reason"] == "attempt"
+        assert frames[1]["cursor"] == frames[2]["cursor"] == str(LogId(SECOND, 6))
+        # Who had nothing of the first attempt needs no reset.
+        assert kinds(read(replica, QUEUED[0])) == (["start", "delta"] if kept else ["start"])
+
+
+def test_a_cursor_that_the_log_never_had_is_a_reset() -> None:
+    replica = copy_of(*LOG)
+    for cursor in (UNKNOWN, LogId(FIRST, 99), LogId(SECOND, 3), LogId(FIRST, 1), LogId(5, 2), LogId(0, 0)):
+        assert not replica.has(cursor)
+        frames = read(replica, cursor)
+        assert kinds(frames) == ["reset", "start"]
+        assert frames[0]["text"] == "Hello, wörld\n"
+        assert frames[0]["reason"] == "lost"
+    assert not ResponseReplica(RESPONSE).has(QUEUED[0])
+    assert kinds(read(copy_of(QUEUED), UNKNOWN)) == ["reset", "status"]
+
+
+def test_a_stop_is_an_end_of_the_next_attempt() -> None:
+    stop = (LogId(NONCES + 3, 2), events.encode(events.END, End("stopped", retryable=True)))
+    replica = copy_of(QUEUED, stop)
+    assert kinds(read(replica, QUEUED[0])) == ["end"]
+    assert kinds(read(replica, None)) == ["end"]
+    replica = copy_of(*LOG, (LogId(SECOND, 6), stop[1]))
+    delta, end = read(replica, STARTED[0])
+    assert delta["cursor"] == str(WORLD[0])
+    assert end["reason"] == "stopped"
+    assert end["chars"] == len("Hello, wörld\n")
+
+
+def test_a_snapshot_shows_what_there_is_so_far() -> None:
+    queued, running = copy_of(QUEUED).open(), copy_of(*LOG).open()
+    assert (queued.state, queued.attempt, bytes(queued.text), queued.reasoning) == ("queued", 0, b'""', None)
+    assert (running.state, running.attempt, running.cursor) == ("running", 1, str(WORLD[0]))
+    assert json.loads(bytes(running.text)) == "Hello, wörld\n"
+    assert running.reasoning is not None
+
+
+def test_a_log_of_another_conversation_is_known_as_such() -> None:
+    assert copy_of(QUEUED).is_of("c1")
+    assert not copy_of(QUEUED).is_of("c2")
+    assert not ResponseReplica(RESPONSE).is_of("c1")
+    assert "conversation" not in json.loads(ResponseReplica(RESPONSE).status().body)
+
+
+def turn(seq: int, value: bytes, nonce: int = 1) -> tuple[TurnId, bytes]:
+    return TurnId(seq, nonce), value
+
+
+def settled(response: str, text: str) -> bytes:
+    head = events.settled_head(response, "m" + response[1:], End("failed", error=Problem("x", "y"), retryable=True))
+    return events.SETTLED + head + b',"text":"%b"}' % events.escape(text)
+
+
+TURNS = [
+    turn(1, events.encode(events.OPENED, Opened(RESPONSE, "m1", "default"))),
+    turn(2, events.encode(events.MESSAGE, UserMessage("m1", "Hi"))),
+    turn(3, settled(RESPONSE, "Hello")),
+]
+
+
+def test_a_conversation_gives_messages_and_knows_what_is_open() -> None:
+    replica = ConversationReplica("c1")
+    assert (replica.tail, replica.has(ORIGIN), replica.after(ORIGIN)) == (ORIGIN, True, [])
+    assert not replica.has(TurnId(1, 1))
+    assert replica.extend(None, TURNS[:2]) is Extended.ACCEPTED
+    assert replica.open() == [RESPONSE]
+    assert replica.extend(TURNS[1][0], TURNS[2:]) is Extended.ACCEPTED
+    assert replica.extend(TURNS[1][0], TURNS[2:]) is Extended.KNOWN
+    assert replica.open() == []
+    messages, more = replica.messages()
+    assert [(m.role, json.loads(bytes(m.text)), m.reason, m.replies_to) for m in messages] == [
+        ("user", "Hi", None, None),
+        ("assistant", "Hello", "failed", "m1"),
+    ]
+    assert not more
+    assert [t.id.seq for t in replica.after(TurnId(1, 1))] == [2, 3]
+    assert [t.id.seq for t in replica.after(ORIGIN)] == [1, 2, 3]
+
+
+def test_a_conversation_notices_gaps_and_another_history() -> None:
+    replica = ConversationReplica("c1")
+    assert replica.extend(TurnId(4, 1), [turn(5, TURNS[1][1])]) is Extended.GAP
+    assert replica.repair(None, TURNS) is Extended.ACCEPTED
+    assert replica.extend(TurnId(2, 9), [turn(3, TURNS[1][1], 9)]) is Extended.FOREIGN
+    assert replica.extend(TurnId(3, 9), [turn(4, TURNS[1][1], 9)]) is Extended.FOREIGN
+    assert replica.repair(TURNS[2][0], []) is Extended.FOREIGN
+    assert replica.repair(TURNS[2][0], [TURNS[2], turn(4, TURNS[1][1])]) is Extended.ACCEPTED
+
+
+def test_a_trimmed_conversation_begins_anywhere_and_can_not_be_read_from_before() -> None:
+    replica = ConversationReplica("c1")
+    assert replica.repair(None, [turn(seq, settled(f"r{seq}", "x")) for seq in range(50, 60)]) is Extended.ACCEPTED
+    assert not replica.has(ORIGIN)
+    assert not replica.has(TurnId(49, 1))
+    assert replica.has(TurnId(50, 1))
+    # What is older than all that is here can not be compared, and is ignored.
+    assert replica.extend(None, [turn(1, TURNS[0][1])]) is Extended.KNOWN
+    messages, more = replica.messages()
+    assert more
+    assert messages[0].replies_to is None
+
+
+def test_old_entries_are_forgotten_so_that_memory_is_bounded() -> None:
+    replica = ConversationReplica("c1")
+    entries = []
+    for seq in range(1, 2 * MOST_ENTRIES + 3, 2):
+        response = f"r{seq}"
+        entries += [turn(seq, events.encode(events.OPENED, Opened(response, f"m{seq}", "default")))]
+        entries += [turn(seq + 1, settled(response, "x"))]
+    assert replica.extend(None, entries) is Extended.ACCEPTED
+    assert len(replica.opened) <= MOST_ENTRIES
+    assert len(replica.settled) <= MOST_ENTRIES
+    messages, more = replica.messages()
+    assert len(messages) == MOST_MESSAGES
+    assert more

@@ -1,0 +1,229 @@
+"""Settings: a wrong one is named with the value seen and what is allowed, and a secret is never shown."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pydantic import ValidationError
+
+from gateway.settings import Settings, SettingsError, load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECRET = "s3cret-of-at-least-thirty-two-bytes"
+PASSWORD = "hunter2-the-password"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith(("TOKENWIRE_", "OPENAI_", "ANTHROPIC_")):
+            monkeypatch.delenv(name)
+
+
+def refused(**given: Any) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(given)
+    return str(caught.value)
+
+
+def test_without_any_setting_the_product_runs_on_this_machine_alone() -> None:
+    settings = load({})
+    assert (settings.store, settings.host, settings.port) == ("memory://", "127.0.0.1", 8000)
+    assert settings.loopback
+    assert settings.key is None
+
+
+def test_a_setting_comes_from_the_environment_and_an_option_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENWIRE_PORT", "9000")
+    assert load({}).port == 9000
+    assert load({"port": "9001"}).port == 9001
+
+
+WRONG = [
+    ("port", "x", "integer"),
+    ("port", "", "integer"),
+    ("port", "-1", "greater than or equal to 0"),
+    ("port", "65536", "less than or equal to 65535"),
+    ("auth", "basic", "'none' or 'jwt'"),
+    ("origins", "https://a.com,b.com", "'b.com' is no origin such as https://example.com"),
+    ("origins", "null", "no origin such as"),
+    ("sockets_per_address", "0", "greater than or equal to 1"),
+    ("models", "demo", "not JSON"),
+    ("models", "{}", 'such as {"default": "demo"}'),
+    ("models", '["demo"]', 'such as {"default": "demo"}'),
+    ("models", '{"default": 1}', "string"),
+    ("demo_rate", "-1", "greater than or equal to 0"),
+    ("demo_rate", "inf", "finite"),
+    ("lease", "0.1", "greater than 0.1"),
+    ("lease", "nan", "finite"),
+    ("lease", "5s", "number"),
+    ("attempts", "0", "greater than or equal to 1"),
+    ("attempts", "1001", "less than or equal to 1000"),
+    ("recovery", "resume", "'restart' or 'continue'"),
+    ("concurrency", "0", "greater than or equal to 1"),
+    ("window", "2", "less than or equal to 1"),
+    ("window", "nan", "finite"),
+    ("patience", "-1", "greater than or equal to 0"),
+    ("first_timeout", "0", "greater than 0"),
+    ("idle_timeout", "0", "greater than 0"),
+    ("longest", "999", "greater than or equal to 1000"),
+    ("context", "999", "greater than or equal to 1000"),
+    ("retention", "59", "greater than or equal to 60"),
+    ("retention", "inf", "finite"),
+    ("history", "59", "greater than or equal to 60"),
+    ("drain", "-1", "greater than or equal to 0"),
+    ("memory", "15", "greater than or equal to 16"),
+    ("log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), WRONG)
+@pytest.mark.parametrize("source", ["environment", "lower-case environment", "option"])
+def test_a_wrong_value_is_named_with_what_is_allowed(
+    name: str, value: str, allowed: str, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {}
+    if source == "option":
+        given[name] = value
+    else:
+        variable = f"TOKENWIRE_{name.upper()}"
+        monkeypatch.setenv(variable if source == "environment" else variable.lower(), value)
+    message = refused(**given)
+    # In lower case, only the part of the value that is wrong is known.
+    if (name, value, source) != ("models", '{"default": 1}', "lower-case environment"):
+        assert f"TOKENWIRE_{name.upper()}={value!r}: " in message
+    assert f"TOKENWIRE_{name.upper()}=" in message
+    assert allowed in message
+
+
+def test_every_setting_that_can_be_wrong_is_tried_above() -> None:
+    anything_goes = {"store", "host", "jwt_key", "jwt_audience", "proxies"}
+    assert {name for name, _, _ in WRONG} == set(Settings.model_fields) - anything_goes
+
+
+def test_several_wrong_values_are_all_named() -> None:
+    message = refused(port="x", lease="0", host="0.0.0.0")
+    assert [line.partition("=")[0] for line in message.splitlines()] == ["TOKENWIRE_PORT", "TOKENWIRE_LEASE"]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.5", "example.com", "localhost.example.com"])
+def test_a_host_that_others_can_reach_needs_a_key_or_that_everybody_is_let_in_by_name(host: str) -> None:
+    message = refused(host=host)
+    assert f"TOKENWIRE_HOST={host!r}" in message
+    assert "TOKENWIRE_JWT_KEY" in message
+    assert "TOKENWIRE_AUTH=none" in message
+    assert load({"host": host, "auth": "none"}).key is None
+    assert load({"host": host, "jwt_key": SECRET}).key == SECRET
+    assert load({"host": host, "auth": "jwt", "jwt_key": SECRET}).key == SECRET
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_a_host_that_only_this_machine_can_reach_needs_none(host: str) -> None:
+    assert load({"host": host}).loopback
+
+
+def test_tokens_are_asked_for_where_there_is_a_key() -> None:
+    assert load({"jwt_key": SECRET}).key == SECRET
+    assert load({"jwt_key": SECRET, "auth": "none"}).key is None
+
+
+def test_to_ask_for_tokens_without_a_key_is_refused() -> None:
+    assert refused(auth="jwt") == "TOKENWIRE_AUTH=jwt needs TOKENWIRE_JWT_KEY"
+
+
+ED25519 = (
+    ed25519.Ed25519PrivateKey.generate()
+    .public_key()
+    .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    .decode()
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("", "fewer than 32 bytes"),
+        ("too-short-a-secret", "fewer than 32 bytes"),
+        ("-----BEGIN PRIVATE KEY-----\nAAAA\n", "not a public key in PEM form"),
+        (ED25519, "neither an RSA nor an elliptic-curve key"),
+        ("@/nowhere/key.pem", "the file can not be read (No such file or directory)"),
+        ("@\x00", "null byte"),
+    ],
+)
+def test_a_key_that_can_not_be_used_is_named_and_not_shown(key: str, why: str) -> None:
+    for host in ("127.0.0.1", "0.0.0.0"):
+        message = refused(jwt_key=key, host=host)
+        assert message.startswith("TOKENWIRE_JWT_KEY: ")
+        assert why in message
+        assert not key or key not in message
+
+
+def test_a_key_can_be_read_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(SECRET)
+    assert load({"jwt_key": f"@{file}"}).key == SECRET
+
+
+def test_a_secret_is_in_no_repr() -> None:
+    settings = load({"jwt_key": SECRET, "store": f"redis://:{PASSWORD}@db:6379"})
+    for shown in (repr(settings), str(settings), f"{settings}", repr(settings.jwt_key)):
+        assert SECRET not in shown
+        assert PASSWORD not in shown
+
+
+@pytest.mark.parametrize("given", [{"port": "x"}, {"jwt_key": "@" + SECRET}, {"store": [PASSWORD]}, {"jwt_key": [SECRET]}])
+def test_a_secret_is_in_no_error(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENWIRE_JWT_KEY", SECRET)
+    monkeypatch.setenv("TOKENWIRE_STORE", f"redis://:{PASSWORD}@db:6379")
+    with pytest.raises(SettingsError) as caught:
+        load(given)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in shown
+    assert PASSWORD not in shown
+    with pytest.raises(ValidationError) as raw:
+        Settings(**given)
+    assert SECRET not in str(raw.value)
+    assert PASSWORD not in str(raw.value)
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        load({}).port = 1
+
+
+def test_origins_have_one_spelling() -> None:
+    assert load({"origins": " HTTPS://A.com:443 , http://b.com:80,http://c.com:8080,* "}).origins == (
+        "https://a.com",
+        "http://b.com",
+        "http://c.com:8080",
+        "*",
+    )
+    assert load({"origins": ""}).origins == ()
+    assert load({"origins": ("https://a.com",)}).origins == ("https://a.com",)
+
+
+def test_models_are_those_of_the_setting_or_those_that_have_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load({"models": '{"fast": "openai/gpt-4o-mini"}'}).targets() == {"fast": "openai/gpt-4o-mini"}
+    assert load({"models": {"mine": "python/a:b"}}).targets() == {"mine": "python/a:b"}
+    assert load({}).targets() == {"demo": "demo", "default": "demo"}
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
+    anthropic = load({}).targets()
+    assert anthropic["default"] == anthropic["anthropic"]
+    assert anthropic["default"].startswith("anthropic/")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1234/v1")
+    openai = load({}).targets()
+    assert openai["default"] == openai["openai"]
+    assert set(openai) == {"demo", "anthropic", "openai", "default"}
+
+
+def test_a_conversation_is_kept_at_least_as_long_as_its_logs() -> None:
+    lifetimes = load({"retention": "3600", "history": "60"}).lifetimes
+    assert (lifetimes.log, lifetimes.conversation, lifetimes.submission) == (3600, 3600, 3600)
+    assert load({"retention": "60", "history": "3600"}).lifetimes.conversation == 3600

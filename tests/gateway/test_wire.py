@@ -1,0 +1,360 @@
+"""Frames: what a client may say is understood, everything else is refused, and what it is told is the protocol."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway import wire
+from gateway.streams import events
+from gateway.wire import (
+    BadFrame,
+    ClientFrame,
+    Close,
+    Frame,
+    Hello,
+    Message,
+    OpenResponse,
+    Retry,
+    Send,
+    Stop,
+    Token,
+    Unwatch,
+    Watch,
+)
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()))
+IDS = st.text(min_size=1, max_size=128)
+CURSORS = st.text(max_size=128)
+KEYS = st.from_regex(r"[!-~]{1,128}", fullmatch=True)
+ALIASES = st.from_regex(r"[A-Za-z0-9_.:-]{1,64}", fullmatch=True)
+CLIENT_FRAMES: st.SearchStrategy[Any] = st.one_of(
+    st.builds(Hello, st.none() | st.text(), st.none() | st.text(max_size=200)),
+    st.builds(Watch, IDS, st.none() | CURSORS, st.dictionaries(st.text(), CURSORS, max_size=64)),
+    st.builds(Unwatch, IDS),
+    st.builds(
+        Send,
+        KEYS,
+        IDS,
+        st.text(min_size=1),
+        ALIASES,
+        st.none() | st.text(),
+        st.none() | st.integers(1, 1_000_000),
+        st.none() | IDS,
+        st.sampled_from(["queue", "reject", "interrupt"]),
+    ),
+    st.builds(Stop, IDS, st.sampled_from(["stopped", "guarded"])),
+    st.builds(Retry, IDS, KEYS, st.sampled_from(["restart", "continue"])),
+    st.builds(Token, st.text()),
+)
+
+
+def fields(frame: Frame) -> dict[str, Any]:
+    """What a client reads."""
+    read = json.loads(frame.body)
+    assert isinstance(read, dict)
+    return read
+
+
+@given(CLIENT_FRAMES)
+def test_every_frame_of_a_client_is_read_as_it_was_written(frame: ClientFrame) -> None:
+    assert wire.decode(msgspec.json.encode(frame)) == frame
+    assert wire.decode(msgspec.json.encode(frame).decode()) == frame
+
+
+@pytest.mark.parametrize(
+    ("text", "frame"),
+    [
+        ('{"type":"hello"}', Hello()),
+        ('{"type":"hello","token":"t","client":"page 1"}', Hello("t", "page 1")),
+        ('{"type":"watch","conversation":"c1"}', Watch("c1")),
+        (
+            '{"type":"watch","conversation":"c1","after":"5-1","responses":{"r":"1-7"}}',
+            Watch("c1", "5-1", {"r": "1-7"}),
+        ),
+        ('{"type":"unwatch","conversation":"c1"}', Unwatch("c1")),
+        ('{"type":"send","key":"k","conversation":"c1","text":"Why?"}', Send("k", "c1", "Why?")),
+        ('{"type":"stop","response":"r"}', Stop("r", "stopped")),
+        ('{"type":"retry","response":"r","key":"k"}', Retry("r", "k", "restart")),
+        ('{"type":"token","token":"t"}', Token("t")),
+        # Fields of a later version are passed over, and `type` may stand anywhere.
+        ('{"later":[{}],"response":"r","type":"stop"}', Stop("r")),
+    ],
+)
+def test_what_a_client_leaves_out_has_its_usual_value(text: str, frame: ClientFrame) -> None:
+    assert wire.decode(text) == frame
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[]",
+        "{}",
+        '"hello"',
+        '{"type":"hello"',
+        '{"type":"hello"}{}',
+        '{"type":"bye"}',
+        '{"type":null}',
+        '{"type":"hello","token":5}',
+        '{"type":"hello","client":"%s"}' % ("x" * 201),
+        '{"type":"watch"}',
+        '{"type":"watch","conversation":""}',
+        '{"type":"watch","conversation":"%s"}' % ("x" * 129),
+        '{"type":"watch","conversation":"c","after":"%s"}' % ("1" * 129),
+        '{"type":"watch","conversation":"c","responses":["r"]}',
+        json.dumps({"type": "watch", "conversation": "c", "responses": {f"r{n}": "1-1" for n in range(65)}}),
+        '{"type":"send","conversation":"c","text":"x"}',
+        '{"type":"send","key":"k","conversation":"c","text":""}',
+        '{"type":"send","key":"k","conversation":"c","text":"%s"}' % ("x" * (wire.MOST_TEXT + 1)),
+        '{"type":"send","key":"a b","conversation":"c","text":"x"}',
+        '{"type":"send","key":"\u00e9","conversation":"c","text":"x"}',
+        '{"type":"send","key":"k\\n","conversation":"c","text":"x"}',
+        '{"type":"send","key":"k","conversation":"c","text":"x","model":"a b"}',
+        '{"type":"send","key":"k","conversation":"c","text":"x","model":"m\\n"}',
+        '{"type":"send","key":"k","conversation":"c","text":"x","max_tokens":0}',
+        '{"type":"send","key":"k","conversation":"c","text":"x","max_tokens":1e99}',
+        '{"type":"send","key":"k","conversation":"c","text":"x","if_busy":"wait"}',
+        '{"type":"send","key":"k","conversation":"c","text":"\\ud800"}',
+        '{"type":"stop","response":"r","reason":"bored"}',
+        '{"type":"retry","response":"r","key":"k","mode":"again"}',
+        '{"type":"token"}',
+        "[" * 100_000,
+        '{"type":"hello","x":' + "[" * 100_000,
+    ],
+)
+def test_a_frame_that_is_not_the_protocols_is_refused(text: str) -> None:
+    refused = wire.decode(text)
+    assert isinstance(refused, BadFrame)
+    assert 0 < len(refused.reason) <= 200
+
+
+@given(st.binary() | ANY_TEXT)
+@example(b"\xff")
+@example(b'{"type":"hello","token":"\xff"}')
+@example(b'{"type":"\xff"}')
+@example('{"type":"hello","token":"\ud800"}')
+@example(b'{"x":' * 5000)
+def test_anything_can_be_decoded_and_the_reason_be_told(data: str | bytes) -> None:
+    frame = wire.decode(data)
+    if isinstance(frame, BadFrame):
+        assert fields(wire.error("bad_frame", frame.reason))["message"] == frame.reason
+
+
+@given(ANY_TEXT)
+def test_an_unknown_type_is_refused_in_words_that_can_be_sent(name: str) -> None:
+    frame = wire.decode(json.dumps({"type": name}))
+    assert isinstance(frame, (BadFrame, Hello))
+    if isinstance(frame, BadFrame):
+        assert fields(wire.error("bad_frame", frame.reason))["code"] == "bad_frame"
+
+
+SAID = Message("m6", "assistant", wire.raw(rb"a\nb"), response="r9", replies_to="m5", reason="complete")
+OPEN = OpenResponse("r9", "1-7", "running", "default", 1, wire.raw(b"Because"), replies_to="m5")
+
+TOLD = [
+    (
+        wire.ready("s1", ("default", "fast")),
+        {
+            "type": "ready",
+            "session": "s1",
+            "heartbeat": wire.HEARTBEAT,
+            "limits": {"frame": 65_536, "text": 32_000, "conversations": 32},
+            "models": ["default", "fast"],
+        },
+        (None, None),
+    ),
+    (
+        wire.watching("c1", "5-1", resumed=True),
+        {"type": "watching", "conversation": "c1", "cursor": "5-1", "resumed": True},
+        (None, "5-1"),
+    ),
+    (
+        wire.watching("c1", "5-1", resumed=False, reason="lost"),
+        {"type": "watching", "conversation": "c1", "cursor": "5-1", "resumed": False, "reason": "lost"},
+        (None, None),
+    ),
+    (
+        wire.snapshot("c1", "5-1", [SAID], [OPEN], more=True),
+        {
+            "type": "snapshot",
+            "conversation": "c1",
+            "cursor": "5-1",
+            "messages": [
+                {
+                    "id": "m6",
+                    "role": "assistant",
+                    "text": "a\nb",
+                    "response": "r9",
+                    "replies_to": "m5",
+                    "reason": "complete",
+                }
+            ],
+            "responses": [
+                {
+                    "response": "r9",
+                    "cursor": "1-7",
+                    "state": "running",
+                    "model": "default",
+                    "attempt": 1,
+                    "text": "Because",
+                    "replies_to": "m5",
+                }
+            ],
+            "more": True,
+        },
+        (None, "5-1"),
+    ),
+    (
+        wire.snapshot("c1", "0-0", [], [], more=False),
+        {"type": "snapshot", "conversation": "c1", "cursor": "0-0", "messages": [], "responses": []},
+        (None, "0-0"),
+    ),
+    (
+        wire.message("c1", "5-1", Message("m5", "user", wire.raw(b"Why?"))),
+        {
+            "type": "message",
+            "conversation": "c1",
+            "cursor": "5-1",
+            "message": {"id": "m5", "role": "user", "text": "Why?"},
+        },
+        (None, "5-1"),
+    ),
+    (
+        wire.start("c1", "r9", "1-2", "default", 1, "m5", None),
+        {
+            "type": "start",
+            "conversation": "c1",
+            "response": "r9",
+            "cursor": "1-2",
+            "model": "default",
+            "attempt": 1,
+            "replies_to": "m5",
+        },
+        ("r9", "1-2"),
+    ),
+    (
+        wire.delta("r9", "1-3", rb"Be\"", b""),
+        {"type": "delta", "response": "r9", "cursor": "1-3", "text": 'Be"'},
+        ("r9", "1-3"),
+    ),
+    (
+        wire.delta("r9", "1-3", b"", b"Hm"),
+        {"type": "delta", "response": "r9", "cursor": "1-3", "text": "", "reasoning": "Hm"},
+        ("r9", "1-3"),
+    ),
+    (
+        wire.reset("r9", "2-9", rb"\\", b"", "attempt"),
+        {"type": "reset", "response": "r9", "cursor": "2-9", "text": "\\", "reason": "attempt"},
+        ("r9", "2-9"),
+    ),
+    (
+        wire.reset("r9", "2-9", b"", b"Hm", "lost"),
+        {"type": "reset", "response": "r9", "cursor": "2-9", "text": "", "reasoning": "Hm", "reason": "lost"},
+        ("r9", "2-9"),
+    ),
+    (
+        wire.status("r9", "waiting", retry_in=1.5),
+        {"type": "status", "response": "r9", "state": "waiting", "retry_in": 1.5},
+        (None, None),
+    ),
+    (
+        wire.status("r9", "recovering", conversation="c1", replies_to="m5", cursor="2-9"),
+        {
+            "type": "status",
+            "response": "r9",
+            "state": "recovering",
+            "cursor": "2-9",
+            "conversation": "c1",
+            "replies_to": "m5",
+        },
+        ("r9", "2-9"),
+    ),
+    (
+        wire.end("c1", "r9", "1-9", "complete", 312, usage={"output_tokens": 7}),
+        {
+            "type": "end",
+            "conversation": "c1",
+            "response": "r9",
+            "cursor": "1-9",
+            "reason": "complete",
+            "chars": 312,
+            "usage": {"output_tokens": 7},
+        },
+        ("r9", "1-9"),
+    ),
+    (
+        wire.end("c1", "r9", "1-9", "failed", None, error=events.Problem("gone", "Gone."), retryable=False),
+        {
+            "type": "end",
+            "conversation": "c1",
+            "response": "r9",
+            "cursor": "1-9",
+            "reason": "failed",
+            "error": {"code": "gone", "message": "Gone."},
+            "retryable": False,
+        },
+        ("r9", "1-9"),
+    ),
+    (
+        wire.accepted("k1", "m5", "r9", duplicate=False),
+        {"type": "accepted", "key": "k1", "message": "m5", "response": "r9", "duplicate": False},
+        (None, None),
+    ),
+    (
+        wire.error("too_fast", "Too many frames at once.", "k1", 1.0),
+        {"type": "error", "code": "too_fast", "message": "Too many frames at once.", "key": "k1", "retry_after": 1.0},
+        (None, None),
+    ),
+    (wire.moving(5.0), {"type": "moving", "within": 5.0}, (None, None)),
+    (wire.HEARTBEAT_FRAME, {"type": "heartbeat"}, (None, None)),
+]
+
+
+@pytest.mark.parametrize(("frame", "told", "moves"), TOLD, ids=[frame.type for frame, _, _ in TOLD])
+def test_a_frame_says_what_is_known_and_which_log_it_moves(
+    frame: Frame, told: dict[str, Any], moves: tuple[str | None, str | None]
+) -> None:
+    assert fields(frame) == told
+    assert frame.body.startswith(b'{"type":"%b"' % frame.type.encode())
+    assert (frame.response, frame.cursor) == moves
+
+
+def test_every_frame_of_the_server_is_shown_above() -> None:
+    assert {frame.type for frame, _, _ in TOLD} == set(wire.SERVER_FRAMES)
+
+
+def test_no_frame_has_a_name_twice() -> None:
+    names = [member.__struct_config__.tag for member in get_args(ClientFrame)]
+    assert len(set(names)) == len(names) == 7
+    assert len(set(wire.SERVER_FRAMES)) == len(wire.SERVER_FRAMES)
+
+
+def test_a_gateway_that_knows_no_models_names_none() -> None:
+    assert "models" not in fields(wire.ready("s1", None))
+
+
+@given(st.text(), st.text())
+def test_a_delta_holds_the_text_as_it_was_escaped_once(text: str, reasoning: str) -> None:
+    read = fields(wire.delta("r9", "1-3", events.escape(text), events.escape(reasoning)))
+    assert read["text"] == text
+    assert read.get("reasoning", "") == reasoning
+    again = fields(wire.reset("r9", "1-3", events.escape(text), events.escape(reasoning), "lost"))
+    assert (again["text"], again.get("reasoning", "")) == (text, reasoning)
+
+
+def test_an_error_has_one_of_the_known_codes() -> None:
+    with pytest.raises(AssertionError):
+        wire.error("surprise", "Something else.")
+    assert all(400 <= status < 600 for status in wire.ERRORS.values())
+
+
+def test_a_client_tells_from_the_thousands_of_a_close_code_whether_to_come_back() -> None:
+    assert {code for code in Close if code < 4000} == {Close.TOO_BIG, Close.RESTART, Close.OVERLOADED}
+    assert all(4400 <= code < 4500 for code in Close if code >= 4000)
