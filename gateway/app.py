@@ -69,13 +69,14 @@ PAGE_HEADERS: Final = {
 class Gateway:
     """One gateway process: what its routes share."""
 
-    def __init__(self, settings: Settings, store: Store, port: int) -> None:
+    def __init__(self, settings: Settings, store: Store, port: int, models: tuple[str, ...] | None) -> None:
+        """`port` is the one listened on; `models` the aliases that may be asked for, None leaves it to the workers."""
         self.store = store
         self.hub = Hub()
         self.feed = Feed(store, self.hub, settings.memory << 20)
         self.authenticator = Authenticator(settings.key, settings.jwt_audience)
-        self.models = tuple(settings.models) if settings.models is not None else None
-        self.requests = Requests(store, self.models)
+        self.models = models
+        self.requests = Requests(store, models)
         self.connections: set[Connection] = set()
         self.streams: set[EventStream] = set()
         self.leaving = False

@@ -171,7 +171,8 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
     with listen(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
         store = await open_store(settings.store, settings.lifetimes)
-        shared = app.Gateway(settings, store, port)
+        known = settings.targets() if with_worker else settings.models
+        shared = app.Gateway(settings, store, port, tuple(known) if known is not None else None)
         if with_worker:
             pool = _pool(settings, store)
 

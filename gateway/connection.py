@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import traceback
 from typing import TYPE_CHECKING, Final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -61,7 +62,9 @@ class Connection:
             for task in done:
                 error = task.exception()
                 if error is not None and not isinstance(error, (WebSocketDisconnect, RuntimeError, OSError)):
-                    logger.error("a connection failed", exc_info=error)
+                    # The frames without the message: that may hold what somebody wrote.
+                    where = "".join(traceback.format_tb(error.__traceback__))
+                    logger.error("a connection failed (%s)\n%s", type(error).__name__, where)
                     await self._close(End(Close.RESTART, "the gateway failed"))
         finally:
             for task in tasks:

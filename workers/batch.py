@@ -15,7 +15,6 @@ MOST_CHARACTERS: Final = 4096
 """An entry holds at most this many; escaped they are less than 25 kB."""
 
 _HIGH: Final = range(0xD800, 0xDC00)
-_LOW: Final = range(0xDC00, 0xE000)
 
 
 class Batch:
@@ -26,7 +25,7 @@ class Batch:
         self._window = window
         self._room = longest
         self._pieces: list[tuple[bytes, str]] = []
-        self._half = ""
+        self._halves: dict[bytes, str] = {}
         self._taken_at: float | None = None
         self._since: float | None = None
 
@@ -38,13 +37,12 @@ class Batch:
     def add(self, kind: bytes, text: str, now: float) -> None:
         """Gather a piece of text or reasoning (`events.TEXT`, `events.REASONING`) at the time `now`, in seconds.
 
-        A piece may end in the first half of a surrogate pair whose second half begins the next; any other lone
-        surrogate becomes U+FFFD, because no UTF-8 exists for it (RFC 3629, section 3).
+        A piece may end in the first half of a surrogate pair whose second half begins the next of its kind; any other
+        lone surrogate becomes U+FFFD, because no UTF-8 exists for it (RFC 3629, section 3).
         """
-        text = self._half + text
-        self._half = ""
+        text = self._halves.pop(kind, "") + text
         if text and ord(text[-1]) in _HIGH:
-            text, self._half = text[:-1], text[-1]
+            text, self._halves[kind] = text[:-1], text[-1]
         text = _whole(text)
         size = len(text.encode())
         if size > self._room:
@@ -69,9 +67,10 @@ class Batch:
 
     def take(self, now: float, *, last: bool = False) -> list[bytes]:
         """The gathered pieces as entries. `last`: nothing will complete a half pair any more."""
-        if last and self._half:
-            self._half = ""
-            self.add(events.TEXT, "\N{REPLACEMENT CHARACTER}", now)
+        if last:
+            for kind in list(self._halves):
+                del self._halves[kind]
+                self.add(kind, "\N{REPLACEMENT CHARACTER}", now)
         pieces, self._pieces = self._pieces, []
         self._since, self._taken_at = None, now
         return [

@@ -146,7 +146,7 @@ class Generation:
         while True:
             heard = False
             try:
-                async with aclosing(_closable(provider(request))) as stream:
+                async with aclosing(provider(request)) as stream:
                     async with asyncio.timeout(self._terms.first_timeout) as limit:
                         async for event in stream:
                             now = self._now()
@@ -281,8 +281,3 @@ class Generation:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
-
-
-def _closable(stream: Any) -> Any:
-    # A provider is an async generator in all but its declared type.
-    return stream

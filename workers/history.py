@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.streams import events
-from gateway.streams.events import Opened, Settled, UserMessage
+from gateway.streams.events import Opened, UserMessage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +18,7 @@ def messages(entries: Iterable[bytes], message: str, most: int) -> list[Message]
 
     `entries` are those of the conversation's log. Each question is followed by its answer, although the log may have
     taken further questions before that. Answers that were replaced are left out, and so is a question that was asked
-    again in other words.
+    again in other words. Where the log no longer holds `message`, there is nothing to answer, and no messages.
     """
     asked: dict[str, str] = {}
     answers: dict[str, str] = {}
@@ -27,8 +27,11 @@ def messages(entries: Iterable[bytes], message: str, most: int) -> list[Message]
     for value in entries:
         match events.decode_turn(value):
             case UserMessage(id=name, text=text, replaces=replaces):
-                if replaces is not None and replaces in question_of:
-                    asked.pop(question_of[replaces], None)
+                if replaces is not None:
+                    question = question_of.get(replaces)
+                    # Asked again while its first answer is still to come, a question stays the one that is answered.
+                    if question is not None and question != message:
+                        asked.pop(question, None)
                 asked[name] = text
             case Opened() as opened:
                 question_of[opened.response] = opened.message
@@ -36,7 +39,7 @@ def messages(entries: Iterable[bytes], message: str, most: int) -> list[Message]
                     question = question_of.get(opened.replaces)
                     if question is not None and answer_of.get(question) == opened.replaces:
                         answers.pop(question, None)
-            case Settled() as settled:
+            case settled:
                 question = question_of.get(settled.response)
                 text = events.unescape(bytes(settled.text)[1:-1])
                 if question is not None and text:
@@ -52,6 +55,8 @@ def messages(entries: Iterable[bytes], message: str, most: int) -> list[Message]
         if name in answers:
             turn.append({"role": "assistant", "content": answers[name]})
         turns.append(turn)
+    else:
+        return []
 
     kept: list[Message] = []
     room = most

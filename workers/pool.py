@@ -92,6 +92,9 @@ class Pool:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
+        for provider, _ in self._providers.values():
+            if (close := getattr(provider, "aclose", None)) is not None:
+                await close()
         try:
             for running in rest:
                 await jobs.release(self._store, running.job, self.name)
@@ -125,10 +128,10 @@ class Pool:
             self._woken.update(range(keys.PARTITIONS))
             return
         for job in found:
-            former = self._running.get(job.response)
-            if former is not None:
-                # This process was stopped for longer than its lease, and took over from itself.
-                former.task.cancel()
+            if job.response in self._running:
+                # The lease ran out unnoticed, and this worker took over from itself: it just goes on. Should another
+                # have been at it in between, the log says so.
+                continue
             generation = Generation(self._store, job, self.name, self._providers, self._terms)
             task = asyncio.create_task(generation.run(), name=job.response)
             self._running[job.response] = _Running(job, generation, task)

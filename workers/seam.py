@@ -30,11 +30,11 @@ class Seam:
         """The part of the continuation so far that is certain to be new."""
         if not self._open:
             return text
-        self._held += text
-        # While what is held also stands somewhere in the old text's end, it may yet turn out to be that very end.
-        if self._held in self._end and not self._end.endswith(self._held):
-            return ""
-        if self._end.endswith(self._held):
+        self._held = _joined(self._held + text)
+        # While what is held also stands somewhere in the old text's end, it may yet turn out to be that very end. Half
+        # a surrogate pair tells nothing before its other half is there.
+        whole = self._held[:-1] if "\ud800" <= self._held[-1:] < "\udc00" else self._held
+        if whole in self._end:
             return ""
         return self.close()
 
@@ -45,3 +45,8 @@ class Seam:
             if self._end.endswith(held[:length]):
                 return held[length:]
         return held
+
+
+def _joined(text: str) -> str:
+    """Join surrogate pairs; a half without the other stays."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hypothesis import assume, settings
+import pytest
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from gateway.hub import Hub, Position, Room
+from gateway.replica import UNKNOWN
 from gateway.streams import events, keys
 from gateway.streams.events import (
     NONCES,
@@ -31,8 +38,12 @@ from gateway.streams.events import (
     UserMessage,
     Waiting,
 )
-from gateway.wire import Frame
 from tests.transcript import Transcript
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.wire import Frame
 
 CONVERSATION = "c1"
 LETTERS = st.text('abé😀"\\\n', min_size=1, max_size=6)
@@ -155,6 +166,9 @@ class Delivery(RuleBasedStateMachine):
             if log[-1][1][:1] != events.END and (claimed is None or (log[-1][0].number > 0) == claimed)
         ]
 
+    def ended(self) -> list[str]:
+        return [name for name, log in self.logs.responses.items() if log[-1][1][:1] == events.END]
+
     def written(self) -> list[str]:
         """The responses that a living worker writes."""
         return [r for r in self.open(claimed=True) if (r, self.logs.responses[r][-1][0].attempt) not in self.dead]
@@ -167,9 +181,9 @@ class Delivery(RuleBasedStateMachine):
 
     fates = st.lists(st.sampled_from([1, 1, 1, 0, 2]), min_size=2, max_size=2)
 
+    @precondition(lambda self: len(self.logs.responses) < 6)
     @rule(text=LETTERS, fates=fates)
     def submit(self, text: str, fates: list[int]) -> None:
-        assume(len(self.logs.responses) < 6)
         message, response = f"m{self.fresh()}", keys.response_id(CONVERSATION, f"{self.fresh():016d}")
         self.logs.responses[response] = []
         parts = [
@@ -183,12 +197,10 @@ class Delivery(RuleBasedStateMachine):
         ]
         self.publish(parts, fates)
 
-    @precondition(lambda self: any(log[-1][1][:1] == events.END for log in self.logs.responses.values()))
+    @precondition(lambda self: self.ended() and len(self.logs.responses) < 6)
     @rule(data=st.data(), fates=fates)
     def retry(self, data: st.DataObject, fates: list[int]) -> None:
-        ended = [name for name, log in self.logs.responses.items() if log[-1][1][:1] == events.END]
-        assume(len(self.logs.responses) < 6)
-        former = data.draw(st.sampled_from(ended))
+        former = data.draw(st.sampled_from(self.ended()))
         response = keys.response_id(CONVERSATION, f"{self.fresh():016d}")
         queued = Queued(CONVERSATION, "m", "default", replaces=former)
         self.logs.responses[response] = []
@@ -270,13 +282,11 @@ class Delivery(RuleBasedStateMachine):
             else:
                 self.dead.add((response, last.attempt))
 
-    @precondition(lambda self: self.logs.responses)
+    @precondition(lambda self: self.ended())
     @rule(data=st.data())
     def expire(self, data: st.DataObject) -> None:
         """The log of an ended response is no longer kept; its text stands in the conversation."""
-        ended = [name for name in self.logs.responses if name not in self.open()]
-        assume(ended)
-        response = data.draw(st.sampled_from(ended))
+        response = data.draw(st.sampled_from(self.ended()))
         del self.logs.responses[response]
         # A failover does not reach back over a day.
         self.saved = []
@@ -301,9 +311,9 @@ class Delivery(RuleBasedStateMachine):
                 client.in_flight, client.gateway, client.full = [], None, False
         self.gateways[gateway] = Gateway()
 
+    @precondition(lambda self: len(self.clients) < 5)
     @rule(gateway=st.integers(0, 1))
     def join(self, gateway: int) -> None:
-        assume(len(self.clients) < 5)
         self.clients.append(Client())
         self.connect(self.clients[-1], self.gateways[gateway])
 
@@ -407,3 +417,290 @@ class Delivery(RuleBasedStateMachine):
 
 TestDelivery = Delivery.TestCase
 TestDelivery.settings = settings(settings.default, stateful_step_count=60, report_multiple_bugs=False)
+
+
+class Forgetful(Delivery):
+    """As the model, but nothing is ever compared with the store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for gateway in self.gateways:
+            gateway.compare = lambda _: None  # type: ignore[method-assign]
+
+
+def test_the_model_finds_what_is_lost_without_comparisons() -> None:
+    few = settings(max_examples=300, database=None, report_multiple_bugs=False, phases=[Phase.generate])
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(Forgetful, settings=few)
+
+
+RESPONSE = keys.response_id(CONVERSATION, "a" * 16)
+OPENED = (TurnId(1, 1), events.encode(events.OPENED, Opened(RESPONSE, "m1", "default")))
+ASKED = (TurnId(2, 1), events.encode(events.MESSAGE, UserMessage("m1", "Hi")))
+QUEUED = (LogId(1, 1), events.encode(events.QUEUED, Queued(CONVERSATION, "m1", "default")))
+STARTED = (LogId(NONCES, 2), events.encode(events.START, Start("default")))
+TEXT = (LogId(NONCES, 3), events.TEXT + b"Hello")
+ENDED = (LogId(NONCES, 4), events.encode(events.END, End("complete", retryable=False)))
+SETTLED = (
+    TurnId(3, 1),
+    events.SETTLED + events.settled_head(RESPONSE, "m2", End("complete", retryable=False)) + b',"text":"Hello"}',
+)
+
+
+class Screen:
+    """A viewer that takes as much as it is told to."""
+
+    def __init__(self, *, takes: bool = True) -> None:
+        self.frames: list[dict[str, Any]] = []
+        self.takes = takes
+
+    def give(self, frames: Sequence[Frame]) -> bool:
+        self.frames += [json.loads(frame.body) for frame in frames]
+        return self.takes
+
+    def kinds(self) -> list[str]:
+        kinds = [frame["type"] for frame in self.frames]
+        self.frames.clear()
+        return kinds
+
+
+def room_with(hub: Hub, turns: list[tuple[TurnId, bytes]], log: list[tuple[LogId, bytes]]) -> Room:
+    room = hub.open(CONVERSATION)
+    hub.load_turns(room, None, turns)
+    if log:
+        hub.load_response(room, RESPONSE, None, log)
+    room.wanted.clear()
+    return room
+
+
+def published(entry: tuple[Any, bytes], previous: object, response: str | None = RESPONSE) -> list[Published]:
+    return [Published(response, str(entry[0]).encode(), str(previous).encode(), [entry[1]])]
+
+
+def watch(hub: Hub, room: Room, screen: Screen, after: str | None = None, **named: str) -> None:
+    frames, position = room.begin(after, named)
+    screen.give(frames)
+    hub.join(room, screen, position)
+    hub.flush()
+
+
+def test_viewers_at_one_position_are_given_the_same_bytes() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
+    given: list[Sequence[Frame]] = []
+    screens = [Screen() for _ in range(3)]
+    for screen in screens:
+        watch(hub, room, screen)
+        screen.give = lambda frames: given.append(frames) or True  # type: ignore[method-assign, func-returns-value]
+    hub.take(room, published(TEXT, STARTED[0]))
+    hub.flush()
+    assert len(given) == 3
+    assert given[0] is given[1] is given[2]
+
+
+def test_one_that_falls_behind_is_given_the_rest_in_one_piece_in_every_room() -> None:
+    hub = Hub()
+    room, other = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED]), hub.open("c2")
+    slow = Screen()
+    watch(hub, room, slow)
+    watch(hub, other, slow)
+    assert slow.kinds() == ["watching", "snapshot"] * 2
+    slow.takes = False
+    hub.take(room, published(TEXT, STARTED[0]))
+    hub.flush()
+    assert slow.kinds() == ["delta"]
+    hub.take(room, published(ENDED, TEXT[0]))
+    hub.take(other, [Published(None, b"1-5", b"-", [ASKED[1]])])
+    hub.flush()
+    assert slow.kinds() == []
+    hub.ready(slow)
+    assert len(slow.kinds()) == 1
+    slow.takes = True
+    hub.ready(slow)
+    assert len(slow.kinds()) == 1
+    hub.ready(Screen())
+
+
+def test_a_viewer_leaves_one_room_or_all() -> None:
+    hub = Hub()
+    room, other = hub.open(CONVERSATION), hub.open("c2")
+    screen = Screen()
+    watch(hub, room, screen)
+    watch(hub, other, screen)
+    hub.leave(screen, room)
+    assert not room.places
+    assert other.places
+    hub.leave(screen)
+    hub.leave(screen)
+    assert not other.places
+    hub.close(room)
+    assert hub.open(CONVERSATION) is not room
+
+
+def test_the_settled_copy_waits_for_the_end() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
+    screen = Screen()
+    watch(hub, room, screen)
+    screen.kinds()
+    hub.take(room, published(SETTLED, ASKED[0], None))
+    hub.flush()
+    assert screen.kinds() == []
+    assert room.wanted == {RESPONSE}
+    hub.ready(screen)
+    assert room in hub.dirty
+    hub.load_response(room, RESPONSE, TEXT[0], [TEXT, ENDED])
+    hub.flush()
+    assert screen.kinds() == ["end", "message"]
+    assert room.places[screen].responses == ()
+    late = Screen()
+    watch(hub, room, late, str(ASKED[0]))
+    assert late.kinds() == ["watching", "message"]
+    assert hub.open(CONVERSATION) is room
+    room.forget()
+    assert not room.responses
+
+
+def test_a_response_whose_log_is_gone_ends_with_its_settled_text() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED, SETTLED], [])
+    assert room.unknown({RESPONSE: "1-1"}) == {RESPONSE}
+    hub.load_response(room, RESPONSE, None, [])
+    assert room.unknown({RESPONSE: "1-1"}) == set()
+    screen = Screen()
+    watch(hub, room, screen, str(SETTLED[0]), **{RESPONSE: str(TEXT[0])})
+    assert [frame["type"] for frame in screen.frames] == ["watching", "reset", "end"]
+    assert screen.frames[1]["text"] == "Hello"
+    assert screen.frames[2]["chars"] == 5
+    room.forget()
+    assert not room.gone
+
+
+def test_a_response_of_which_nothing_is_left_ends_as_failed() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [])
+    hub.load_response(room, RESPONSE, None, [])
+    screen = Screen()
+    watch(hub, room, screen)
+    assert screen.frames[-1]["type"] == "end"
+    assert screen.frames[-1]["error"]["code"] == "gone"
+    assert "chars" not in screen.frames[-1]
+
+
+def test_the_log_of_another_conversation_is_not_shown() -> None:
+    hub = Hub()
+    room = hub.open("c2")
+    assert hub.load_response(room, RESPONSE, None, [QUEUED, STARTED, TEXT])
+    assert room.gone == {RESPONSE}
+
+
+def test_one_response_can_be_followed_by_itself() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
+    screen = Screen()
+    hub.join(room, screen, Position(None, ((RESPONSE, None),)))
+    hub.flush()
+    assert screen.kinds() == ["start", "delta"]
+    hub.take(room, published(ENDED, TEXT[0]) + published(SETTLED, ASKED[0], None))
+    hub.flush()
+    assert screen.kinds() == ["end"]
+    assert room.size == 5
+    other = Screen()
+    hub.join(room, other, Position(None, (("r0" + "0" * 17, None),)))
+    hub.flush()
+    assert room.wanted == {"r0" + "0" * 17}
+
+
+def test_a_client_that_comes_back_is_told_what_its_answer_is_doing() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED])
+    screen = Screen()
+    watch(hub, room, screen, str(ASKED[0]), **{RESPONSE: str(QUEUED[0])})
+    assert screen.kinds() == ["watching", "status"]
+    room.forget()
+    assert room.responses
+    # One that does not name it begins with a reset: it may show it with an end that the store took back.
+    watch(hub, room, screen, str(ASKED[0]))
+    assert screen.kinds() == ["watching", "reset", "status"]
+    hub.load_response(room, RESPONSE, QUEUED[0], [QUEUED, STARTED, TEXT, ENDED])
+    watch(hub, room, screen, str(ASKED[0]), **{RESPONSE: str(ENDED[0])})
+    assert screen.kinds() == ["watching", "reset", "start", "end"]
+
+
+def test_what_the_client_has_of_a_response_counts_more_than_its_opening() -> None:
+    hub = Hub()
+    again = (TurnId(4, 1), events.encode(events.OPENED, Opened(RESPONSE + "x", "m1", "default", RESPONSE, again=True)))
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
+    screen = Screen()
+    watch(hub, room, screen, "0-0", **{RESPONSE: str(TEXT[0])})
+    assert screen.kinds() == ["watching", "message"]
+    hub.load_response(room, RESPONSE, TEXT[0], [TEXT, ENDED])
+    hub.load_turns(room, ASKED[0], [ASKED, SETTLED, again])
+    _frames, position = room.begin(str(SETTLED[0]), {})
+    assert dict(position.responses) == {RESPONSE + "x": UNKNOWN}
+
+
+def test_what_follows_on_nothing_here_is_read() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [])
+    hub.take(room, published(TEXT, STARTED[0]))
+    assert room.wanted == {RESPONSE}
+    room.wanted.clear()
+    hub.take(room, published(QUEUED, "-"))
+    assert room.responses[RESPONSE].tail == QUEUED[0]
+    hub.take(room, published(TEXT, STARTED[0]))
+    assert room.wanted == {RESPONSE}
+    hub.take(room, [Published(RESPONSE, str(STARTED[0]).encode(), str(QUEUED[0]).encode(), [])])
+    hub.take(room, published(SETTLED, TurnId(9, 9), None))
+    assert room.wanted == {RESPONSE, ""}
+    assert hub.ask_response(room, RESPONSE) == QUEUED[0]
+    assert hub.ask_response(room, "another") is None
+    assert hub.ask_turns(room) == ASKED[0]
+    assert hub.ask_turns(hub.open("c2")) is None
+
+
+def test_quiet_logs_are_compared_and_busy_ones_are_not() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
+    assert hub.compare(room, idle=False) == ["", RESPONSE]
+    hub.take(room, published(TEXT, STARTED[0]))
+    assert hub.compare(room, idle=False) == [""]
+    hub.take(room, published(ENDED, TEXT[0]))
+    hub.take(room, published(SETTLED, ASKED[0], None))
+    room.heard.clear()
+    assert hub.compare(room, idle=False) == []
+    assert hub.compare(room, idle=True) == [""]
+    assert not hub.load_turns(room, SETTLED[0], [SETTLED])
+    assert not hub.load_response(room, RESPONSE, ENDED[0], [ENDED])
+
+
+def test_a_history_that_was_lost_is_replaced_and_every_viewer_begins_anew() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED, SETTLED], [QUEUED, STARTED, TEXT, ENDED])
+    screen = Screen()
+    watch(hub, room, screen, str(ASKED[0]), **{RESPONSE: str(TEXT[0])})
+    assert screen.kinds() == ["watching", "end", "message"]
+    assert hub.load_turns(room, SETTLED[0], [])
+    assert room.stale
+    assert hub.ask_turns(room) is None
+    hub.load_turns(room, None, [OPENED, (TurnId(2, 9), ASKED[1])])
+    assert not room.stale
+    assert hub.load_response(room, RESPONSE, ENDED[0], [])
+    assert RESPONSE in room.wanted
+    hub.load_response(room, RESPONSE, None, [QUEUED, STARTED])
+    hub.flush()
+    assert [frame["type"] for frame in screen.frames] == ["watching", "snapshot"]
+    assert screen.frames[0]["reason"] == "lost"
+    assert screen.frames[1]["responses"][0]["state"] == "running"
+
+
+def test_a_viewer_whose_response_is_being_read_again_misses_nothing_of_it() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT, ENDED])
+    screen = Screen()
+    watch(hub, room, screen)
+    # The answer has its end, its settled copy was lost with the history that is here now.
+    room.stale = True
+    hub.load_turns(room, None, [(TurnId(1, 7), OPENED[1])])
+    hub.flush()
+    assert [frame["type"] for frame in screen.frames][-4:] == ["snapshot", "reset", "start", "end"]

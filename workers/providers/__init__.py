@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, TypedDict
 
@@ -58,7 +58,7 @@ class Finish:
 
 
 Event: TypeAlias = Text | Reasoning | Finish
-Provider: TypeAlias = Callable[[Request], AsyncIterator[Event]]
+Provider: TypeAlias = Callable[[Request], AsyncGenerator[Event, None]]
 
 
 class ProviderError(Exception):

@@ -13,6 +13,8 @@ while head and redis.call('HEXISTS', KEYS[1], head) == 0 do
   head = redis.call('LINDEX', KEYS[3], 0)
 end
 if head and head ~= ARGV[2] then
+  -- The lost job is forgotten, or the end of the response ahead would take this one for served.
+  redis.call('HSET', KEYS[1], ARGV[2], ARGV[3] .. ' ')
   local queued = redis.call('LRANGE', KEYS[3], 0, -1)
   for _, other in ipairs(queued) do
     if other == ARGV[2] then return 'waiting' end
