@@ -178,7 +178,9 @@ def test_a_secret_is_in_no_repr() -> None:
         assert PASSWORD not in shown
 
 
-@pytest.mark.parametrize("given", [{"port": "x"}, {"jwt_key": "@" + SECRET}, {"store": [PASSWORD]}, {"jwt_key": [SECRET]}])
+@pytest.mark.parametrize(
+    "given", [{"port": "x"}, {"jwt_key": "@" + SECRET}, {"store": [PASSWORD]}, {"jwt_key": [SECRET]}]
+)
 def test_a_secret_is_in_no_error(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENWIRE_JWT_KEY", SECRET)
     monkeypatch.setenv("TOKENWIRE_STORE", f"redis://:{PASSWORD}@db:6379")

@@ -23,8 +23,8 @@ async def test_an_accepted_message_stands_in_the_conversation_and_has_a_log_a_tu
     assert accepted.ahead == ()
     assert keys.is_response(accepted.response)
     assert await talk.history() == [
-        UserMessage(accepted.message, "Why is the sky blue?"),
         Opened(accepted.response, accepted.message, "fast"),
+        UserMessage(accepted.message, "Why is the sky blue?"),
     ]
     assert await log.request(store, accepted.response) == Queued(talk.name, accepted.message, "fast", "Be brief.", 99)
     ((first, _),) = await log.read(store, accepted.response)
@@ -39,16 +39,16 @@ async def test_what_is_written_is_published_exactly_and_then_workers_are_woken(s
     talk = Talk(store)
     async with listening(talk) as ear:
         accepted = await talk.ask("two\nlines")
-        (said_id, said), (opened_id, opened) = await conversations.read(store, talk.name)
+        (opened_id, opened), (said_id, said) = await conversations.read(store, talk.name)
         ((first, queued),) = await log.read(store, accepted.response)
         assert await ear.heard() == [
             (
                 "feed",
                 lines(
-                    f"@c {said_id} -",
-                    said,
-                    f"@c {opened_id} {said_id}",
+                    f"@c {opened_id} -",
                     opened,
+                    f"@c {said_id} {opened_id}",
+                    said,
                     f"@{accepted.response} {first} -",
                     queued,
                 ),
@@ -67,7 +67,7 @@ async def test_another_answer_to_a_message_is_asked_for_without_saying_it_again(
     again = await talk.ask(None, message=first.message, replaces=first.response, mode="continue")
 
     assert again.message == first.message
-    assert (await talk.history())[-1] == Opened(again.response, first.message, "default", first.response)
+    assert (await talk.history())[-1] == Opened(again.response, first.message, "default", first.response, again=True)
     queued = await log.request(store, again.response)
     assert queued == Queued(talk.name, first.message, "default", replaces=first.response, mode="continue")
 
@@ -111,7 +111,7 @@ async def test_a_lost_reply_to_a_submit_does_not_submit_twice(store: Store) -> N
     talk = Talk(forgetful(store))
     accepted = await talk.ask()
     assert accepted.duplicate
-    assert [type(entry) for entry in await talk.history()] == [UserMessage, Opened]
+    assert [type(entry) for entry in await talk.history()] == [Opened, UserMessage]
     assert await talk.queue() == [accepted.response]
 
 

@@ -45,7 +45,7 @@ LOG_ENTRIES: dict[bytes, st.SearchStrategy[Any]] = {
 }
 TURN_ENTRIES: dict[bytes, st.SearchStrategy[Any]] = {
     events.MESSAGE: st.builds(UserMessage, NAMES, st.text(), MAYBE),
-    events.OPENED: st.builds(Opened, NAMES, NAMES, NAMES, MAYBE),
+    events.OPENED: st.builds(Opened, NAMES, NAMES, NAMES, MAYBE, st.booleans()),
 }
 
 

@@ -192,6 +192,18 @@ async def sweep(talk: Talk) -> list[tuple[str, str]]:
     return await jobs.sweep(talk.store, talk.partition, 60.0)
 
 
+async def requeue(talk: Talk, response: str) -> bytes:
+    """What a sweep does with each open response."""
+    reply: bytes = await talk.store.call(
+        "requeue",
+        [keys.open_responses(talk.partition), keys.jobs(talk.partition), keys.turns(talk.name)],
+        response,
+        talk.name,
+        keys.control(talk.partition),
+    )
+    return reply
+
+
 async def test_a_sweep_leaves_alone_what_is_in_order(talk: Talk) -> None:
     await talk.ask()
     await talk.ask()
@@ -281,6 +293,18 @@ async def test_open_responses_whose_queue_was_lost_are_queued_again(talk: Talk) 
     assert await talk.open() == await talk.jobs() == {}
 
 
+async def test_a_response_that_lost_its_job_and_its_place_is_served_when_those_ahead_have_ended(talk: Talk) -> None:
+    first, second = [(await talk.ask()).response for _ in range(2)]
+    await talk.redis.delete(keys.turns(talk.name), keys.jobs(talk.partition))
+    for response, becomes in ((second, b"queued"), (first, b"waiting"), (first, b"waiting"), (second, b"held")):
+        assert await requeue(talk, response) == becomes
+    assert list(await talk.jobs()) == [second]
+    assert await talk.queue() == [second, first]
+    await talk.stop(second)
+    assert list(await talk.jobs()) == [first]
+    assert await talk.open() == await talk.jobs()
+
+
 async def test_a_response_whose_log_expired_is_reported_and_ends(talk: Talk) -> None:
     accepted, following = await talk.ask(), await talk.ask()
     await talk.redis.delete(keys.log(accepted.response))
@@ -302,14 +326,7 @@ async def test_a_requeue_whose_reply_was_lost_queues_once(talk: Talk) -> None:
 async def test_a_response_that_ends_during_a_sweep_is_not_queued_again(talk: Talk) -> None:
     accepted = await talk.ask()
     await talk.stop(accepted.response)
-    reply = await talk.store.call(
-        "requeue",
-        [keys.open_responses(talk.partition), keys.jobs(talk.partition), keys.turns(talk.name)],
-        accepted.response,
-        talk.name,
-        keys.control(talk.partition),
-    )
-    assert reply == b"closed"
+    assert await requeue(talk, accepted.response) == b"closed"
     assert await talk.jobs() == {}
 
 

@@ -402,8 +402,8 @@ async def test_an_attempt_ends_its_response(talk: Talk) -> None:
     assert ended == Ended(now=True, cursor=entries[-1][0])
     assert entries[-1] == (LogId(writer.start.attempt, 5), events.encode(events.END, COMPLETE))
     assert await talk.history() == [
-        UserMessage(accepted.message, "Why?"),
         Opened(accepted.response, accepted.message, "default"),
+        UserMessage(accepted.message, "Why?"),
         Settled(
             accepted.response,
             keys.answer_id(accepted.response),

@@ -246,7 +246,7 @@ def examples(part: int) -> settings:
 
 
 def test_the_model_in_this_process() -> None:
-    run_state_machine_as_test(Writers, settings=examples(10))
+    run_state_machine_as_test(Writers, settings=examples(14))
 
 
 @pytest.mark.parametrize("kind", ["embedded", "redis"])
@@ -254,4 +254,4 @@ def test_the_model_on_a_real_server(request: pytest.FixtureRequest, kind: str) -
     class OnServer(Writers):
         url = request.getfixturevalue(f"{kind}_url")
 
-    run_state_machine_as_test(OnServer, settings=examples(40))
+    run_state_machine_as_test(OnServer, settings=examples(50))
