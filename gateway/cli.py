@@ -163,6 +163,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 async def _serve(settings: Settings, *, with_worker: bool) -> None:
     import uvicorn
+    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
     from gateway import app, wire
     from gateway.streams.store import open_store
@@ -175,6 +176,19 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
         shared = app.Gateway(settings, store, port, tuple(known) if known is not None else None)
         if with_worker:
             pool = _pool(settings, store)
+
+        class Protocol(WebSocketsSansIOProtocol):
+            def send_receive_event_to_app(self) -> None:
+                try:
+                    if self.curr_msg_data_type == "text" and not self.close_sent:
+                        b"".join(self.frames).decode()
+                except UnicodeDecodeError:
+                    # uvicorn prints a traceback, and where the client has closed too, fails with another.
+                    self.frames = []
+                    self.conn.fail(1007)
+                    self.handle_parser_exception()
+                else:
+                    super().send_receive_event_to_app()
 
         class Server(uvicorn.Server):
             @contextmanager
@@ -198,7 +212,7 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
                 lifespan="on",
                 log_config=None,
                 access_log=False,
-                ws="websockets-sansio",
+                ws=Protocol,
                 ws_max_size=wire.MOST_FRAME_BYTES,
                 ws_per_message_deflate=False,
                 proxy_headers=bool(settings.proxies),

@@ -48,6 +48,8 @@ class Connection:
         self._wake = asyncio.Event()
         self._requests: asyncio.Queue[Watch | Unwatch | Send | Stop | Retry] = asyncio.Queue(MOST_WAITING)
         self._closing: End | None = None
+        self._taken = asyncio.Event()
+        self._taken.set()
         self._written = time.monotonic()
 
     async def run(self) -> None:
@@ -100,9 +102,12 @@ class Connection:
             if message["type"] != "websocket.receive":
                 return
             data = message.get("text")
+            known = self._session.identity
             self._obey(
                 self._session.receive(data if data is not None else message["bytes"], time.monotonic(), time.time())
             )
+            if self._session.identity is not known:
+                self._shut()
 
     def _obey(self, commands: Sequence[Command]) -> None:
         for command in commands:
@@ -136,6 +141,8 @@ class Connection:
                 logger.info("a client took nothing for %d seconds and is let go", WRITE_WITHIN)
                 return
             self._written = time.monotonic()
+            if not self._pending:
+                self._taken.set()
             # Everything that came in the meantime, in one piece.
             self._feed.ready(self)
 
@@ -176,6 +183,8 @@ class Connection:
         if name not in self._rooms and len(self._rooms) >= wire.MOST_WATCHED:
             self._say(wire.error("too_many", f"At most {wire.MOST_WATCHED} conversations on one socket."))
             return
+        # Who asks for one snapshot after another, and takes none, has one of them waiting and not all.
+        await self._taken.wait()
         named = dict(request.responses)
         try:
             room = await self._feed.enter(name, named)
@@ -183,12 +192,27 @@ class Connection:
             self._say(wire.error("unavailable", "The conversation can not be read for a moment.", retry_after=2.0))
             return
         self._unwatch(name)
+        identity = self._session.identity
+        if identity is None or not identity.opens(name):
+            # A fresh token came while the logs were read.
+            self._feed.leave(room)
+            self._say(wire.error("forbidden", "This conversation is not open to you."))
+            return
         frames, position = room.begin(request.after, named)
+        self._taken.clear()
         self._pending += frames
         self._wake.set()
         self._rooms[name] = room
         self._hub.join(room, self, position)
         self._feed.schedule()
+
+    def _shut(self) -> None:
+        """Follow no longer what a fresh token does not open."""
+        identity = self._session.identity
+        assert identity is not None
+        for name in [name for name in self._rooms if not identity.opens(name)]:
+            self._unwatch(name)
+            self._say(wire.error("forbidden", f"The conversation {name} is not open to you any more."))
 
     def _unwatch(self, name: str) -> None:
         room = self._rooms.pop(name, None)

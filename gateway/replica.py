@@ -210,7 +210,7 @@ class ResponseReplica:
                     self.start, self._start_id, self.waiting = start, entry, None
                 case Waiting() as waiting:
                     self.waiting, self._waiting_at = waiting, entry.seq
-                case End() as end:
+                case end:
                     self.end, self.waiting = end, None
                     self.chars = len(events.unescape(bytes(self.text.data)))
         self.tail = entry
@@ -392,7 +392,7 @@ class ConversationReplica:
                     error=settled.error,
                     usage=settled.usage,
                 )
-            case Opened() as opened:
+            case opened:
                 self.opened[opened.response] = opened
         frame = wire.message(self.conversation, str(entry), said) if said else None
         turn = Turn(entry, decoded, said, frame)

@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     def _read(cls, value: Any) -> Any:
         if isinstance(value, str) and value.startswith("@"):
             try:
-                return Path(value[1:]).read_text()
+                return Path(value[1:]).read_text().strip()
             except OSError as error:
                 raise ValueError(f"the file can not be read ({error.strerror})") from error
         return value

@@ -75,6 +75,7 @@ class Generation:
         except SupersededError:
             logger.info("response %s: this attempt is over", self._job.response)
         except asyncio.CancelledError:
+            logger.info("response %s: this attempt is over", self._job.response)
             raise
         except Exception as error:
             # The frames without the message: that may hold what somebody wrote.

@@ -83,6 +83,39 @@ class Client:
             raise self.broken
         return result
 
+    async def more(self, count: int, response: str) -> None:
+        """Wait for so many more frames, or for the response's end."""
+        wanted = len(self.frames) + count
+        await self.until(lambda: len(self.frames) >= wanted or self.answer(response).ends)
+
+    async def shows(self, response: str, characters: int = 1) -> Answer:
+        """The response once more than so many characters of it are shown."""
+        await self.until(lambda: len(self.answer(response).text) >= characters)
+        return self.answer(response)
+
+    async def attempted(self, response: str, attempt: int, seconds: float = PATIENCE) -> Answer:
+        """The response once that attempt has begun."""
+        await self.until(lambda: self.answer(response).attempt == attempt, seconds)
+        return self.answer(response)
+
+    async def watches(self) -> None:
+        """Wait until the watch has been answered with a snapshot."""
+        await self.until(lambda: self.transcript.snapshots)
+
+    async def closed(self) -> int | None:
+        """The close code, once the other side has closed the socket."""
+        await self.until(lambda: self.close_code is not None)
+        return self.close_code
+
+    async def told(self, count: int, **fields: Any) -> list[dict[str, Any]]:
+        """The first so many frames that have these fields."""
+
+        def found() -> list[dict[str, Any]]:
+            return [frame for frame in self.frames if fields.items() <= frame.items()]
+
+        await self.until(lambda: len(found()) >= count)
+        return found()[:count]
+
     async def ended(self, response: str, seconds: float = PATIENCE) -> Answer:
         """The response once it has its end."""
         await self.until(lambda: self.answer(response).ends, seconds)
@@ -117,15 +150,16 @@ class Client:
         await self.close()
 
     async def _read(self) -> None:
-        assert self._socket is not None
+        socket = self._socket
+        assert socket is not None
         try:
-            async for data in self._socket:
+            async for data in socket:
                 await self._take(json.loads(data))
         except ConnectionClosed:
             pass
         except AssertionError as error:
             self.broken = error
-        self.close_code = self._socket.close_code if self._socket is not None else None
+        self.close_code = socket.close_code
         async with self._news:
             self._news.notify_all()
 

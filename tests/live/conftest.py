@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.streams import events, log
-from gateway.streams.events import LogId
 from gateway.streams.store import Store, open_store
 from tests.live.processes import GatewayProcess, WorkerProcess
 from tests.provider_server import ProviderServer
@@ -19,6 +18,8 @@ from tests.stores import RealServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+    from gateway.streams.events import LogId
 
 MODELS = {"default": "demo", "fake": "openai/fake"}
 LEASE = 1.0

@@ -36,9 +36,7 @@ async def test_random_cuts_lose_and_double_nothing(house: House) -> None:
         await client.connect(chance.choice(house.urls()))
         response = await client.ask(prompt)
         while not client.answer(response).ends:
-            seen = len(client.frames)
-            wanted = chance.randint(1, 4)
-            await client.until(lambda: len(client.frames) >= seen + wanted or client.answer(response).ends)
+            await client.more(chance.randint(1, 4), response)
             if not client.answer(response).ends:
                 client.cut()
                 cuts += 1
@@ -106,10 +104,10 @@ async def test_a_gateway_that_is_killed_costs_nothing(empty_house: House, conver
         await client.connect(house.urls()[0])
     response = await clients[0].ask("/long 200")
     for client in clients:
-        await client.until(lambda client=client: len(client.answer(response).text) > 50)
+        await client.shows(response, 50)
     house.gateways[0].kill()
     for client in clients:
-        await client.until(lambda client=client: client.close_code is not None)
+        await client.closed()
         await client.connect(house.urls()[1])
     for client in clients:
         await client.settled(response)
@@ -132,7 +130,7 @@ async def test_cursors_that_can_not_be_continued_are_never_passed_over(house: Ho
                 await client.say(
                     {"type": "watch", "conversation": conversation, "after": cursor, "responses": {response: cursor}}
                 )
-                await client.until(lambda client=client: client.transcript.snapshots)
+                await client.watches()
                 assert client.transcript.resumed is False
         text = await asking.settled(response)
         for cursor in spoiled:
@@ -191,9 +189,7 @@ async def test_a_message_may_interrupt_or_be_refused(house: House, conversation:
         await client.connect(house.urls()[0])
         slow = await client.ask("/long 4000")
         await client.until(lambda: client.answer(slow).text)
-        await client.say(
-            {"type": "send", "key": "k2", "conversation": conversation, "text": "hm", "if_busy": "reject"}
-        )
+        await client.say({"type": "send", "key": "k2", "conversation": conversation, "text": "hm", "if_busy": "reject"})
         await client.until(lambda: client.errors)
         assert client.errors[0]["code"] == "busy"
         assert client.errors[0]["key"] == "k2"
@@ -216,9 +212,7 @@ async def test_a_retry_replaces_what_failed(house: House, conversation: str) -> 
         for mode in ("restart", "continue"):
             await client.say({"type": "retry", "response": failed, "key": f"retry-{mode}", "mode": mode})
             again = await client.response_of(f"retry-{mode}")
-            started = await client.until(
-                lambda again=again: next((f for f in client.frames if f["type"] == "start" and f["response"] == again), None)
-            )
+            (started,) = await client.told(1, type="start", response=again)
             assert started["replaces"] == failed
             await client.ended(again)
             assert client.answer(again).text.startswith(partial[:20])

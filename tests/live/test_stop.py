@@ -32,7 +32,7 @@ async def tabs(house: House, conversation: str) -> AsyncIterator[tuple[Client, C
         await first.connect(house.urls()[0])
         await second.connect(house.urls()[1])
         for tab in (first, second):
-            await tab.until(lambda tab=tab: tab.transcript.snapshots)  # type: ignore[misc]
+            await tab.watches()
         yield first, second
 
 
@@ -124,7 +124,7 @@ async def test_twice_and_by_everybody_at_once(house: House, tabs: tuple[Client, 
     await asyncio.gather(*(client.stop(response) for client in (first, second) * 5))
     for client in tabs:
         await client.ended(response, WITHIN)
-        await client.until(lambda c=client: sum(f.get("state") == "ended" for f in c.frames) == 5)  # type: ignore[misc]
+        assert len(await client.told(5, type="status", state="ended")) == 5
         assert client.answer(response).ends == 1
         assert not client.errors
     await only_end_is_last(house, response)
@@ -136,7 +136,8 @@ async def test_racing_the_natural_end(house: House, tabs: tuple[Client, Client])
     reasons = set()
     for turn in range(20):
         response = await first.ask(f"a quick one, {turn}", model="fake")
-        await second.until(lambda response=response: second.answer(response).text if turn % 2 else response in second.transcript.answers)
+        # Before its first token, or behind it.
+        await (second.shows(response) if turn % 2 else second.told(1, type="status", response=response))
         await second.stop(response)
         answers = [await client.ended(response) for client in tabs]
         assert answers[0].reason == answers[1].reason

@@ -9,15 +9,16 @@ import asyncio
 import random
 import secrets
 import time
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from gateway.streams import events
 from tests.live.client import Client
 from tests.live.conftest import House, entries, text_of
-from tests.live.processes import WorkerProcess
 from tests.provider_server import Scenario
+
+if TYPE_CHECKING:
+    from tests.live.processes import WorkerProcess
 
 pytestmark = pytest.mark.live
 
@@ -50,7 +51,7 @@ class Deaths:
             prompts.append(prompt)
         # The busy one has them all by now; the next one finds nothing to do.
         for client, response in zip(clients, responses, strict=True):
-            await client.until(lambda c=client, r=response: c.answer(r).attempt == 1)  # type: ignore[misc]
+            await client.attempted(response, 1)
         spare = house.worker(*self.options)
         point = self.chance.randint(0, 400)
         await clients[0].until(lambda: len(clients[0].answer(responses[0]).text) >= point)
@@ -142,7 +143,7 @@ async def test_a_job_that_kills_every_worker_fails_in_the_end(empty_house: House
         worker = house.worker("--attempts", "2")
         response = await client.ask("poison", model="fake")
         for attempt in (1, 2):
-            await client.until(lambda attempt=attempt: client.answer(response).attempt == attempt)
+            await client.attempted(response, attempt)
             await client.until(lambda: len(client.answer(response).text) > 20)
             worker.kill()
             worker = house.worker("--attempts", "2")

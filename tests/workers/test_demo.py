@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -33,7 +33,7 @@ def asking(prompt: str, *, response: str = "r1", max_tokens: int | None = None) 
 
 
 def started(request: Request, provider: Provider | None = None) -> AsyncGenerator[Event, None]:
-    return cast("AsyncGenerator[Event, None]", (provider or connect(0))(request))
+    return (provider or connect(0))(request)
 
 
 async def up_to_failure(request: Request) -> tuple[list[Event], ProviderError]:

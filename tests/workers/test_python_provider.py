@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -103,7 +103,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def started(provider: Provider) -> AsyncGenerator[Event, None]:
-    return cast("AsyncGenerator[Event, None]", provider(REQUEST))
+    return provider(REQUEST)
 
 
 async def everything(model: str) -> list[Event]:

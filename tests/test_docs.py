@@ -1,0 +1,107 @@
+"""The documents: everything that a user, an operator or a client meets is in them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, get_args
+
+import pytest
+from starlette.routing import Route, WebSocketRoute
+
+from gateway import wire
+from gateway.app import Gateway, create
+from gateway.settings import Settings, load
+from gateway.streams.store import open_store
+from gateway.wire import ClientFrame, Close
+from tests.core_coverage import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CLIENT_FRAMES: Final[dict[str, tuple[str, ...]]] = {
+    member.__struct_config__.tag: member.__struct_fields__ for member in get_args(ClientFrame)
+}
+FIELDS: Final = [(frame, field) for frame, fields in CLIENT_FRAMES.items() for field in fields]
+
+
+def document(path: str) -> str:
+    file = ROOT / path
+    return file.read_text() if file.exists() else ""
+
+
+PROTOCOL: Final = document("gateway/PROTOCOL.md")
+README: Final = document("README.md")
+
+
+def rows(page: str) -> Iterator[list[str]]:
+    """The cells of every row of every table, without what marks them as code."""
+    for line in page.splitlines():
+        if line.startswith("|"):
+            yield [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+
+
+def sections(page: str) -> Iterator[tuple[str, str]]:
+    """Every heading with what stands under it, up to the next one of its rank or above."""
+    lines = re.sub(r"^```.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE).splitlines()
+    for number, line in enumerate(lines):
+        heading = re.match(r"(#+) (.+)", line)
+        if heading:
+            under = lines[number + 1 :]
+            end = next(
+                (n for n, other in enumerate(under) if re.match(rf"#{{1,{len(heading[1])}}} ", other)), len(under)
+            )
+            yield heading[2], "\n".join(under[:end])
+
+
+def told(name: str) -> str:
+    """What the protocol's page says of something in a table's row or a section of its own."""
+    return "\n".join(
+        [
+            *(" ".join(row) for row in rows(PROTOCOL) if row[0] == name),
+            *(text for heading, text in sections(PROTOCOL) if re.search(rf"`{name}`", heading) or heading == name),
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_the_readme_has_every_setting(name: str) -> None:
+    assert re.search(rf"\bTOKENWIRE_{name.upper()}\b", README)
+
+
+@pytest.mark.parametrize("frame", [*CLIENT_FRAMES, *wire.SERVER_FRAMES])
+def test_the_protocol_has_every_frame(frame: str) -> None:
+    assert told(frame)
+
+
+@pytest.mark.parametrize(("frame", "field"), FIELDS)
+def test_the_protocol_has_every_field_that_a_client_may_send(frame: str, field: str) -> None:
+    assert re.search(rf"\b{field}\b", told(frame))
+
+
+@pytest.mark.parametrize("code", wire.ERRORS)
+def test_the_protocol_has_every_error(code: str) -> None:
+    assert f"`{code}`" in PROTOCOL or code in (row[0] for row in rows(PROTOCOL))
+
+
+@pytest.mark.parametrize("code", [int(code) for code in Close])
+def test_the_protocol_has_every_close_code(code: int) -> None:
+    assert re.search(rf"\b{code}\b", PROTOCOL)
+
+
+async def test_the_protocol_has_every_route() -> None:
+    store = await open_store("memory://")
+    try:
+        settings = load({})
+        routes = create(Gateway(settings, store, 8000, None), settings).routes
+    finally:
+        await store.close()
+    # What a parameter is called is nobody's concern.
+    page = re.sub(r"\{\w+\}", "{}", PROTOCOL)
+    missing = []
+    for route in routes:
+        if isinstance(route, (Route, WebSocketRoute)):
+            path = re.escape(re.sub(r"\{\w+\}", "{}", route.path))
+            posted = isinstance(route, Route) and "POST" in (route.methods or ())
+            if not re.search((r"POST[ `|]+" if posted else "") + path + r"(?![\w/{])", page):
+                missing.append(route.path)
+    assert missing == []

@@ -1,0 +1,103 @@
+"""The house: core modules wait for nothing, packages pull nothing in, and each import contract can fail."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.core_coverage import CORE, ROOT, source_of
+
+PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CONTRACTS: Final[dict[str, dict[str, Any]]] = {
+    contract["id"]: contract for contract in PROJECT["tool"]["importlinter"]["contracts"]
+}
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text())
+
+
+def test_the_contract_for_core_modules_has_those_that_are_covered_alone() -> None:
+    assert sorted(CONTRACTS["core"]["source_modules"]) == sorted(CORE)
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_a_core_module_waits_for_nothing(module: str) -> None:
+    waiting = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)
+    for node in ast.walk(parsed(source_of(module))):
+        assert not isinstance(node, waiting), f"line {node.lineno}"
+        assert not (isinstance(node, ast.comprehension) and node.is_async)
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_a_core_module_says_in_a_sentence_what_it_holds(module: str) -> None:
+    first = (ast.get_docstring(parsed(source_of(module))) or "").partition("\n")[0]
+    assert first.endswith((".", ":"))
+    assert first[:1].isupper()
+    assert len(first.split()) > 3
+
+
+@pytest.mark.parametrize("package", ["gateway/__init__.py", "gateway/streams/__init__.py"])
+def test_these_packages_are_a_docstring_and_nothing_else(package: str) -> None:
+    (only,) = parsed(Path(package)).body
+    assert isinstance(only, ast.Expr)
+    assert isinstance(only.value, ast.Constant)
+
+
+def contracts_hold(folder: Path, contract: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
+    return subprocess.run(
+        [*command, "--contract", contract] if contract else command, cwd=folder, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A copy of what the contracts are about."""
+    for package in ("gateway", "workers"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+FAULTS: Final = [
+    ("sides", "gateway/feed.py", "from workers import pool"),
+    ("streams", "workers/batch.py", "from gateway import auth"),
+    ("streams", "workers/batch.py", "import gateway.wire"),
+    ("gateway", "gateway/wire.py", "from gateway import hub"),
+    ("gateway", "gateway/requests.py", "from gateway import feed"),
+    ("gateway", "gateway/unplaced.py", ""),
+    ("logs", "gateway/streams/keys.py", "from gateway.streams import log"),
+    ("logs", "gateway/streams/unplaced.py", ""),
+    ("workers", "workers/seam.py", "from workers import batch"),
+    ("workers", "workers/unplaced.py", ""),
+    ("providers", "workers/providers/demo.py", "from workers.providers import python"),
+    ("providers", "workers/providers/unplaced.py", ""),
+    ("core", "workers/seam.py", "import time"),
+    ("core", "gateway/session.py", "from asyncio import sleep"),
+    ("core", "gateway/replica.py", "import redis.asyncio"),
+    # Also by way of another module.
+    ("core", "gateway/replica.py", "from gateway.streams import conversations"),
+]
+
+
+@pytest.mark.parametrize(("contract", "file", "line"), FAULTS)
+def test_a_contract_fails_where_it_is_broken(house: Path, contract: str, file: str, line: str) -> None:
+    with (house / file).open("a") as module:
+        module.write(f"\n{line}\n")
+    checked = contracts_hold(house, contract)
+    assert checked.returncode == 1, checked.stdout + checked.stderr
+    assert "0 kept, 1 broken" in checked.stdout
+
+
+def test_every_contract_holds_and_is_broken_above(house: Path) -> None:
+    checked = contracts_hold(house)
+    assert checked.returncode == 0, checked.stdout
+    assert {contract for contract, _, _ in FAULTS} == set(CONTRACTS)

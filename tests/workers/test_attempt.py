@@ -1,0 +1,218 @@
+"""An attempt, against a store that loses replies, requests and tails, and lets other attempts in.
+
+In the end the log is dense and holds exactly the worker's bytes, or the attempt is fenced and changes nothing more.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from gateway.streams.events import NONCES, LogId
+from workers.attempt import MOST_ENTRIES, Append, Attempt
+
+QUEUED: Final = (LogId(7, 1), b"Q")
+BEFORE: Final = QUEUED[0]
+START: Final = LogId(NONCES + 3, 2)
+
+
+class Log:
+    """The store's side of the contract: the scripts `append.lua` and `claim.lua`, and a failover."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[LogId, bytes]] = [QUEUED]
+
+    @property
+    def last(self) -> LogId | None:
+        return self.entries[-1][0] if self.entries else None
+
+    def append(self, append: Append) -> LogId | None:
+        """Append, or change nothing; return the last id of before."""
+        last = self.last
+        if last == append.expected:
+            self.write(append.first, append.values)
+        return last
+
+    def write(self, first: LogId, values: list[bytes]) -> None:
+        for index, value in enumerate(values):
+            entry = LogId(first.attempt, first.seq + index)
+            # Redis itself refuses an id that does not come after the last.
+            assert self.last is None or entry > self.last
+            self.entries.append((entry, value))
+
+
+def test_an_attempt_writes_what_it_is_given_behind_its_start() -> None:
+    attempt = Attempt(BEFORE, START, b"S")
+    assert attempt.tail == START
+    assert attempt.next() is None
+    attempt.add([b"Ta", b"Tb"])
+    append = Append(START, LogId(START.attempt, 3), [b"Ta", b"Tb"])
+    assert attempt.next() == append
+    attempt.appended(append)
+    assert attempt.next() is None
+    assert attempt.tail == LogId(START.attempt, 4)
+
+
+def test_what_comes_while_an_append_is_on_its_way_is_the_next_append() -> None:
+    attempt = Attempt(BEFORE, START, b"S")
+    attempt.add([b"Ta"])
+    append = attempt.next()
+    assert append is not None
+    attempt.add([b"Tb"])
+    attempt.appended(append)
+    assert attempt.next() == Append(LogId(START.attempt, 3), LogId(START.attempt, 4), [b"Tb"])
+
+
+def test_an_append_is_never_large() -> None:
+    attempt = Attempt(BEFORE, START, b"S")
+    attempt.add([b"T%d" % number for number in range(2 * MOST_ENTRIES + 1)])
+    sizes = []
+    while (append := attempt.next()) is not None:
+        sizes.append(len(append.values))
+        attempt.appended(append)
+    assert sizes == [MOST_ENTRIES, MOST_ENTRIES, 1]
+
+
+def test_a_start_that_was_lost_is_written_again() -> None:
+    attempt = Attempt(BEFORE, START, b"S")
+    attempt.add([b"Ta"])
+    assert attempt.refused(BEFORE)
+    assert attempt.tail == BEFORE
+    assert attempt.next() == Append(BEFORE, START, [b"S", b"Ta"])
+
+
+def test_an_append_whose_reply_was_lost_is_not_made_again() -> None:
+    attempt = Attempt(BEFORE, START, b"S")
+    attempt.add([b"Ta", b"Tb"])
+    assert attempt.refused(LogId(START.attempt, START.seq + 2))
+    assert attempt.next() is None
+
+
+def test_a_tail_that_was_lost_is_written_again_as_it_was() -> None:
+    attempt = Attempt(BEFORE, START, b"S")
+    attempt.add([b"Ta", b"Tb"])
+    append = attempt.next()
+    assert append is not None
+    attempt.appended(append)
+    assert attempt.refused(LogId(START.attempt, START.seq + 1))
+    assert attempt.next() == Append(LogId(START.attempt, 3), LogId(START.attempt, 4), [b"Tb"])
+
+
+def test_a_log_that_went_on_without_an_attempt_fences_it() -> None:
+    for last in (
+        None,
+        LogId(BEFORE.attempt + 1, BEFORE.seq),
+        LogId(START.attempt + NONCES, START.seq + 1),
+        LogId(START.attempt + 1, START.seq),
+        # An entry under its own number that it has not written: its end, say.
+        LogId(START.attempt, START.seq + 1),
+        LogId(START.attempt, START.seq - 1),
+    ):
+        assert not Attempt(BEFORE, START, b"S").refused(last)
+
+
+class AppendingUnderFaults(RuleBasedStateMachine):
+    """A worker as `workers.generate` is one, on a store at its worst."""
+
+    @initialize()
+    def claim(self) -> None:
+        self.log = Log()
+        self.log.write(START, [b"S"])
+        self.attempt = Attempt(BEFORE, START, b"S")
+        self.given = [b"S"]
+        self.fenced = False
+        self.on_the_way: Append | None = None
+
+    @rule(count=st.integers(1, 3) | st.just(MOST_ENTRIES + 1))
+    def gather(self, count: int) -> None:
+        values = [b"T%d" % (len(self.given) + index) for index in range(count)]
+        self.attempt.add(values)
+        self.given += values
+
+    @precondition(lambda self: not self.fenced and self.attempt.next() is not None)
+    @rule(fate=st.sampled_from(["done", "done", "reply lost", "request lost", "tail lost before the reply"]))
+    def write(self, fate: str) -> None:
+        append = self.attempt.next()
+        assert append is not None
+        if fate == "request lost":
+            return
+        expected = append.expected
+        last = self.log.append(append)
+        if fate == "tail lost before the reply":
+            # What is lost behind an acknowledgement shows at the next append.
+            del self.log.entries[-1:]
+        if fate == "reply lost":
+            return
+        if last == expected:
+            self.attempt.appended(append)
+        else:
+            self.refuse(last)
+
+    @precondition(lambda self: not self.fenced and self.attempt.next() is not None)
+    @rule()
+    def send(self) -> None:
+        """An append that reaches the store later, perhaps after it was given up and made again."""
+        self.on_the_way = self.attempt.next()
+
+    @precondition(lambda self: self.on_the_way is not None)
+    @rule()
+    def arrive(self) -> None:
+        assert self.on_the_way is not None
+        self.log.append(self.on_the_way)
+        self.on_the_way = None
+
+    @rule(count=st.integers(1, 3) | st.integers(1, 300))
+    def fail_over(self, count: int) -> None:
+        """The store loses a tail; seldom, all there is."""
+        del self.log.entries[max(len(self.log.entries) - count, 0) :]
+
+    # Nonces are unguessable so that no two attempts of one number share one.
+    @rule(nonce=st.integers(0, NONCES - 1).filter(lambda nonce: nonce != START.attempt % NONCES))
+    def let_another_in(self, nonce: int) -> None:
+        """Another worker claims the response, or somebody ends it."""
+        last = self.log.last
+        if last is not None:
+            self.log.write(LogId((last.number + 1) * NONCES + nonce, last.seq + 1), [b"another's"])
+
+    def refuse(self, last: LogId | None) -> None:
+        mine = last is not None and (last == BEFORE or self.holds(last))
+        self.fenced = not self.attempt.refused(last)
+        assert self.fenced is not mine
+        if not self.fenced:
+            assert self.attempt.tail == last
+
+    def holds(self, entry: LogId) -> bool:
+        return entry.attempt == START.attempt and 0 <= entry.seq - START.seq < len(self.given)
+
+    @invariant()
+    def the_log_is_dense_and_what_is_mine_in_it_is_what_i_was_given(self) -> None:
+        entries = self.log.entries
+        assert [entry.seq for entry, _ in entries] == list(range(1, len(entries) + 1))
+        for entry, value in entries:
+            if entry.attempt == START.attempt:
+                assert value == self.given[entry.seq - START.seq]
+
+    def teardown(self) -> None:
+        """The store recovers: the worker writes the rest and then its end, or learns that it is fenced."""
+        while not self.fenced:
+            append = self.attempt.next()
+            if append is None:
+                # The end is written on the same condition as an append.
+                if self.log.last == self.attempt.tail:
+                    break
+                self.refuse(self.log.last)
+            elif (last := self.log.append(append)) == append.expected:
+                self.attempt.appended(append)
+            else:
+                self.refuse(last)
+        mine = [value for entry, value in self.log.entries if entry.attempt == START.attempt]
+        # A fenced attempt has no more to say, even where another failover lost what fenced it.
+        if not self.fenced:
+            assert mine == self.given
+            assert self.log.entries[0] == QUEUED
+            assert len(self.log.entries) == len(self.given) + 1
+
+
+TestAppendingUnderFaults = AppendingUnderFaults.TestCase
