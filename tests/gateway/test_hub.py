@@ -420,7 +420,7 @@ TestDelivery = Delivery.TestCase
 TestDelivery.settings = settings(
     settings.default,
     # This is the promise: it gets more than its share.
-    max_examples=8 * settings.default.max_examples,
+    max_examples=8 * settings().max_examples,
     stateful_step_count=60,
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
