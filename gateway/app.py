@@ -80,6 +80,8 @@ class Gateway:
         self.connections: set[Connection] = set()
         self.streams: set[EventStream] = set()
         self.leaving = False
+        self.failed = asyncio.Event()
+        """Set when the process is of no use any more and has to be started anew."""
         self._origins = settings.origins
         hosts = ("127.0.0.1", "localhost", "[::1]") if settings.loopback else ()
         self._own_origins = tuple(f"http://{host}:{port}" for host in hosts)
@@ -90,12 +92,23 @@ class Gateway:
     async def run(self) -> AsyncIterator[None]:
         """Everything that goes on beside the routes."""
         tasks = [asyncio.create_task(self.feed.run()), asyncio.create_task(self._tick())]
+        for task in tasks:
+            task.add_done_callback(self._ended)
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        # Without it sockets would stay open and hear nothing: better none.
+        error = task.exception()
+        logger.critical("the gateway can not go on (%s)", type(error).__name__)
+        self.leaving = True
+        self.failed.set()
 
     async def _tick(self) -> None:
         while True:
@@ -248,7 +261,6 @@ class Gateway:
         except StoreError:
             return _error("unavailable", "The conversation can not be read for a moment.", 2.0)
         frames, _ = room.begin(None, {})
-        self.feed.leave(room)
         body = next(frame.body for frame in frames if frame.type == "snapshot")
         return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
 
@@ -287,7 +299,6 @@ class Gateway:
         after = cursor_of(request.headers.get("last-event-id"))
         replica = room.responses.get(response)
         if replica is not None and replica.end is not None and after == replica.tail:
-            self.feed.leave(room)
             return Response(status_code=204)
         stream = EventStream(self.feed, None, identity.expires)
         return self._stream(request, stream, room, Position(None, ((response, after),)))
@@ -295,7 +306,6 @@ class Gateway:
     def _stream(self, request: Request, stream: EventStream, room: Any, position: Position) -> Response:
         address = request.client.host if request.client else ""
         if self.leaving or not self.admit(address):
-            self.feed.leave(room)
             return _error("too_many", "Too many connections.", 5.0)
         self.hub.join(room, stream, position)
         self.feed.schedule()
@@ -309,7 +319,6 @@ class Gateway:
             finally:
                 self.streams.discard(stream)
                 self.hub.leave(stream)
-                self.feed.leave(room)
                 self.dismiss(address)
 
         return StreamingResponse(body(), headers=HEADERS)

@@ -17,6 +17,7 @@ from gateway.settings import Settings, SettingsError, load
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
+    from gateway.app import Gateway
     from gateway.streams.store import Store
     from workers.pool import Pool
 
@@ -225,7 +226,7 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         click.echo(f"Tokenwire is at http://{host}:{port}", err=False)
         sys.stdout.flush()
-        tasks = [asyncio.create_task(server.serve(sockets=[listener]))]
+        tasks = [asyncio.create_task(server.serve(sockets=[listener])), asyncio.create_task(_failed(shared))]
         try:
             if pool is not None:
                 tasks.append(asyncio.create_task(pool.run()))
@@ -235,11 +236,18 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
             if pool is not None:
                 # The store lives and dies with this process: there is nobody to hand over to.
                 await pool.leave(0.0 if settings.store.startswith("memory:") else settings.drain)
+            tasks[1].cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             await store.close()
             for result in results:
                 if isinstance(result, Exception):
                     raise result
+        if shared.failed.is_set():
+            raise click.ClickException("the gateway could not go on")
+
+
+async def _failed(shared: Gateway) -> None:
+    await shared.failed.wait()
 
 
 def _pool(settings: Settings, store: Store) -> Pool:

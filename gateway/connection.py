@@ -63,7 +63,7 @@ class Connection:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 error = task.exception()
-                if error is not None and not isinstance(error, (WebSocketDisconnect, RuntimeError, OSError)):
+                if error is not None and not self._is_gone(error):
                     # The frames without the message: that may hold what somebody wrote.
                     where = "".join(traceback.format_tb(error.__traceback__))
                     logger.error("a connection failed (%s)\n%s", type(error).__name__, where)
@@ -73,8 +73,6 @@ class Connection:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._hub.leave(self)
-            for room in self._rooms.values():
-                self._feed.leave(room)
 
     def give(self, frames: Sequence[Frame]) -> bool:
         """See `hub.Viewer`: what comes next waits in the log until these are written."""
@@ -146,6 +144,11 @@ class Connection:
             # Everything that came in the meantime, in one piece.
             self._feed.ready(self)
 
+    def _is_gone(self, error: BaseException) -> bool:
+        # Starlette says in several ways that the client has left; a RuntimeError while it is there is ours.
+        left = self._socket.client_state is not WebSocketState.CONNECTED
+        return isinstance(error, (WebSocketDisconnect, OSError)) or (isinstance(error, RuntimeError) and left)
+
     async def _close(self, end: End) -> None:
         metrics.REFUSED.labels(str(int(end.code))).inc()
         if self._socket.application_state is WebSocketState.CONNECTED:
@@ -195,7 +198,6 @@ class Connection:
         identity = self._session.identity
         if identity is None or not identity.opens(name):
             # A fresh token came while the logs were read.
-            self._feed.leave(room)
             self._say(wire.error("forbidden", "This conversation is not open to you."))
             return
         frames, position = room.begin(request.after, named)
@@ -218,4 +220,3 @@ class Connection:
         room = self._rooms.pop(name, None)
         if room is not None:
             self._hub.leave(self, room)
-            self._feed.leave(room)

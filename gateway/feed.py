@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
@@ -30,6 +32,9 @@ COMPARE_IDLE_EVERY: Final = 15
 KEEP_EMPTY: Final = 30.0
 """Seconds that a conversation nobody watches stays in memory, for those who come back."""
 
+MOST_READS: Final = 16
+"""Logs that are read at once."""
+
 ACKNOWLEDGE_WITHIN: Final = 5.0
 MOST_STARVED: Final = 3
 """Comparisons in a row that find what should have been published, before the subscription is made anew."""
@@ -50,6 +55,7 @@ class Feed:
         self._loading: dict[str, asyncio.Lock] = {}
         self._emptied: dict[str, float] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._reading = asyncio.Semaphore(MOST_READS)
         self._flushing = False
         self._starved = 0
         self._heard_of = 0
@@ -67,27 +73,23 @@ class Feed:
         However many come at once, the logs are read once.
         """
         room = self._hub.open(name)
-        self._emptied.pop(name, None)
         if not room.ready:
             entering = self._entering.get(name)
             if entering is None:
                 entering = self._entering[name] = asyncio.create_task(self._open(room))
-                entering.add_done_callback(lambda _: self._entering.pop(name, None))
-            try:
-                await asyncio.shield(entering)
-            except StoreError:
-                self.leave(room)
-                raise
+                entering.add_done_callback(partial(self._entered, name))
+            await asyncio.shield(entering)
         missing = room.unknown(dict.fromkeys(responses, ""))
         if missing:
             room.wanted |= missing
             await self._load(room)
         return room
 
-    def leave(self, room: Room) -> None:
-        """Somebody left a room; if it was the last, it is dropped after a while."""
-        if not room.places:
-            self._emptied[room.name] = asyncio.get_running_loop().time()
+    def _entered(self, name: str, task: asyncio.Task[None]) -> None:
+        del self._entering[name]
+        if not task.cancelled():
+            # Those who waited have it, too; but they may all be gone.
+            task.exception()
 
     def ready(self, viewer: Viewer) -> None:
         """A viewer can take more; see `Hub.ready`."""
@@ -104,7 +106,12 @@ class Feed:
     def _flush(self) -> None:
         self._flushing = False
         dirty = tuple(self._hub.dirty)
-        self._hub.flush()
+        try:
+            self._hub.flush()
+        except Exception as error:
+            # One room's fault, which is not to be the others'; they are still dirty.
+            _report("a room could not be flushed", error)
+            self.schedule()
         for room in dirty:
             self._repair_soon(room)
 
@@ -147,7 +154,8 @@ class Feed:
                 # Taken out first: what is wanted again while the log is read is read again.
                 name = room.wanted.pop()
                 try:
-                    await self._read(room, name)
+                    async with self._reading:
+                        await self._read(room, name)
                 except BaseException:
                     room.wanted.add(name)
                     raise
@@ -172,6 +180,8 @@ class Feed:
         except StoreError as error:
             # The next comparison tries again.
             logger.warning("a log of conversation %s could not be read: %s", room.name, error)
+        except Exception as error:
+            _report(f"a log of conversation {room.name} could not be taken", error)
 
     async def _listen(self) -> None:
         pause = 0.05
@@ -212,7 +222,11 @@ class Feed:
                     return
                 metrics.ENTRIES.inc()
                 self._heard_of += 1
-                self._hub.take(room, events.parse_published(message["data"]))
+                try:
+                    self._hub.take(room, events.parse_published(message["data"]))
+                except Exception as error:
+                    _report(f"what was published of conversation {room.name} could not be taken", error)
+                    self._hub.distrust(room)
                 self.schedule()
             case "subscribe":
                 future = self._acknowledged.pop(channel, None)
@@ -249,10 +263,14 @@ class Feed:
             return
         starved = False
         for (room, name, asked), reply in zip(compared, await pipeline.execute(), strict=True):
-            if name:
-                news = self._hub.load_response(room, name, asked, log.entries(reply))
-            else:
-                news = self._hub.load_turns(room, asked, conversations.entries(reply))
+            try:
+                if name:
+                    news = self._hub.load_response(room, name, asked, log.entries(reply))
+                else:
+                    news = self._hub.load_turns(room, asked, conversations.entries(reply))
+            except Exception as error:
+                _report(f"a log of conversation {room.name} could not be taken", error)
+                continue
             if news:
                 starved = True
                 metrics.REPAIRS.inc()
@@ -266,14 +284,13 @@ class Feed:
 
     def _drop_empty(self) -> None:
         now = asyncio.get_running_loop().time()
-        held = sum(room.size for room in self._hub.rooms.values() if not room.places)
+        empty = {room.name for room in self._hub.rooms.values() if not room.places and not self._busy(room)}
+        self._emptied = {name: self._emptied.get(name, now) for name in empty}
+        held = sum(self._hub.rooms[name].size for name in empty)
         for name, since in list(self._emptied.items()):
-            room = self._hub.rooms.get(name)
-            if room is None or room.places or name in self._entering:
-                del self._emptied[name]
-            elif (lock := self._loading.get(name)) is not None and lock.locked():
-                continue
-            elif now - since > KEEP_EMPTY or held > self._memory:
+            room = self._hub.rooms[name]
+            # Not at first sight: whoever is just entering has not sat down yet.
+            if now - since > KEEP_EMPTY or (held > self._memory and now > since):
                 held -= room.size
                 del self._emptied[name]
                 self._drop(room)
@@ -281,11 +298,18 @@ class Feed:
             room.forget()
         metrics.ROOMS.set(len(self._hub.rooms))
 
+    def _busy(self, room: Room) -> bool:
+        """Tell whether somebody is about to enter a room."""
+        lock = self._loading.get(room.name)
+        return room.name in self._entering or (lock is not None and lock.locked())
+
     def _drop(self, room: Room) -> None:
         channel = keys.feed(room.name).encode()
         self._hub.close(room)
         self._channels.pop(channel, None)
         self._loading.pop(room.name, None)
+        if (future := self._acknowledged.pop(channel, None)) is not None:
+            future.cancel()
         if self._pubsub is not None:
             task = asyncio.create_task(self._unsubscribe(channel))
             self._tasks.add(task)
@@ -299,3 +323,9 @@ class Feed:
         except (RedisError, OSError):
             # The listener notices the same; a channel that is not in the table is not subscribed to again.
             pass
+
+
+def _report(what: str, error: Exception) -> None:
+    # The frames without the message: that may hold what somebody wrote.
+    where = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s (%s)\n%s", what, type(error).__name__, where)

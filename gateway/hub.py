@@ -62,7 +62,7 @@ class Room:
     @property
     def size(self) -> int:
         """Bytes of text held."""
-        return sum(replica.size for replica in self.responses.values())
+        return self.turns.size + sum(replica.size for replica in self.responses.values())
 
     def read(self, position: Position) -> tuple[list[Frame], Position]:
         """The frames that bring a viewer from `position` to now, and where it is then."""
@@ -228,6 +228,12 @@ class Hub:
         del self.rooms[room.name]
         self.dirty.discard(room)
 
+    def distrust(self, room: Room) -> None:
+        """Hold nothing that a room has for true until it has been read anew."""
+        room.stale = True
+        room.responses.clear()
+        room.wanted.update(("", *room.turns.open()))
+
     def join(self, room: Room, viewer: Viewer, position: Position) -> None:
         """Let a viewer follow a room from `position` on; it is given what it lacks at the next flush."""
         room.places[viewer] = position
@@ -250,23 +256,29 @@ class Hub:
             room.heard.add(part.response or "")
             if part.response is None:
                 turn, before = events.parse_turn_id(part.first), events.parse_turn_id(part.previous)
-                assert turn is not None
-                result = room.turns.extend(before, [(turn, value) for value in part.values])
+                # What is no id of ours is no entry of ours: the log is read instead.
+                result = room.turns.extend(before, [(turn, value) for value in part.values]) if turn else Extended.GAP
             else:
                 first, previous = events.parse_log_id(part.first), events.parse_log_id(part.previous)
-                assert first is not None
                 replica = room.responses.get(part.response)
                 if replica is None:
-                    if previous is not None:
+                    if previous is not None or first is None:
                         # The log of a response that nobody here reads, or whose beginning was missed.
                         room.wanted.update({part.response} & set(room.turns.open()))
                         continue
                     replica = room.responses[part.response] = ResponseReplica(part.response)
-                entries = [(LogId(first.attempt, first.seq + index), value) for index, value in enumerate(part.values)]
+                entries = (
+                    [(LogId(first.attempt, first.seq + index), value) for index, value in enumerate(part.values)]
+                    if first
+                    else []
+                )
                 # Entries that were too large to publish are read.
                 result = replica.extend(previous, entries) if entries else Extended.GAP
             if result in (Extended.GAP, Extended.FOREIGN):
                 room.wanted.add(part.response or "")
+            if result is Extended.FOREIGN and part.response is not None:
+                # It must not pass for the whole answer until the log has been read.
+                del room.responses[part.response]
         self.dirty.add(room)
 
     def ask_turns(self, room: Room) -> TurnId | None:
@@ -314,6 +326,10 @@ class Hub:
     ) -> bool:
         """Bring what the store had of a response's log from `asked` on; return whether that was news."""
         replica = room.responses.get(response)
+        if replica is None and asked is not None:
+            # The copy from whose tail on the log was read is no more.
+            room.wanted.add(response)
+            return False
         if replica is None:
             replica = ResponseReplica(response)
             # A log that names another conversation is not there for this one's viewers.
@@ -321,6 +337,7 @@ class Hub:
                 room.gone.add(response)
             else:
                 room.responses[response] = replica
+                room.gone.discard(response)
             self.dirty.add(room)
             return True
         result = replica.repair(asked, entries)
@@ -333,8 +350,8 @@ class Hub:
 
     def flush(self) -> None:
         """Give every viewer that can take it what it lacks: one read a position, whatever the number of viewers."""
-        dirty, self.dirty = self.dirty, set()
-        for room in dirty:
+        while self.dirty:
+            room = self.dirty.pop()
             readings: dict[Position, tuple[list[Frame], Position]] = {}
             # A copy, because giving may end with a viewer leaving.
             for viewer, position in list(room.places.items()):

@@ -210,9 +210,12 @@ class ResponseReplica:
                     self.start, self._start_id, self.waiting = start, entry, None
                 case Waiting() as waiting:
                     self.waiting, self._waiting_at = waiting, entry.seq
-                case end:
+                case End() as end:
                     self.end, self.waiting = end, None
                     self.chars = len(events.unescape(bytes(self.text.data)))
+                case None:
+                    # A newer release's; there is nothing of it to show.
+                    pass
         self.tail = entry
 
     def has(self, cursor: LogId) -> bool:
@@ -325,7 +328,7 @@ class Turn(NamedTuple):
     """One entry of a conversation log, with the frame that shows it, if one does."""
 
     id: TurnId
-    entry: TurnEntry
+    entry: TurnEntry | None
     message: Message | None
     frame: Frame | None
 
@@ -333,13 +336,15 @@ class Turn(NamedTuple):
 class ConversationReplica:
     """A copy of one conversation log, from the oldest entry that is kept to `tail`."""
 
-    __slots__ = ("_turns", "conversation", "opened", "settled")
+    __slots__ = ("_turns", "conversation", "opened", "settled", "size")
 
     def __init__(self, conversation: str) -> None:
         self.conversation = conversation
         self.opened: dict[str, Opened] = {}
         self.settled: dict[str, Turn] = {}
         self._turns: list[Turn] = []
+        self.size = 0
+        """Bytes of the frames held, which is about half of all."""
 
     @property
     def tail(self) -> TurnId:
@@ -392,16 +397,21 @@ class ConversationReplica:
                     error=settled.error,
                     usage=settled.usage,
                 )
-            case opened:
+            case Opened() as opened:
                 self.opened[opened.response] = opened
+            case None:
+                # A newer release's; there is nothing of it to show.
+                pass
         frame = wire.message(self.conversation, str(entry), said) if said else None
         turn = Turn(entry, decoded, said, frame)
         if isinstance(decoded, Settled):
             self.settled[decoded.response] = turn
         self._turns.append(turn)
+        self.size += len(frame.body) if frame else 0
 
     def _forget(self, count: int) -> None:
         for turn in self._turns[:count]:
+            self.size -= len(turn.frame.body) if turn.frame else 0
             if isinstance(turn.entry, Settled):
                 self.settled.pop(turn.entry.response, None)
                 self.opened.pop(turn.entry.response, None)

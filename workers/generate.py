@@ -15,6 +15,7 @@ import msgspec
 from gateway.streams import conversations, events, log
 from gateway.streams.events import End, LogId, Problem, Queued, Start, Waiting
 from gateway.streams.log import Claimed, Ended, Moved
+from gateway.streams.store import StoreError
 from workers import history
 from workers.attempt import Attempt
 from workers.batch import Batch
@@ -77,6 +78,9 @@ class Generation:
         except asyncio.CancelledError:
             logger.info("response %s: this attempt is over", self._job.response)
             raise
+        except StoreError as error:
+            # No failure of the answer: whoever takes the job over finds all that was written.
+            logger.warning("response %s is left to its lease (%s)", self._job.response, type(error).__name__)
         except Exception as error:
             # The frames without the message: that may hold what somebody wrote.
             where = "".join(traceback.format_tb(error.__traceback__))
@@ -85,7 +89,7 @@ class Generation:
 
     async def _run(self) -> None:
         job, store = self._job, self._store
-        entries = await log.read(store, job.response)
+        entries = await log.read(store, job.response, patience=self._terms.patience)
         queued = events.decode_log(entries[0][1]) if entries else None
         if not isinstance(queued, Queued):
             await self._give_up("expired", "The message waited too long to be answered.", retryable=True)
@@ -117,7 +121,7 @@ class Generation:
         await self._answer(await self._request(queued, served[1], partial), served[0], Seam(partial))
 
     async def _request(self, queued: Queued, model: str, partial: str) -> Request:
-        turns = await conversations.read(self._store, self._job.conversation)
+        turns = await conversations.read(self._store, self._job.conversation, patience=self._terms.patience)
         said = history.messages([value for _, value in turns], queued.message, self._terms.context)
         if partial:
             going_on: list[Message] = [
@@ -128,16 +132,21 @@ class Generation:
         return Request(model, said, queued.instructions, queued.max_tokens, self._job.conversation, self._job.response)
 
     async def _answer(self, request: Request, provider: Provider, seam: Seam) -> None:
-        how = End("failed", error=Problem("internal", "The answer could not be written."), retryable=True)
+        listener = asyncio.create_task(self._listen(request, provider, seam))
+        writer = asyncio.create_task(self._write())
         try:
-            async with asyncio.TaskGroup() as group:
-                writer = group.create_task(self._write())
-                how = await self._listen(request, provider, seam)
-                self._complete = True
-                self._wake.set()
-                await writer
-        except* SupersededError:
-            raise SupersededError from None
+            # The writer only returns before the listener when it can not go on, and then says why.
+            await asyncio.wait((listener, writer), return_when=asyncio.FIRST_COMPLETED)
+            if writer.done():
+                writer.result()
+            how = listener.result()
+            self._complete = True
+            self._wake.set()
+            await writer
+        finally:
+            for task in (listener, writer):
+                task.cancel()
+            await asyncio.gather(listener, writer, return_exceptions=True)
         await self._end(how)
 
     async def _listen(self, request: Request, provider: Provider, seam: Seam) -> End:
@@ -256,9 +265,20 @@ class Generation:
                     return
 
     async def _give_up(self, code: str, message: str, *, retryable: bool) -> None:
-        self.ending = True
+        """End the response as failed, if it is still this worker's to end."""
         how = End("failed", error=Problem(code, message), retryable=retryable)
-        await log.end(self._store, self._job.conversation, self._job.response, how)
+        try:
+            if self._attempt is not None:
+                await self._end(how)
+            else:
+                self.ending = True
+                await log.end(self._store, self._job.conversation, self._job.response, how, owner=self._owner)
+        except (SupersededError, StoreError) as error:
+            logger.info("response %s is left to another worker (%s)", self._job.response, type(error).__name__)
+
+    @property
+    def _owner(self) -> tuple[str, str]:
+        return self._job.id, self._consumer
 
     async def _text_before(self, start: LogId) -> str:
         # Read after the claim: what a fenced worker still wrote before it belongs to the text that is kept.

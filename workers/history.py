@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.streams import events
-from gateway.streams.events import Opened, UserMessage
+from gateway.streams.events import Opened, Settled, UserMessage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +39,7 @@ def messages(entries: Iterable[bytes], message: str, most: int) -> list[Message]
                     question = question_of.get(opened.replaces)
                     if question is not None and answer_of.get(question) == opened.replaces:
                         answers.pop(question, None)
-            case settled:
+            case Settled() as settled:
                 question = question_of.get(settled.response)
                 text = events.unescape(bytes(settled.text)[1:-1])
                 if question is not None and text:

@@ -58,6 +58,8 @@ class Pool:
         self._woken: set[int] = set()
         self._wake = asyncio.Event()
         self._leaving = False
+        self._blind_at = float("-inf")
+        """When this worker last could not reach the store, or waited long for it."""
         self._loops: list[asyncio.Task[None]] = []
 
     @property
@@ -120,13 +122,20 @@ class Pool:
                 self._woken.update(range(keys.PARTITIONS))
 
     async def _take(self, partitions: Iterable[int], room: int) -> None:
+        lease = self._terms.lease
+        begun = asyncio.get_running_loop().time()
+        # While the store could not be reached, nobody could renew: then silence says nothing, for a lease.
+        sees = begun - self._blind_at > lease
         try:
-            found = await jobs.take(self._store, self.name, partitions, room, self._terms.lease)
+            found = await jobs.take(self._store, self.name, partitions, room, lease if sees else None)
         except (StoreError, RedisError, OSError) as error:
             logger.warning("no jobs could be taken (%s)", type(error).__name__)
+            self._blind_at = asyncio.get_running_loop().time()
             await asyncio.sleep(POLL_EVERY / 4)
             self._woken.update(range(keys.PARTITIONS))
             return
+        if asyncio.get_running_loop().time() - begun > lease / 3:
+            self._blind_at = asyncio.get_running_loop().time()
         for job in found:
             if job.response in self._running:
                 # The lease ran out unnoticed, and this worker took over from itself: it just goes on. Should another
@@ -161,6 +170,7 @@ class Pool:
             for running, result in zip(held, results, strict=True):
                 if isinstance(result, BaseException):
                     logger.warning("a lease could not be renewed (%s)", type(result).__name__)
+                    self._blind_at = asyncio.get_running_loop().time()
                 elif result != "held" and not running.generation.ending:
                     running.task.cancel()
 

@@ -7,6 +7,8 @@ import re
 import time
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from gateway.replica import UNKNOWN
 from gateway.streams import events
 
@@ -24,6 +26,22 @@ HEADERS: Final = {
 }
 KEEP_ALIVE: Final = 15.0
 _PLACE: Final = re.compile(r"(\d+-\d+)((?:~r[0-9a-z]{18}=\d+-\d+){0,64})", re.ASCII)
+
+
+class Shown(msgspec.Struct):
+    """A response without an end, as a snapshot shows it."""
+
+    response: str
+    cursor: str
+
+
+class Snapshot(msgspec.Struct):
+    """Of a snapshot frame, what moves a place."""
+
+    responses: list[Shown]
+
+
+_SNAPSHOT: Final = msgspec.json.Decoder(Snapshot)
 
 
 class Place:
@@ -53,6 +71,9 @@ class Place:
                 self.responses[frame.response] = frame.cursor
         elif frame.cursor is not None:
             self.turns = frame.cursor
+            if frame.type == "snapshot":
+                shown = _SNAPSHOT.decode(frame.body).responses
+                self.responses.update((each.response, each.cursor) for each in shown)
 
     def __str__(self) -> str:
         return "~".join([self.turns or "", *(f"{name}={cursor}" for name, cursor in self.responses.items())])

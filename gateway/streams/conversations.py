@@ -125,9 +125,12 @@ async def submit(store: Store, submission: Submission, if_busy: IfBusy = "queue"
             return Refused("full")
 
 
-async def read(store: Store, name: str, after: TurnId | None = None) -> Sequence[tuple[TurnId, bytes]]:
+async def read(
+    store: Store, name: str, after: TurnId | None = None, patience: float = 10.0
+) -> Sequence[tuple[TurnId, bytes]]:
     """The entries of a conversation from `after` on, that one included; all of them without it."""
-    reply = await store.repeat(lambda: store.client.xrange(keys.conversation(name), min=str(after) if after else "-"))
+    first = str(after) if after else "-"
+    reply = await store.repeat(lambda: store.client.xrange(keys.conversation(name), min=first), patience)
     return entries(reply)
 
 

@@ -184,15 +184,20 @@ def encode(kind: bytes, body: LogEntry | TurnEntry) -> bytes:
     return kind + _encode(body)
 
 
-def decode_log(value: bytes) -> LogEntry:
-    """Read an entry of a response log but for text and reasoning; raises ValueError, KeyError, RecursionError."""
-    entry: LogEntry = _LOG_DECODERS[value[:1]].decode(value[1:])
+def decode_log(value: bytes) -> LogEntry | None:
+    """Read an entry of a response log but for text and reasoning; raises ValueError, RecursionError.
+
+    None for a kind that a newer release writes: readers pass over it.
+    """
+    decoder = _LOG_DECODERS.get(value[:1])
+    entry: LogEntry | None = decoder.decode(value[1:]) if decoder else None
     return entry
 
 
-def decode_turn(value: bytes) -> TurnEntry:
-    """Read an entry of a conversation log; raises ValueError, KeyError, RecursionError."""
-    entry: TurnEntry = _TURN_DECODERS[value[:1]].decode(value[1:])
+def decode_turn(value: bytes) -> TurnEntry | None:
+    """Read an entry of a conversation log; otherwise as `decode_log`."""
+    decoder = _TURN_DECODERS.get(value[:1])
+    entry: TurnEntry | None = decoder.decode(value[1:]) if decoder else None
     return entry
 
 

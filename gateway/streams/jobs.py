@@ -40,14 +40,14 @@ async def prepare(store: Store) -> None:
                 raise
 
 
-async def take(store: Store, consumer: str, partitions: Iterable[int], room: int, lease: float) -> list[Job]:
-    """Take at most `room` jobs: new ones, and those whose worker has been silent for `lease` seconds."""
+async def take(store: Store, consumer: str, partitions: Iterable[int], room: int, lease: float | None) -> list[Job]:
+    """Take at most `room` jobs: new ones, and those whose worker was silent for `lease` seconds, if that is given."""
     found: list[Job] = []
     names = list(partitions)
     pipeline = store.client.pipeline(transaction=False)
-    idle = milliseconds(lease)
+    idle = milliseconds(lease or 0.0)
     # Not XAUTOCLAIM: it looks at ten times COUNT jobs and no further, so jobs in good hands would hide a lost one.
-    for partition in names:
+    for partition in names if lease is not None else ():
         pipeline.xpending_range(keys.jobs(partition), keys.GROUP, "-", "+", room, idle=idle)
     left = room
     for partition, silent in zip(names, await _run(store, pipeline), strict=False):

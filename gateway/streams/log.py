@@ -123,9 +123,11 @@ async def end(
     how: End,
     *,
     expected: LogId | None = None,
+    owner: tuple[str, str] | None = None,
     patience: float = 10.0,
 ) -> Ended | Moved | None:
-    """End a response for good: by the attempt that last wrote `expected`, or, without it, by anybody at any time.
+    """End a response for good: by the attempt that last wrote `expected`, by the `owner` (job and consumer) of its job
+    while it is that, or, without either, by anybody at any time.
 
     None: there is no such response, or nothing of it is left.
     """
@@ -153,6 +155,7 @@ async def end(
         keys.feed(conversation),
         keys.control(partition),
         MOST_ENTRIES,
+        *(owner or ("", "")),
         patience=patience,
     )
     match reply[0]:
@@ -164,9 +167,12 @@ async def end(
             return None
 
 
-async def read(store: Store, response: str, after: LogId | None = None) -> Sequence[tuple[LogId, bytes]]:
+async def read(
+    store: Store, response: str, after: LogId | None = None, patience: float = 10.0
+) -> Sequence[tuple[LogId, bytes]]:
     """The entries of a log from `after` on, that one included; all of them without it; none where there is no log."""
-    reply = await store.repeat(lambda: store.client.xrange(keys.log(response), min=str(after) if after else "-"))
+    first = str(after) if after else "-"
+    reply = await store.repeat(lambda: store.client.xrange(keys.log(response), min=first), patience)
     return entries(reply)
 
 

@@ -50,6 +50,8 @@ CONNECT_TIMEOUT: Final = 3.0
 COMMAND_TIMEOUT: Final = 5.0
 """Seconds. Longer than any command of ours takes on a healthy server, shorter than a person waits."""
 
+MOST_CONNECTIONS: Final = 48
+
 _TRANSIENT: Final = (
     RedisConnectionError,
     RedisTimeoutError,
@@ -118,10 +120,18 @@ class Store:
         """Await `command()` again while the store can not be reached, for `patience` seconds."""
         deadline = asyncio.get_running_loop().time() + patience
         pause = 0.05
+        task = asyncio.current_task()
+        assert task is not None
+        cancelled = task.cancelling()
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
-                    return await command()
+                    reply = await command()
+                if task.cancelling() > cancelled:
+                    # redis-py writes under asyncio.wait_for, which up to Python 3.11 may swallow a cancellation: the
+                    # task would live on, and with it all that it holds.
+                    raise asyncio.CancelledError
+                return reply
             except (RedisError, OSError) as error:
                 if _is_full(error):
                     raise StoreFullError("the store is out of memory: raise maxmemory or shorten retention") from error
@@ -184,16 +194,20 @@ async def open_store(url: str, lifetimes: Lifetimes | None = None) -> Store:
         what = f"the store {scheme}:// is" if scheme else "the store's address has no scheme, or one that is"
         raise StoreError(f"{what} not known: set TOKENWIRE_STORE to one of {known}")
     try:
-        client: aioredis.Redis = aioredis.Redis.from_url(
+        pool = aioredis.BlockingConnectionPool.from_url(
             url,
+            # Whoever finds them all in use waits: a gateway that reads a thousand logs, a worker with hundreds of jobs,
+            # must not open a connection for each.
+            max_connections=MOST_CONNECTIONS,
+            timeout=COMMAND_TIMEOUT,
             # The defaults of redis-py 8 (ten silent retries) would hide a lost tail and double the wait of an outage.
             retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=CONNECT_TIMEOUT,
             socket_timeout=COMMAND_TIMEOUT,
-            max_connections=1000,
             # redis-py's connection over a Unix socket refuses the word.
             **({} if scheme in ("unix", "embedded") else {"socket_keepalive": True}),
         )
+        client: aioredis.Redis = aioredis.Redis.from_pool(pool)
         address = f"{scheme}://{parts.hostname or parts.path}{f':{parts.port}' if parts.port else ''}"
     except ValueError:
         # As above: a password that holds a slash is read as a port.

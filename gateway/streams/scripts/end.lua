@@ -1,16 +1,21 @@
 -- End a response: its end entry, its text in the conversation, its job gone, and the next turn's job.
 -- KEYS: log, conversation, turns, jobs, open
 -- ARGV: publish, group, expected id or '', attempt or '', nonce, end entry's body, settled entry's head, its nonce,
---       response, conversation id, log ttl, conversation ttl, feed, control, most conversation entries
--- An attempt ends its own log on the condition of append. Anybody else names no attempt, and ends it as the next one.
+--       response, conversation id, log ttl, conversation ttl, feed, control, most conversation entries, job or '', consumer
+-- An attempt ends its own log on the condition of append. Anybody else names no attempt, and ends it as the next one;
+-- a worker without an attempt names its job, and ends nothing once that is another's.
 -- Returns {'ended', 1, id} (1: by this call), {'ended', 0, id} (before), {'refused', last id} or {'gone'}.
 local response = ARGV[9]
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 local feed, id = {}, ''
 local body = ARGV[6]
+if last[1] then id = last[1][1] end
+if last[1] and string.sub(last[1][2][2], 1, 1) == 'E' then return {'ended', 0, id} end
+if ARGV[16] ~= '' then
+  local owner = redis.pcall('XPENDING', KEYS[4], ARGV[2], ARGV[16], ARGV[16], 1)
+  if owner.err or not owner[1] or owner[1][2] ~= ARGV[17] then return {'refused', id} end
+end
 if last[1] then
-  id = last[1][1]
-  if string.sub(last[1][2][2], 1, 1) == 'E' then return {'ended', 0, id} end
   if ARGV[3] ~= '' and id ~= ARGV[3] then return {'refused', id} end
   local attempt, seq = string.match(id, '^(%d+)-(%d+)$')
   if ARGV[4] ~= '' then

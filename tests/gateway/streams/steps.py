@@ -100,7 +100,7 @@ class Talk:
     async def stop(self, response: str, how: End = STOPPED) -> Ended | Moved | None:
         return await log.end(self.store, self.name, response, how)
 
-    async def history(self) -> list[events.TurnEntry]:
+    async def history(self) -> list[events.TurnEntry | None]:
         return [events.decode_turn(value) for _, value in await conversations.read(self.store, self.name)]
 
     async def settled(self, response: str) -> events.Settled:

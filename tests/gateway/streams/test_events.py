@@ -139,16 +139,14 @@ def test_the_end_script_completes_a_settled_entry(response: str, message: str, e
 @example(b'Q{"x":' + b"[" * 100_000)
 def test_reading_any_bytes_raises_no_more_than_it_says(value: bytes) -> None:
     for decode in (events.decode_log, events.decode_turn):
-        with contextlib.suppress(ValueError, KeyError, RecursionError):
+        with contextlib.suppress(ValueError, RecursionError):
             decode(value)
 
 
 @pytest.mark.parametrize("kind", [events.TEXT, events.REASONING, b"?", b""])
 def test_text_is_not_decoded_as_an_entry(kind: bytes) -> None:
-    with pytest.raises(KeyError):
-        events.decode_log(kind + b"{}")
-    with pytest.raises(KeyError):
-        events.decode_turn(kind + b"{}")
+    assert events.decode_log(kind + b"{}") is None
+    assert events.decode_turn(kind + b"{}") is None
 
 
 def test_what_a_later_version_adds_to_an_entry_is_passed_over() -> None:
