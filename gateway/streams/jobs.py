@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -50,7 +51,12 @@ async def take(store: Store, consumer: str, partitions: Iterable[int], room: int
     for partition in names if lease is not None else ():
         pipeline.xpending_range(keys.jobs(partition), keys.GROUP, "-", "+", room, idle=idle)
     left = room
-    for partition, silent in zip(names, await _run(store, pipeline), strict=False):
+    begun = asyncio.get_running_loop().time()
+    looked = await _run(store, pipeline)
+    if lease is not None and asyncio.get_running_loop().time() - begun > lease / 3:
+        # The store was away just now, and those who hold jobs had no chance to say that they live.
+        looked = []
+    for partition, silent in zip(names, looked, strict=False):
         if silent and left > 0:
             ids = [each["message_id"] for each in silent[:left]]
             left -= len(ids)
