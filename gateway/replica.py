@@ -213,7 +213,7 @@ class ResponseReplica:
                 case End() as end:
                     self.end, self.waiting = end, None
                     self.chars = len(events.unescape(bytes(self.text.data)))
-                case None:
+                case _:
                     # A newer release's; there is nothing of it to show.
                     pass
         self.tail = entry
@@ -399,7 +399,7 @@ class ConversationReplica:
                 )
             case Opened() as opened:
                 self.opened[opened.response] = opened
-            case None:
+            case _:
                 # A newer release's; there is nothing of it to show.
                 pass
         frame = wire.message(self.conversation, str(entry), said) if said else None

@@ -70,6 +70,8 @@ class Pool:
     async def run(self) -> None:
         """Work until `leave` is called."""
         await jobs.prepare(self._store)
+        if self._leaving:
+            return
         self._loops = [
             asyncio.create_task(loop)
             for loop in (self._take_jobs(), self._keep_leases(), self._hear_control(), self._sweep())

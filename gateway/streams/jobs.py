@@ -15,6 +15,9 @@ from gateway.streams.store import Store, milliseconds
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+SLOW: Final = 0.2
+"""Seconds of a round trip in which no worker, however short its lease, is taken for silent."""
+
 _LONGER_THAN_EVERY_LEASE: Final = 24 * 3_600_000
 
 
@@ -53,7 +56,7 @@ async def take(store: Store, consumer: str, partitions: Iterable[int], room: int
     left = room
     begun = asyncio.get_running_loop().time()
     looked = await _run(store, pipeline)
-    if lease is not None and asyncio.get_running_loop().time() - begun > lease / 3:
+    if lease is not None and asyncio.get_running_loop().time() - begun > max(lease / 3, SLOW):
         # The store was away just now, and those who hold jobs had no chance to say that they live.
         looked = []
     for partition, silent in zip(names, looked, strict=False):

@@ -423,7 +423,7 @@ TestDelivery = Delivery.TestCase
 TestDelivery.settings = settings(
     settings.default,
     # This is the promise: it gets more than its share.
-    max_examples=8 * settings().max_examples,
+    max_examples=5 * settings().max_examples,
     stateful_step_count=60,
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
@@ -721,3 +721,21 @@ def test_a_viewer_whose_response_is_being_read_again_misses_nothing_of_it() -> N
     hub.load_turns(room, None, [(TurnId(1, 7), OPENED[1])])
     hub.flush()
     assert [frame["type"] for frame in screen.frames][-4:] == ["snapshot", "reset", "start", "end"]
+
+
+def test_a_room_that_is_not_trusted_any_more_is_read_anew() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
+    screen = Screen()
+    watch(hub, room, screen)
+    screen.kinds()
+    hub.distrust(room)
+    assert room.wanted == {"", RESPONSE}
+    # What was asked for from the old copy's tail on says nothing about a log of which there is no copy.
+    room.wanted.clear()
+    assert not hub.load_response(room, RESPONSE, TEXT[0], [])
+    assert room.wanted == {RESPONSE}
+    hub.load_turns(room, hub.ask_turns(room), [OPENED, ASKED])
+    hub.load_response(room, RESPONSE, hub.ask_response(room, RESPONSE), [QUEUED, STARTED, TEXT, ENDED])
+    hub.flush()
+    assert screen.kinds() == ["end"]

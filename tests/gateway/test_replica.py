@@ -274,3 +274,11 @@ def test_old_entries_are_forgotten_so_that_memory_is_bounded() -> None:
     messages, more = replica.messages()
     assert len(messages) == MOST_MESSAGES
     assert more
+
+
+def test_what_a_newer_release_writes_is_passed_over() -> None:
+    replica = copy_of(*LOG[:3], (LogId(FIRST, 4), b"?{}"), (LogId(FIRST, 5), events.TEXT + b"!"))
+    assert [frame["text"] for frame in read(replica, STARTED[0])] == ["Hello!"]
+    conversation = ConversationReplica("c1")
+    assert conversation.repair(None, [*TURNS, turn(4, b"?{}")]) is Extended.ACCEPTED
+    assert [t.frame is None for t in conversation.after(TURNS[1][0])] == [False, True]

@@ -45,6 +45,10 @@ def test_a_first_message_is_all_there_is() -> None:
     assert history.messages(entries, "m1", ROOMY) == [user("Why?")]
 
 
+def test_what_a_newer_release_writes_is_passed_over() -> None:
+    assert history.messages([opens("r1", "m1"), b"?{}", asks("m1", "Why?")], "m1", ROOMY) == [user("Why?")]
+
+
 def test_questions_and_answers_alternate() -> None:
     entries = [
         opens("r1", "m1"),

@@ -1,0 +1,458 @@
+"""The command line, as an operator meets it: what runs, what ends, and what is said when something is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+
+from gateway.streams import events
+from gateway.streams.store import open_store
+from tests.live.client import Client
+from tests.live.conftest import House, entries, text_of
+from tests.live.processes import GatewayProcess, WorkerProcess
+from tests.stores import RealServer
+from workers.providers import demo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.live
+
+QUICKLY: Final = 8.0
+"""Seconds in which a process must have left that was told to."""
+
+ENDS_WITHIN: Final = 60.0
+
+
+def tokenwire(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, in an environment that says nothing."""
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("TOKENWIRE_", "OPENAI_", "ANTHROPIC_"))
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", *words],
+        env={**clean, **variables},
+        capture_output=True,
+        text=True,
+        timeout=ENDS_WITHIN,
+    )
+
+
+def refused(*words: str, **variables: str) -> str:
+    """What a command says that does not start: a sentence, and nothing of Python's."""
+    done = tokenwire(*words, **variables)
+    assert done.returncode == 1, done
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: ")
+    assert "Traceback" not in done.stderr
+    return done.stderr.removeprefix("Error: ").strip()
+
+
+# run
+
+
+async def test_run_answers_and_leaves_when_it_is_told_to(conversation: str) -> None:
+    """On memory://, with nothing to install: a whole answer; SIGTERM amid another one sends every client away."""
+    with GatewayProcess("memory://", "--demo-rate", "200", command="run") as process:
+        clients = [Client(conversation) for _ in range(5)]
+        for client in clients:
+            await client.connect(process.socket_url)
+        response = await clients[0].ask("Why is the sky blue?")
+        for client in clients:
+            assert await client.settled(response) == demo.answer("Why is the sky blue?")
+        running = await clients[0].ask("/long 4000")
+        for client in clients:
+            await client.until(lambda client=client: client.answer(running).text)  # type: ignore[misc]
+        begun = time.monotonic()
+        process.terminate()
+        for client in clients:
+            await client.until(lambda client=client: client.close_code is not None)  # type: ignore[misc]
+            assert client.close_code == 1012
+            moving = [frame for frame in client.frames if frame["type"] == "moving"]
+            assert [frame["within"] for frame in moving] == [5.0]
+        status = await asyncio.to_thread(process.wait, QUICKLY)
+        print(f"gone {time.monotonic() - begun:.2f} s after SIGTERM, with status {status}")
+        assert status == 0
+        assert "Traceback" not in process.text
+        for client in clients:
+            await client.close()
+
+
+@pytest.mark.parametrize("command", ["gateway", "run"])
+async def test_a_gateway_leaves_with_streams_and_idle_connections_open(
+    house: House, conversation: str, command: str
+) -> None:
+    """A browser's kept-alive connection, an event stream and a socket that never said hello hold nothing up."""
+    with GatewayProcess(house.server.url, "--drain", "1", command=command) as process:
+        port = int(process.url.rsplit(":", 1)[1])
+        writers = []
+        for request in (
+            b"",
+            b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+            f"GET /v1/conversations/{conversation}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
+            b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request)
+            if request:
+                assert b"HTTP/1.1 " in await asyncio.wait_for(reader.readline(), QUICKLY)
+            writers.append(writer)
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, QUICKLY) == 0
+        assert "Traceback" not in process.text
+        for writer in writers:
+            writer.transport.abort()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+async def test_a_worker_leaves_when_it_is_told_to(
+    empty_house: House, conversation: str, number: signal.Signals
+) -> None:
+    worker = empty_house.worker("--drain", "0.2")
+    async with Client(conversation) as client:
+        await client.connect(empty_house.urls()[0])
+        response = await client.ask("/long 4000")
+        await client.until(lambda: client.answer(response).text)
+        os.kill(worker.pid, number)
+        assert await asyncio.to_thread(worker.wait, QUICKLY) == 0
+        assert "Traceback" not in worker.text
+        # It is handed over, and another one goes on with it at once.
+        empty_house.worker()
+        await client.until(lambda: client.answer(response).attempt == 2)
+        await client.stop(response)
+        await client.ended(response)
+
+
+def test_a_worker_that_is_told_to_leave_before_it_has_begun_leaves(house: House) -> None:
+    with WorkerProcess(house.server.url) as worker:
+        worker.terminate()
+        assert worker.wait(QUICKLY) == 0
+
+
+# Settings
+
+
+@pytest.mark.parametrize("command", ["gateway", "worker"])
+def test_memory_is_for_one_process(command: str) -> None:
+    said = refused(command, "--store", "memory://")
+    assert "tokenwire run" in said
+    assert "embedded://" in said
+    assert "redis://" in said
+
+
+def test_tail_of_memory_is_of_no_use() -> None:
+    assert "tokenwire run" in refused("tail", "r00" + "0" * 16)
+
+
+WRONG: Final[dict[str, tuple[dict[str, str], tuple[str, ...]]]] = {
+    "port": ({"TOKENWIRE_PORT": "90000"}, ("TOKENWIRE_PORT", "'90000'", "65535")),
+    "port-as-text": ({"TOKENWIRE_PORT": "http"}, ("TOKENWIRE_PORT", "'http'", "integer")),
+    "auth": ({"TOKENWIRE_AUTH": "basic"}, ("TOKENWIRE_AUTH", "'basic'", "'none' or 'jwt'")),
+    "lease": ({"TOKENWIRE_LEASE": "0"}, ("TOKENWIRE_LEASE", "'0'", "greater than 0.1")),
+    "lease-that-is-no-number": ({"TOKENWIRE_LEASE": "nan"}, ("TOKENWIRE_LEASE", "'nan'", "finite")),
+    "origin": ({"TOKENWIRE_ORIGINS": "https://a.example,b.example"}, ("TOKENWIRE_ORIGINS", "'b.example'", "https://")),
+    "models": ({"TOKENWIRE_MODELS": "demo"}, ("TOKENWIRE_MODELS", "'demo'", "JSON")),
+    "models-list": ({"TOKENWIRE_MODELS": "[]"}, ("TOKENWIRE_MODELS", "'[]'", '{"default": "demo"}')),
+    "log-level": ({"TOKENWIRE_LOG_LEVEL": "loud"}, ("TOKENWIRE_LOG_LEVEL", "'loud'", "'debug', 'info', 'warning'")),
+    "host-without-a-key": ({"TOKENWIRE_HOST": "0.0.0.0"}, ("TOKENWIRE_HOST='0.0.0.0'", "TOKENWIRE_JWT_KEY", "none")),
+    "jwt-without-a-key": ({"TOKENWIRE_AUTH": "jwt"}, ("TOKENWIRE_AUTH=jwt", "TOKENWIRE_JWT_KEY")),
+}
+
+
+@pytest.mark.parametrize(("variables", "named"), WRONG.values(), ids=WRONG)
+def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed(
+    variables: dict[str, str], named: tuple[str, ...]
+) -> None:
+    said = refused("run", **variables)
+    for part in named:
+        assert part in said
+
+
+def test_an_option_is_checked_as_a_variable_is_and_wins_over_it() -> None:
+    assert "'90000'" in refused("run", "--port", "90000", TOKENWIRE_PORT="8000")
+    assert "'70000'" in refused("run", TOKENWIRE_PORT="70000")
+
+
+@pytest.mark.parametrize("command", ["run", "gateway", "worker", "doctor"])
+def test_every_wrong_setting_is_said_at_once(command: str) -> None:
+    said = refused(command, TOKENWIRE_PORT="x", TOKENWIRE_LEASE="y")
+    assert "TOKENWIRE_PORT" in said
+    assert "TOKENWIRE_LEASE" in said
+
+
+def pem(key: Any) -> str:
+    return str(
+        key.public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        .decode()
+    )
+
+
+KEYS: Final = {
+    "short": ("planted-secret", "fewer than 32 bytes"),
+    "no-pem": ("-----BEGIN PUBLIC KEY-----\nplanted-secret\n-----END PUBLIC KEY-----", "not a public key"),
+    "private": ("-----BEGIN PRIVATE KEY-----\nplanted-secret\n-----END PRIVATE KEY-----", "not a public key"),
+    "ed25519": (pem(ed25519.Ed25519PrivateKey.generate()), "neither an RSA nor an elliptic-curve key"),
+    "no-file": ("@/nowhere/planted-secret", "can not be read"),
+    "folder": ("@/", "can not be read"),
+}
+
+
+@pytest.mark.parametrize(("key", "reason"), KEYS.values(), ids=KEYS)
+def test_a_key_that_can_not_be_used_is_said_to_be_so_and_is_not_shown(key: str, reason: str) -> None:
+    said = refused("run", TOKENWIRE_JWT_KEY=key)
+    assert "TOKENWIRE_JWT_KEY" in said
+    assert reason in said
+    assert "planted-secret" not in said.replace("/nowhere/planted-secret", "")
+
+
+def test_a_key_may_be_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    file.write_text(pem(rsa.generate_private_key(65537, 2048)))
+    with GatewayProcess("memory://", "--jwt-key", f"@{file}", command="run") as process:
+        assert process.running
+
+
+def test_a_port_in_use_is_said_in_a_sentence() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = refused("run", "--port", str(port))
+    assert f"127.0.0.1:{port}" in said
+    assert "Address already in use" in said
+    assert "--port" in said
+
+
+def test_a_host_that_is_not_this_machine_is_said_in_a_sentence() -> None:
+    said = refused("run", "--host", "192.0.2.1", "--auth", "none")
+    assert "192.0.2.1" in said
+    assert "nowhere.invalid" in refused("run", "--host", "nowhere.invalid", "--auth", "none")
+
+
+@pytest.mark.parametrize(
+    ("store", "reason"),
+    [
+        ("mongodb://planted-secret@localhost", "redis://"),
+        ("localhost:6379", "not known"),
+        ("redis://:planted-secret@127.0.0.1:1/0", "redis://127.0.0.1:1"),
+        ("redis://:planted/secret@127.0.0.1:1/0", "%XX"),
+        ("unix:///nowhere/planted-secret.sock", "no store answers"),
+        ("embedded:///proc/nowhere", "another folder"),
+    ],
+)
+@pytest.mark.parametrize("command", ["gateway", "worker"])
+def test_a_store_that_is_not_there_is_said_with_what_to_do(command: str, store: str, reason: str) -> None:
+    said = refused(command, "--store", store)
+    assert reason in said
+    assert "planted-secret" not in said.replace("/nowhere/planted-secret.sock", "")
+    assert "planted/secret" not in said
+
+
+def test_help_and_version_say_what_there_is() -> None:
+    done = tokenwire("--help")
+    assert done.returncode == 0
+    for command in ("run", "gateway", "worker", "doctor", "tail"):
+        assert f"  {command} " in done.stdout
+        described = tokenwire(command, "--help")
+        assert described.returncode == 0
+        assert "--store" in described.stdout
+    assert tokenwire("--version").stdout.strip()
+    unknown = tokenwire("rnu")
+    assert unknown.returncode == 2
+    assert "No such command" in unknown.stderr
+
+
+# doctor
+
+
+def examined(*words: str, **variables: str) -> tuple[int, dict[str, tuple[str, str]]]:
+    """The doctor's exit status, and what it found: subject to mark and text."""
+    done = tokenwire("doctor", *words, **variables)
+    assert done.stderr == ""
+    found = {}
+    for line in done.stdout.splitlines():
+        mark, _, rest = line.partition(" ")
+        subject, _, text = rest.strip().partition(": ")
+        assert mark in ("ok", "WARN", "FAIL"), line
+        found[subject] = (mark, text)
+    return done.returncode, found
+
+
+def test_doctor_of_memory_finds_nothing_that_fails() -> None:
+    status, found = examined("--store", "memory://")
+    assert status == 0
+    mark, text = found["persistence"]
+    assert mark == "WARN"
+    assert "embedded://" in text
+    assert found["scripts"][0] == found["publish"][0] == found["access"][0] == "ok"
+
+
+@pytest.mark.parametrize("make", ["valkey", "redis"])
+def test_doctor_of_a_good_store_finds_nothing(make: Any) -> None:
+    with RealServer(make) as server:
+        status, found = examined("--store", server.url)
+        assert status == 0
+        assert {subject: mark for subject, (mark, _) in found.items() if mark != "ok"}.keys() <= {"files", "latency"}
+        assert make in found["version"][1]
+        # It leaves nothing behind.
+        assert server.command("KEYS", "*") == []
+
+
+def test_doctor_names_what_is_wrong_with_a_store_and_what_to_do() -> None:
+    with RealServer() as server:
+        server.command("CONFIG", "SET", "maxmemory", "100mb")
+        server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        status, found = examined("--store", server.url)
+        assert status == 1
+        assert found["eviction"] == (
+            "FAIL",
+            "allkeys-lru deletes running answers when memory is short: set maxmemory-policy noeviction",
+        )
+        server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        server.command("CONFIG", "SET", "appendonly", "no")
+        status, found = examined("--store", server.url)
+        assert status == 0
+        mark, text = found["persistence"]
+        assert mark == "WARN"
+        assert "set appendonly yes" in text
+
+
+def test_doctor_names_a_replica() -> None:
+    with RealServer() as primary, RealServer() as replica:
+        replica.command("REPLICAOF", "127.0.0.1", primary.port)
+        status, found = examined("--store", replica.url)
+    assert status == 1
+    mark, text = found["role"]
+    assert mark == "FAIL"
+    assert "use the primary's address" in text
+
+
+def test_doctor_names_what_is_not_permitted() -> None:
+    with RealServer() as server:
+        server.command("ACL", "SETUSER", "tw", "on", ">pw", "~*", "&*", "+@all", "-eval", "-evalsha", "-info")
+        status, found = examined("--store", f"redis://tw:pw@127.0.0.1:{server.port}/0")
+        assert status == 1
+        assert found["scripts"][0] == "FAIL"
+        server.command("ACL", "SETUSER", "tw", "+eval", "+evalsha", "+info", "resetchannels")
+        status, found = examined("--store", f"redis://tw:pw@127.0.0.1:{server.port}/0")
+        assert status == 1
+        mark, text = found["publish"]
+        assert mark == "FAIL"
+        assert "SUBSCRIBE" in text
+
+
+def test_doctor_names_a_store_that_does_not_answer_and_a_key_that_is_not_there() -> None:
+    status, found = examined("--store", "redis://127.0.0.1:1/0", "--models", '{"fast": "openai/gpt-4o-mini"}')
+    assert status == 1
+    assert found["store"][0] == "FAIL"
+    assert "start it, or set TOKENWIRE_STORE" in found["store"][1]
+    assert found["model fast"][0] == "FAIL"
+    assert "OPENAI_API_KEY" in found["model fast"][1]
+
+
+# tail
+
+
+async def test_tail_prints_a_log(house: House, conversation: str) -> None:
+    async with Client(conversation) as client:
+        await client.connect(house.urls()[0])
+        response = await client.ask("/think")
+        await client.settled(response)
+    log = await entries(house.server.url, response)
+    done = await asyncio.to_thread(tokenwire, "tail", response, "--store", house.server.url)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [str(entry) for entry, _ in log]
+    kinds = [line.split()[1] for line in lines]
+    assert kinds[:2] == ["queued", "start"]
+    assert kinds[-1] == "end"
+    assert {"text", "reasoning"} <= set(kinds)
+    # An id of twenty characters, a kind of nine, and the body as it is in the log.
+    printed = b"".join(line[31:].encode() for line, kind in zip(lines, kinds, strict=True) if kind == "text")
+    assert events.unescape(printed) == text_of(log) == demo.answer("/think")
+
+
+async def test_tail_follows_a_log_to_its_end(house: House, conversation: str) -> None:
+    async with Client(conversation) as client:
+        await client.connect(house.urls()[0])
+        response = await client.ask("/long 150")
+        await client.until(lambda: client.answer(response).text)
+        done = await asyncio.to_thread(tokenwire, "tail", "--follow", response, "--store", house.server.url)
+        await client.ended(response)
+    assert done.returncode == 0
+    log = await entries(house.server.url, response)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [str(entry) for entry, _ in log]
+
+
+def test_tail_of_what_is_not_there(house: House) -> None:
+    assert "there is no log" in refused("tail", "r00" + "0" * 16, "--store", house.server.url)
+    assert "no response's id" in refused("tail", "r0", "--store", house.server.url)
+
+
+# embedded://
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[tuple[GatewayProcess, WorkerProcess]]:
+    with ExitStack() as stack:
+        url = f"embedded://{tmp_path}/store"
+        gateway = stack.enter_context(GatewayProcess(url))
+        yield gateway, stack.enter_context(WorkerProcess(url, "--demo-rate", "200", "--drain", "1"))
+
+
+async def test_a_gateway_and_a_worker_share_an_embedded_store(
+    embedded: tuple[GatewayProcess, WorkerProcess], tmp_path: Path, conversation: str
+) -> None:
+    """Two processes name one folder; when the last of them leaves, the server leaves, and what it knew is kept."""
+    gateway, worker = embedded
+    async with Client(conversation) as client:
+        await client.connect(gateway.socket_url)
+        response = await client.ask("Who keeps this?")
+        text = await client.settled(response)
+        assert text == demo.answer("Who keeps this?")
+    worker.terminate()
+    assert await asyncio.to_thread(worker.wait, QUICKLY) == 0
+    gateway.terminate()
+    assert await asyncio.to_thread(gateway.wait, QUICKLY) == 0
+    url = f"embedded://{tmp_path}/store"
+    with GatewayProcess(url) as again:
+        async with Client(conversation) as client:
+            await client.connect(again.socket_url)
+            await client.until(lambda: client.transcript.snapshots)
+            assert text in [message["text"] for message in client.transcript.messages.values()]
+        again.terminate()
+        assert await asyncio.to_thread(again.wait, QUICKLY) == 0
+    # The store opens for whoever comes next, also by way of a plain command.
+    store = await open_store(url)
+    await store.close()
+    done = await asyncio.to_thread(tokenwire, "tail", response, "--store", url)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1].split()[1] == "end"
+
+
+async def test_an_embedded_store_outlives_the_process_that_started_it(
+    embedded: tuple[GatewayProcess, WorkerProcess], conversation: str, tmp_path: Path
+) -> None:
+    gateway, worker = embedded
+    gateway.kill()
+    with GatewayProcess(f"embedded://{tmp_path}/store") as another:
+        async with Client(conversation) as client:
+            await client.connect(another.socket_url)
+            assert await client.settled(await client.ask("Still there?")) == demo.answer("Still there?")
+        assert worker.running

@@ -1,0 +1,734 @@
+"""The same logs over plain HTTP: what is posted and read, and event streams that are cut off and go on elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import time
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx2
+import jwt
+import pytest
+
+from gateway import wire
+from gateway.dialects import sse
+from gateway.streams.conversations import MOST_AHEAD
+from gateway.streams.store import open_store
+from tests.live.conftest import MODELS, House, entries, text_of
+from tests.live.processes import GatewayProcess
+from tests.provider_server import Scenario
+from tests.stores import RealServer
+from tests.transcript import Transcript
+from workers.providers import demo
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+pytestmark = pytest.mark.live
+
+JWT_KEY: Final = "k" * 32
+ORIGIN: Final = "https://good.example"
+PATIENCE: Final = 30.0
+
+
+@pytest.fixture(scope="module")
+def guarded(house: House) -> Iterator[list[GatewayProcess]]:
+    """Two more gateways on the shared house's store, which want tokens and know the aliases and one origin."""
+    options = ("--jwt-key", JWT_KEY, "--origins", ORIGIN, "--models", json.dumps(MODELS))
+    with ExitStack() as stack:
+        yield [stack.enter_context(GatewayProcess(house.server.url, *options)) for _ in range(2)]
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(timeout=PATIENCE) as opened:
+        yield opened
+
+
+def bearer(*conversations: str, **claims: Any) -> dict[str, str]:
+    fields = {"sub": "ann", "exp": time.time() + 600, "conversations": conversations or ["*"], **claims}
+    return {"authorization": f"Bearer {jwt.encode(fields, JWT_KEY, algorithm='HS256')}"}
+
+
+def problem(reply: httpx2.Response) -> str:
+    """The code of an error, which has the one shape that errors have."""
+    body = reply.json()
+    assert list(body) == ["error"]
+    assert sorted(body["error"]) == ["code", "message"]
+    assert wire.ERRORS[body["error"]["code"]] == reply.status_code
+    assert body["error"]["message"].endswith((".", "`", ")", "]")) or body["error"]["code"] == "bad_frame"
+    return str(body["error"]["code"])
+
+
+@dataclass
+class Event:
+    """One server-sent event; a comment has no data."""
+
+    id: str | None
+    data: dict[str, Any] | None
+
+
+class EventReader:
+    """Reads an event stream as WHATWG HTML, section 9.2, has it, and keeps the last id."""
+
+    def __init__(self, reply: httpx2.Response, last: str | None) -> None:
+        self.headers = reply.headers
+        self.last = last
+        self._lines = reply.aiter_lines()
+
+    async def next(self, *, comments: bool = False) -> Event | None:
+        """The next event; None at the end of the stream."""
+        data: list[str] = []
+        async for line in self._lines:
+            if not line:
+                if data:
+                    return Event(self.last, json.loads("\n".join(data)))
+            elif line.startswith(":"):
+                if comments:
+                    return Event(None, None)
+            else:
+                name, _, value = line.partition(": ")
+                assert name in ("id", "data"), line
+                if name == "id":
+                    self.last = value
+                else:
+                    data.append(value)
+        return None
+
+
+@asynccontextmanager
+async def stream(
+    client: httpx2.AsyncClient, url: str, last: str | None = None, **headers: str
+) -> AsyncIterator[EventReader]:
+    """An event stream, from the event after `last` on."""
+    if last is not None:
+        headers["last-event-id"] = last
+    async with asyncio.timeout(PATIENCE), client.stream("GET", url, headers=headers) as reply:
+        assert reply.status_code == 200, await reply.aread()
+        yield EventReader(reply, last)
+
+
+def settled(transcript: Transcript, response: str) -> bool:
+    return any(message.get("response") == response for message in transcript.messages.values())
+
+
+async def ask(client: httpx2.AsyncClient, url: str, conversation: str, text: str, **fields: Any) -> str:
+    reply = await client.post(f"{url}/v1/conversations/{conversation}/messages", json={"text": text, **fields})
+    assert reply.status_code == 202, reply.text
+    return str(reply.json()["response"])
+
+
+async def whole(client: httpx2.AsyncClient, url: str, response: str) -> str:
+    """Read a response to its end."""
+    transcript = Transcript("")
+    async with stream(client, f"{url}/v1/responses/{response}/events") as reader:
+        while (event := await reader.next()) is not None:
+            assert event.data is not None
+            transcript.fold(event.data)
+    assert transcript.answers[response].ends == 1
+    return transcript.answers[response].text
+
+
+# Messages
+
+
+async def test_a_key_posts_a_message_once(house: House, client: httpx2.AsyncClient, conversation: str) -> None:
+    """The same key and body are the same response, on either gateway; another body is refused."""
+    urls = [f"{gateway.url}/v1/conversations/{conversation}/messages" for gateway in house.gateways]
+    headers = {"idempotency-key": "the-key"}
+    first = await client.post(urls[0], json={"text": f"once {conversation}", "model": "fake"}, headers=headers)
+    assert first.status_code == 202
+    assert first.json()["duplicate"] is False
+    for url in urls:
+        again = await client.post(url, json={"text": f"once {conversation}", "model": "fake"}, headers=headers)
+        assert again.status_code == 200
+        assert again.json() == {**first.json(), "duplicate": True}
+        other = await client.post(url, json={"text": "else", "model": "fake"}, headers=headers)
+        assert (other.status_code, problem(other)) == (409, "key_conflict")
+    # Without a key each is a message of its own.
+    without = [await client.post(urls[0], json={"text": "twice", "model": "fake"}) for _ in range(2)]
+    assert len({reply.json()["response"] for reply in [first, *without]}) == 3
+    for reply in [first, *without]:
+        assert await whole(client, house.gateways[1].url, reply.json()["response"]) == "Hello, world!"
+    assert house.calls(f"once {conversation}") == 1
+
+
+async def test_a_hundred_posts_at_once_with_one_key_are_one(
+    house: House, client: httpx2.AsyncClient, conversation: str
+) -> None:
+    urls = [f"{gateway.url}/v1/conversations/{conversation}/messages" for gateway in house.gateways]
+    replies = await asyncio.gather(
+        *(
+            client.post(urls[n % 2], json={"text": "at once", "model": "fake"}, headers={"idempotency-key": "k"})
+            for n in range(100)
+        )
+    )
+    assert sorted(reply.status_code for reply in replies) == [200] * 99 + [202]
+    assert len({reply.json()["response"] for reply in replies}) == 1
+
+
+BAD_BODIES: Final[dict[str, tuple[bytes, str | None]]] = {
+    "no-content-type": (b'{"text":"x"}', None),
+    "text": (b'{"text":"x"}', "text/plain"),
+    "form": (b"text=x", "application/x-www-form-urlencoded"),
+    "json-in-name-only": (b'{"text":"x"}', "application/jsonp"),
+    "too-large": (b'{"text":"' + b"x" * wire.MOST_FRAME_BYTES + b'"}', "application/json"),
+    "not-json": (b"{", "application/json"),
+    "not-utf8": (b'{"text":"\xff"}', "application/json"),
+    "byte-order-mark": (b'\xef\xbb\xbf{"text":"x"}', "application/json"),
+    "surrogate": (b'{"text":"\\ud800"}', "application/json"),
+    "deep": (b'{"text":' + b"[" * 30_000 + b"]" * 30_000 + b"}", "application/json"),
+    "nan": (b'{"text":"x","max_tokens":NaN}', "application/json"),
+    "5000-digits": (b'{"text":"x","max_tokens":' + b"9" * 5_000 + b"}", "application/json"),
+    "list": (b'["x"]', "application/json"),
+    "null": (b"null", "application/json"),
+    "empty": (b"", "application/json"),
+    "no-text": (b"{}", "application/json"),
+    "empty-text": (b'{"text":""}', "application/json"),
+    "long-text": (json.dumps({"text": "x" * (wire.MOST_TEXT + 1)}).encode(), "application/json"),
+    "wrong-type": (b'{"text":5}', "application/json"),
+    "unknown-choice": (b'{"text":"x","if_busy":"later"}', "application/json"),
+    "unknown-model": (b'{"text":"x","model":"a b"}', "application/json"),
+}
+
+
+@pytest.mark.parametrize(("body", "kind"), BAD_BODIES.values(), ids=BAD_BODIES)
+async def test_a_bad_body_posts_nothing(
+    house: House, client: httpx2.AsyncClient, conversation: str, body: bytes, kind: str | None
+) -> None:
+    url = f"{house.gateways[0].url}/v1/conversations/{conversation}"
+    headers = {"content-type": kind} if kind else {}
+    reply = await client.post(f"{url}/messages", content=body, headers=headers)
+    assert problem(reply) == "bad_frame"
+    assert (await client.get(url)).json()["messages"] == []
+
+
+@pytest.mark.parametrize("key", ["a b", "ü", "k" * 129])
+async def test_a_bad_key_posts_nothing(house: House, client: httpx2.AsyncClient, conversation: str, key: str) -> None:
+    url = f"{house.gateways[0].url}/v1/conversations/{conversation}/messages"
+    reply = await client.post(url, json={"text": "x"}, headers={b"idempotency-key": key.encode()})
+    assert problem(reply) == "bad_frame"
+
+
+async def test_fields_of_the_path_and_the_headers_can_not_be_given_in_the_body(
+    house: House, client: httpx2.AsyncClient, conversation: str
+) -> None:
+    url = house.gateways[0].url
+    body = {"text": "mine", "model": "fake", "conversation": f"{conversation}-other", "key": "k", "type": "stop"}
+    posted = await client.post(f"{url}/v1/conversations/{conversation}/messages", json=body)
+    await whole(client, url, posted.json()["response"])
+    assert (await client.get(f"{url}/v1/conversations/{conversation}-other")).json()["messages"] == []
+    mine = (await client.get(f"{url}/v1/conversations/{conversation}")).json()["messages"]
+    assert [message["text"] for message in mine] == ["mine", "Hello, world!"]
+
+
+async def test_too_many_messages_are_refused_with_a_time_to_come_again(
+    house: House, client: httpx2.AsyncClient, conversation: str
+) -> None:
+    url = house.gateways[0].url
+    house.provider.scenarios[f"for ever {conversation}"] = Scenario(ending="silence")
+    responses = [
+        await ask(client, url, conversation, f"for ever {conversation}", model="fake") for _ in range(MOST_AHEAD)
+    ]
+    reply = await client.post(f"{url}/v1/conversations/{conversation}/messages", json={"text": "one more"})
+    assert problem(reply) == "too_many"
+    assert int(reply.headers["retry-after"]) > 0
+    reply = await client.post(
+        f"{url}/v1/conversations/{conversation}/messages", json={"text": "now", "if_busy": "reject"}
+    )
+    assert problem(reply) == "busy"
+    for response in reversed(responses):
+        assert (await client.post(f"{url}/v1/responses/{response}/stop")).json()["stopped"]
+
+
+async def test_stop_is_idempotent_and_retry_replaces(
+    house: House, client: httpx2.AsyncClient, conversation: str
+) -> None:
+    here, there = (gateway.url for gateway in house.gateways)
+    response = await ask(client, here, conversation, "/long 4000")
+    running = await client.post(f"{there}/v1/responses/{response}/retry", json={})
+    assert problem(running) == "still_running"
+    async with stream(client, f"{there}/v1/responses/{response}/events") as reader:
+        while (event := await reader.next()) is not None and event.data is not None:
+            if event.data["type"] == "delta":
+                break
+        first = await client.post(f"{there}/v1/responses/{response}/stop")
+        while (event := await reader.next()) is not None:
+            last = event.data
+    assert last is not None
+    assert (last["type"], last["reason"], last["retryable"]) == ("end", "stopped", True)
+    assert first.json() == {"response": response, "stopped": True}
+    for url in (here, there):
+        again = await client.post(f"{url}/v1/responses/{response}/stop")
+        assert (again.status_code, again.json()) == (200, {"response": response, "stopped": False})
+    headers = {"idempotency-key": "again"}
+    retried = await client.post(f"{here}/v1/responses/{response}/retry", json={"mode": "restart"}, headers=headers)
+    assert retried.status_code == 202
+    repeated = await client.post(f"{there}/v1/responses/{response}/retry", json={"mode": "restart"}, headers=headers)
+    assert (repeated.status_code, repeated.json()) == (200, {**retried.json(), "duplicate": True})
+    other = await client.post(f"{there}/v1/responses/{response}/retry", json={"mode": "continue"}, headers=headers)
+    assert problem(other) == "key_conflict"
+    unknown = await client.post(f"{there}/v1/responses/{response}/retry", json={"mode": "again"})
+    assert problem(unknown) == "bad_frame"
+    assert (await client.post(f"{here}/v1/responses/{retried.json()['response']}/stop")).json()["stopped"]
+    messages = (await client.get(f"{here}/v1/conversations/{conversation}")).json()["messages"]
+    assert [message.get("replaces") for message in messages if message["role"] == "assistant"] == [None, response]
+
+
+# Conversations
+
+
+async def test_a_conversation_is_a_snapshot(house: House, client: httpx2.AsyncClient, conversation: str) -> None:
+    url = f"{house.gateways[0].url}/v1/conversations/{conversation}"
+    empty = await client.get(url)
+    assert empty.json() == {
+        "type": "snapshot",
+        "conversation": conversation,
+        "cursor": empty.json()["cursor"],
+        "messages": [],
+        "responses": [],
+    }
+    assert empty.headers["content-type"] == "application/json"
+    assert empty.headers["cache-control"] == "no-store"
+    settled_one = await ask(client, house.gateways[0].url, conversation, "first", model="fake")
+    text = await whole(client, house.gateways[0].url, settled_one)
+    running = await ask(client, house.gateways[0].url, conversation, "/long 4000")
+    async with stream(client, f"{house.gateways[1].url}/v1/responses/{running}/events") as reader:
+        while (event := await reader.next()) is not None and event.data is not None:
+            if event.data["type"] == "delta":
+                break
+    for gateway in house.gateways:
+        snapshot = (await client.get(f"{gateway.url}/v1/conversations/{conversation}")).json()
+        assert [(m["role"], m["text"]) for m in snapshot["messages"]] == [
+            ("user", "first"),
+            ("assistant", text),
+            ("user", "/long 4000"),
+        ]
+        (shown,) = snapshot["responses"]
+        assert shown["response"] == running
+        assert shown["text"]
+        assert demo.answer("/long 4000").startswith(shown["text"])
+    await client.post(f"{house.gateways[0].url}/v1/responses/{running}/stop")
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 8])
+async def test_a_conversation_s_events_go_on_at_the_other_gateway_after_every_so_many(
+    house: House, client: httpx2.AsyncClient, conversation: str, every: int
+) -> None:
+    """Cut off again and again while the answers are written; what is shown in the end is the log, with no reset."""
+    transcript = Transcript(conversation)
+    last: str | None = None
+    connections = 0
+    asked = [await ask(client, house.gateways[0].url, conversation, f"/long {120 + n}") for n in range(2)]
+    while not all(settled(transcript, response) for response in asked):
+        url = f"{house.gateways[connections % 2].url}/v1/conversations/{conversation}/events"
+        connections += 1
+        async with stream(client, url, last) as reader:
+            taken = 0
+            while taken < every and not all(settled(transcript, response) for response in asked):
+                event = await reader.next()
+                assert event is not None
+                assert event.data is not None
+                assert event.id is not None or event.data["type"] == "watching"
+                transcript.fold(event.data)
+                last = event.id
+                # Whoever never gets beyond the first event does not get on.
+                taken += event.data["type"] != "watching"
+    for number, response in enumerate(asked):
+        answer = transcript.answers[response]
+        assert answer.text == text_of(await entries(house.server.url, response)) == demo.answer(f"/long {120 + number}")
+        assert answer.resets == []
+        assert answer.ends == 1
+    assert transcript.snapshots == 1
+    print(f"cut after every {every}: {connections} connections")
+
+
+async def test_a_conversation_s_events_go_on_after_each_of_them(
+    house: House, client: httpx2.AsyncClient, conversation: str
+) -> None:
+    """One reader takes everything; from each id it was given the other gateway leads to the very same state."""
+    here, there = (f"{gateway.url}/v1/conversations/{conversation}/events" for gateway in house.gateways)
+    places: list[tuple[str, Transcript]] = []
+    transcript = Transcript(conversation)
+    async with stream(client, here) as reader:
+        asked = [
+            await ask(client, house.gateways[0].url, conversation, text) for text in ("/long 60", "/think", "/fail")
+        ]
+        while not all(settled(transcript, response) for response in asked):
+            event = await reader.next()
+            assert event is not None
+            assert event.data is not None
+            transcript.fold(event.data)
+            if event.id is not None:
+                places.append((event.id, copy.deepcopy(transcript)))
+    assert len(places) > 30
+    for last, place in places:
+        async with stream(client, there, last) as reader:
+            while not all(settled(place, response) for response in asked):
+                event = await reader.next()
+                assert event is not None
+                assert event.data is not None
+                place.fold(event.data)
+        assert place.messages == transcript.messages
+        for response, answer in place.answers.items():
+            # One that had ended before it was first heard of is only a message.
+            assert answer.text == transcript.answers[response].text
+            assert answer.reasoning == transcript.answers[response].reasoning
+            assert answer.ends == 1
+            assert answer.resets == []
+        assert place.snapshots == 1
+    print(f"{len(places)} places")
+
+
+@pytest.mark.parametrize("last", ["", "x", "$", "-1", "1-1", "0-0~r=1-1", "9" * 40, "１-１", "1-1~" + "x" * 5_000])
+async def test_an_event_id_that_can_not_be_gone_on_from_gives_a_snapshot(
+    house: House, client: httpx2.AsyncClient, conversation: str, last: str
+) -> None:
+    url = house.gateways[0].url
+    response = await ask(client, url, conversation, "x", model="fake")
+    text = await whole(client, url, response)
+    headers = {b"last-event-id": last.encode()}
+    async with (
+        asyncio.timeout(PATIENCE),
+        client.stream("GET", f"{url}/v1/conversations/{conversation}/events", headers=headers) as reply,
+    ):
+        reader = EventReader(reply, None)
+        transcript = Transcript(conversation)
+        while not transcript.snapshots:
+            event = await reader.next()
+            assert event is not None
+            assert event.data is not None
+            transcript.fold(event.data)
+        assert transcript.resumed is False
+        while not settled(transcript, response):
+            event = await reader.next()
+            assert event is not None
+            assert event.data is not None
+            transcript.fold(event.data)
+    assert text in [message["text"] for message in transcript.messages.values()]
+
+
+# Responses
+
+
+async def test_a_response_s_events_go_on_after_each_of_them_and_end(
+    house: House, client: httpx2.AsyncClient, conversation: str
+) -> None:
+    here, there = (gateway.url for gateway in house.gateways)
+    response = await ask(client, here, conversation, "/long 100")
+    events: list[Event] = []
+    async with stream(client, f"{here}/v1/responses/{response}/events") as reader:
+        while (event := await reader.next()) is not None:
+            events.append(event)
+    types = [event.data["type"] for event in events if event.data]
+    assert types[-1] == "end"
+    assert types.count("end") == 1
+    assert {"start", "delta"} < set(types)
+    text = text_of(await entries(house.server.url, response))
+    for number, last in enumerate(events):
+        transcript = Transcript(conversation)
+        for event in events[: number + 1]:
+            assert event.data is not None
+            transcript.fold(event.data)
+        for url in (here, there):
+            address = f"{url}/v1/responses/{response}/events"
+            assert last.id is not None
+            if last is events[-1]:
+                reply = await client.get(address, headers={"last-event-id": last.id})
+                assert (reply.status_code, reply.content) == (204, b"")
+                continue
+            going_on = copy.deepcopy(transcript)
+            async with stream(client, address, last.id) as reader:
+                while (next_event := await reader.next()) is not None:
+                    assert next_event.data is not None
+                    going_on.fold(next_event.data)
+            assert going_on.answers[response].text == text
+            assert going_on.answers[response].ends == 1
+            assert going_on.answers[response].resets == []
+    # An id that no log ever had begins anew, with a reset that says so.
+    for spoiled in ("x", "0-0", "1-1", "9-9", f"{events[-1].id}0"):
+        async with stream(client, f"{there}/v1/responses/{response}/events", spoiled) as reader:
+            first = await reader.next()
+            assert first is not None
+            assert first.data is not None
+            assert (first.data["type"], first.data["text"]) == ("reset", text)
+
+
+async def test_a_response_s_events_can_be_cut_while_it_is_written(
+    house: House, client: httpx2.AsyncClient, conversation: str
+) -> None:
+    response = await ask(client, house.gateways[0].url, conversation, "/long 150")
+    transcript = Transcript(conversation)
+    last: str | None = None
+    connections = 0
+    while response not in transcript.answers or not transcript.answers[response].ends:
+        url = f"{house.gateways[connections % 2].url}/v1/responses/{response}/events"
+        connections += 1
+        async with stream(client, url, last) as reader:
+            event = await reader.next()
+            assert event is not None
+            assert event.data is not None
+            transcript.fold(event.data)
+            last = event.id
+    assert transcript.answers[response].text == demo.answer("/long 150")
+    assert transcript.answers[response].resets == []
+    assert connections > 10
+
+
+async def test_what_keeps_a_stream_alive_and_unbuffered(
+    house: House, client: httpx2.AsyncClient, conversation: str
+) -> None:
+    """The headers that ask proxies not to gather, and a comment where there is nothing to say."""
+    begun = time.monotonic()
+    async with stream(client, f"{house.gateways[0].url}/v1/conversations/{conversation}/events") as reader:
+        assert reader.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert reader.headers["cache-control"] == "no-cache, no-transform"
+        assert reader.headers["x-accel-buffering"] == "no"
+        assert "content-length" not in reader.headers
+        while (event := await reader.next(comments=True)) is not None and event.data is not None:
+            pass
+        assert event is not None
+    assert sse.KEEP_ALIVE - 1 < time.monotonic() - begun < sse.KEEP_ALIVE + 5
+
+
+# Who may
+
+
+async def test_without_a_token_nothing_is_open(
+    guarded: list[GatewayProcess], client: httpx2.AsyncClient, conversation: str
+) -> None:
+    url, response = guarded[0].url, "r00" + "0" * 16
+    requests = [
+        ("GET", f"/v1/conversations/{conversation}"),
+        ("GET", f"/v1/conversations/{conversation}/events"),
+        ("POST", f"/v1/conversations/{conversation}/messages"),
+        ("GET", f"/v1/responses/{response}/events"),
+        ("POST", f"/v1/responses/{response}/stop"),
+        ("POST", f"/v1/responses/{response}/retry"),
+    ]
+    good = bearer(conversation)["authorization"]
+    bad = [
+        "",
+        "Bearer",
+        "Bearer x",
+        good.replace("Bearer", "Basic"),
+        good[:-2],
+        *(bearer(conversation, exp=time.time() - 1)["authorization"],),
+    ]
+    for method, path in requests:
+        for authorization in (None, *bad):
+            headers = {} if authorization is None else {"authorization": authorization}
+            reply = await client.request(method, url + path, headers=headers, json={"text": "x"})
+            assert problem(reply) == "unauthenticated"
+            assert reply.headers["www-authenticate"] == "Bearer"
+        # A token in the address would end in logs; it is not looked at.
+        reply = await client.request(method, f"{url}{path}?token={good.split()[1]}", json={"text": "x"})
+        assert problem(reply) == "unauthenticated"
+    for path in ("/healthz", "/readyz", "/metrics", "/"):
+        assert (await client.get(url + path)).status_code == 200
+
+
+async def test_a_token_opens_what_it_names_and_nothing_else(
+    guarded: list[GatewayProcess], client: httpx2.AsyncClient, conversation: str
+) -> None:
+    url = guarded[0].url
+    mine, yours = bearer(conversation), bearer(f"{conversation}-yours")
+    posted = await client.post(
+        f"{url}/v1/conversations/{conversation}/messages", json={"text": "/long 4000"}, headers=mine
+    )
+    response = posted.json()["response"]
+    for method, path in [("GET", ""), ("GET", "/events"), ("POST", "/messages")]:
+        reply = await client.request(
+            method, f"{url}/v1/conversations/{conversation}{path}", headers=yours, json={"text": "x"}
+        )
+        assert problem(reply) == "forbidden"
+    # Of a response not even whether there is one is told: in another conversation, and nowhere, look the same.
+    for method, path in [("GET", "events"), ("POST", "stop"), ("POST", "retry")]:
+        replies = [
+            await client.request(method, f"{url}/v1/responses/{name}/{path}", headers=yours, json={})
+            for name in (response, f"{response[:3]}{'0' * 16}", "r99" + "0" * 16, "x", "..%2f..")
+        ]
+        assert {problem(reply) for reply in replies[:4]} == {"not_found"}
+        assert len({reply.text for reply in replies[:4]}) == 1
+        assert replies[4].status_code in (404, 405)
+    stopped = await client.post(f"{url}/v1/responses/{response}/stop", headers=mine)
+    assert stopped.json()["stopped"]
+    for name in ("a b", "ü", "a*", "{x}", "c" * 129):
+        reply = await client.get(f"{url}/v1/conversations/{name}", headers=mine)
+        assert problem(reply) == "bad_frame"
+    reply = await client.post(
+        f"{url}/v1/conversations/{conversation}/messages", json={"text": "x", "model": "else"}, headers=mine
+    )
+    assert problem(reply) == "unknown_model"
+
+
+async def test_an_event_stream_ends_with_its_token(
+    guarded: list[GatewayProcess], client: httpx2.AsyncClient, conversation: str
+) -> None:
+    expires = time.time() + 1.5
+    headers = bearer(conversation, exp=expires)
+    async with stream(client, f"{guarded[0].url}/v1/conversations/{conversation}/events", **headers) as reader:
+        while await reader.next() is not None:
+            pass
+    assert 0 <= time.time() - expires < 1.5
+
+
+async def test_pages_of_named_origins_may_read_and_no_others(
+    guarded: list[GatewayProcess], client: httpx2.AsyncClient, conversation: str
+) -> None:
+    url = f"{guarded[0].url}/v1/conversations/{conversation}"
+    asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,idempotency-key"}
+    preflight = await client.options(f"{url}/messages", headers={"origin": ORIGIN, **asked})
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == ORIGIN
+    assert "POST" in preflight.headers["access-control-allow-methods"]
+    assert "idempotency-key" in preflight.headers["access-control-allow-headers"].lower()
+    allowed = await client.get(url, headers={"origin": ORIGIN, **bearer(conversation)})
+    assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, ORIGIN)
+    assert "access-control-allow-credentials" not in allowed.headers
+    assert "origin" in allowed.headers["vary"].lower()
+    # A page can only tell its user what is wrong when it may read the error.
+    refused = await client.get(url, headers={"origin": ORIGIN})
+    assert (problem(refused), refused.headers["access-control-allow-origin"]) == ("unauthenticated", ORIGIN)
+    async with stream(client, f"{url}/events", origin=ORIGIN, **bearer(conversation)) as reader:
+        assert reader.headers["access-control-allow-origin"] == ORIGIN
+    for origin in (f"{ORIGIN}.evil", "null", "https://evil.example", f"{ORIGIN}:444", "http://good.example", ""):
+        reply = await client.get(url, headers={"origin": origin, **bearer(conversation)})
+        assert problem(reply) == "forbidden"
+        assert "access-control-allow-origin" not in reply.headers
+        preflight = await client.options(f"{url}/messages", headers={"origin": origin, **asked})
+        assert preflight.status_code == 400
+        assert "access-control-allow-origin" not in preflight.headers
+        posted = await client.post(
+            f"{url}/messages", json={"text": "x"}, headers={"origin": origin, **bearer(conversation)}
+        )
+        assert problem(posted) == "forbidden"
+
+
+# What operators and browsers ask for
+
+
+async def test_health_readiness_and_metrics(house: House, client: httpx2.AsyncClient) -> None:
+    url = house.gateways[0].url
+    for path in ("/healthz", "/readyz"):
+        reply = await client.get(url + path)
+        assert (reply.status_code, reply.text) == (200, "ok\n")
+    metrics = await client.get(f"{url}/metrics")
+    assert metrics.headers["content-type"].startswith("text/plain; version=")
+    assert "\ntokenwire_connections{" in metrics.text
+    assert "server" not in metrics.headers
+
+
+async def test_the_page_lets_nothing_in_but_itself(house: House, client: httpx2.AsyncClient) -> None:
+    url = house.gateways[0].url
+    page = await client.get(f"{url}/")
+    assert page.status_code == 200
+    assert "<title>" in page.text
+    scripts = [part.split('"')[0] for part in page.text.split('src="')[1:]]
+    assert scripts
+    for path in ("", "index.html", *scripts):
+        reply = await client.get(f"{url}/{path.removeprefix('/')}")
+        assert reply.status_code == 200
+        policy = reply.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src 'self'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert reply.headers["referrer-policy"] == "no-referrer"
+        again = await client.get(str(reply.url), headers={"if-none-match": reply.headers["etag"]})
+        assert again.status_code == 304
+
+
+SECRET_PLACES: Final = [
+    *("/../gateway/app.py", "/../../pyproject.toml", "/%2e%2e/gateway/app.py", "/..%2fgateway%2fapp.py"),
+    *("/....//gateway/app.py", "/..\\gateway\\app.py", "/%5c..%5cgateway%5capp.py", "/%252e%252e/gateway/app.py"),
+    *("//etc/passwd", "/%2fetc%2fpasswd", "/etc/passwd", "///etc/passwd", "/./../../../../../../etc/passwd"),
+    *("/%00", "/index.html%00.js", "/%c0%ae%c0%ae/gateway/app.py", "/" + "../" * 40 + "etc/passwd", "/" + "a" * 5_000),
+    *("/v1/../../gateway/app.py", "/v1", "/v1/", "/v2/ws", "/.git/config", "/__pycache__", "/%ff"),
+]
+
+
+@pytest.mark.parametrize("path", SECRET_PLACES, ids=lambda path: path[:40])
+async def test_nothing_is_served_but_the_page(house: House, path: str) -> None:
+    """Spelled by hand, because every client tidies such a path before it sends it."""
+    gateway = house.gateways[0]
+    printed = len(gateway.output)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rsplit(":", 1)[1]))
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n".encode())
+        reply = await asyncio.wait_for(reader.read(), PATIENCE)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+    assert int(reply.split(b" ")[1]) in (400, 404, 405)
+    for secret in (b"root:", b"import asyncio", b"[project]", b"[core]"):
+        assert secret not in reply
+    assert "Traceback" not in "".join(gateway.output[printed:])
+
+
+async def test_methods_that_nobody_asked_for_change_nothing(
+    house: House, client: httpx2.AsyncClient, conversation: str
+) -> None:
+    url = house.gateways[0].url
+    for method in ("PUT", "DELETE", "PATCH", "TRACE"):
+        for path in (
+            f"/v1/conversations/{conversation}",
+            f"/v1/conversations/{conversation}/messages",
+            "/healthz",
+            "/",
+        ):
+            assert (await client.request(method, url + path)).status_code == 405
+    # Where a route takes other methods only, the page is looked for, and not found.
+    assert (await client.get(f"{url}/v1/conversations/{conversation}/messages")).status_code == 404
+    assert (await client.post(f"{url}/v1/conversations/{conversation}/events")).status_code == 405
+
+
+# A store that fails
+
+
+async def test_a_store_that_is_full_or_gone_is_said_so_with_a_time_to_come_again(conversation: str) -> None:
+    async with AsyncExitStack() as stack:
+        server = stack.enter_context(RealServer())
+        gateway = stack.enter_context(GatewayProcess(server.url))
+        client = await stack.enter_async_context(httpx2.AsyncClient(timeout=PATIENCE))
+        messages = f"{gateway.url}/v1/conversations/{conversation}/messages"
+        response = await ask(client, gateway.url, conversation, "kept")
+        server.command("CONFIG", "SET", "maxmemory", "1")
+        full = await client.post(messages, json={"text": "x"})
+        assert problem(full) == "store_full"
+        assert int(full.headers["retry-after"]) > 0
+        # It still reads.
+        snapshot = await client.get(f"{gateway.url}/v1/conversations/{conversation}")
+        assert [message["text"] for message in snapshot.json()["messages"]] == ["kept"]
+        server.command("CONFIG", "SET", "maxmemory", "0")
+        assert (await client.post(messages, json={"text": "x"})).status_code == 202
+        server.kill()
+        # Each waits for the store for ten seconds; together they do so once.
+        other = f"{gateway.url}/v1/conversations/{conversation}-other"
+        replies = await asyncio.gather(
+            client.post(messages, json={"text": "x"}),
+            client.post(f"{gateway.url}/v1/responses/{response}/stop"),
+            client.post(f"{gateway.url}/v1/responses/{response}/retry", json={}),
+            client.get(f"{gateway.url}/v1/responses/{response}/events"),
+            client.get(other),
+            client.get(f"{other}/events"),
+        )
+        for reply in replies:
+            assert problem(reply) == "unavailable"
+            assert int(reply.headers["retry-after"]) > 0
+        ready = await client.get(f"{gateway.url}/readyz")
+        assert (ready.status_code, ready.text) == (503, "the store does not answer\n")
+        assert (await client.get(f"{gateway.url}/healthz")).status_code == 200
+        server.start()
+        async with asyncio.timeout(PATIENCE):
+            while (await client.get(f"{gateway.url}/readyz")).status_code != 200:
+                await asyncio.sleep(0.05)
+        store = await open_store(server.url)
+        await store.close()
+        assert (await client.post(messages, json={"text": "x"})).status_code == 202
+        assert "Traceback" not in gateway.text
