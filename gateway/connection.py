@@ -6,9 +6,10 @@ import asyncio
 import logging
 import time
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway import metrics, wire
 from gateway.requests import Failure, Stopped
@@ -18,6 +19,8 @@ from gateway.wire import Close, Frame, Retry, Send, Stop, Unwatch, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from starlette.types import Message
 
     from gateway.feed import Feed
     from gateway.hub import Hub, Room
@@ -63,11 +66,12 @@ class Connection:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 error = task.exception()
-                if error is not None and not self._is_gone(error):
+                if error is not None and not isinstance(error, (WebSocketDisconnect, OSError)):
                     # The frames without the message: that may hold what somebody wrote.
                     where = "".join(traceback.format_tb(error.__traceback__))
                     logger.error("a connection failed (%s)\n%s", type(error).__name__, where)
-                    await self._close(End(Close.RESTART, "the gateway failed"))
+                    with suppress(WebSocketDisconnect):
+                        await self._close(End(Close.RESTART, "the gateway failed"))
         finally:
             for task in tasks:
                 task.cancel()
@@ -131,7 +135,7 @@ class Connection:
             try:
                 async with asyncio.timeout(WRITE_WITHIN):
                     for frame in frames:
-                        await self._socket.send({"type": "websocket.send", "text": frame.body.decode()})
+                        await self._send({"type": "websocket.send", "text": frame.body.decode()})
                     if self._closing is not None:
                         await self._close(self._closing)
                         return
@@ -144,15 +148,17 @@ class Connection:
             # Everything that came in the meantime, in one piece.
             self._feed.ready(self)
 
-    def _is_gone(self, error: BaseException) -> bool:
-        # Starlette says in several ways that the client has left; a RuntimeError while it is there is ours.
-        left = self._socket.client_state is not WebSocketState.CONNECTED
-        return isinstance(error, (WebSocketDisconnect, OSError)) or (isinstance(error, RuntimeError) and left)
-
     async def _close(self, end: End) -> None:
         metrics.REFUSED.labels(str(int(end.code))).inc()
-        if self._socket.application_state is WebSocketState.CONNECTED:
-            await self._socket.close(end.code, end.reason)
+        await self._send({"type": "websocket.close", "code": int(end.code), "reason": end.reason})
+
+    async def _send(self, message: Message) -> None:
+        """Send as ASGI does; raise WebSocketDisconnect when the socket is closed, whoever closed it."""
+        try:
+            await self._socket.send(message)
+        except RuntimeError:
+            # Starlette and uvicorn say so when a close frame is out already, for a frame too big or not UTF-8.
+            raise WebSocketDisconnect(Close.NOT_THE_PROTOCOL) from None
 
     async def _carry_out(self) -> None:
         while True:
