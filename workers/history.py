@@ -42,9 +42,10 @@ def messages(entries: Iterable[bytes], message: str, most: int) -> list[Message]
             case Settled() as settled:
                 question = question_of.get(settled.response)
                 text = events.unescape(bytes(settled.text)[1:-1])
-                if question is not None and text:
-                    answers[question] = text
-                    answer_of[question] = settled.response
+                if question is None or not text:
+                    continue
+                answers[question] = text
+                answer_of[question] = settled.response
 
     turns: list[list[Message]] = []
     for name, text in asked.items():

@@ -49,6 +49,11 @@ def test_what_a_newer_release_writes_is_passed_over() -> None:
     assert history.messages([opens("r1", "m1"), b"?{}", asks("m1", "Why?")], "m1", ROOMY) == [user("Why?")]
 
 
+def test_an_answer_without_text_is_not_told() -> None:
+    entries = [opens("r1", "m1"), asks("m1", "Why?"), settles("r1", "", "failed"), opens("r2", "m2"), asks("m2", "So?")]
+    assert history.messages(entries, "m2", ROOMY) == [user("Why?"), user("So?")]
+
+
 def test_questions_and_answers_alternate() -> None:
     entries = [
         opens("r1", "m1"),
