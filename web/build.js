@@ -4,7 +4,7 @@
 // Built files are in the repository, so that nobody needs Node to run a gateway.
 
 import { execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -17,16 +17,22 @@ const WEB = dirname(fileURLToPath(import.meta.url));
 /** What is bundled: each by itself, sharing code only with what it loads later. @type {Record<string, string>[]} */
 const BUNDLES = [{ tokenwire: "client/client.ts" }];
 
-/** Bytes that a built file may have, gzipped at the highest level. @type {Record<string, number>} */
+/** Bytes that a built file may have, gzipped at the highest level; chunks by their name without the hash. @type {Record<string, number>} */
 const MOST = {
   "dist/tokenwire.js": 6_000,
+  // Loaded where no WebSocket can connect, and where there is a guard.
+  "dist/events.js": 1_500,
+  "dist/judge.js": 700,
 };
 
-/** Copies of built files in a folder that is served by itself. @type {Record<string, string>} */
-const COPIES = {
-  // The page at / may load scripts of its own folder only.
-  "page/tokenwire.js": "dist/tokenwire.js",
-};
+/** The page at / is served by itself, with its own copy of the client and what that loads. */
+const PAGE = /^dist\/(tokenwire|events|judge)[^/]*\.js$/;
+
+/** Folders in which everything is built. */
+const BUILT = ["dist", "page/client"];
+
+/** The types of what the package exports. */
+const TYPES = ["client/client.d.ts"];
 
 /** Folders of TypeScript that are compiled module by module for the tests. */
 const MODULES = ["client", "widget", "markdown", "react"];
@@ -45,6 +51,7 @@ async function published() {
       minify: true,
       write: false,
       outdir: "dist",
+      chunkNames: "[name]-[hash]",
       legalComments: "none",
     });
     for (const file of result.outputFiles) files.set(relative(WEB, file.path), Buffer.from(file.contents));
@@ -52,13 +59,25 @@ async function published() {
   const folder = mkdtempSync(join(tmpdir(), "tokenwire-types-"));
   try {
     const compiler = join(WEB, "node_modules", ".bin", "tsc");
-    execFileSync(compiler, ["--emitDeclarationOnly", "--outDir", folder], { cwd: WEB, stdio: "inherit" });
-    for (const path of filesIn(folder)) files.set(join("dist/types", relative(folder, path)), readFileSync(path));
+    const options = ["--project", "tsconfig.build.json", "--emitDeclarationOnly", "--outDir", folder];
+    execFileSync(compiler, options, { cwd: WEB, stdio: "inherit" });
+    for (const path of reachable(TYPES.map((name) => join(folder, name)))) {
+      files.set(join("dist/types", relative(folder, path)), readFileSync(path));
+    }
   } finally {
     rmSync(folder, { recursive: true });
   }
-  for (const [copy, original] of Object.entries(COPIES)) files.set(copy, files.get(original));
+  for (const [path, content] of [...files]) if (PAGE.test(path)) files.set(path.replace("dist", "page/client"), content);
   return files;
+}
+
+/** Declarations, and those that they import. @param {string[]} paths @returns {Set<string>} */
+function reachable(paths) {
+  const found = new Set(paths);
+  for (const path of found) {
+    for (const [, name] of readFileSync(path, "utf8").matchAll(/from "(\.[^"]+)\.js"/g)) found.add(join(dirname(path), `${name}.d.ts`));
+  }
+  return found;
 }
 
 /** @param {string} folder @returns {string[]} */
@@ -79,18 +98,19 @@ function existing(path) {
 
 /** @param {Map<string, Buffer>} files @returns {string[]} the paths that the repository has otherwise, or for nothing */
 function stale(files) {
-  const there = filesIn(join(WEB, "dist")).map((path) => relative(WEB, path));
+  const there = BUILT.flatMap((folder) => (existsSync(join(WEB, folder)) ? filesIn(join(WEB, folder)) : []));
   return [
     ...[...files].filter(([path, content]) => !existing(path)?.equals(content)).map(([path]) => path),
-    ...there.filter((path) => !files.has(path)),
+    ...there.map((path) => relative(WEB, path)).filter((path) => !files.has(path)),
   ];
 }
 
 /** @param {Map<string, Buffer>} files @returns {boolean} whether every file is within its limit */
 function weigh(files) {
   let fits = true;
+  const named = new Map([...files].map(([path, content]) => [path.replace(/-[A-Z0-9]{8}\.js$/, ".js"), content]));
   for (const [path, most] of Object.entries(MOST)) {
-    const content = files.get(path);
+    const content = named.get(path);
     if (content === undefined) throw new Error(`${path} has a limit and is not built`);
     const size = gzipSync(content, { level: 9 }).length;
     console.log(`${path}: ${size} bytes gzipped, of ${most}`);
@@ -104,7 +124,7 @@ function weigh(files) {
 
 /** @param {Map<string, Buffer>} files */
 function write(files) {
-  rmSync(join(WEB, "dist"), { recursive: true, force: true });
+  for (const folder of BUILT) rmSync(join(WEB, folder), { recursive: true, force: true });
   for (const [path, content] of files) {
     mkdirSync(dirname(join(WEB, path)), { recursive: true });
     writeFileSync(join(WEB, path), content);

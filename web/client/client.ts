@@ -5,7 +5,10 @@
 //   chat.subscribe(() => draw(chat.messages, chat.state));
 //   await chat.send("Why is the sky blue?");
 
-import type { Doing, Fault, Limits, Usage } from "./wire.js";
+import { keepConnected, type Connection, type User } from "./connection.js";
+import { Chat, randomName, type Surroundings } from "./conversation.js";
+import { Storage } from "./storage.js";
+import type { ClientFrame, Doing, Fault, Limits, ServerFrame, Usage } from "./wire.js";
 
 export type { Doing, Fault, Limits, Usage };
 
@@ -125,7 +128,6 @@ export interface Guard {
 export interface Keeping {
   getItem(name: string): string | null;
   setItem(name: string, value: string): void;
-  removeItem(name: string): void;
 }
 
 export interface Options {
@@ -148,6 +150,8 @@ export interface Options {
   tab?: Keeping | null | undefined;
   /** Keeps the id of the conversation for this browser. Default: `localStorage`. */
   browser?: Keeping | null | undefined;
+  /** Whether a client that is open already may be used; true unless told otherwise. */
+  shared?: boolean | undefined;
   /** Where there is no global one, as in Node 20. */
   WebSocket?: typeof WebSocket | undefined;
   fetch?: typeof fetch | undefined;
@@ -203,7 +207,7 @@ export interface Conversation extends AsyncIterable<readonly Message[]> {
   /** Take a message back that was refused, or that waits for the line; returns its text. */
   withdraw(key: string): string | undefined;
   /** Stop a response, or the one that is being written, in every tab, however often the line breaks before it ends. */
-  stop(response?: string): void;
+  stop(response?: string, reason?: "stopped" | "guarded"): void;
   /**
    * Another answer in place of one that has ended: anew, or going on from its text.
    *
@@ -226,5 +230,118 @@ export class Refusal extends Error {
   }
 }
 
-/** A client of this gateway; the same one again for the same `url`, `token` and `getToken`. */
-export declare function connect(options: Options): Client;
+const ID = /^[A-Za-z0-9_.:~-]{1,128}$/;
+
+/** Under which the browser keeps the id of its conversation. No conversation has this name. */
+const LAST = "@last";
+
+class Line implements Client, Surroundings, User {
+  readonly connection: Connection;
+  readonly guard: Guard | undefined;
+  models: readonly string[] = [];
+  limits: Limits = {};
+  #chats = new Map<string, Chat>();
+  #listeners = new Set<() => void>();
+  #tab: Storage;
+  #browser: Storage;
+  #closing = new AbortController();
+
+  constructor(options: Options) {
+    const url = String(options.url);
+    this.#tab = new Storage(options.tab, "sessionStorage", url);
+    this.#browser = new Storage(options.browser, "localStorage", url);
+    this.guard = options.guard;
+    this.connection = keepConnected(options, this);
+    const { signal } = this.#closing;
+    const save = () => this.#save();
+    // The second is the last that a tab on a phone may hear.
+    globalThis.addEventListener?.("pagehide", save, { signal });
+    globalThis.document?.addEventListener("visibilitychange", save, { signal });
+  }
+
+  get state(): ConnectionState {
+    return this.connection.state;
+  }
+
+  conversation(id = this.#browser.text(LAST) ?? this.#begin()): Conversation {
+    if (!ID.test(id)) throw new RangeError("a conversation is 1 to 128 letters, digits and _ . : ~ -");
+    let chat = this.#chats.get(id);
+    if (chat === undefined) {
+      chat = new Chat(id, this, this.#tab.conversation(id));
+      this.#chats.set(id, chat);
+    }
+    return chat;
+  }
+
+  newConversation(): Conversation {
+    return this.conversation(this.#begin());
+  }
+
+  subscribe(listener: () => void): () => void {
+    const told = () => listener();
+    this.#listeners.add(told);
+    return () => void this.#listeners.delete(told);
+  }
+
+  reconnect(): void {
+    this.connection.reconnect();
+  }
+
+  close(): void {
+    this.#save();
+    this.#closing.abort();
+    this.connection.close();
+    for (const chat of this.#chats.values()) chat.close();
+    const place = shared.findIndex(({ client }) => client === this);
+    if (place !== -1) shared.splice(place, 1);
+  }
+
+  #begin(): string {
+    const id = `c-${randomName()}`;
+    this.#browser.keep(LAST, id);
+    return id;
+  }
+
+  #save(): void {
+    for (const [id, chat] of this.#chats) this.#tab.keepConversation(id, chat.save());
+  }
+
+  *frames(): Iterable<ClientFrame> {
+    for (const chat of this.#chats.values()) yield* chat.frames();
+  }
+
+  changed(): void {
+    for (const chat of this.#chats.values()) {
+      if (this.state.name !== "live") chat.lost();
+      chat.changed();
+    }
+    for (const listener of [...this.#listeners]) listener();
+  }
+
+  frame(frame: ServerFrame): void {
+    if (frame.type === "ready") {
+      this.models = frame.models ?? [];
+      this.limits = frame.limits ?? {};
+    }
+    const chats = [...this.#chats.values()];
+    const concerned = chats.filter((chat) => chat.concerns(frame));
+    // What names nothing that is known here may be anybody's: a response of which all was missed, a refusal.
+    const anybody = !("conversation" in frame || "key" in frame);
+    for (const chat of concerned.length === 0 && anybody ? chats : concerned) chat.take(frame);
+  }
+}
+
+/** The clients that are open, to be used by all that ask for the same. */
+const shared: { client: Client; options: Options }[] = [];
+
+/** A client of this gateway; the same one again for the same `url`, `token` and `getToken`, unless `shared` is false. */
+export function connect(options: Options): Client {
+  const same = shared.find(
+    ({ options: { url, token, getToken } }) =>
+      String(url) === String(options.url) && token === options.token && getToken === options.getToken,
+  );
+  if (same !== undefined && options.shared !== false) return same.client;
+  const client = new Line(options);
+  if (options.shared !== false) shared.push({ client, options });
+  return client;
+}

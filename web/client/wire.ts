@@ -201,6 +201,8 @@ export interface Accepted {
 export interface Refused extends Fault {
   type: "error";
   key?: string;
+  /** Over plain HTTP, where a request names what it is about. */
+  conversation?: string;
   retry_after?: number;
 }
 
@@ -228,18 +230,11 @@ export type ServerFrame =
   | Moving
   | Heartbeat;
 
-/** Read a frame of the server; null for what is none. Types that this client does not know are still frames. */
-export function decode(data: string): ServerFrame | null {
-  try {
-    const frame = JSON.parse(data) as ServerFrame | null;
-    return typeof frame?.type === "string" ? frame : null;
-  } catch {
-    return null;
-  }
-}
-
 // ---- Close codes --------------------------------------------------------------------------------------------------
 
-/** The line broke without a word. */
-export const LOST = 1006;
-export const NOT_AUTHENTICATED = 4401;
+/** The close codes that mean something of their own to a client; of the others it is their range that counts. */
+export const enum Close {
+  /** The line broke without a word. */
+  LOST = 1006,
+  NOT_AUTHENTICATED = 4401,
+}
