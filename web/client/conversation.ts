@@ -205,7 +205,8 @@ export class Chat implements Conversation {
     const response = "response" in frame ? frame.response : frame.type === "message" ? frame.message.response : undefined;
     const answer = this.#transcript.answer(response ?? "");
     if (answer?.state === "ended") this.#outbox.ended(answer.id);
-    if (this.#transcript.damaged && this.#watching) {
+    // What heals it comes after `watching`.
+    if (this.#transcript.damaged && this.#watching && frame.type !== "watching") {
       this.#watching = false;
       this.#around.connection.say(this.#watch());
     }

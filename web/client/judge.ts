@@ -17,12 +17,21 @@ export function judge(chat: Chat, guard: Guard, response: string, message: strin
 
   async function check(text: string): Promise<void> {
     const question = chat.message(message)?.text ?? "";
-    const late = new Promise<undefined>((resolve) => setTimeout(resolve, 1000 * (guard.within ?? WITHIN)));
-    const verdict = await Promise.race([guard.check(text, { conversation: chat.id, response, question }), late]);
-    const ask = refined(verdict, question);
-    if (ask === undefined || going() === null) return;
-    chat.stop(response, "guarded");
-    if (ask !== null) void chat.send(ask.text, { ...ask, replaces: response, guard: null });
+    let late: ReturnType<typeof setTimeout> | undefined;
+    const patience = new Promise<undefined>((resolve) => {
+      late = setTimeout(resolve, 1000 * (guard.within ?? WITHIN));
+    });
+    try {
+      const checking = guard.check(text, { conversation: chat.id, response, question });
+      const ask = refined(await Promise.race([checking, patience]), question);
+      if (ask === undefined || going() === null) return;
+      chat.stop(response, "guarded");
+      if (ask !== null) void chat.send(ask.text, { ...ask, replaces: response, guard: null });
+    } catch {
+      // A guard that fails lets the answer be.
+    } finally {
+      clearTimeout(late);
+    }
   }
 
   const look = () => {
@@ -30,7 +39,7 @@ export function judge(chat: Chat, guard: Guard, response: string, message: strin
     const begun = text === null ? null : opening(text, guard.tokens);
     if (text !== null && begun === null) return;
     end();
-    if (begun !== null) check(begun).catch(() => {});
+    if (begun !== null) void check(begun);
   };
   const end = chat.subscribe(look);
   look();

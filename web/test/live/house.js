@@ -1,0 +1,226 @@
+// Real gateways in processes of their own, a line to them that can be cut, and waiting for what must come.
+
+import { spawn } from "node:child_process";
+import { connect as connectTcp, createServer } from "node:net";
+import { existsSync } from "node:fs";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+
+import * as undici from "undici";
+
+import { connect } from "../../dist/tokenwire.js";
+
+const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
+const VENV = `${ROOT}.venv/bin/python`;
+const PYTHON = process.env.TOKENWIRE_PYTHON ?? (existsSync(VENV) ? VENV : "python3");
+
+/** The one that Node has from version 22 on. */
+export const WebSocket = globalThis.WebSocket ?? undici.WebSocket;
+
+/** Wait until a condition holds; fail with what `say` tells when it does not in time. */
+export async function until(condition, { within = 20_000, say = () => condition.toString() } = {}) {
+  const deadline = Date.now() + within;
+  for (;;) {
+    const value = await condition();
+    if (value) return value;
+    if (Date.now() > deadline) throw new Error(`not within ${within} ms: ${say()}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+/** Wait until a conversation is as it should be, told of each change by itself. */
+export function seen(chat, condition, within = 20_000) {
+  return new Promise((resolve, reject) => {
+    const late = setTimeout(() => {
+      end();
+      reject(new Error(`not within ${within} ms: ${condition}\n${JSON.stringify({ state: chat.state, fault: chat.fault, messages: chat.messages }, null, 1)}`));
+    }, within);
+    const look = () => {
+      if (!condition(chat)) return;
+      clearTimeout(late);
+      end();
+      resolve(chat);
+    };
+    const end = chat.subscribe(look);
+    look();
+  });
+}
+
+/** A gateway, a worker, or both (`run`), on a free port. */
+export class Process {
+  static async start(command, ...options) {
+    const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(TOKENWIRE|OPENAI|ANTHROPIC)_/.test(name)));
+    const port = command === "worker" ? [] : ["--port", "0"];
+    const child = spawn(PYTHON, ["-m", "gateway", command, ...port, ...options], {
+      cwd: ROOT,
+      env: { ...environment, PYTHONPATH: ROOT, PYTHONUNBUFFERED: "1" },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const started = new Process(child);
+    await until(() => started.announced || child.exitCode !== null, { within: 30_000, say: () => started.output });
+    if (!started.announced) throw new Error(started.output);
+    if (command !== "worker") await until(async () => (await fetch(`${started.url}/readyz`).catch(() => null))?.ok);
+    return started;
+  }
+
+  output = "";
+  announced = "";
+
+  constructor(child) {
+    this.child = child;
+    this.ended = new Promise((resolve) => child.once("exit", resolve));
+    for (const stream of [child.stdout, child.stderr]) {
+      createInterface(stream).on("line", (line) => {
+        this.output += `${line}\n`;
+        if (line.startsWith("Tokenwire")) this.announced = line;
+      });
+    }
+  }
+
+  get url() {
+    return /http:\S+/.exec(this.announced)[0];
+  }
+
+  /** What a gateway has of a conversation. */
+  async snapshot(conversation) {
+    return (await fetch(`${this.url}/v1/conversations/${conversation}`)).json();
+  }
+
+  async kill(signal = "SIGKILL") {
+    this.child.kill(signal);
+    await this.ended;
+  }
+}
+
+const wires = new Set();
+
+/** A line to a gateway that a test can cut, hold and spoil. */
+export class Wire {
+  static async to(url) {
+    const wire = new Wire(url);
+    await new Promise((resolve) => wire.server.listen(0, "127.0.0.1", resolve));
+    wires.add(wire);
+    return wire;
+  }
+
+  /** Bytes of the gateway after which the line is cut, counted down; Infinity for never. */
+  left = Infinity;
+  /** Called when that has happened. */
+  onCut = () => {};
+  /** Whether nobody can connect. */
+  down = false;
+  /** Whether an upgrade is refused, as proxies do that do not know WebSockets. */
+  plain = false;
+  /** Milliseconds for which what comes is gathered. */
+  gather = 0;
+  upgrades = 0;
+  #pairs = new Set();
+
+  constructor(url) {
+    this.target = new URL(url);
+    this.server = createServer((near) => this.#join(near));
+  }
+
+  get url() {
+    return `http://127.0.0.1:${this.server.address().port}`;
+  }
+
+  /** Lead to another gateway from now on. */
+  lead(url) {
+    this.target = new URL(url);
+  }
+
+  cut() {
+    for (const pair of this.#pairs) pair.forEach((socket) => socket.destroy());
+  }
+
+  async close() {
+    this.cut();
+    await new Promise((resolve) => this.server.close(resolve));
+  }
+
+  #join(near) {
+    if (this.down) return void near.destroy();
+    const far = connectTcp(Number(this.target.port), this.target.hostname);
+    const pair = [near, far];
+    this.#pairs.add(pair);
+    for (const socket of pair) {
+      socket.on("error", () => {});
+      socket.on("close", () => {
+        this.#pairs.delete(pair);
+        pair.forEach((each) => each.destroy());
+      });
+    }
+    near.on("data", (data) => {
+      if (/^upgrade: websocket/im.test(data.toString("latin1"))) {
+        this.upgrades += 1;
+        if (this.plain) {
+          near.end("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+          return;
+        }
+        near.upgraded = true;
+      }
+      far.write(data);
+    });
+    let gathered = [];
+    far.on("data", (data) => {
+      // As a proxy that inspects what it does not know.
+      if (this.gather && near.upgraded) {
+        gathered.push(data);
+        if (gathered.length === 1) {
+          setTimeout(() => {
+            for (const each of gathered) near.write(each);
+            gathered = [];
+          }, this.gather);
+        }
+        return;
+      }
+      if (data.length <= this.left) {
+        this.left -= data.length;
+        near.write(data);
+        return;
+      }
+      near.write(data.subarray(0, this.left), () => this.cut());
+      this.left = Infinity;
+      this.onCut();
+    });
+  }
+}
+
+const clients = new Set();
+
+/** A client of its own, as another tab would have. */
+export function tab(url, options = {}) {
+  const client = connect({ url, shared: false, WebSocket, ...options });
+  clients.add(client);
+  return client;
+}
+
+/** Close every client and every wire that a test has left. */
+export async function tidy() {
+  for (const client of clients) client.close();
+  clients.clear();
+  await Promise.all([...wires].map((wire) => wire.close()));
+  wires.clear();
+}
+
+/** What a storage of the browser is. */
+export class Memory {
+  kept = new Map();
+
+  getItem(name) {
+    return this.kept.get(name) ?? null;
+  }
+
+  setItem(name, value) {
+    this.kept.set(name, value);
+  }
+}
+
+let count = 0;
+
+/** A conversation that no other test has. */
+export function name() {
+  count += 1;
+  return `c-${process.pid}-${count}`;
+}
