@@ -2,11 +2,12 @@
 // The rules of this file: the document changes in `draw` only, at most once an animation frame; text becomes nodes and
 // never HTML, so that nothing an answer says can do anything.
 
-import { Connection } from "./connection.js";
+import { connect } from "./client/tokenwire.js";
 import { GrowingText } from "./text.js";
-import { Transcript } from "./transcript.js";
 
-/** @typedef {import("./transcript.js").Entry} Entry */
+/** @typedef {import("../client/client.js").Message} Message */
+/** @typedef {import("../client/client.js").UserMessage} Question */
+/** @typedef {import("../client/client.js").AssistantMessage} Answer */
 
 const element = /** @type {(id: string) => any} */ ((id) => document.getElementById(id));
 const log = element("log");
@@ -15,27 +16,19 @@ const field = element("text");
 
 // ---- What is known ------------------------------------------------------------------------------------------------
 
-/** The conversation that is shown. @type {Transcript} */
-let transcript;
+const client = connect({ url: new URL(".", location.href), getToken: () => sessionStorage.getItem("token"), program: "page" });
 
-/** @type {import("./connection.js").Line} */
-let line = { name: "connecting" };
+/** The conversation that is shown. @type {import("../client/client.js").Conversation} */
+let chat;
 
-/** Questions that the transcript does not have yet, by their key. @type {Map<string, Pending>} */
-const pending = new Map();
-/** @typedef {{frame: any, message?: string, refused?: string}} Pending */
+/** Ends being told of the conversation. */
+let leave = () => {};
 
-/** Answers for which another one was asked, by the key of that. @type {Map<string, string>} */
-const retried = new Map();
+/** The answers as they were when they were last spoken of, by their id. @type {Map<string, Answer>} */
+let spoken = new Map();
 
-/** When an answer was first seen to wait, in the time of `performance.now()`. @type {WeakMap<Entry, number>} */
+/** When an answer was first seen to wait, in the time of `performance.now()`. @type {WeakMap<Answer, number>} */
 const waitingSince = new WeakMap();
-
-/** The aliases of models that may be asked. @type {string[]} */
-let models = [];
-
-/** What went wrong with something that has no place among the messages. */
-let notice = "";
 
 /** What a screen reader is to be told at the next drawing. @type {string[]} */
 let saying = [];
@@ -45,59 +38,33 @@ let following = true;
 
 // ---- The line -----------------------------------------------------------------------------------------------------
 
-const address = new URL("v1/ws", location.href);
-address.protocol = address.protocol.replace("http", "ws");
-address.hash = "";
+let line = client.state;
 
-const connection = new Connection(address.href, {
-  frame(frame) {
-    const before = frame.response === undefined ? undefined : transcript.entry(frame.response);
-    transcript.fold(frame);
-    if (frame.type === "ready") {
-      models = frame.models ?? [];
-      if (frame.limits?.text) field.maxLength = frame.limits.text;
-    } else if (frame.type === "watching") {
-      notice = "";
-    } else if (frame.type === "accepted") {
-      const sent = pending.get(frame.key);
-      // A duplicate may be too old for the snapshot to hold it.
-      if (sent !== undefined && frame.duplicate) pending.delete(frame.key);
-      else if (sent !== undefined) sent.message = frame.message;
-      retried.delete(frame.key);
-    } else if (frame.type === "error") {
-      const sent = pending.get(frame.key);
-      if (sent !== undefined) sent.refused = frame.message;
-      else notice = frame.message;
-      retried.delete(frame.key);
-    }
-    if (before !== undefined) announce(before, transcript.entry(frame.response));
-    schedule();
-  },
-  line(next) {
-    if (next.name !== line.name && next.name !== "connecting") saying.push(lineInWords(next));
-    line = next;
-    schedule();
-  },
-});
-
-/** @param {Entry} before @param {Entry | undefined} now */
-function announce(before, now) {
-  if (now === undefined || (before.state === now.state && before.reason === now.reason)) return;
-  if (now.state !== "ended") {
-    if (now.state !== "running") saying.push(stateInWords(now));
-    return;
+function changed() {
+  const { state } = chat;
+  if (state.name !== line.name && state.name !== "connecting") saying.push(lineInWords(state));
+  line = state;
+  for (const now of chat.messages) {
+    if (now.role !== "assistant") continue;
+    const before = spoken.get(now.id);
+    spoken.set(now.id, now);
+    if (before === undefined || (before.state === now.state && before.reason === now.reason)) continue;
+    if (now.state === "ended") saying.push(now.text, endInWords(now));
+    else if (now.state !== "running") saying.push(stateInWords(now));
   }
-  saying.push(now.text, endInWords(now));
+  schedule();
 }
 
 /** @param {string} name */
 function follow(name) {
-  transcript = new Transcript(name);
-  notice = "";
+  const before = leave;
+  chat = client.conversation(name);
+  spoken = new Map();
   following = true;
   element("second").href = `${location.pathname}${location.search}#c=${encodeURIComponent(name)}`;
-  connection.follow(transcript);
-  schedule();
+  leave = chat.subscribe(changed);
+  before();
+  changed();
 }
 
 /** A name that nobody can guess. Not `randomUUID`, which pages without TLS do not have. */
@@ -114,7 +81,7 @@ function readHash() {
   // The token does not stay in the address, which people copy; it stays for a reload, and for a second tab.
   if (token !== null) sessionStorage.setItem("token", token);
   if (token !== null || name !== hash.get("c")) history.replaceState(null, "", `#c=${encodeURIComponent(name)}`);
-  if (name !== transcript?.conversation) follow(name);
+  if (name !== chat?.id) follow(name);
   return token;
 }
 
@@ -124,21 +91,13 @@ element("composer").addEventListener("submit", (/** @type {Event} */ event) => {
   event.preventDefault();
   const text = field.value;
   if (text.trim() === "") return;
-  const frame = { type: "send", key: random(), conversation: transcript.conversation, text };
-  ask(models.length > 0 ? { ...frame, model: element("model").value } : frame);
+  // The message itself shows what became of it.
+  chat.send(text, client.models.length > 0 ? { model: element("model").value } : {}).catch(() => {});
+  // Who asks wants to see the answer.
+  following = true;
   field.value = "";
   grow();
 });
-
-/** @param {any} frame */
-function ask(frame) {
-  pending.set(frame.key, { frame });
-  connection.ask(frame);
-  notice = "";
-  // Who asks wants to see the answer.
-  following = true;
-  schedule();
-}
 
 field.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
   // An input method confirms its suggestion with Enter too (229 is how Safari says so).
@@ -154,13 +113,9 @@ function grow() {
 }
 field.addEventListener("input", grow);
 
-function stop() {
-  const [first] = transcript.open();
-  if (first !== undefined) connection.stop(first.id);
-}
-element("stop").addEventListener("click", stop);
+element("stop").addEventListener("click", () => chat.stop());
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !event.isComposing) stop();
+  if (event.key === "Escape" && !event.isComposing) chat.stop();
 });
 
 element("new").addEventListener("click", () => {
@@ -173,13 +128,13 @@ element("entry").addEventListener("submit", (/** @type {Event} */ event) => {
   const token = element("token").value.trim();
   sessionStorage.setItem("token", token);
   element("token").value = "";
-  connection.open(token);
+  client.reconnect();
   field.focus();
 });
 
 addEventListener("hashchange", () => {
   const token = readHash();
-  if (token !== null) connection.open(token);
+  if (token !== null) client.reconnect();
 });
 
 let top = 0;
@@ -221,7 +176,7 @@ function schedule() {
 
 // Seconds are counted down in words.
 setInterval(() => {
-  if ("at" in line || transcript.open().some((entry) => entry.state === "waiting")) schedule();
+  if ("at" in line || chat.answering?.state === "waiting") schedule();
 }, 1000);
 
 /** @typedef {{node: HTMLElement, shown: unknown, update: (entry: any) => void}} View */
@@ -230,28 +185,20 @@ setInterval(() => {
 const views = new Map();
 
 function draw() {
-  const entries = transcript.entries();
+  const { messages } = chat;
   const drawn = new Set();
   let place = list.firstElementChild;
-
-  /** @param {string} id @param {unknown} shown @param {() => View} create @param {boolean} again */
-  const show = (id, shown, create, again) => {
+  for (const message of messages) {
+    // A message that was sent here keeps its place on the page when the gateway gives it an id.
+    const id = message.role === "user" ? (message.key ?? message.id) : message.id;
     let view = views.get(id);
-    if (view === undefined) views.set(id, (view = create()));
-    if (view.shown !== shown || again) view.update(shown);
-    view.shown = shown;
+    if (view === undefined) views.set(id, (view = message.role === "user" ? questionView() : answerView()));
+    // What counts seconds, or depends on the line, is drawn again.
+    if (view.shown !== message || message.state === "waiting" || message.state === "sending") view.update(message);
+    view.shown = message;
     drawn.add(id);
     if (view.node === place) place = place.nextElementSibling;
     else list.insertBefore(view.node, place);
-  };
-
-  for (const entry of entries) {
-    if (entry.role === "user") show(entry.id, entry, questionView, false);
-    else show(entry.id, entry, answerView, entry.state === "waiting" || entry.retryable === true);
-  }
-  for (const [key, sent] of pending) {
-    if (sent.message !== undefined && transcript.entry(sent.message) !== undefined) pending.delete(key);
-    else if (sent.frame.conversation === transcript.conversation) show(key, sent, pendingView, true);
   }
   for (const [id, view] of views) {
     if (drawn.has(id)) continue;
@@ -259,16 +206,17 @@ function draw() {
     views.delete(id);
   }
 
-  element("empty").hidden = !transcript.known || drawn.size > 0;
-  element("more").hidden = !transcript.more;
-  element("stop").hidden = transcript.open().length === 0;
+  element("empty").hidden = !chat.known || messages.length > 0;
+  element("more").hidden = !chat.more;
+  element("stop").hidden = chat.answering === undefined;
   element("latest").hidden = following;
   element("entry").hidden = line.name !== "closed" || line.code !== 4401;
+  if (client.limits.text) field.maxLength = client.limits.text;
   drawModels();
   write(element("line"), lineInWords(line));
   element("line").dataset.line = line.name;
-  element("notice").hidden = notice === "";
-  write(element("notice"), notice);
+  element("notice").hidden = chat.fault === null;
+  write(element("notice"), chat.fault?.message ?? "");
   if (saying.length > 0) write(element("said"), saying.join("\n"));
   saying = [];
   if (following) log.scrollTop = log.scrollHeight;
@@ -276,6 +224,7 @@ function draw() {
 
 function drawModels() {
   const picker = element("model");
+  const { models } = client;
   element("models").hidden = models.length < 2;
   if (Array.from(picker.options, (option) => option.value).join() === models.join()) return;
   picker.replaceChildren(...models.map((alias) => new Option(alias, alias, alias === "default")));
@@ -309,37 +258,27 @@ function button(label, act) {
 /** @returns {View} */
 function questionView() {
   const text = make("div", "text");
-  const update = (/** @type {Entry} */ entry) => write(text, entry.text);
-  return { node: make("li", "question", make("span", "unseen", "You asked: "), text), shown: null, update };
-}
-
-/** @returns {View} */
-function pendingView() {
-  const text = make("div", "text");
   const words = make("span");
   const state = make("p", "state", words);
-  const node = make("li", "question pending", text, state);
-  /** @type {Pending} */
+  const node = make("li", "question", make("span", "unseen", "You asked: "), text, state);
+  /** @type {Question} */
   let now;
-  const again = button("Send again", () => {
-    now.refused = undefined;
-    ask(now.frame);
-  });
+  const again = button("Send again", () => chat.resend(now.id));
   const edit = button("Edit", () => {
-    pending.delete(now.frame.key);
-    field.value = [now.frame.text, field.value].filter(Boolean).join("\n");
+    field.value = [chat.withdraw(now.id), field.value].filter(Boolean).join("\n");
     grow();
     field.focus();
-    schedule();
   });
-  const update = (/** @type {Pending} */ sent) => {
-    now = sent;
-    write(text, sent.frame.text);
+  const update = (/** @type {Question} */ question) => {
+    now = question;
+    write(text, question.text);
+    node.classList.toggle("pending", question.state !== "sent");
     const sending = line.name === "live" ? "Sending" : "Not sent yet";
-    write(words, sent.refused === undefined ? sending : `Not sent: ${sent.refused}`);
-    state.classList.toggle("wrong", sent.refused !== undefined);
-    if (sent.refused === undefined) [again, edit].forEach((action) => action.remove());
-    else if (!again.isConnected) state.append(again, edit);
+    write(words, question.state === "sent" ? "" : question.error ? `Not sent: ${question.error.message}` : sending);
+    state.hidden = question.state === "sent";
+    state.classList.toggle("wrong", question.state === "refused");
+    attach(state, again, question.state === "refused");
+    attach(state, edit, question.state === "refused");
   };
   return { node, shown: null, update };
 }
@@ -354,14 +293,9 @@ function answerView() {
   const node = make("li", "answer", make("span", "unseen", "Answer: "), reasoning, text, state);
   const growing = new GrowingText(text);
   let id = "";
-  const retry = button("Retry", () => {
-    const key = random();
-    retried.set(key, id);
-    connection.ask({ type: "retry", response: id, key });
-    schedule();
-  });
-  const cancel = button("Cancel", () => connection.stop(id));
-  const update = (/** @type {Entry} */ entry) => {
+  const retry = button("Retry", () => void chat.retry(id).catch(() => {}));
+  const cancel = button("Cancel", () => chat.stop(id));
+  const update = (/** @type {Answer} */ entry) => {
     id = entry.id;
     const open = entry.state !== "ended";
     write(thought, entry.reasoning ?? "");
@@ -369,12 +303,11 @@ function answerView() {
     // A text that was cut off ends in half a mark as well as one that is being written.
     growing.show(entry.text, open || entry.reason !== "complete");
     text.hidden = entry.text === "";
-    const asked = [...retried.values()].includes(entry.id);
-    write(words, open ? stateInWords(entry) : asked ? "Asking again" : endInWords(entry));
+    write(words, open ? stateInWords(entry) : entry.retrying ? "Asking again" : endInWords(entry));
     state.hidden = words.textContent === "";
-    state.classList.toggle("busy", open || asked);
-    state.classList.toggle("wrong", entry.reason === "failed" && !asked);
-    attach(state, retry, entry.retryable === true && !asked);
+    state.classList.toggle("busy", open || entry.retrying === true);
+    state.classList.toggle("wrong", entry.reason === "failed" && !entry.retrying);
+    attach(state, retry, entry.retryable === true && !entry.retrying);
     attach(state, cancel, entry.state === "queued");
   };
   return { node, shown: null, update };
@@ -389,21 +322,23 @@ function attach(parent, child, wanted) {
 
 // ---- In words -----------------------------------------------------------------------------------------------------
 
-/** @param {import("./connection.js").Line} line */
+/** @param {import("../client/client.js").ConversationState} line */
 function lineInWords(line) {
   switch (line.name) {
     case "offline":
       return "offline";
-    case "waiting":
-      return `reconnecting in ${seconds(line.at - performance.now())} s (attempt ${line.attempt})`;
+    case "reconnecting":
+      return `reconnecting in ${seconds(line.at - Date.now())} s (attempt ${line.attempt})`;
     case "closed":
       return `not connected: ${line.reason || `refused (${line.code})`}`;
+    case "behind":
+      return "catching up";
     default:
       return line.name;
   }
 }
 
-/** What an answer without an end is doing. @param {Entry} entry */
+/** What an answer without an end is doing. @param {Answer} entry */
 function stateInWords(entry) {
   switch (entry.state) {
     case "queued":
@@ -421,7 +356,7 @@ function stateInWords(entry) {
   }
 }
 
-/** How an answer ended; nothing to say of one that is complete. @param {Entry} entry */
+/** How an answer ended; nothing to say of one that is complete. @param {Answer} entry */
 function endInWords(entry) {
   switch (entry.reason) {
     case "complete":
@@ -449,5 +384,4 @@ function seconds(milliseconds) {
 
 // ---- Begin --------------------------------------------------------------------------------------------------------
 
-const token = readHash() ?? sessionStorage.getItem("token") ?? "";
-connection.open(token);
+readHash();
