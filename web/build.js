@@ -4,13 +4,14 @@
 // Built files are in the repository, so that nobody needs Node to run a gateway.
 
 import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join, relative } from "node:path";
+import { basename, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 
-import { build } from "esbuild";
+import { build, transform } from "esbuild";
 
 const WEB = dirname(fileURLToPath(import.meta.url));
 
@@ -23,7 +24,14 @@ const MOST = {
   // Loaded where no WebSocket can connect, and where there is a guard.
   "dist/events.js": 1_500,
   "dist/judge.js": 700,
+  "dist/widget.js": 3_000,
+  "dist/widget/panel.js": 22_000,
+  "dist/widget/markdown.js": 22_000,
+  "dist/widget/colours.js": 10_000,
 };
+
+/** The same of the widget and all that it may load. */
+const MOST_OF_WIDGET = 50_000;
 
 /** The page at / is served by itself, with its own copy of the client and what that loads. */
 const PAGE = /^dist\/(tokenwire|events|judge)[^/]*\.js$/;
@@ -38,6 +46,72 @@ const TYPES = ["client/client.d.ts"];
 const MODULES = ["client", "widget", "markdown", "react"];
 
 const SETTINGS = { absWorkingDir: WEB, target: "es2022", format: /** @type {const} */ ("esm"), charset: /** @type {const} */ ("utf8") };
+
+/** Of marked only what reads: it also makes a parser and a renderer of HTML when it is loaded. @type {import("esbuild").Plugin} */
+const LEXER_ONLY = {
+  name: "lexer-only",
+  setup({ onLoad }) {
+    onLoad({ filter: /marked\.esm\.js$/ }, ({ path }) => {
+      const source = readFileSync(path, "utf8");
+      const names = source.slice(source.lastIndexOf("export{"));
+      const [marked, lexer, tokenizer] = ["Marked", "Lexer", "Tokenizer"].map((name) => new RegExp(`([\\w$]+) as ${name}\\b`).exec(names)?.[1]);
+      const made = source.lastIndexOf(`=new ${marked};`);
+      if (made === -1) throw new Error("marked is built in another way than it was: see what it does when it is loaded");
+      return { contents: `${source.slice(0, source.lastIndexOf("var ", made))}export{${lexer} as Lexer,${tokenizer} as Tokenizer};` };
+    });
+  },
+};
+
+/** Style sheets in scripts, without what only their readers need. @type {import("esbuild").Plugin} */
+const SMALL_STYLES = {
+  name: "small-styles",
+  setup({ onLoad }) {
+    onLoad({ filter: /widget\/styles\.ts$/ }, async ({ path }) => {
+      const parts = readFileSync(path, "utf8").split("`");
+      for (let index = 1; index < parts.length; index += 2) {
+        parts[index] = (await transform(parts[index] ?? "", { loader: "css", minify: true })).code.trim().replaceAll("\\", "\\\\");
+      }
+      return { contents: parts.join("`"), loader: "ts" };
+    });
+  },
+};
+
+/** What loads its chunks from the gateway instead of from its bundler. @type {import("esbuild").Plugin} */
+const SERVED = {
+  name: "served",
+  setup({ onResolve }) {
+    onResolve({ filter: /^\.\/chunks\.js$/ }, () => ({ path: join(WEB, "widget/chunks.served.ts") }));
+  },
+};
+
+/**
+ * The widget as the gateway serves it: each file names the next with the hash of what is in it, so that who trusts the
+ * first can trust all of them, and so that they are kept for good.
+ *
+ * @returns {Promise<Map<string, Buffer>>}
+ */
+async function widget() {
+  const files = new Map();
+  /** @param {string} entry @param {Record<string, {file: string, integrity: string}>} names @param {"esm" | "iife"} format */
+  const bundle = async (entry, names, format = "esm") => {
+    const define = Object.fromEntries(Object.entries(names).map(([name, chunk]) => [name, JSON.stringify(chunk)]));
+    const plugins = [LEXER_ONLY, SMALL_STYLES, SERVED];
+    const options = { bundle: true, minify: true, write: /** @type {const} */ (false), legalComments: /** @type {const} */ ("none") };
+    const { outputFiles } = await build({ ...SETTINGS, ...options, format, define, plugins, entryPoints: [entry] });
+    return Buffer.from(/** @type {import("esbuild").OutputFile} */ (outputFiles[0]).contents);
+  };
+  /** @param {string} entry @param {Record<string, {file: string, integrity: string}>} names */
+  const chunk = async (entry, names = {}) => {
+    const content = await bundle(entry, names);
+    const file = `${basename(entry, ".ts")}-${createHash("sha256").update(content).digest("hex").slice(0, 8).toUpperCase()}.js`;
+    files.set(`dist/widget/${file}`, content);
+    return { file, integrity: `sha384-${createHash("sha384").update(content).digest("base64")}` };
+  };
+  const [MARKDOWN, COLOURS] = [await chunk("markdown/markdown.ts"), await chunk("markdown/colours.ts")];
+  const PANEL = await chunk("widget/panel.ts", { MARKDOWN, COLOURS });
+  files.set("dist/widget.js", await bundle("widget/launcher.ts", { PANEL }, "iife"));
+  return files;
+}
 
 /** All that is published, by its path in this folder. @returns {Promise<Map<string, Buffer>>} */
 async function published() {
@@ -56,6 +130,7 @@ async function published() {
     });
     for (const file of result.outputFiles) files.set(relative(WEB, file.path), Buffer.from(file.contents));
   }
+  for (const [path, content] of await widget()) files.set(path, content);
   const folder = mkdtempSync(join(tmpdir(), "tokenwire-types-"));
   try {
     const compiler = join(WEB, "node_modules", ".bin", "tsc");
@@ -119,7 +194,10 @@ function weigh(files) {
       fits = false;
     }
   }
-  return fits;
+  const whole = [...files].filter(([path]) => path.startsWith("dist/widget"));
+  const size = whole.reduce((sum, [, content]) => sum + gzipSync(content, { level: 9 }).length, 0);
+  console.log(`the whole widget: ${size} bytes gzipped, of ${MOST_OF_WIDGET}`);
+  return fits && size <= MOST_OF_WIDGET;
 }
 
 /** @param {Map<string, Buffer>} files */

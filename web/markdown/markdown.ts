@@ -328,7 +328,10 @@ function placed(each: Unit, content: Content, groups: Group[], outline: number[]
 
 /** The empty holder that a unit begins; null if it goes on in the one before, or needs none. */
 function shellOf(each: Unit, content: Content, texts: Texts): Description | null {
-  if (each.kind === "item" && each.first) return listOf(startOf(each.source), []);
+  if (each.kind === "item" && each.first) {
+    const list = listOf(startOf(each.source), []);
+    return { ...list, attributes: { ...list.attributes, dir: "auto" } };
+  }
   if (each.kind === "code" && each.first) return codeOf([], each.info, texts);
   return each.kind === "table" && headsOf(content).length > 0 ? (content[0] as Description) : null;
 }

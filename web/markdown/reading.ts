@@ -230,7 +230,8 @@ class Reader {
 
   #block(token: Token, top: boolean, depth: number): Content {
     if (depth > DEEPEST) return [{ tag: "p", class: "plain", content: [token.raw] }];
-    const attributes = { dir: "auto" };
+    // A language is found in a block as a whole: a list whose items had their own would not know on which side to count.
+    const attributes: Record<string, string> = top ? { dir: "auto" } : {};
     switch (token.type) {
       case "heading": {
         const { depth: level, tokens } = token as Tokens.Heading;
@@ -251,7 +252,8 @@ class Reader {
       case "list": {
         const list = token as Tokens.List;
         const content = list.items.map((item) => this.#itemOf(item, list.loose, depth + 1));
-        return [listOf(list.ordered ? Number(list.start) : undefined, content)];
+        const { attributes: start, ...description } = listOf(list.ordered ? Number(list.start) : undefined, content);
+        return [{ ...description, attributes: { ...start, ...attributes } }];
       }
       case "table":
         return [this.#table(token as Tokens.Table)];
@@ -298,6 +300,7 @@ class Reader {
       content: [
         {
           tag: "table",
+          attributes: { dir: "auto" },
           content: [
             { tag: "thead", content: [this.row(table, table.header, "th")] },
             { tag: "tbody", content: rows },
@@ -310,7 +313,7 @@ class Reader {
   row(table: Tokens.Table, cells: readonly Tokens.TableCell[], tag: "th" | "td"): Description {
     const content = cells.map((cell, column): Description => {
       const align = table.align[column];
-      return { tag, ...(align && { class: align }), attributes: { dir: "auto" }, content: this.inline(cell.tokens) };
+      return { tag, ...(align && { class: align }), content: this.inline(cell.tokens) };
     });
     return { tag: "tr", content };
   }
@@ -391,8 +394,8 @@ class Reader {
 
 /** A list of these items; without a number, one that does not count. */
 export function listOf(start: number | undefined, content: Content): Description {
-  if (start === undefined) return { tag: "ul", attributes: { dir: "auto" }, content };
-  return { tag: "ol", attributes: { dir: "auto", ...(start !== 1 && { start: String(start) }) }, content };
+  if (start === undefined) return { tag: "ul", attributes: {}, content };
+  return { tag: "ol", attributes: start === 1 ? {} : { start: String(start) }, content };
 }
 
 /** A picture that is loaded without telling its server from where. */

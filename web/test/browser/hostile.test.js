@@ -1,0 +1,77 @@
+// The texts that want to do something, in a real browser, on a page that would let scripts of the gateway in. Every
+// request is logged; the policy of the page is not what holds them back.
+
+import assert from "node:assert/strict";
+import { readdirSync } from "node:fs";
+import { after, before, describe as group, test } from "node:test";
+
+import { HOSTILE } from "../markdown/hostile.js";
+import { Gateway, Pages, browser, missing } from "./stage.js";
+
+const CHUNK = readdirSync(new URL("../../dist/widget", import.meta.url)).find((name) => name.startsWith("markdown-"));
+
+group("hostile answers", { skip: missing }, () => {
+  let gateway, pages, chromium;
+
+  before(async () => {
+    pages = await Pages.start();
+    gateway = await Gateway.start({ TOKENWIRE_ORIGINS: pages.origin });
+    chromium = await browser();
+  });
+  after(async () => {
+    await chromium?.close();
+    await gateway?.stop();
+    pages?.stop();
+  });
+
+  for (const [name, policy] of [
+    ["without a policy", undefined],
+    ["under a strict policy", () => `default-src 'none'; script-src ${gateway.url}; require-trusted-types-for 'script'; trusted-types 'none'`],
+  ]) {
+    test(`run no script and call nobody, ${name}`, async () => {
+      const context = await chromium.newContext();
+      const tab = await context.newPage();
+      const asked = [];
+      const faults = [];
+      await context.route(/.*/, (route) => {
+        const { origin } = new URL(route.request().url());
+        if (origin === gateway.url || origin === pages.origin) return route.continue();
+        asked.push(route.request().url());
+        return route.abort();
+      });
+      tab.on("dialog", (dialog) => faults.push(`dialog ${dialog.message()}`));
+      tab.on("pageerror", (error) => faults.push(error.message));
+      tab.on("framenavigated", (frame) => frame !== tab.mainFrame() && faults.push(`frame ${frame.url()}`));
+      tab.on("console", (message) => message.type() === "error" && faults.push(message.text()));
+      const address = pages.add("/hostile", '<div id="here"></div>', { policy: policy?.() });
+      await tab.goto(address);
+      await tab.evaluate(
+        async ([module, texts]) => {
+          const { markdown } = await import(module);
+          const here = document.getElementById("here");
+          for (const text of texts) {
+            const parent = document.createElement("div");
+            here.append(parent);
+            const view = markdown(parent, {});
+            for (let at = 0; at < text.length; at += 3) view.write(text.slice(at, at + 3));
+            view.end();
+            // What a curious reader does: hover over everything, but for opening links.
+            for (const element of parent.querySelectorAll("*")) {
+              element.dispatchEvent(new MouseEvent("mouseover", { bubbles: true }));
+              if (!element.matches("button.image")) element.dispatchEvent(new FocusEvent("focus"));
+            }
+          }
+        },
+        [`${gateway.url}/widget/${CHUNK}`, HOSTILE],
+      );
+      // Whatever was begun has been begun by the next two frames.
+      await tab.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))));
+      assert.equal(await tab.locator("#here > div").count(), HOSTILE.length);
+      assert.equal(await tab.evaluate(() => globalThis.hacked), undefined);
+      assert.equal(tab.url(), address);
+      assert.equal(await tab.locator("#here :is(script, img, iframe, object, embed, link, style, form, input, svg, video, audio, base, meta)").count(), 0);
+      assert.deepEqual([asked, faults], [[], []]);
+      await context.close();
+    });
+  }
+});

@@ -1,0 +1,289 @@
+// The widget in a real Chromium, on a page of another origin under a strict policy, with a real gateway.
+
+import assert from "node:assert/strict";
+import { after, before, describe as group, test } from "node:test";
+
+import { Gateway, Pages, browser, missing, strict, until } from "./stage.js";
+
+const QUESTION = "Why is the sky blue?";
+
+/** The HTML of an element, with its attributes in order. Runs in the page. */
+function sorted(element) {
+  const shape = (node) => {
+    if (node.nodeType === 3) return node.data;
+    const attributes = [...node.attributes].map(({ name, value }) => ` ${name}=${JSON.stringify(value)}`).sort();
+    return `<${node.localName}${attributes.join("")}>${[...node.childNodes].map(shape).join("")}</${node.localName}>`;
+  };
+  return shape(element);
+}
+
+group("the widget", { skip: missing }, () => {
+  let gateway, pages, chromium;
+
+  before(async () => {
+    pages = await Pages.start();
+    gateway = await Gateway.start({ TOKENWIRE_ORIGINS: pages.origin, TOKENWIRE_DEMO_RATE: "100" });
+    chromium = await browser();
+  });
+  after(async () => {
+    await chromium?.close();
+    await gateway?.stop();
+    pages?.stop();
+  });
+
+  /** The tag as a site writes it. */
+  const tag = (conversation, more = "data-open") =>
+    `<script nonce="n0nce" async src="${gateway.url}/widget.js" ${conversation ? `data-conversation="${conversation}"` : ""} ${more}></script>`;
+
+  /** A page with the widget, and what went wrong on it. */
+  async function opened(path, body, { context, ready = true, ...settings } = {}) {
+    const tab = await (context ?? (await chromium.newContext())).newPage();
+    tab.faults = [];
+    tab.foreign = [];
+    tab.on("pageerror", (error) => tab.faults.push(error.message));
+    tab.on("console", (message) => message.type() === "error" && tab.faults.push(message.text()));
+    tab.on("request", (request) => {
+      const { origin } = new URL(request.url());
+      if (origin !== gateway.url && origin !== pages.origin) tab.foreign.push(request.url());
+    });
+    await tab.goto(pages.add(path, body, { policy: strict(gateway.url), ...settings }));
+    if (ready) await tab.locator("textarea").first().waitFor();
+    return tab;
+  }
+
+  const ask = async (tab, text) => {
+    await tab.locator("textarea").fill(text);
+    await tab.keyboard.press("Enter");
+  };
+  const lastAnswer = (tab) => tab.locator(".answer .text").last();
+  const words = (tab) => lastAnswer(tab).innerText();
+  const ended = (tab) => tab.locator(".halt").waitFor({ state: "hidden" });
+  const history = async (conversation) => (await fetch(`${gateway.url}/v1/conversations/${conversation}`)).json();
+
+  test("shows an answer in two tabs and a late third, and a stop in one ends it in all", async () => {
+    const one = await opened("/one", tag("tabs"));
+    const two = await opened("/two", tag("tabs"));
+    await ask(one, "/long 600");
+    await two.locator(".question").waitFor();
+    assert.equal(await two.locator(".question .text").innerText(), "/long 600");
+    await until(async () => (await words(two)).length > 200);
+    const three = await opened("/three", tag("tabs"));
+    await until(async () => (await words(three)).length > 200);
+    // The composer of every tab has Stop while the answer runs.
+    for (const tab of [one, two, three]) await tab.locator(".halt").waitFor();
+
+    const from = performance.now();
+    await three.locator(".halt").click();
+    await Promise.all([one, two, three].map((tab) => tab.locator(".note", { hasText: "Stopped" }).waitFor()));
+    const took = performance.now() - from;
+    assert.ok(took < 1000, `${Math.round(took)} ms`);
+
+    const [text, ...others] = await Promise.all([one, two, three].map(words));
+    assert.ok(text.length > 200);
+    assert.deepEqual(others, [text, text]);
+    for (const tab of [one, two, three]) {
+      await tab.locator(".pill", { hasText: "Try again" }).waitFor();
+      await tab.locator(".pill", { hasText: "Go on from here" }).waitFor();
+    }
+    await two.locator(".pill", { hasText: "Try again" }).click();
+    await one.locator(".halt").waitFor();
+    await one.locator(".halt").click();
+    await Promise.all([one, two, three].map(ended));
+    assert.equal(await one.locator(".answer").count(), 1);
+    for (const tab of [one, two, three]) assert.deepEqual([tab.faults, tab.foreign], [[], []]);
+    await Promise.all([one, two, three].map((tab) => tab.context().close()));
+  });
+
+  test("goes on after a reload, with the text that the log has", async () => {
+    const tab = await opened("/reload", tag("reload"));
+    await ask(tab, QUESTION);
+    await until(async () => (await words(tab)).length > 60);
+    for (let round = 0; round < 3; round += 1) {
+      const shown = (await words(tab)).length;
+      await tab.reload();
+      await until(async () => (await lastAnswer(tab).count()) > 0 && (await words(tab)).length >= shown - 3);
+    }
+    await ended(tab);
+    const { messages } = await history("reload");
+    assert.deepEqual(messages.map(({ role }) => role), ["user", "assistant"]);
+    // What stands there is what the whole text looks like on a page that never saw it come.
+    const fresh = await opened("/fresh", tag("reload"));
+    await fresh.locator(".answer .text figure").waitFor();
+    await fresh.locator(".answer .keyword, .answer .call").first().waitFor();
+    const [said, wanted] = await Promise.all([tab, fresh].map((each) => lastAnswer(each).evaluate(sorted)));
+    assert.equal(said, wanted);
+    assert.ok(messages[1].text.length > 300);
+    assert.deepEqual([tab.faults, tab.foreign], [[], []]);
+    await tab.context().close();
+    await fresh.context().close();
+  });
+
+  test("sends what was written offline once, when it is back", async () => {
+    const tab = await opened("/offline", tag("offline"));
+    await ask(tab, "/long 40");
+    await ended(tab);
+    await tab.context().setOffline(true);
+    await tab.locator(".line", { hasText: "offline" }).waitFor();
+    await ask(tab, "/long 30");
+    await tab.locator(".note", { hasText: "Sent once the connection is back" }).waitFor();
+    await tab.context().setOffline(false);
+    await until(async () => (await tab.locator(".answer").count()) === 2);
+    await ended(tab);
+    const { messages } = await history("offline");
+    assert.deepEqual(messages.map(({ text }) => text).filter((text) => text.startsWith("/")), ["/long 40", "/long 30"]);
+    await tab.context().close();
+  });
+
+  test("can be used with the keyboard alone, from opening to trying again", async () => {
+    const tab = await opened("/keys", `${tag("keys", "")}`, { ready: false });
+    await tab.locator(".launcher").waitFor();
+    const { keyboard } = tab;
+    /** The name of what has the focus, through shadow roots. */
+    const focused = () =>
+      tab.evaluate(() => {
+        let element = document.activeElement;
+        while (element?.shadowRoot?.activeElement) element = element.shadowRoot.activeElement;
+        return element?.ariaLabel || element?.getAttribute("aria-label") || element?.textContent || element?.localName;
+      });
+    const tabTo = async (name, key = "Tab") => {
+      for (let presses = 0; presses < 25; presses += 1) {
+        if ((await focused()) === name) return;
+        await keyboard.press(key);
+      }
+      assert.fail(`${name} is not reached; the focus is on ${await focused()}`);
+    };
+    await tabTo("Open the chat");
+    await keyboard.press("Enter");
+    await until(async () => (await focused()) === "Ask something");
+    await keyboard.type("/long 400");
+    await keyboard.press("Enter");
+    await tab.locator(".halt").waitFor();
+    await tabTo("Stop");
+    await keyboard.press("Enter");
+    await tab.locator(".note", { hasText: "Stopped" }).waitFor();
+    await until(async () => (await focused()) === "Ask something");
+    await tabTo("Try again", "Shift+Tab");
+    await keyboard.press("Enter");
+    await tab.locator(".halt").waitFor();
+    await until(async () => (await focused()) === "Ask something");
+    await keyboard.press("Escape");
+    await tab.locator(".panel").waitFor({ state: "hidden" });
+    assert.equal(await focused(), "Open the chat");
+    await tab.context().close();
+  });
+
+  test("never pulls a reader down who has scrolled up", async () => {
+    const tab = await opened("/scroll", tag("scroll"));
+    await ask(tab, "/long 900");
+    const log = tab.locator(".log");
+    await until(() => log.evaluate((node) => node.scrollHeight > node.clientHeight + 400));
+    assert.ok(await log.evaluate((node) => node.scrollHeight - node.scrollTop - node.clientHeight < 60));
+    await log.hover();
+    await tab.mouse.wheel(0, -300);
+    await tab.locator(".to-end").waitFor();
+    const [top, height] = await log.evaluate((node) => [node.scrollTop, node.scrollHeight]);
+    await until(() => log.evaluate((node, before) => node.scrollHeight > before + 200, height));
+    assert.equal(await log.evaluate((node) => node.scrollTop), top);
+    await tab.locator(".to-end.fresh").click();
+    await until(() => log.evaluate((node) => node.scrollHeight - node.scrollTop - node.clientHeight < 60));
+    await tab.locator(".to-end").waitFor({ state: "hidden" });
+    await tab.locator(".halt").click();
+    await tab.context().close();
+  });
+
+  test("counts the answers that came while it was closed", async () => {
+    const [asker, reader] = [await opened("/asker", tag("unread")), await opened("/reader", tag("unread"))];
+    await reader.locator(".log").waitFor();
+    await reader.keyboard.press("Escape");
+    await reader.locator(".panel").waitFor({ state: "hidden" });
+    await ask(asker, "/long 20");
+    await reader.locator(".badge", { hasText: "1" }).waitFor();
+    assert.equal(await reader.locator(".launcher").getAttribute("aria-label"), "Open the chat, 1 unread");
+    await reader.locator(".launcher").click();
+    await reader.locator(".badge").waitFor({ state: "hidden" });
+    await asker.context().close();
+    await reader.context().close();
+  });
+
+  test("says aloud that an answer begins, some sentences, and that it ended: not every word", async () => {
+    const tab = await opened("/said", tag("said"));
+    await tab.evaluate(() => {
+      globalThis.said = [];
+      new MutationObserver((records) => {
+        for (const { target, addedNodes } of records) {
+          if (target.localName === "tokenwire-announcer") for (const node of addedNodes) globalThis.said.push(node.textContent);
+          for (const node of addedNodes) if (node.localName === "tokenwire-announcer") globalThis.said.push(node.textContent);
+        }
+      }).observe(document.body, { childList: true, subtree: true });
+    });
+    await ask(tab, QUESTION);
+    await tab.locator(".halt").waitFor();
+    assert.equal(await tab.locator(".log").getAttribute("aria-busy"), "true");
+    await ended(tab);
+    assert.equal(await tab.locator(".log").getAttribute("aria-busy"), "false");
+    const said = await tab.evaluate(() => globalThis.said);
+    assert.equal(said[0], "Answering.");
+    assert.match(said.at(-1), /Answer complete\.$/);
+    assert.ok(said.length <= 4, said.join("\n"));
+    assert.doesNotMatch(said.join(" "), /[*`#|]|https?:/);
+    assert.equal(await tab.locator("tokenwire-announcer").count(), 1);
+    await tab.context().close();
+  });
+
+  test("stands twice on one page, inline and floating, on one socket", async () => {
+    const body = `<tokenwire-chat data-conversation="inline"></tokenwire-chat><script nonce="n0nce">(window.Tokenwire ||= []).push(["init", {conversation: "float", open: true, title: "Second"}]);</script>${tag("", "data-manual")}`;
+    const tab = await (await chromium.newContext()).newPage();
+    const sockets = [];
+    tab.on("websocket", (socket) => sockets.push(socket.url()));
+    await tab.goto(pages.add("/two-chats", body, { policy: strict(gateway.url) }));
+    const inline = tab.locator("tokenwire-chat");
+    const floating = tab.locator("tokenwire-widget");
+    await inline.locator("textarea").fill("/long 20");
+    await inline.locator("textarea").press("Enter");
+    await floating.locator("textarea").fill("/think hello");
+    await floating.locator("textarea").press("Enter");
+    await inline.locator(".answer .actions .action").first().waitFor();
+    await floating.locator(".answer .actions .action").first().waitFor();
+    assert.equal(await inline.locator(".question .text").innerText(), "/long 20");
+    assert.equal(await floating.locator(".question .text").innerText(), "/think hello");
+    await floating.locator(".reasoning summary").waitFor();
+    assert.equal(sockets.length, 1);
+    await tab.context().close();
+  });
+
+  test("keeps the styles of the page out, and its own in", async () => {
+    const noisy = `<style nonce="n0nce">* { color: red !important; font-size: 40px !important; display: inline !important } button { background: blue !important }</style>`;
+    const policy = strict(gateway.url) + "; style-src 'nonce-n0nce'";
+    const tab = await opened("/noisy", noisy + tag("noisy"), { policy });
+    const look = await tab.locator(".launcher").evaluate((node) => [getComputedStyle(node).backgroundColor, getComputedStyle(node).display]);
+    assert.deepEqual(look, ["rgb(11, 107, 87)", "grid"]);
+    await tab.context().close();
+  });
+
+  test("tells a page that may not use it, in words", async () => {
+    const other = await Pages.start();
+    const context = await chromium.newContext();
+    const tab = await context.newPage();
+    await tab.goto(other.add("/forbidden", tag("x"), { policy: strict(gateway.url) }));
+    await tab.locator(".line", { hasText: "This website may not use this chat." }).waitFor();
+    await tab.locator(".line .pill", { hasText: "Try now" }).waitFor();
+    await context.close();
+    other.stop();
+  });
+
+  test("can be driven by the page", async () => {
+    const tab = await opened("/driven", `${tag("driven", "")}`, { ready: false });
+    await tab.locator(".launcher").waitFor();
+    await tab.evaluate(() => {
+      globalThis.heard = [];
+      for (const name of ["ready", "open", "close", "message"]) globalThis.Tokenwire.on(name, (detail) => globalThis.heard.push([name, detail?.role]));
+      globalThis.Tokenwire.open();
+      globalThis.Tokenwire.send("/long 10");
+    });
+    await until(() => tab.evaluate(() => globalThis.heard.some(([, role]) => role === "assistant")));
+    await tab.evaluate(() => globalThis.Tokenwire.close());
+    const heard = await tab.evaluate(() => globalThis.heard);
+    assert.deepEqual(heard, [["ready", undefined], ["open", undefined], ["message", "user"], ["message", "assistant"], ["close", undefined]]);
+    await tab.context().close();
+  });
+});
