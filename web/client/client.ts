@@ -7,6 +7,7 @@
 
 import { keepConnected, type Connection, type User } from "./connection.js";
 import { Chat, randomName, type Surroundings } from "./conversation.js";
+import { Listeners } from "./listeners.js";
 import { Storage } from "./storage.js";
 import type { ClientFrame, Doing, Fault, Limits, ServerFrame, Usage } from "./wire.js";
 
@@ -241,7 +242,7 @@ class Line implements Client, Surroundings, User {
   models: readonly string[] = [];
   limits: Limits = {};
   #chats = new Map<string, Chat>();
-  #listeners = new Set<() => void>();
+  #listeners = new Listeners();
   #tab: Storage;
   #browser: Storage;
   #closing = new AbortController();
@@ -278,9 +279,7 @@ class Line implements Client, Surroundings, User {
   }
 
   subscribe(listener: () => void): () => void {
-    const told = () => listener();
-    this.#listeners.add(told);
-    return () => void this.#listeners.delete(told);
+    return this.#listeners.add(listener);
   }
 
   reconnect(): void {
@@ -315,7 +314,7 @@ class Line implements Client, Surroundings, User {
       if (this.state.name !== "live") chat.lost();
       chat.changed();
     }
-    for (const listener of [...this.#listeners]) listener();
+    this.#listeners.tell();
   }
 
   frame(frame: ServerFrame): void {

@@ -246,7 +246,8 @@ export function keepConnected(options: Options, user: User): Connection {
 /** Read a frame of the server; null for what is none. Types that are not known here are frames too. */
 function decode(data: string): ServerFrame | null {
   try {
-    return JSON.parse(data) as ServerFrame | null;
+    const frame = JSON.parse(data) as ServerFrame | null;
+    return frame?.type ? frame : null;
   } catch {
     return null;
   }

@@ -10,6 +10,7 @@ import {
   type SendOptions,
   type Sent,
 } from "./client.js";
+import { Listeners } from "./listeners.js";
 import { Outbox } from "./outbox.js";
 import { Transcript } from "./transcript.js";
 import type { Connection } from "./connection.js";
@@ -36,7 +37,7 @@ export class Chat implements Conversation {
   #around: Surroundings;
   #transcript: Transcript;
   #outbox = new Outbox();
-  #listeners = new Set<() => void>();
+  #listeners = new Listeners();
   /** What keeps the conversation followed. */
   #holds = 0;
   /** Whether the line has been told to follow, and has not been told otherwise. */
@@ -115,12 +116,10 @@ export class Chat implements Conversation {
   }
 
   subscribe(listener: () => void): () => void {
-    // Not the listener itself, which may subscribe twice.
-    const told = () => listener();
-    this.#listeners.add(told);
+    const end = this.#listeners.add(listener);
     this.#hold();
     return () => {
-      if (this.#listeners.delete(told)) this.#release();
+      if (end()) this.#release();
     };
   }
 
@@ -216,7 +215,7 @@ export class Chat implements Conversation {
   /** Something that is readable here may be different. */
   changed(): void {
     this.#shown = undefined;
-    for (const listener of [...this.#listeners]) listener();
+    this.#listeners.tell();
   }
 
   save(): Kept {
