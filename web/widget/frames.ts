@@ -1,9 +1,14 @@
 // At most one change of the document for each frame that is painted, and none in a tab that nobody sees.
 
-/** Calls `draw` once in the next frame, however often it is asked. */
+/** The part of the time that drawing may take, so that what is drawn can also be scrolled and typed into. */
+const SHARE = 0.3;
+
+/** Calls `draw` once in a next frame, however often it is asked; on a slow machine not in every one. */
 export class Frames {
   readonly #draw: () => void;
   #asked = 0;
+  /** When it may be drawn again, of `performance.now()`. */
+  #due = 0;
   readonly #seen = () => {
     if (document.visibilityState === "visible" && this.#asked !== 0) this.now();
   };
@@ -16,14 +21,21 @@ export class Frames {
 
   /** Draw soon. */
   ask(): void {
-    this.#asked ||= requestAnimationFrame(() => this.now());
+    this.#asked ||= requestAnimationFrame(() => {
+      this.#asked = 0;
+      if (performance.now() < this.#due) this.ask();
+      else this.now();
+    });
   }
 
   /** Draw at once. */
   now(): void {
     cancelAnimationFrame(this.#asked);
     this.#asked = 0;
+    const begun = performance.now();
     this.#draw();
+    const ended = performance.now();
+    this.#due = ended + (ended - begun) * (1 / SHARE - 1);
   }
 
   end(): void {

@@ -7,6 +7,9 @@ import type { Texts } from "./texts.js";
 /** Milliseconds between two pieces: as long as it takes to say one. */
 const PAUSE = 4000;
 
+/** Milliseconds after which it is looked for a whole sentence again. */
+const LOOK = 500;
+
 /** The most characters of one piece; a screen reader cannot be made to skip. */
 const LONGEST = 400;
 
@@ -21,6 +24,7 @@ export class Speech {
   /** Of the text without its marks. */
   #said = 0;
   #last: number;
+  #looked = 0;
   #over = false;
 
   /** @param now milliseconds of any clock */
@@ -36,7 +40,8 @@ export class Speech {
 
   /** The sentences that are whole, if it is time to say some; null if not. @param text all of the answer, as markdown */
   more(text: string, now: number): string | null {
-    if (this.#over || now - this.#last < PAUSE) return null;
+    if (this.#over || now - this.#last < PAUSE || now - this.#looked < LOOK) return null;
+    this.#looked = now;
     const plain = spoken(text, this.#texts.saidCode);
     const rest = plain.slice(this.#said, this.#said + LONGEST);
     const ends = [...rest.matchAll(SENTENCE)].map(({ index, 0: mark }) => index + mark.length);

@@ -4,23 +4,24 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { createServer } from "node:http";
-import { dirname, join } from "node:path";
+import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { chromium } from "playwright-core";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "../../..");
-const PYTHON = process.env.PYTHON ?? join(ROOT, ".venv/bin/python");
+const PYTHON = process.env.TOKENWIRE_PYTHON ?? join(ROOT, ".venv/bin/python");
 const CHROMIUM = process.env.CHROMIUM ?? ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find((path) => existsSync(path));
 
 /** Why the tests cannot run here; undefined if they can. */
-export const missing = CHROMIUM === undefined ? "no Chromium is installed (set CHROMIUM)" : existsSync(PYTHON) ? undefined : `no Python at ${PYTHON} (set PYTHON)`;
+export const missing = CHROMIUM === undefined ? "no Chromium is installed (set CHROMIUM)" : existsSync(PYTHON) ? undefined : `no Python at ${PYTHON} (set TOKENWIRE_PYTHON)`;
 
 /** A gateway with its worker, as `tokenwire run` starts it, on a free port. */
 export class Gateway {
-  static async start(settings = {}) {
+  /** @param paths where its generators are found */
+  static async start(settings = {}, paths = []) {
     const gateway = new Gateway();
-    const env = { ...process.env, PYTHONPATH: ROOT, TOKENWIRE_STORE: "memory://", TOKENWIRE_DEMO_RATE: "60", ...settings };
+    const env = { ...process.env, PYTHONPATH: [ROOT, ...paths].join(delimiter), TOKENWIRE_STORE: "memory://", TOKENWIRE_DEMO_RATE: "60", ...settings };
     gateway.process = spawn(PYTHON, ["-m", "gateway", "run", "--port", String(settings.port ?? 0)], { cwd: ROOT, env, stdio: ["ignore", "pipe", "pipe"] });
     gateway.log = "";
     gateway.url = await new Promise((resolve, reject) => {

@@ -1,16 +1,17 @@
-// Every state that the widget can be in: axe finds nothing, and a picture of it is kept in .build/pictures/.
+// Every state that the widget can be in: axe finds nothing, and a picture of it is kept in PICTURES, to be looked at.
 // The gateway is a script here: not every state can be had from a real one at the moment of a picture.
 
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, describe as group, test } from "node:test";
-import { fileURLToPath } from "node:url";
 
 import { Gateway, Pages, browser, missing } from "./stage.js";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-const PICTURES = fileURLToPath(new URL("../../.build/pictures/", import.meta.url));
+const PICTURES = process.env.PICTURES ?? join(tmpdir(), "tokenwire-pictures");
 
 const ANSWER = `Light from the sun is scattered by the **air**, and *blue* is scattered most: its waves are short.
 
@@ -140,7 +141,7 @@ group("every state", { skip: missing }, () => {
         if (name === "answered" && dir === "ltr") await tab.locator(".answer .keyword").first().waitFor();
         // Where the animation of opening has come to rest.
         await tab.locator(".panel").evaluate((panel) => Promise.all(panel.getAnimations().map(({ finished }) => finished)));
-        await tab.screenshot({ path: `${PICTURES}${look}-${name}.png` });
+        await tab.screenshot({ path: join(PICTURES, `${look}-${name}.png`) });
         await tab.evaluate(AXE);
         const { violations, passes } = await tab.evaluate(() => globalThis.axe.run({ runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }));
         const found = violations.flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary }) => `${id}: ${target.join(" ")}: ${failureSummary}`));
