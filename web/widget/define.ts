@@ -13,7 +13,7 @@ export class TokenwireChat extends HTMLElement {
   connectedCallback(): void {
     const settings = { ...fromAttributes(this.dataset), ...this.settings };
     this.dataset["theme"] = settings.theme ?? "auto";
-    const root = this.shadowRoot ?? this.attachShadow({ mode: "open", delegatesFocus: true });
+    const root = this.shadowRoot ?? this.attachShadow({ mode: "open" });
     const event = (name: string, detail: unknown) => this.dispatchEvent(new CustomEvent(`tokenwire-${name}`, { detail }));
     this.#panel ??= mount(root, settings, { event }, false);
   }

@@ -215,7 +215,7 @@ class Inline extends HTMLElement {
     void loadPanel().then(
       ({ mount }) => {
         if (!this.isConnected || this.#panel) return;
-        const root = this.shadowRoot ?? this.attachShadow({ mode: "open", delegatesFocus: true });
+        const root = this.shadowRoot ?? this.attachShadow({ mode: "open" });
         const tell = (name: EventName, detail?: unknown) => this.dispatchEvent(new CustomEvent(`tokenwire-${name}`, { detail }));
         this.#panel = mount(root, settings, { event: tell }, false);
         tell("ready");

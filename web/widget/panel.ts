@@ -95,7 +95,8 @@ export class Panel implements Surroundings {
         class: floating ? "panel floating" : "panel",
         part: "panel",
         "aria-label": texts.title,
-        ...(floating && { role: "dialog", tabindex: "-1" }),
+        tabindex: "-1",
+        ...(floating && { role: "dialog" }),
         ...(settings.lang && { lang: settings.lang }),
         ...(settings.dir && { dir: settings.dir }),
         hidden: floating,
@@ -127,9 +128,7 @@ export class Panel implements Surroundings {
     this.#count();
     this.#frames.now();
     this.#transcript.toEnd();
-    // On a phone that would open the keyboard over what one came to read.
-    if (matchMedia("(pointer: coarse)").matches) this.#panel.focus({ preventScroll: true });
-    else this.#composer.focus();
+    this.focus();
   }
 
   close(): void {
@@ -137,9 +136,10 @@ export class Panel implements Surroundings {
     this.#panel.hidden = true;
   }
 
-  /** Go where one writes. */
+  /** Go where one writes; on a phone not quite, where that would open the keyboard over what one came to read. */
   focus(): void {
-    this.#composer.focus();
+    if (matchMedia("(pointer: coarse)").matches) this.#panel.focus({ preventScroll: true });
+    else this.#composer.focus();
   }
 
   send(text: string): void {
@@ -153,7 +153,7 @@ export class Panel implements Surroundings {
   /** Begin another conversation; what runs in this one goes on. */
   newChat(): void {
     this.#follow(this.#client.newConversation());
-    this.#composer.focus();
+    this.focus();
   }
 
   retry(response: string, mode: "restart" | "continue"): void {
@@ -161,7 +161,7 @@ export class Panel implements Surroundings {
     this.#transcript.toEnd();
     this.#conversation.retry(response, mode).catch((error: unknown) => this.#holder.event?.("error", error));
     // The button that was pressed goes with its answer.
-    this.#composer.focus();
+    this.focus();
   }
 
   resend(key: string): void {
@@ -206,7 +206,7 @@ export class Panel implements Surroundings {
     const prompts = (this.#settings.prompts ?? []).map((prompt) => {
       return button(prompt, null, { class: "prompt", part: "prompt" }, () => {
         this.send(prompt);
-        this.#composer.focus();
+        this.focus();
       });
     });
     const empty = make(

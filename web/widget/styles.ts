@@ -216,6 +216,7 @@ ol.messages { list-style: none; margin: 0; padding: 0; display: flex; flex-direc
 /* A word that comes is a matter of its own block: the others are neither measured nor painted again. (With
    content-visibility the browser would watch each of them, which costs more than it spares.) */
 .answer .text > * { contain: layout paint style; }
+.text :is(ul, ol) > li:last-child { margin-block-end: 0; }
 .text :is(ul, ol) > li:first-child, .text :is(ul, ol) > li:first-child > p:first-child { margin-block-start: 0; }
 .text .plain { white-space: pre-wrap; }
 .text :is(h3, h4, h5, h6, .h1, .h2, .h3, .h4, .h5, .h6) { margin: 1.35em 0 0.5em; font-weight: 650; font-size: 1em; line-height: 1.3; letter-spacing: -0.01em; text-wrap: balance; }

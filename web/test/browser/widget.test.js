@@ -1,11 +1,21 @@
 // The widget in a real Chromium, on a page of another origin under a strict policy, with a real gateway.
 
 import assert from "node:assert/strict";
+import { createHmac } from "node:crypto";
 import { after, before, describe as group, test } from "node:test";
 
 import { Gateway, Pages, browser, missing, strict, until } from "./stage.js";
 
 const QUESTION = "Why is the sky blue?";
+
+const KEY = "a key that is long enough for these tests";
+
+/** A JSON Web Token (RFC 7519) for an hour. */
+function tokenFor(sub, conversations) {
+  const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+  const content = `${part({ alg: "HS256", typ: "JWT" })}.${part({ sub, conversations, exp: Math.floor(Date.now() / 1000) + 3600 })}`;
+  return `${content}.${createHmac("sha256", KEY).update(content).digest("base64url")}`;
+}
 
 /** The HTML of an element, with its attributes in order. Runs in the page. */
 function sorted(element) {
@@ -249,6 +259,93 @@ group("the widget", { skip: missing }, () => {
     await floating.locator(".reasoning summary").waitFor();
     assert.equal(sockets.length, 1);
     await tab.context().close();
+  });
+
+  test("asks with a click, copies, answers anew, and begins another chat", async () => {
+    const context = await chromium.newContext();
+    await context.grantPermissions(["clipboard-read", "clipboard-write"], { origin: pages.origin });
+    const tab = await opened("/buttons", tag("", 'data-open data-debug data-prompts="Why is the sky blue? | /long 15"'), { context });
+    await tab.locator(".prompt").nth(0).click();
+    await tab.locator(".action[aria-label='Copy']").waitFor();
+    const clipboard = () => tab.evaluate(() => navigator.clipboard.readText());
+    await tab.locator(".action[aria-label='Copy']").click();
+    await tab.locator(".action.done[aria-label='Copied']").waitFor();
+    assert.match(await clipboard(), /^#/);
+    await tab.locator(".copy-code").first().click();
+    await tab.locator(".copy-code.copied").waitFor();
+    assert.equal(await clipboard(), await tab.locator(".answer pre code").first().textContent());
+    assert.match(await tab.locator(".facts").innerText(), /^first token \d+ ms · \d+ characters in \d+ frames · .* complete$/);
+
+    const first = await tab.locator(".answer").elementHandle();
+    await tab.locator(".action[aria-label='Another answer']").click();
+    await until(async () => !(await first.isVisible()));
+    await tab.locator(".action[aria-label='Another answer']").waitFor();
+    assert.deepEqual([await tab.locator(".question").count(), await tab.locator(".answer").count()], [1, 1]);
+
+    await tab.locator(".tool[aria-label='New chat']").click();
+    await tab.locator(".empty").waitFor();
+    await tab.locator(".prompt").nth(1).click();
+    await until(async () => (await tab.locator(".question .text").innerText()) === "/long 15");
+    assert.deepEqual([tab.faults, tab.foreign], [[], []]);
+    await context.close();
+  });
+
+  test("shows thoughts, a busy model and a failure in words, and goes on from a failure", async () => {
+    const tab = await opened("/words", tag("words"));
+    await ask(tab, "/think why");
+    await tab.locator(".reasoning summary").click();
+    await tab.locator(".reasoning > div", { hasText: "First what matters" }).waitFor();
+    await ended(tab);
+    await ask(tab, "/busy why");
+    await tab.locator(".note", { hasText: "The model is busy. Asking again in 1 s" }).waitFor();
+    await until(async () => (await tab.locator(".answer").count()) === 2 && (await words(tab)).length > 20);
+    await ended(tab);
+    await ask(tab, "/fail why");
+    await tab.locator(".note[data-tone='wrong']", { hasText: "The answer failed: The demo was told to fail." }).waitFor();
+    const partial = await words(tab);
+    assert.ok(partial.length > 20);
+    await tab.locator(".pill:visible", { hasText: "Go on from here" }).click();
+    await until(async () => (await tab.locator(".answer").count()) === 3 && (await words(tab)).length >= partial.length);
+    await tab.context().close();
+  });
+
+  test("changes the document at most once a frame", async () => {
+    const tab = await opened("/frames", tag("frames"));
+    await ask(tab, "/long 900");
+    await until(async () => (await words(tab)).length > 200);
+    const most = await tab.locator(".answer .text").last().evaluate(async (text) => {
+      let frame = 0;
+      const changes = new Map();
+      // Records of one change come together: they are handed over at the end of the task that made them.
+      const observer = new MutationObserver(() => changes.set(frame, (changes.get(frame) ?? 0) + 1));
+      observer.observe(text, { childList: true, characterData: true, subtree: true });
+      while (frame < 40) {
+        await new Promise(requestAnimationFrame);
+        frame += 1;
+      }
+      return Math.max(...changes.values());
+    });
+    // The frame in which the counting stands may see the change before it and its own.
+    assert.ok(most >= 1 && most <= 2, `${most} changes in a frame`);
+    await tab.locator(".halt").click();
+    await tab.context().close();
+  });
+
+  test("opens with a token, and without one says that there is none", async () => {
+    const guarded = await Gateway.start({ TOKENWIRE_ORIGINS: pages.origin, TOKENWIRE_AUTH: "jwt", TOKENWIRE_JWT_KEY: KEY });
+    try {
+      const chat = (token) => `<script nonce="n0nce" async src="${guarded.url}/widget.js" data-open data-conversation="c1" ${token}></script>`;
+      const policy = strict(guarded.url);
+      const tab = await opened("/token", chat(`data-token="${tokenFor("ada", ["c1"])}"`), { policy });
+      await ask(tab, "/long 5");
+      await tab.locator(".answer .actions .action").first().waitFor();
+      const other = await opened("/no-token", chat(""), { policy });
+      await other.locator(".line", { hasText: "Your session has ended" }).waitFor();
+      await tab.context().close();
+      await other.context().close();
+    } finally {
+      await guarded.stop();
+    }
   });
 
   test("keeps the styles of the page out, and its own in", async () => {
