@@ -16,7 +16,7 @@ import { build, transform } from "esbuild";
 const WEB = dirname(fileURLToPath(import.meta.url));
 
 /** What is bundled: each by itself, sharing code only with what it loads later. @type {Record<string, string>[]} */
-const BUNDLES = [{ tokenwire: "client/client.ts" }];
+const BUNDLES = [{ tokenwire: "client/client.ts" }, { chat: "widget/define.ts" }];
 
 /** Bytes that a built file may have, gzipped at the highest level; chunks by their name without the hash. @type {Record<string, number>} */
 const MOST = {
@@ -24,6 +24,8 @@ const MOST = {
   // Loaded where no WebSocket can connect, and where there is a guard.
   "dist/events.js": 1_500,
   "dist/judge.js": 700,
+  // Without the client, which it imports.
+  "dist/chat.js": 16_000,
   "dist/widget.js": 3_000,
   "dist/widget/panel.js": 22_000,
   "dist/widget/markdown.js": 22_000,
@@ -40,7 +42,7 @@ const PAGE = /^dist\/(tokenwire|events|judge)[^/]*\.js$/;
 const BUILT = ["dist", "page/client"];
 
 /** The types of what the package exports. */
-const TYPES = ["client/client.d.ts"];
+const TYPES = ["client/client.d.ts", "widget/define.d.ts"];
 
 /** Folders of TypeScript that are compiled module by module for the tests. */
 const MODULES = ["client", "widget", "markdown", "react"];
@@ -73,6 +75,14 @@ const SMALL_STYLES = {
       }
       return { contents: parts.join("`"), loader: "ts" };
     });
+  },
+};
+
+/** One client for all of the package: who imports two parts of it has one socket. @type {import("esbuild").Plugin} */
+const CLIENT_APART = {
+  name: "client-apart",
+  setup({ onResolve }) {
+    onResolve({ filter: /\/client\/client\.js$/ }, () => ({ path: "./tokenwire.js", external: true }));
   },
 };
 
@@ -127,6 +137,7 @@ async function published() {
       outdir: "dist",
       chunkNames: "[name]-[hash]",
       legalComments: "none",
+      plugins: [LEXER_ONLY, SMALL_STYLES, CLIENT_APART],
     });
     for (const file of result.outputFiles) files.set(relative(WEB, file.path), Buffer.from(file.contents));
   }

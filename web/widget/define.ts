@@ -1,12 +1,21 @@
-// The element `<tokenwire-chat>` for a page that bundles it: the same panel, with all that it loads later beside it.
+// `import "tokenwire/chat"`: the element `<tokenwire-chat>` for a page that is bundled. The same panel as in widget.js,
+// with the client of the package and with what it loads later beside it.
 
+import type { Conversation } from "../client/client.js";
 import { type Panel, mount } from "./panel.js";
 import { type Settings, fromAttributes } from "./settings.js";
 
 export type { Settings };
 
-/** A chat as a part of the page. `settings` and `data-` attributes say the same; what is in both is taken from `settings`. */
-export class TokenwireChat extends HTMLElement {
+/** On a server there are no elements; the module may be imported there all the same. */
+const HtmlElement = globalThis.HTMLElement ?? (class {} as typeof HTMLElement);
+
+/**
+ * A chat as a part of the page. Dispatches `tokenwire-message`, `tokenwire-state` and `tokenwire-error`, with what it is
+ * about as `detail`.
+ */
+export class TokenwireChat extends HtmlElement {
+  /** What `data-` attributes say as well, as far as they can. Read when the element is put on the page. */
   settings: Settings = {};
   #panel: Panel | undefined;
 
@@ -23,9 +32,19 @@ export class TokenwireChat extends HTMLElement {
     this.#panel = undefined;
   }
 
-  get panel(): Panel | undefined {
-    return this.#panel;
+  /** The conversation that is shown; undefined while the element is not on the page. */
+  get conversation(): Conversation | undefined {
+    return this.#panel?.conversation;
+  }
+
+  /** Send a message as the person, and show it. */
+  send(text: string): void {
+    this.#panel?.send(text);
+  }
+
+  override focus(): void {
+    this.#panel?.focus();
   }
 }
 
-if (!customElements.get("tokenwire-chat")) customElements.define("tokenwire-chat", TokenwireChat);
+if (globalThis.customElements && !customElements.get("tokenwire-chat")) customElements.define("tokenwire-chat", TokenwireChat);

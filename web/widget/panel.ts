@@ -12,7 +12,7 @@ import type { Surroundings } from "./message_views.js";
 import type { Settings } from "./settings.js";
 import { type Ending, Speech } from "./speech.js";
 import { PANEL_STYLES } from "./styles.js";
-import { TEXTS, type Texts, filled, markdownTexts } from "./texts.js";
+import { TEXTS, type Texts, filled } from "./texts.js";
 import { TranscriptView } from "./transcript_view.js";
 import { ofLine } from "./words.js";
 
@@ -188,7 +188,8 @@ export class Panel implements Surroundings {
     const { images } = this.#settings;
     const colours = () => loadColours(this.#settings.nonce);
     const copied = () => say(this.texts.copied);
-    return this.#markdown(parent, { texts: markdownTexts(this.texts), colours, copied, ...(images && { images }) });
+    const { copy, code, table, showImage, done, todo: open } = this.texts;
+    return this.#markdown(parent, { texts: { copy, code, table, showImage, done, open }, colours, copied, ...(images && { images }) });
   };
 
   /** Take it off the page. */

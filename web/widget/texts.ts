@@ -1,7 +1,5 @@
 // Every word that the widget says. A page replaces any of them; `{name}` is filled in.
 
-import type { Texts as MarkdownTexts } from "../markdown/reading.js";
-
 export const TEXTS = {
   title: "Chat",
   open: "Open the chat",
@@ -75,8 +73,4 @@ export type Texts = typeof TEXTS;
 /** A text with what it names filled in. */
 export function filled(text: string, values: Readonly<Record<string, string | number>>): string {
   return text.replace(/\{(\w+)\}/g, (whole, name: string) => String(values[name] ?? whole));
-}
-
-export function markdownTexts({ copy, code, table, showImage, done, todo }: Texts): MarkdownTexts {
-  return { copy, code, table, showImage, done, open: todo };
 }

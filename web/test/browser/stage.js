@@ -2,7 +2,7 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -50,7 +50,7 @@ export class Gateway {
   }
 }
 
-/** A server of pages, each `{body, policy}` by its path. Its origin is no gateway's. */
+/** A server of pages, each `{body, policy}` by its path, and of the npm package. Its origin is no gateway's. */
 export class Pages {
   static async start() {
     const pages = new Pages();
@@ -58,7 +58,13 @@ export class Pages {
     pages.asked = [];
     pages.server = createServer((request, response) => {
       pages.asked.push(request.url);
-      const page = pages.all.get(new URL(request.url, "http://page").pathname);
+      const { pathname } = new URL(request.url, "http://page");
+      const file = /^\/package\/([\w-]+\.js)$/.exec(pathname)?.[1];
+      if (file !== undefined) {
+        response.writeHead(200, { "content-type": "text/javascript" });
+        return response.end(readFileSync(join(ROOT, "web/dist", file)));
+      }
+      const page = pages.all.get(pathname);
       if (page === undefined) return response.writeHead(404).end();
       response.writeHead(200, { "content-type": "text/html; charset=utf-8", ...(page.policy && { "content-security-policy": page.policy }) });
       response.end(page.body);

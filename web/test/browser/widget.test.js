@@ -348,6 +348,28 @@ group("the widget", { skip: missing }, () => {
     }
   });
 
+  test("is an element of the package, too, for a page that is bundled", async () => {
+    // On a server, where there are no elements, it can be imported all the same.
+    const { TokenwireChat } = await import("../../dist/chat.js");
+    assert.equal(typeof TokenwireChat, "function");
+    const script = `import { connect } from "/package/tokenwire.js"; import "/package/chat.js";
+      const chat = document.createElement("tokenwire-chat");
+      chat.settings = { url: "${gateway.url}", conversation: "package", title: "Ours" };
+      chat.addEventListener("tokenwire-message", ({ detail }) => (globalThis.heard ??= []).push(detail.role));
+      document.body.append(chat);
+      globalThis.same = connect({ url: "${gateway.url}" }).conversation("package") === chat.conversation;`;
+    const policy = `${strict(gateway.url)}; script-src 'nonce-n0nce' 'self'`.replace("script-src 'nonce-n0nce';", "");
+    const tab = await opened("/package", `<script type="module" nonce="n0nce">${script}</script>`, { policy });
+    assert.equal(await tab.evaluate(() => globalThis.same), true);
+    await ask(tab, QUESTION);
+    await tab.locator(".answer .keyword, .answer .call").first().waitFor();
+    await ended(tab);
+    await until(() => tab.evaluate(() => globalThis.heard?.join() === "user,assistant"));
+    await tab.evaluate(() => document.querySelector("tokenwire-chat").remove());
+    assert.deepEqual([tab.faults, tab.foreign], [[], []]);
+    await tab.context().close();
+  });
+
   test("keeps the styles of the page out, and its own in", async () => {
     const noisy = `<style nonce="n0nce">* { color: red !important; font-size: 40px !important; display: inline !important } button { background: blue !important }</style>`;
     const policy = strict(gateway.url) + "; style-src 'nonce-n0nce'";

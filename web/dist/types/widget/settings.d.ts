@@ -1,0 +1,34 @@
+import type { Texts } from "./texts.js";
+export interface Settings {
+    /** The gateway. Where the script was loaded from, unless told. */
+    url?: string;
+    /** The conversation; without one, the one that this browser had last, or a new one. */
+    conversation?: string;
+    token?: string;
+    /** Brings a fresh token; see the client. */
+    getToken?: () => string | null | Promise<string | null>;
+    title?: string;
+    /** `auto` is what the reader's system is. */
+    theme?: "auto" | "light" | "dark";
+    dir?: "ltr" | "rtl";
+    lang?: string;
+    /** At which side of the page the launcher stands, as one reads. */
+    position?: "end" | "start";
+    /** What may be asked with a click, while nothing was said yet. */
+    prompts?: readonly string[];
+    /** Origins from which images in answers are loaded at once. */
+    images?: readonly string[];
+    /** Words in another language, or other words. */
+    texts?: Partial<Texts>;
+    /** An alias of a model, and what it is told before each answer. */
+    model?: string;
+    instructions?: string;
+    /** Shows the time to the first token, and what else a developer wants to see. */
+    debug?: boolean;
+    /** Whether a floating chat is open from the beginning. */
+    open?: boolean;
+    /** For the chunks, under a policy that asks for one. */
+    nonce?: string;
+}
+/** The settings in `data-` attributes. What is not understood is left out. */
+export declare function fromAttributes(data: Readonly<Record<string, string | undefined>>): Settings;
