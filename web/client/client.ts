@@ -291,8 +291,7 @@ class Line implements Client, Surroundings, User {
     this.#closing.abort();
     this.connection.close();
     for (const chat of this.#chats.values()) chat.close();
-    const place = shared.findIndex(({ client }) => client === this);
-    if (place !== -1) shared.splice(place, 1);
+    shared = shared.filter(({ client }) => client !== this);
   }
 
   #begin(): string {
@@ -331,7 +330,7 @@ class Line implements Client, Surroundings, User {
 }
 
 /** The clients that are open, to be used by all that ask for the same. */
-const shared: { client: Client; options: Options }[] = [];
+let shared: { client: Client; options: Options }[] = [];
 
 /** A client of this gateway; the same one again for the same `url`, `token` and `getToken`, unless `shared` is false. */
 export function connect(options: Options): Client {

@@ -5,7 +5,7 @@ import { delay, reconnects } from "./backoff.js";
 import type { ConnectionState, Options } from "./client.js";
 import { openSocket, type Hearer, type Line, type OpenLine } from "./socket.js";
 import { expiry } from "./token.js";
-import { Choice } from "./transport.js";
+import { choose } from "./transport.js";
 import { Close, type ClientFrame, type ServerFrame } from "./wire.js";
 
 /** Seconds within which a line must be open and greeted. */
@@ -38,17 +38,17 @@ export interface Connection {
   begin(): void;
   /** Connect now, whatever the state. */
   reconnect(): void;
-  /** Say something now, or not at all: what matters is among the user's frames for the next line. */
-  say(frame: ClientFrame): void;
+  /** Say something now, or not at all: what matters is among the user's frames for the next line. Returns whether. */
+  say(frame: ClientFrame): boolean;
   /** Say everything again after so many seconds, unless that is about to happen anyway. */
   sayAgain(seconds: number): void;
   close(): void;
 }
 
 export function keepConnected(options: Options, user: User): Connection {
-  const { token: fixed = null, getToken, program = "tokenwire" } = options;
+  const { token: fixed = null, getToken, program } = options;
   const base = new URL(String(options.url).replace(/\/?$/, "/"));
-  const choice = new Choice(options.transport ?? "auto");
+  const choice = choose(options.transport ?? "auto");
   const places = new Map<string, string>();
   const over = new AbortController();
   const { signal } = over;
@@ -104,7 +104,8 @@ export function keepConnected(options: Options, user: User): Connection {
     if (open === openSocket) places.clear();
     const hearer: Hearer = {
       opened() {
-        opened.say({ type: "hello", client: program, ...(token && { token }) });
+        // JSON leaves out what is undefined.
+        opened.say({ type: "hello", client: program, token: token ?? undefined });
         // Not waiting for `ready` saves a round trip; a refused hello closes the line anyway.
         sayAll();
       },
@@ -226,9 +227,7 @@ export function keepConnected(options: Options, user: User): Connection {
       if (number === 0) reconnect();
     },
     reconnect,
-    say(frame) {
-      line?.say(frame);
-    },
+    say: (frame) => line !== null && line.say(frame),
     sayAgain(seconds) {
       again ??= setTimeout(() => {
         again = undefined;
@@ -238,7 +237,7 @@ export function keepConnected(options: Options, user: User): Connection {
     close() {
       over.abort();
       drop();
-      tell({ name: "closed", code: 1000, reason: "closed by this program" });
+      tell({ name: "closed", code: 1000, reason: "" });
     },
   };
 }

@@ -15,7 +15,7 @@ import { Outbox } from "./outbox.js";
 import { Transcript } from "./transcript.js";
 import type { Connection } from "./connection.js";
 import type { Kept } from "./storage.js";
-import type { Accepted, ClientFrame, Fault, Keyed, Limits, Refused, ServerFrame, Stop } from "./wire.js";
+import type { Accepted, ClientFrame, Fault, Keyed, Limits, Refused, Send, ServerFrame, Stop } from "./wire.js";
 
 /** Milliseconds for which a conversation that goes on says so. */
 const RESUMED_SHOWN = 2000;
@@ -24,6 +24,10 @@ const RESUMED_SHOWN = 2000;
 export function randomName(): string {
   return crypto.getRandomValues(new Uint32Array(4)).join("-");
 }
+
+// The same objects each time, so that who compares states finds nothing new in them.
+const BEHIND = { name: "behind" } as const;
+const RESUMED = { name: "resumed" } as const;
 
 /** What a conversation needs of its client. */
 export interface Surroundings {
@@ -42,6 +46,8 @@ export class Chat implements Conversation {
   #holds = 0;
   /** Whether the line has been told to follow, and has not been told otherwise. */
   #followed = false;
+  /** How many watches the line has been told that it has not answered: what comes before the last answer is stale. */
+  #asked = 0;
   #watching = false;
   #resumed: ReturnType<typeof setTimeout> | undefined;
   #shown: readonly Message[] | undefined;
@@ -60,8 +66,8 @@ export class Chat implements Conversation {
   get state(): ConversationState {
     const line = this.#around.connection.state;
     if (line.name !== "live" || this.#holds === 0) return line;
-    if (!this.#watching) return { name: "behind" };
-    return this.#resumed === undefined ? line : { name: "resumed" };
+    if (!this.#watching) return BEHIND;
+    return this.#resumed === undefined ? line : RESUMED;
   }
 
   get messages(): readonly Message[] {
@@ -85,8 +91,9 @@ export class Chat implements Conversation {
 
   send(text: string, options: SendOptions = {}): Promise<Sent> {
     const { model, instructions, maxTokens, replaces, ifBusy, guard = this.#around.guard } = options;
+    // JSON leaves out what is undefined.
     const frame = { type: "send", key: randomName(), conversation: this.id, text, model, instructions, max_tokens: maxTokens, replaces, if_busy: ifBusy };
-    return this.#ask(JSON.parse(JSON.stringify(frame)) as Keyed, guard);
+    return this.#ask(frame as Send, guard);
   }
 
   resend(key: string): void {
@@ -145,15 +152,18 @@ export class Chat implements Conversation {
   /** What a new line has to be told. */
   *frames(): Iterable<ClientFrame> {
     if (this.#holds === 0) return;
-    if (!this.#watching) yield this.#watch();
+    if (!this.#watching) {
+      this.#asked += 1;
+      yield this.#watch();
+    }
     yield* this.#outbox.frames();
   }
 
   /** The line has closed. */
   lost(): void {
     this.#watching = false;
-    clearTimeout(this.#resumed);
-    this.#resumed = undefined;
+    this.#asked = 0;
+    this.#live();
   }
 
   /** The message or answer of this id, also one that another one has replaced. */
@@ -163,24 +173,26 @@ export class Chat implements Conversation {
 
   /** Whether a frame of the server is about this conversation. */
   concerns(frame: ServerFrame): boolean {
-    if ("conversation" in frame && frame.conversation !== undefined) return frame.conversation === this.id;
-    if ("key" in frame && frame.key !== undefined) return this.#outbox.has(frame.key);
-    if ("response" in frame) return this.message(frame.response) !== undefined;
+    const { type, conversation, key, response } = frame as { type: string; conversation?: string; key?: string; response?: string };
+    if (conversation !== undefined) return conversation === this.id;
+    if (key !== undefined) return this.#outbox.has(key);
+    if (response !== undefined) return this.message(response) !== undefined;
     // What was refused without saying what is a watch, where one is not answered.
-    return frame.type === "error" && this.#holds > 0 && !this.#watching;
+    return type === "error" && this.#holds > 0 && !this.#watching;
   }
 
   /** Take a frame that is about this conversation. */
   take(frame: ServerFrame): void {
     switch (frame.type) {
       case "watching":
+        this.#answered();
+        if (this.#asked > 0 || !this.#followed) return;
         this.#watching = true;
         this.fault = null;
-        clearTimeout(this.#resumed);
-        this.#resumed = undefined;
+        this.#live();
         if (frame.resumed) {
           this.#resumed = setTimeout(() => {
-            this.#resumed = undefined;
+            this.#live();
             this.changed();
           }, RESUMED_SHOWN);
         }
@@ -196,18 +208,17 @@ export class Chat implements Conversation {
         if (!this.#watching) return;
     }
     this.#transcript.fold(frame);
-    if (frame.type === "message" && frame.message.role === "user") {
-      const key = this.#outbox.said(frame.message);
-      if (key !== undefined) this.#transcript.mark(frame.message.id, { key });
+    if (frame.type === "message") {
+      const { id, role, response } = frame.message;
+      if (role === "user") this.#transcript.mark(id, { key: this.#outbox.said(frame.message) });
+      // It may be the first that is heard of the end.
+      else if (response !== undefined) this.#outbox.ended(response);
     }
     if (frame.type === "status" && frame.state === "ended") this.#outbox.ended(frame.response);
-    const response = "response" in frame ? frame.response : frame.type === "message" ? frame.message.response : undefined;
-    const answer = this.#transcript.answer(response ?? "");
-    if (answer?.state === "ended") this.#outbox.ended(answer.id);
+    if ("response" in frame && this.#transcript.answer(frame.response)?.state === "ended") this.#outbox.ended(frame.response);
     // What heals it comes after `watching`.
     if (this.#transcript.damaged && this.#watching && frame.type !== "watching") {
-      this.#watching = false;
-      this.#around.connection.say(this.#watch());
+      this.#follow();
     }
     this.changed();
   }
@@ -230,6 +241,23 @@ export class Chat implements Conversation {
     this.changed();
   }
 
+  /** No longer only just resumed. */
+  #live(): void {
+    clearTimeout(this.#resumed);
+    this.#resumed = undefined;
+  }
+
+  /** A watch was answered, or nobody was waiting for what came. */
+  #answered(): void {
+    this.#asked = Math.max(0, this.#asked - 1);
+  }
+
+  /** Follow from what is here. */
+  #follow(): void {
+    this.#watching = false;
+    if (this.#around.connection.say(this.#watch())) this.#asked += 1;
+  }
+
   #watch(): ClientFrame {
     this.#followed = true;
     return this.#transcript.watch();
@@ -240,15 +268,15 @@ export class Chat implements Conversation {
     if (this.#holds > 1) return;
     this.#around.connection.begin();
     // Not if it was let go of this very moment: React mounts twice.
-    if (!this.#followed) this.#around.connection.say(this.#watch());
+    if (!this.#followed) this.#follow();
   }
 
   #release(): void {
     this.#holds -= 1;
     queueMicrotask(() => {
       if (this.#holds > 0 || !this.#followed) return;
-      this.#followed = false;
-      this.lost();
+      this.#followed = this.#watching = false;
+      this.#live();
       this.#around.connection.say({ type: "unwatch", conversation: this.id });
     });
   }
@@ -291,9 +319,13 @@ export class Chat implements Conversation {
   }
 
   #refused({ key, code, message, retry_after }: Refused): void {
+    if (key === undefined && !this.#watching) this.#answered();
     // What a moment's patience heals stays in the outbox.
     if (retry_after !== undefined) this.#around.connection.sayAgain(retry_after);
-    else if (key === undefined && code !== "bad_frame") this.fault = { code, message };
+    else if (key === undefined && code !== "bad_frame") {
+      // Of what is followed, only a fresh token takes the right to; anything else was about a stop.
+      if (!this.#watching || code === "forbidden") this.fault = { code, message };
+    }
     // A bad frame's key could not be read: it is one of those without an answer.
     else
       for (const { frame } of this.#outbox.refuse(key, { code, message })) {

@@ -15,6 +15,8 @@ export const openEvents: OpenLine = (base, hearer, options, token, places) => {
   const load = options.fetch ?? fetch;
   const streams = new Map<string, AbortController>();
   const over = new AbortController();
+  /** Conversations of whose stream nothing has come. */
+  const silent = new Set<string>();
   let greeted = false;
 
   /** Ask the gateway; null if the line has closed instead of answering. */
@@ -53,8 +55,15 @@ export const openEvents: OpenLine = (base, hearer, options, token, places) => {
     hear({ type: "error", ...fault, ...about, ...(again ? { retry_after: again } : {}) });
   }
 
-  async function watch({ conversation, after }: Watch): Promise<void> {
+  /** Follow a conversation no longer. A watch that nothing has come of is answered all the same, as on a socket. */
+  function unwatch(conversation: string): void {
     streams.get(conversation)?.abort();
+    if (silent.delete(conversation)) hear({ type: "watching", conversation, cursor: "", resumed: false });
+  }
+
+  async function watch({ conversation, after }: Watch): Promise<void> {
+    unwatch(conversation);
+    silent.add(conversation);
     const stream = new AbortController();
     streams.set(conversation, stream);
     // Places are opaque: one that this line's sort has not given is begun anew.
@@ -63,7 +72,10 @@ export const openEvents: OpenLine = (base, hearer, options, token, places) => {
     const headers = place === undefined ? {} : { "Last-Event-ID": place };
     const reply = await ask(`v1/conversations/${encodeURIComponent(conversation)}/events`, { headers, signal: stream.signal });
     if (reply === null) return;
-    if (!reply.ok) return refused(reply, { conversation });
+    if (!reply.ok) {
+      silent.delete(conversation);
+      return refused(reply, { conversation });
+    }
     const parser = new EventStreamParser();
     const decoder = new TextDecoder();
     try {
@@ -71,6 +83,7 @@ export const openEvents: OpenLine = (base, hearer, options, token, places) => {
       for (let piece; !(piece = await reader.read()).done; ) {
         for (const event of parser.push(decoder.decode(piece.value, { stream: true }))) {
           if (stream.signal.aborted) return;
+          silent.delete(conversation);
           if (event.id !== undefined) places.set(conversation, event.id);
           hearer.heard(event.data);
         }
@@ -117,8 +130,7 @@ export const openEvents: OpenLine = (base, hearer, options, token, places) => {
           void watch(frame);
           break;
         case "unwatch":
-          streams.get(frame.conversation)?.abort();
-          streams.delete(frame.conversation);
+          unwatch(frame.conversation);
           break;
         case "stop":
           last = last.then(() => stop(frame));
@@ -128,6 +140,7 @@ export const openEvents: OpenLine = (base, hearer, options, token, places) => {
           last = last.then(() => request(frame));
           break;
       }
+      return true;
     },
     close() {
       over.abort();

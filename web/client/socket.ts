@@ -5,8 +5,8 @@ import type { ClientFrame } from "./wire.js";
 
 /** One way to the gateway, until it closes. */
 export interface Line {
-  /** Say something now, or not at all: what matters is said again on the next line. */
-  say(frame: ClientFrame): void;
+  /** Say something now, or not at all: what matters is said again on the next line. Returns whether. */
+  say(frame: ClientFrame): boolean;
   /** Let go of the line; its hearer hears nothing more. */
   close(): void;
 }
@@ -40,7 +40,9 @@ export const openSocket: OpenLine = (base, hearer, options) => {
   socket.onerror = () => {};
   return {
     say(frame) {
-      if (socket.readyState === 1) socket.send(JSON.stringify(frame));
+      const open = socket.readyState === 1;
+      if (open) socket.send(JSON.stringify(frame));
+      return open;
     },
     close() {
       socket.onopen = socket.onmessage = socket.onclose = null;

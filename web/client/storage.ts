@@ -4,9 +4,6 @@ import type { Keeping } from "./client.js";
 import type { Saved } from "./transcript.js";
 import type { Send } from "./wire.js";
 
-/** Another version of what is kept is not read. */
-const VERSION = 1;
-
 /** One conversation at the time when the page was left. */
 export interface Kept {
   readonly transcript: Saved;
@@ -20,7 +17,8 @@ export class Storage {
 
   /** @param name of the browser's own, which is taken where nothing else is given */
   constructor(given: Keeping | null | undefined, name: "localStorage" | "sessionStorage", gateway: string) {
-    this.#prefix = `tokenwire ${gateway} `;
+    // Another version of what is kept has another name.
+    this.#prefix = `tokenwire 1 ${gateway} `;
     try {
       // A browser may refuse even to name it.
       this.#keeping = given === undefined ? globalThis[name] : given;
@@ -47,14 +45,13 @@ export class Storage {
 
   conversation(id: string): Kept | undefined {
     try {
-      const kept = JSON.parse(this.text(id) ?? "") as Kept & { version: number };
-      return kept.version === VERSION ? kept : undefined;
+      return JSON.parse(this.text(id) ?? "") as Kept;
     } catch {
       return undefined;
     }
   }
 
   keepConversation(id: string, kept: Kept): void {
-    this.keep(id, JSON.stringify({ version: VERSION, ...kept }));
+    this.keep(id, JSON.stringify(kept));
   }
 }

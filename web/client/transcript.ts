@@ -2,7 +2,7 @@
 // Pure: no document, no clock, no network, so that a recorded exchange tests all of it.
 
 import type { AssistantMessage, Message } from "./client.js";
-import type { End, Delta, Reset, ServerFrame, Snapshot, Start, Status, Utterance, Watch } from "./wire.js";
+import type { Accepted, Delta, End, Reset, ServerFrame, Snapshot, Start, Status, Utterance, Watch } from "./wire.js";
 
 /** How many responses a watch may name; whoever has more without an end asks for everything afresh. */
 const MOST_NAMED = 64;
@@ -113,13 +113,8 @@ export class Transcript {
         this.#saved.cursor = frame.cursor;
         this.#say(frame.message);
         break;
-      case "status":
-      case "start":
-      case "delta":
-      case "reset":
-      case "end":
-        this.#respond(frame);
-        break;
+      default:
+        if ("response" in frame) this.#respond(frame);
     }
   }
 
@@ -154,7 +149,7 @@ export class Transcript {
   }
 
   /** A frame that is about one response. */
-  #respond(frame: Status | Start | Delta | Reset | End): void {
+  #respond(frame: Status | Start | Delta | Reset | End | Accepted): void {
     const { type, response } = frame;
     const before = this.answer(response);
     // A failover of the store can take an end back, and the response goes on; nothing else follows an end.
@@ -192,7 +187,7 @@ export class Transcript {
       // The states that explain why there is no text stand until there is some; a recovering worker's text may be old.
       const stands = before.state !== "ended" && (before.state === "recovering" || text === "");
       this.#change(before, { ...ended({}), retryable: undefined, state: stands ? before.state : "running", settled: false, text, reasoning });
-    } else {
+    } else if (type === "end") {
       if (frame.chars !== undefined && frame.chars !== codePoints(before.text)) this.damaged = true;
       delete cursors[response];
       this.#change(before, ended(frame));

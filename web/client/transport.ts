@@ -20,67 +20,68 @@ const GATHERED = 4;
 const BURSTS = 3;
 
 /** The transport of a line, as its attempts and its deltas have shown. */
-export class Choice {
+export interface Choice {
   /** What the next attempt takes. */
-  transport: Transport;
-  #free: boolean;
-  #failures = 0;
-  #gathering = new Set<Transport>();
-  #last = 0;
-  #size = 0;
-  #silent = false;
-  #bursts = 0;
-
-  constructor(wanted: Transport | "auto") {
-    this.#free = wanted === "auto";
-    this.transport = wanted === "auto" ? "websocket" : wanted;
-  }
-
+  readonly transport: Transport;
   /** The network is another one: what is known of the old one's proxies says nothing. */
-  reset(): void {
-    if (this.#free) this.transport = "websocket";
-    this.#failures = 0;
-    this.#gathering.clear();
-  }
-
+  reset(): void;
   /** A line was greeted by the gateway. */
-  greeted(): void {
-    this.#failures = this.#size = this.#bursts = 0;
-  }
-
+  greeted(): void;
   /** A line closed before it was greeted, with this code. One that a gateway gave says that the way is open. */
-  failed(code: number): void {
-    if (!this.#free || code !== Close.LOST) return;
-    this.#failures += 1;
-    if (this.#failures < FAILURES) return;
-    this.#failures = 0;
-    this.#other();
-  }
-
+  failed(code: number): void;
   /**
    * A delta came, at this time in milliseconds. Returns whether a proxy gathers them, so that the line is to be made
    * anew: the transport is then the other one.
    */
-  heard(at: number): boolean {
-    const silence = at - this.#last;
-    this.#last = at;
-    if (silence > TOGETHER) {
-      if (this.#size > 0 && this.#size < GATHERED) this.#bursts = 0;
-      this.#size = 0;
-      this.#silent = silence >= SILENCE;
-    }
-    this.#size += 1;
-    if (!this.#silent || this.#size !== GATHERED) return false;
-    this.#bursts += 1;
-    if (this.#bursts < BURSTS || !this.#free) return false;
-    this.#gathering.add(this.transport);
-    // Where both do, the one that is there is as good as the other.
-    if (this.#gathering.size > 1) return false;
-    this.#other();
-    return true;
+  heard(at: number): boolean;
+}
+
+export function choose(wanted: Transport | "auto"): Choice {
+  const free = wanted === "auto";
+  let transport = free ? "websocket" : wanted;
+  let failures = 0;
+  let gathering: Transport | undefined;
+  let last = 0;
+  let size = 0;
+  let silent = false;
+  let bursts = 0;
+
+  function other(): void {
+    transport = transport === "websocket" ? "events" : "websocket";
   }
 
-  #other(): void {
-    this.transport = this.transport === "websocket" ? "events" : "websocket";
-  }
+  return {
+    get transport() {
+      return transport;
+    },
+    reset() {
+      if (free) transport = "websocket";
+      gathering = undefined;
+      failures = 0;
+    },
+    greeted() {
+      failures = size = bursts = 0;
+    },
+    failed(code) {
+      if (!free || code !== Close.LOST || ++failures < FAILURES) return;
+      failures = 0;
+      other();
+    },
+    heard(at) {
+      const silence = at - last;
+      last = at;
+      if (silence > TOGETHER) {
+        if (size > 0 && size < GATHERED) bursts = 0;
+        size = 0;
+        silent = silence >= SILENCE;
+      }
+      size += 1;
+      if (!silent || size !== GATHERED || ++bursts < BURSTS) return false;
+      // Where both do, the one that is there is as good as the other.
+      if (!free || gathering !== undefined) return false;
+      gathering = transport;
+      other();
+      return true;
+    },
+  };
 }

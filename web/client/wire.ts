@@ -23,8 +23,8 @@ export interface Limits {
 
 export interface Hello {
   type: "hello";
-  token?: string;
-  client?: string;
+  token?: string | undefined;
+  client?: string | undefined;
 }
 
 export interface Watch {

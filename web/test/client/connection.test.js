@@ -234,6 +234,47 @@ describe("a conversation", () => {
     assert.equal(socket.said.length, asked, "once");
   });
 
+  test("that was left and followed again before it was answered begins at the last answer", async () => {
+    const chat = client().conversation("c");
+    sockets[0]?.greet();
+    chat.subscribe(() => {})();
+    const [socket] = sockets;
+    socket.greet();
+    await Promise.resolve();
+    for (let round = 0; round < 3; round += 1) {
+      const end = chat.subscribe(() => {});
+      if (round < 2) end();
+      await Promise.resolve();
+    }
+    const watches = socket.types().filter((type) => type === "watch").length;
+    assert.equal(watches, 3);
+    const said = { type: "message", conversation: "c", cursor: "1-1", message: { id: "m", role: "user", text: "x" } };
+    const open = { response: "r", cursor: "1-3", state: "running", model: "default", attempt: 1, text: "a" };
+    const delta = { type: "delta", response: "r", cursor: "1-4", text: "b" };
+    for (let answer = 1; answer <= watches; answer += 1) {
+      assert.equal(chat.state.name, "behind");
+      socket.tell(watching(), snapshot("c", { responses: [open] }), said, delta);
+    }
+    assert.equal(chat.state.name, "live");
+    assert.deepEqual(chat.messages.map(({ text }) => text), ["ab", "x"]);
+    // The gateway may begin anew by itself.
+    socket.tell(watching("c", { reason: "lost" }), snapshot());
+    assert.deepEqual(chat.messages, []);
+    assert.equal(chat.state.name, "live");
+  });
+
+  test("a refused stop is no fault of what is followed", () => {
+    const chat = client().conversation("c");
+    chat.subscribe(() => {});
+    sockets[0].greet();
+    sockets[0].tell(watching(), snapshot());
+    chat.stop("r1");
+    sockets[0].tell({ type: "error", code: "not_found", message: "There is no such response." });
+    assert.equal(chat.fault, null);
+    sockets[0].tell({ type: "error", code: "forbidden", message: "Not yours any more." });
+    assert.equal(chat.fault.code, "forbidden");
+  });
+
   test("says again what a moment's patience heals, and keeps its key", async () => {
     const chat = client().conversation("c");
     chat.send("Hello");
@@ -301,8 +342,9 @@ describe("a conversation", () => {
     chat.subscribe(() => {});
     sockets[0].greet();
     sockets[0].tell(watching(), snapshot());
-    const { messages } = chat;
+    const { messages, state } = chat;
     assert.equal(chat.messages, messages);
+    assert.equal(chat.state, state);
     sockets[0].tell({ type: "message", conversation: "c", cursor: "1-1", message: { id: "m", role: "user", text: "x" } });
     assert.notEqual(chat.messages, messages);
   });

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
-import { Choice } from "../../.build/client/transport.js";
+import { choose } from "../../.build/client/transport.js";
 
 const LOST = 1006;
 
@@ -17,7 +17,7 @@ function pieces(count, size, every, begin = 1000) {
 
 describe("where it can not connect", () => {
   test("a WebSocket is tried twice, then events, and so on in turn", () => {
-    const choice = new Choice("auto");
+    const choice = choose("auto");
     const tried = Array.from({ length: 7 }, () => {
       const { transport } = choice;
       choice.failed(LOST);
@@ -27,7 +27,7 @@ describe("where it can not connect", () => {
   });
 
   test("what has worked once is tried twice again", () => {
-    const choice = new Choice("auto");
+    const choice = choose("auto");
     choice.failed(LOST);
     choice.greeted();
     choice.failed(LOST);
@@ -35,13 +35,13 @@ describe("where it can not connect", () => {
   });
 
   test("a code that the gateway gave shows that the way is open", () => {
-    const choice = new Choice("auto");
+    const choice = choose("auto");
     for (const code of [1012, 1013, 4401, 1013, 1013]) choice.failed(code);
     assert.equal(choice.transport, "websocket");
   });
 
   test("another network begins with a WebSocket", () => {
-    const choice = new Choice("auto");
+    const choice = choose("auto");
     choice.failed(LOST);
     choice.failed(LOST);
     assert.equal(choice.transport, "events");
@@ -51,7 +51,7 @@ describe("where it can not connect", () => {
 
   test("who wants one of them gets no other", () => {
     for (const wanted of ["websocket", "events"]) {
-      const choice = new Choice(wanted);
+      const choice = choose(wanted);
       for (let attempt = 0; attempt < 5; attempt += 1) choice.failed(LOST);
       choice.reset();
       assert.equal(hear(choice, pieces(5, 9, 900)), false);
@@ -62,7 +62,7 @@ describe("where it can not connect", () => {
 
 describe("a proxy that gathers", () => {
   test("shows in the third piece of many deltas after a silence", () => {
-    const choice = new Choice("auto");
+    const choice = choose("auto");
     assert.equal(hear(choice, pieces(2, 20, 900)), false);
     assert.equal(hear(choice, pieces(1, 20, 900, 2800)), true);
     assert.equal(choice.transport, "events");
@@ -70,12 +70,12 @@ describe("a proxy that gathers", () => {
 
   test("does not show in tokens that come one by one, however slowly, nor in a fast answer", () => {
     for (const [size, every] of [[1, 5], [1, 25], [1, 500], [1, 3000], [2, 600], [3, 2000], [9, 100]]) {
-      assert.equal(hear(new Choice("auto"), pieces(300, size, every)), false, `${size} each ${every} ms`);
+      assert.equal(hear(choose("auto"), pieces(300, size, every)), false, `${size} each ${every} ms`);
     }
   });
 
   test("does not show in a stutter of the network between answers that flow", () => {
-    const choice = new Choice("auto");
+    const choice = choose("auto");
     for (let round = 0; round < 10; round += 1) {
       const begin = 10_000 * round;
       assert.equal(hear(choice, [...pieces(2, 30, 900, begin), ...pieces(50, 1, 25, begin + 1000)]), false);
@@ -83,7 +83,7 @@ describe("a proxy that gathers", () => {
   });
 
   test("on both ways is borne", () => {
-    const choice = new Choice("auto");
+    const choice = choose("auto");
     assert.equal(hear(choice, pieces(3, 20, 900)), true);
     choice.greeted();
     assert.equal(hear(choice, pieces(9, 20, 900, 50_000)), false);

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, describe, test } from "node:test";
 
-import { Memory, name, Process, seen, tab, tidy, until, Wire } from "./house.js";
+import { endProcesses, Memory, name, Process, seen, tab, tidy, until, Wire } from "./house.js";
 
 /** How often a line is cut: `TOKENWIRE_CUTS=100` takes a minute. */
 const CUTS = Number(process.env.TOKENWIRE_CUTS ?? 15);
@@ -17,7 +17,7 @@ let gateway;
 before(async () => {
   gateway = await Process.start("run", "--store", "memory://", "--demo-rate", "150");
 });
-after(() => gateway.kill());
+after(endProcesses);
 afterEach(tidy);
 
 /** Fails unless a conversation shows what the gateway has. */

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, describe, test } from "node:test";
 
-import { name, Process, seen, tab, tidy, until, Wire } from "./house.js";
+import { endProcesses, name, Process, seen, tab, tidy, until, Wire } from "./house.js";
 
 const done = (chat) => chat.messages.length > 0 && chat.messages.at(-1).role === "assistant" && chat.messages.at(-1).settled;
 const begun = (chat) => (chat.answering?.text.length ?? 0) > 20;
@@ -16,17 +16,16 @@ afterEach(tidy);
 
 describe("two gateways on one store", () => {
   let folder;
-  let worker;
   let gateways;
 
   before(async () => {
     folder = mkdtempSync(join(tmpdir(), "tokenwire-web-"));
     const store = ["--store", `embedded://${folder}`];
-    worker = await Process.start("worker", ...store, "--demo-rate", "80");
+    await Process.start("worker", ...store, "--demo-rate", "80");
     gateways = await Promise.all([1, 2, 3].map(() => Process.start("gateway", ...store)));
   });
   after(async () => {
-    await Promise.all([worker, ...gateways].map((each) => each?.kill("SIGTERM")));
+    await endProcesses();
     rmSync(folder, { recursive: true, force: true });
   });
 
@@ -70,7 +69,7 @@ describe("who is there", () => {
   before(async () => {
     gateway = await Process.start("run", "--store", "memory://", "--demo-rate", "80", "--auth", "jwt", "--jwt-key", KEY);
   });
-  after(() => gateway.kill());
+  after(endProcesses);
 
   for (const transport of ["websocket", "events"]) {
     describe(`over ${transport}`, () => {

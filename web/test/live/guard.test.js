@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
 
-import { name, Process, seen, tab, tidy } from "./house.js";
+import { endProcesses, name, Process, seen, tab, tidy } from "./house.js";
 
 const done = (chat) => chat.messages.length > 0 && chat.messages.at(-1).role === "assistant" && chat.messages.at(-1).settled;
 
@@ -12,7 +12,7 @@ let gateway;
 before(async () => {
   gateway = await Process.start("run", "--store", "memory://", "--demo-rate", "60");
 });
-after(() => gateway.kill());
+after(endProcesses);
 afterEach(tidy);
 
 /** A conversation whose answers this guard judges, and the same one in another tab. */

@@ -46,6 +46,13 @@ export function seen(chat, condition, within = 20_000) {
   });
 }
 
+const processes = new Set();
+
+/** End every process that still runs, however a test went. */
+export async function endProcesses() {
+  await Promise.all([...processes].map((each) => each.kill("SIGTERM")));
+}
+
 /** A gateway, a worker, or both (`run`), on a free port. */
 export class Process {
   static async start(command, ...options) {
@@ -57,9 +64,10 @@ export class Process {
       stdio: ["ignore", "pipe", "pipe"],
     });
     const started = new Process(child);
-    await until(() => started.announced || child.exitCode !== null, { within: 30_000, say: () => started.output });
-    if (!started.announced) throw new Error(started.output);
-    if (command !== "worker") await until(async () => (await fetch(`${started.url}/readyz`).catch(() => null))?.ok);
+    const say = () => `tokenwire ${command} did not start:\n${started.output}`;
+    await until(() => started.announced || child.exitCode !== null, { within: 30_000, say });
+    if (!started.announced) throw new Error(say());
+    if (command !== "worker") await until(async () => (await fetch(`${started.url}/readyz`).catch(() => null))?.ok, { say });
     return started;
   }
 
@@ -68,7 +76,8 @@ export class Process {
 
   constructor(child) {
     this.child = child;
-    this.ended = new Promise((resolve) => child.once("exit", resolve));
+    processes.add(this);
+    this.ended = new Promise((resolve) => child.once("exit", resolve)).then(() => processes.delete(this));
     for (const stream of [child.stdout, child.stderr]) {
       createInterface(stream).on("line", (line) => {
         this.output += `${line}\n`;

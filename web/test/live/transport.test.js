@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 
-import { name, Process, seen, tab, tidy, Wire } from "./house.js";
+import { endProcesses, name, Process, seen, tab, tidy, Wire } from "./house.js";
 
 const done = (chat) => chat.messages.length > 0 && chat.messages.at(-1).role === "assistant" && chat.messages.at(-1).settled;
 const begun = (chat) => (chat.answering?.text.length ?? 0) > 20;
@@ -15,7 +15,7 @@ let wire;
 before(async () => {
   gateway = await Process.start("run", "--store", "memory://", "--demo-rate", "150");
 });
-after(() => gateway.kill());
+after(endProcesses);
 beforeEach(async () => {
   wire = await Wire.to(gateway.url);
 });

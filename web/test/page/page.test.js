@@ -6,7 +6,7 @@ import { after, before, describe, test } from "node:test";
 
 import { chromium } from "playwright-core";
 
-import { name, Process } from "../live/house.js";
+import { endProcesses, name, Process } from "../live/house.js";
 
 const CHROMIUM = [process.env.TOKENWIRE_CHROMIUM, "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find((path) => path && existsSync(path));
 
@@ -21,7 +21,7 @@ describe("the page", { skip: CHROMIUM === undefined && "there is no Chromium: na
   });
   after(async () => {
     await browser?.close();
-    await gateway?.kill();
+    await endProcesses();
     assert.deepEqual(problems, []);
   });
 
