@@ -16,7 +16,7 @@ import { build, transform } from "esbuild";
 const WEB = dirname(fileURLToPath(import.meta.url));
 
 /** What is bundled: each by itself, sharing code only with what it loads later. @type {Record<string, string>[]} */
-const BUNDLES = [{ tokenwire: "client/client.ts" }, { chat: "widget/define.ts" }];
+const BUNDLES = [{ tokenwire: "client/client.ts" }, { chat: "widget/define.ts" }, { react: "react/react.ts" }];
 
 /** Bytes that a built file may have, gzipped at the highest level; chunks by their name without the hash. @type {Record<string, number>} */
 const MOST = {
@@ -26,6 +26,8 @@ const MOST = {
   "dist/judge.js": 700,
   // Without the client, which it imports.
   "dist/chat.js": 16_000,
+  // Without React, the client and the element.
+  "dist/react.js": 1_000,
   "dist/widget.js": 3_000,
   "dist/widget/panel.js": 22_000,
   "dist/widget/markdown.js": 22_000,
@@ -42,7 +44,7 @@ const PAGE = /^dist\/(tokenwire|events|judge)[^/]*\.js$/;
 const BUILT = ["dist", "page/client"];
 
 /** The types of what the package exports. */
-const TYPES = ["client/client.d.ts", "widget/define.d.ts"];
+const TYPES = ["client/client.d.ts", "widget/define.d.ts", "react/react.d.ts"];
 
 /** Folders of TypeScript that are compiled module by module for the tests. */
 const MODULES = ["client", "widget", "markdown", "react"];
@@ -78,11 +80,13 @@ const SMALL_STYLES = {
   },
 };
 
-/** One client for all of the package: who imports two parts of it has one socket. @type {import("esbuild").Plugin} */
-const CLIENT_APART = {
-  name: "client-apart",
+/** Each part of the package once: who imports two of them has one client and one socket. @type {import("esbuild").Plugin} */
+const PARTS_APART = {
+  name: "parts-apart",
   setup({ onResolve }) {
     onResolve({ filter: /\/client\/client\.js$/ }, () => ({ path: "./tokenwire.js", external: true }));
+    onResolve({ filter: /\/widget\/define\.js$/ }, () => ({ path: "./chat.js", external: true }));
+    onResolve({ filter: /^react$/ }, () => ({ external: true }));
   },
 };
 
@@ -137,7 +141,7 @@ async function published() {
       outdir: "dist",
       chunkNames: "[name]-[hash]",
       legalComments: "none",
-      plugins: [LEXER_ONLY, SMALL_STYLES, CLIENT_APART],
+      plugins: [LEXER_ONLY, SMALL_STYLES, PARTS_APART],
     });
     for (const file of result.outputFiles) files.set(relative(WEB, file.path), Buffer.from(file.contents));
   }

@@ -132,8 +132,6 @@ class Growing implements Markdown {
     this.#outline = [];
     this.#waiting = [];
     this.#ended = false;
-    // The new text is often the old one and more, or nearly so: what is the same is not built again in a visible way,
-    // but nothing of it counts as settled.
     this.#parent.replaceChildren();
     this.#root = { node: this.#parent, count: 0, tail: [] };
     this.write(text);

@@ -210,8 +210,8 @@ class Inline extends HTMLElement {
   #panel: Panel | undefined;
 
   connectedCallback(): void {
-    this.dataset["theme"] ??= "auto";
     const settings = withDefaults({ ...fromAttributes(this.dataset), ...(this as { settings?: Settings }).settings });
+    this.dataset["theme"] = settings.theme ?? "auto";
     void loadPanel().then(
       ({ mount }) => {
         if (!this.isConnected || this.#panel) return;

@@ -41,6 +41,7 @@ export class QuestionView {
   }
 
   show(message: UserMessage): void {
+    if (message === this.#shown && message.state === "sent") return;
     const { live, texts } = this.#around;
     if (this.#shown?.text !== message.text) this.#text.textContent = message.text;
     this.#shown = message;
@@ -103,6 +104,8 @@ export class AnswerView {
 
   show(message: AssistantMessage): void {
     const before = this.#shown;
+    // Only one that waits says something else by itself.
+    if (message === before && message.state !== "waiting") return;
     this.#shown = message;
     this.#write(message, before);
     if (before?.reasoning !== message.reasoning) {
@@ -135,17 +138,22 @@ export class AnswerView {
   }
 
   #write(message: AssistantMessage, before: AssistantMessage | null): void {
-    const goesOn = !this.#ended && before?.revision === message.revision;
+    // Another worker often goes on from the text that is there: what is shown stays.
+    const goesOn = !this.#ended && before !== null && (before.revision === message.revision || message.text.startsWith(before.text));
+    if (goesOn && message.text.length === this.#length) return this.#end(message);
     if (goesOn && message.text.length > this.#length) this.#markdown.write(message.text.slice(this.#length));
     else if (before === null ? message.text !== "" : before.text !== message.text) {
       this.#markdown.reset(message.text);
       this.#ended = false;
     }
     this.#length = message.text.length;
-    if (message.state === "ended" && !this.#ended) {
-      this.#markdown.end();
-      this.#ended = true;
-    }
+    this.#end(message);
+  }
+
+  #end(message: AssistantMessage): void {
+    if (message.state !== "ended" || this.#ended) return;
+    this.#markdown.end();
+    this.#ended = true;
   }
 
   async #copyText(): Promise<void> {

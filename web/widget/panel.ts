@@ -300,7 +300,7 @@ export class Panel implements Surroundings {
 
   /** Draw again by itself while something counts down. */
   #tick(waiting: boolean): void {
-    const counts = waiting || !this.live;
+    const counts = waiting || ["reconnecting", "offline"].includes(this.#conversation.state.name);
     if (counts && this.#ticker === undefined) this.#ticker = setInterval(() => this.#frames.ask(), 500);
     if (counts) return;
     clearInterval(this.#ticker);

@@ -65,8 +65,8 @@ export class Pages {
         return response.end(readFileSync(join(ROOT, "web/dist", file)));
       }
       const page = pages.all.get(pathname);
-      if (page === undefined) return response.writeHead(404).end();
-      response.writeHead(200, { "content-type": "text/html; charset=utf-8", ...(page.policy && { "content-security-policy": page.policy }) });
+      if (page === undefined) return response.writeHead(pathname === "/favicon.ico" ? 204 : 404).end();
+      response.writeHead(200, { "content-type": page.type ?? "text/html; charset=utf-8", ...(page.policy && { "content-security-policy": page.policy }) });
       response.end(page.body);
     });
     pages.server.listen(0, "127.0.0.1");
@@ -80,6 +80,12 @@ export class Pages {
   add(path, body, { policy, head = "", lang = "en", dir = "ltr" } = {}) {
     const start = `<!doctype html><html lang="${lang}" dir="${dir}"><head><meta charset="utf-8"><title>A page</title><meta name="viewport" content="width=device-width">${head}</head>`;
     this.all.set(path, { policy, body: `${start}<body><main><h1>A page of somebody else</h1><p>With a chat on it.</p></main>${body}</body></html>` });
+    return this.origin + path;
+  }
+
+  /** Serve a script. Returns its address. */
+  addScript(path, body) {
+    this.all.set(path, { type: "text/javascript", body });
     return this.origin + path;
   }
 

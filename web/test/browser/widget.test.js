@@ -1,7 +1,7 @@
 // The widget in a real Chromium, on a page of another origin under a strict policy, with a real gateway.
 
 import assert from "node:assert/strict";
-import { createHmac } from "node:crypto";
+import { createHash, createHmac } from "node:crypto";
 import { after, before, describe as group, test } from "node:test";
 
 import { Gateway, Pages, browser, missing, strict, until } from "./stage.js";
@@ -368,6 +368,28 @@ group("the widget", { skip: missing }, () => {
     await tab.evaluate(() => document.querySelector("tokenwire-chat").remove());
     assert.deepEqual([tab.faults, tab.foreign], [[], []]);
     await tab.context().close();
+  });
+
+  test("is pinned whole by the hash on its tag: a chunk that is another is not run", async () => {
+    const bytes = Buffer.from(await (await fetch(`${gateway.url}/widget.js`)).arrayBuffer());
+    const integrity = `sha384-${createHash("sha384").update(bytes).digest("base64")}`;
+    const pinned = tag("pinned", `data-open integrity="${integrity}" crossorigin="anonymous"`);
+    const tab = await opened("/pinned", pinned);
+    await tab.locator(".empty").waitFor();
+    assert.deepEqual(tab.faults, []);
+    await tab.context().close();
+
+    const context = await chromium.newContext();
+    await context.route(/\/widget\/panel-/, async (route) => {
+      const response = await route.fetch();
+      await route.fulfill({ response, body: `globalThis.hacked = 1;${await response.text()}` });
+    });
+    const other = await opened("/tampered", pinned, { context, ready: false });
+    await other.locator(".launcher[aria-expanded='false']").waitFor();
+    await until(() => other.faults.some((fault) => fault.includes("could not be loaded")));
+    assert.equal(await other.evaluate(() => globalThis.hacked), undefined);
+    assert.equal(await other.locator(".panel").count(), 0);
+    await context.close();
   });
 
   test("keeps the styles of the page out, and its own in", async () => {
