@@ -49,9 +49,10 @@ export const openEvents: OpenLine = (base, hearer, options, token, places) => {
   }
 
   async function refused(reply: Response, about: { key?: string; conversation?: string }): Promise<void> {
-    const { error } = (await reply.json().catch(() => ({}))) as { error?: Fault };
+    const body = (await reply.json().catch(() => null)) as { error?: Fault } | null;
+    if (body === null) return close(Close.LOST, "");
     const again = Number(reply.headers.get("retry-after")) || (reply.status === 503 ? PATIENCE : 0);
-    const fault = error ?? { code: "unavailable", message: `The gateway answered ${reply.status}.` };
+    const fault = body.error ?? { code: "unavailable", message: `The gateway answered ${reply.status}.` };
     hear({ type: "error", ...fault, ...about, ...(again ? { retry_after: again } : {}) });
   }
 
@@ -97,10 +98,15 @@ export const openEvents: OpenLine = (base, hearer, options, token, places) => {
   async function post(path: string, fields: object, key?: string): Promise<Record<string, unknown> | null> {
     const headers = { "Content-Type": "application/json", ...(key === undefined ? {} : { "Idempotency-Key": key }) };
     const reply = await ask(path, { method: "POST", headers, body: JSON.stringify(fields) });
-    if (reply === null) return null;
-    if (reply.ok) return (await reply.json()) as Record<string, unknown>;
-    await refused(reply, key === undefined ? {} : { key });
-    return null;
+    if (reply?.ok === false) await refused(reply, key === undefined ? {} : { key });
+    if (!reply?.ok) return null;
+    try {
+      return (await reply.json()) as Record<string, unknown>;
+    } catch {
+      // Cut in the middle of the answer.
+      close(Close.LOST, "");
+      return null;
+    }
   }
 
   async function request(frame: Keyed): Promise<void> {

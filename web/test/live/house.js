@@ -2,7 +2,9 @@
 
 import { spawn } from "node:child_process";
 import { connect as connectTcp, createServer } from "node:net";
-import { existsSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
@@ -79,6 +81,7 @@ export class Process {
     processes.add(this);
     this.ended = new Promise((resolve) => child.once("exit", resolve)).then(() => processes.delete(this));
     for (const stream of [child.stdout, child.stderr]) {
+      if (stream === null) continue;
       createInterface(stream).on("line", (line) => {
         this.output += `${line}\n`;
         if (line.startsWith("Tokenwire")) this.announced = line;
@@ -194,6 +197,41 @@ export class Wire {
       this.onCut();
     });
   }
+}
+
+/** A port that nothing listens on now. */
+async function freePort() {
+  const server = createServer();
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+/** The nginx of this machine, if it has one. */
+export const NGINX = ["/usr/sbin/nginx", "/usr/local/bin/nginx", "/opt/homebrew/bin/nginx"].find(existsSync);
+
+/** An nginx in front of a gateway, as its manual sets it up for HTTP: it buffers, and knows no upgrade. */
+export async function nginx(gateway) {
+  const folder = mkdtempSync(join(tmpdir(), "tokenwire-nginx-"));
+  const port = await freePort();
+  writeFileSync(
+    join(folder, "nginx.conf"),
+    `daemon off; master_process off; pid ${folder}/pid; error_log ${folder}/errors;
+     events {}
+     http {
+       access_log off;
+       client_body_temp_path ${folder}/body; proxy_temp_path ${folder}/proxy; fastcgi_temp_path ${folder}/fastcgi;
+       uwsgi_temp_path ${folder}/uwsgi; scgi_temp_path ${folder}/scgi;
+       server { listen 127.0.0.1:${port}; location / { proxy_pass ${gateway}; proxy_buffering on; } }
+     }`,
+  );
+  const child = spawn(NGINX, ["-p", folder, "-c", join(folder, "nginx.conf")], { stdio: "ignore" });
+  const started = new Process(child);
+  started.ended.then(() => rmSync(folder, { recursive: true, force: true }));
+  const url = `http://127.0.0.1:${port}`;
+  await until(async () => (await fetch(`${url}/healthz`).catch(() => null))?.ok, { say: () => "nginx did not start" });
+  return { url, process: started };
 }
 
 const clients = new Set();

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 
-import { endProcesses, name, Process, seen, tab, tidy, Wire } from "./house.js";
+import { endProcesses, name, NGINX, nginx, Process, seen, tab, tidy, Wire } from "./house.js";
 
 const done = (chat) => chat.messages.length > 0 && chat.messages.at(-1).role === "assistant" && chat.messages.at(-1).settled;
 const begun = (chat) => (chat.answering?.text.length ?? 0) > 20;
@@ -64,16 +64,24 @@ describe("over events", () => {
   });
 
   test("what is refused says why, and what is lost is sent again with its key", async () => {
-    const chat = tab(wire.url, { transport: "events" }).conversation(name());
+    let losing = 0;
+    const lossy = async (url, init) => {
+      const reply = await fetch(url, init);
+      if (init.method !== "POST" || losing === 0) return reply;
+      losing -= 1;
+      // The message has arrived; once nothing of its answer comes back, and once half of it.
+      if (losing > 0) throw new TypeError("the network is gone");
+      return new Response('{"mess', { status: 202, headers: { "content-type": "application/json" } });
+    };
+    const chat = tab(gateway.url, { transport: "events", fetch: lossy }).conversation(name());
     await assert.rejects(chat.send("Hello", { model: "none" }), { code: "unknown_model" });
     chat.withdraw(chat.messages[0].key);
-    await seen(chat, ({ known }) => known);
-    // Less than the head of a reply: the message arrives, its answer does not.
-    wire.left = 20;
-    const sent = await chat.send("Twice?");
-    assert.equal(sent.duplicate, true);
-    await seen(chat, done);
-    assert.equal((await gateway.snapshot(chat.id)).messages.length, 2);
+    losing = 2;
+    assert.equal((await chat.send("Twice?")).duplicate, true);
+    assert.equal(losing, 0);
+    await chat.send("And then?");
+    await seen(chat, ({ messages }) => messages.length === 4 && done(chat));
+    assert.equal((await gateway.snapshot(chat.id)).messages.length, 4);
   });
 
   test("several conversations each have their own", async () => {
@@ -114,6 +122,22 @@ describe("the transport is chosen", () => {
     chat.stop();
     await seen(chat, done);
     await equalsTheLog(chat);
+  });
+
+  test("behind an nginx that buffers and knows no upgrade, the answer streams", { skip: NGINX === undefined && "there is no nginx" }, async () => {
+    const proxy = await nginx(gateway.url);
+    const chat = tab(proxy.url).conversation(name());
+    await chat.send("/long 300");
+    await seen(chat, begun);
+    assert.equal(chat.state.transport, "events");
+    const times = [];
+    const end = chat.subscribe(() => times.push(performance.now()));
+    await seen(chat, done);
+    end();
+    const pauses = times.slice(1).map((time, index) => time - times[index]);
+    assert.ok(Math.max(...pauses) < 500, `the longest pause was ${Math.max(...pauses)} ms`);
+    await equalsTheLog(chat);
+    await proxy.process.kill("SIGTERM");
   });
 
   test("where nothing answers, a WebSocket is what comes back", async () => {
