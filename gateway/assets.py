@@ -23,11 +23,10 @@ FOLDERS: Final = (Path(__file__).parent / "dist", Path(__file__).parent.parent /
 
 HEADERS: Final = {
     "content-type": "text/javascript; charset=utf-8",
-    "access-control-allow-origin": "*",
-    "cross-origin-resource-policy": "cross-origin",
     "x-content-type-options": "nosniff",
     "vary": "accept-encoding",
 }
+ANY_PAGE: Final = {"access-control-allow-origin": "*", "cross-origin-resource-policy": "cross-origin"}
 # A chunk has the hash of its content in its name; the launcher, which names the chunks, is asked for again each time.
 FOR_GOOD: Final = "public, max-age=31536000, immutable"
 EACH_TIME: Final = "no-cache"
@@ -38,11 +37,17 @@ def widget_routes(folders: tuple[Path, ...] = FOLDERS) -> list[Route]:
     folder = next((folder for folder in folders if (folder / "widget.js").is_file()), None)
     if folder is None:
         return []
-    chunks = sorted((folder / "widget").glob("*.js"))
-    return [
-        _route("/widget.js", (folder / "widget.js").read_bytes(), EACH_TIME),
-        *(_route(f"/widget/{path.name}", path.read_bytes(), FOR_GOOD) for path in chunks),
-    ]
+    launcher = _File((folder / "widget.js").read_bytes(), EACH_TIME)
+    chunks = {path.name: _File(path.read_bytes(), FOR_GOOD) for path in (folder / "widget").glob("*.js")}
+
+    async def widget(request: Request) -> Response:
+        return launcher.answer(request)
+
+    async def chunk(request: Request) -> Response:
+        file = chunks.get(request.path_params["file"])
+        return Response(status_code=404, headers=ANY_PAGE) if file is None else file.answer(request)
+
+    return [Route("/widget.js", widget), Route("/widget/{file}", chunk)]
 
 
 def integrity(folders: tuple[Path, ...] = FOLDERS) -> str:
@@ -57,16 +62,19 @@ def integrity(folders: tuple[Path, ...] = FOLDERS) -> str:
     raise FileNotFoundError("the widget is not built: run `npm ci && npm run build` in web/")
 
 
-def _route(path: str, content: bytes, cache: str) -> Route:
-    tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-    headers = {**HEADERS, "cache-control": cache, "etag": tag}
-    small = gzip.compress(content, 9, mtime=0)
+class _File:
+    """One file in memory, as it is and gzipped."""
 
-    async def serve(request: Request) -> Response:
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers=headers)
+    def __init__(self, content: bytes, cache: str) -> None:
+        self.content = content
+        self.small = gzip.compress(content, 9, mtime=0)
+        self.tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+        self.headers = {**HEADERS, **ANY_PAGE, "cache-control": cache, "etag": self.tag}
+
+    def answer(self, request: Request) -> Response:
+        """The file, or that the browser has it already."""
+        if request.headers.get("if-none-match") == self.tag:
+            return Response(status_code=304, headers=self.headers)
         if "gzip" in request.headers.get("accept-encoding", ""):
-            return Response(small, headers={**headers, "content-encoding": "gzip"})
-        return Response(content, headers=headers)
-
-    return Route(path, serve)
+            return Response(self.small, headers={**self.headers, "content-encoding": "gzip"})
+        return Response(self.content, headers=self.headers)

@@ -58,6 +58,11 @@ def test_a_file_is_gzipped_for_who_understands_it_and_not_sent_again_to_who_has_
     assert (again.status_code, again.content) == (304, b"")
 
 
+def test_a_chunk_of_another_version_is_not_found(client: TestClient) -> None:
+    for name in ("panel-00000000.js", "..%2fwidget.js", "%2e%2e/widget.js", ""):
+        assert client.get(f"/widget/{name}").status_code == 404
+
+
 def test_integrity_is_that_of_the_launcher(client: TestClient) -> None:
     digest = hashlib.sha384(client.get("/widget.js").content).digest()
     assert integrity() == f"sha384-{base64.b64encode(digest).decode()}"
