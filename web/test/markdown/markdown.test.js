@@ -10,13 +10,6 @@ import { ANSWERS, EXAMPLES, numbers, scrambled } from "./texts.js";
 
 const TEXTS = [...new Set([...EXAMPLES.map(([text]) => text), ...ANSWERS, ...scrambled(400)])];
 
-/** The nodes of the text that are settled: every child of it but the last, and the items and rows before the last. */
-function settledNodes(parent) {
-  const blocks = [...parent.childNodes].slice(0, -1);
-  const lists = blocks.flatMap((block) => [...block.querySelectorAll(":scope > li, :scope > table > tbody > tr")]);
-  return [...blocks, ...lists];
-}
-
 group("a text that grows", () => {
   for (const renderer of [markdown, lite]) {
     test(`looks in the end as if it had come at once (${renderer.name})`, () => {
