@@ -5,27 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
 import sys
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gateway.settings import Settings, SettingsError, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine
 
     from gateway.app import Gateway
     from gateway.streams.store import Store
     from workers.pool import Pool
-
-FREED_WITHIN: Final = 15_000
-"""Milliseconds after which the kernel drops a client that acknowledges nothing (TCP_USER_TIMEOUT, tcp(7))."""
-
-BACKLOG: Final = 4096
-CLOSE_WITHIN: Final = 5
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -140,33 +132,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket whose clients are let go of when they acknowledge nothing for a while."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Accepted sockets inherit these. Without them a client that never reads keeps its descriptor for ever.
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, FREED_WITHIN)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise click.ClickException(f"{host}:{port} can not be listened on ({error.strerror}): set --port") from None
-    listener.listen(BACKLOG)
-    listener.setblocking(False)
-    return listener
-
-
 async def _serve(settings: Settings, *, with_worker: bool) -> None:
-    import uvicorn
-    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-
-    from gateway import app, wire
+    from gateway.app import Gateway
+    from gateway.server import Server, listen
     from gateway.streams.store import open_store
 
     pool: Any = None
@@ -174,55 +142,10 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
         port = listener.getsockname()[1]
         store = await open_store(settings.store, settings.lifetimes)
         known = settings.targets() if with_worker else settings.models
-        shared = app.Gateway(settings, store, port, tuple(known) if known is not None else None)
+        shared = Gateway(settings, store, port, tuple(known) if known is not None else None)
         if with_worker:
             pool = _pool(settings, store)
-
-        class Protocol(WebSocketsSansIOProtocol):
-            def send_receive_event_to_app(self) -> None:
-                try:
-                    if self.curr_msg_data_type == "text" and not self.close_sent:
-                        b"".join(self.frames).decode()
-                except UnicodeDecodeError:
-                    # uvicorn prints a traceback, and where the client has closed too, fails with another.
-                    self.frames = []
-                    self.conn.fail(1007)
-                    self.handle_parser_exception()
-                else:
-                    super().send_receive_event_to_app()
-
-        class Server(uvicorn.Server):
-            @contextmanager
-            def capture_signals(self) -> Iterator[None]:
-                # uvicorn raises a signal again once it has shut down, which would end the process before the rest of it
-                # has: the worker's hand-over, the embedded server.
-                loop = asyncio.get_running_loop()
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    loop.add_signal_handler(number, self.handle_exit, number, None)
-                yield
-
-            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-                shared.leave(within=5.0)
-                # Long enough for the frame to be written; uvicorn closes every socket with 1012 next.
-                await asyncio.sleep(0.1)
-                await super().shutdown(sockets)
-
-        server = Server(
-            uvicorn.Config(
-                app.create(shared, settings),
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                ws=Protocol,
-                ws_max_size=wire.MOST_FRAME_BYTES,
-                ws_per_message_deflate=False,
-                proxy_headers=bool(settings.proxies),
-                forwarded_allow_ips=settings.proxies or None,
-                server_header=False,
-                timeout_graceful_shutdown=CLOSE_WITHIN,
-                timeout_keep_alive=30,
-            )
-        )
+        server = Server(shared, settings)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         click.echo(f"Tokenwire is at http://{host}:{port}", err=False)
         sys.stdout.flush()

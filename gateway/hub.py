@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from gateway import wire
+from gateway.burst import Burst
 from gateway.replica import ORIGIN, UNKNOWN, ConversationReplica, Extended, ResponseReplica
 from gateway.streams import events
 from gateway.streams.events import LogId, Settled, TurnId
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from gateway.wire import Frame
 
@@ -35,7 +36,7 @@ class Position(NamedTuple):
 class Viewer(Protocol):
     """One watcher: a socket or an event stream."""
 
-    def give(self, frames: Sequence[Frame]) -> bool:
+    def give(self, burst: Burst) -> bool:
         """Take frames, in order; False when it can not take more until it calls `Hub.ready`."""
 
 
@@ -46,8 +47,10 @@ class Room:
     name: str
     turns: ConversationReplica
     responses: dict[str, ResponseReplica] = field(default_factory=dict)
-    places: dict[Viewer, Position] = field(default_factory=dict)
-    behind: set[Viewer] = field(default_factory=set)
+    groups: dict[Position, set[Viewer]] = field(default_factory=dict)
+    """The viewers that can take more, by what they lack: those of a group are given the same bytes."""
+    behind: dict[Viewer, Position] = field(default_factory=dict)
+    """The others: what they lack waits in the logs."""
     gone: set[str] = field(default_factory=set)
     """Responses whose log is no longer in the store."""
     wanted: set[str] = field(default_factory=set)
@@ -63,6 +66,34 @@ class Room:
     def size(self) -> int:
         """Bytes of text held."""
         return self.turns.size + sum(replica.size for replica in self.responses.values())
+
+    @property
+    def watched(self) -> bool:
+        """Whether there is any viewer."""
+        return bool(self.groups or self.behind)
+
+    def positions(self) -> Iterator[Position]:
+        """Where the viewers are."""
+        yield from self.groups
+        yield from self.behind.values()
+
+    def place(self, viewer: Viewer, position: Position) -> None:
+        """Let a viewer that can take more be at `position`."""
+        group = self.groups.get(position)
+        if group is None:
+            self.groups[position] = {viewer}
+        else:
+            group.add(viewer)
+
+    def displace(self, viewer: Viewer) -> Position:
+        """Take a viewer of this room out, and return where it was."""
+        position = self.behind.pop(viewer, None)
+        if position is None:
+            position, group = next(item for item in self.groups.items() if viewer in item[1])
+            group.discard(viewer)
+            if not group:
+                del self.groups[position]
+        return position
 
     def read(self, position: Position) -> tuple[list[Frame], Position]:
         """The frames that bring a viewer from `position` to now, and where it is then."""
@@ -200,7 +231,7 @@ class Room:
 
     def forget(self) -> None:
         """Drop the logs that ended and that no viewer still reads."""
-        read = {response for place in self.places.values() for response, _ in place.responses}
+        read = {response for position in self.positions() for response, _ in position.responses}
         for response, replica in list(self.responses.items()):
             if replica.end is not None and response not in read:
                 del self.responses[response]
@@ -224,7 +255,7 @@ class Hub:
 
     def close(self, room: Room) -> None:
         """Drop a room that nobody watches."""
-        assert not room.places
+        assert not room.watched
         del self.rooms[room.name]
         self.dirty.discard(room)
 
@@ -236,16 +267,18 @@ class Hub:
 
     def join(self, room: Room, viewer: Viewer, position: Position) -> None:
         """Let a viewer follow a room from `position` on; it is given what it lacks at the next flush."""
-        room.places[viewer] = position
-        self._watched.setdefault(viewer, set()).add(room)
+        watched = self._watched.setdefault(viewer, set())
+        if room in watched:
+            room.displace(viewer)
+        watched.add(room)
+        room.place(viewer, position)
         self.dirty.add(room)
 
     def leave(self, viewer: Viewer, room: Room | None = None) -> None:
         """Let a viewer follow a room, or anything at all, no longer."""
         watched = self._watched.get(viewer, set())
         for left in [room] if room else list(watched):
-            left.places.pop(viewer, None)
-            left.behind.discard(viewer)
+            left.displace(viewer)
             watched.discard(left)
         if not watched:
             self._watched.pop(viewer, None)
@@ -352,30 +385,32 @@ class Hub:
         """Give every viewer that can take it what it lacks: one read a position, whatever the number of viewers."""
         while self.dirty:
             room = self.dirty.pop()
-            readings: dict[Position, tuple[list[Frame], Position]] = {}
-            # A copy, because giving may end with a viewer leaving.
-            for viewer, position in list(room.places.items()):
-                if viewer in room.behind:
-                    continue
-                reading = readings.get(position)
-                if reading is None:
-                    reading = readings[position] = room.read(position)
-                self._give(room, viewer, reading)
+            for position in list(room.groups):
+                self._bring(room, position)
+
+    def _bring(self, room: Room, position: Position) -> None:
+        group = room.groups.get(position)
+        if group is None:
+            # They left while others were given something.
+            return
+        frames, reached = room.read(position)
+        if reached == position and not frames:
+            return
+        burst = Burst(frames)
+        # A copy, because giving may end with a viewer leaving.
+        full = [viewer for viewer in tuple(group) if not viewer.give(burst)] if frames else []
+        if room.groups.pop(position, None) is not None:
+            there = room.groups.setdefault(reached, group)
+            if there is not group:
+                there |= group
+        for viewer in full:
+            for other in self._watched.get(viewer, ()):
+                other.behind[viewer] = other.displace(viewer)
 
     def ready(self, viewer: Viewer) -> None:
-        """A viewer that could not take more can again: give it all that has come since, in one piece."""
-        for room in list(self._watched.get(viewer, ())):
-            room.behind.discard(viewer)
-            self._give(room, viewer, room.read(room.places[viewer]))
-            if room.wanted:
-                # What this viewer lacks is to be read first.
+        """A viewer that could not take more can again: the next flush gives it all that has come since."""
+        for room in self._watched.get(viewer, ()):
+            position = room.behind.pop(viewer, None)
+            if position is not None:
+                room.place(viewer, position)
                 self.dirty.add(room)
-            if viewer in room.behind:
-                break
-
-    def _give(self, room: Room, viewer: Viewer, reading: tuple[list[Frame], Position]) -> None:
-        frames, position = reading
-        room.places[viewer] = position
-        if frames and not viewer.give(frames):
-            for other in self._watched.get(viewer, ()):
-                other.behind.add(viewer)
