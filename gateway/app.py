@@ -170,7 +170,7 @@ class Gateway:
             gone = partial(self._gone, address)
             connection = Connection(opened, session, self.hub, self.feed, self.requests, self.wheel, gone)
             self.connections.add(connection)
-            metrics.CONNECTIONS.labels("websocket").inc()
+            metrics.WEBSOCKETS.inc()
             await opened.serve(connection)
         finally:
             if connection is None:
@@ -178,7 +178,7 @@ class Gateway:
 
     def _gone(self, address: str, connection: Connection) -> None:
         self.connections.discard(connection)
-        metrics.CONNECTIONS.labels("websocket").dec()
+        metrics.WEBSOCKETS.dec()
         self.dismiss(address)
 
     async def _refuse(self, socket: WebSocket, code: Close, reason: str) -> None:
@@ -326,7 +326,7 @@ class Gateway:
 
         async def body() -> AsyncIterator[bytes]:
             try:
-                with metrics.CONNECTIONS.labels("sse").track_inprogress():
+                with metrics.EVENT_STREAMS.track_inprogress():
                     async for piece in stream.events():
                         yield piece
             finally:

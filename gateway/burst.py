@@ -17,22 +17,23 @@ _LENGTH_64: Final = 127
 class Burst(list["Frame"]):
     """Frames for one or many viewers, in order."""
 
-    __slots__ = ("_packet",)
+    _packet = b""
 
     @property
     def packet(self) -> bytes:
         """The frames as WebSocket frames, one behind the other; not to be changed after it was asked for."""
-        try:
-            return self._packet
-        except AttributeError:
-            self._packet: bytes = b"".join([part for frame in self for part in (_head(len(frame.body)), frame.body)])
-            return self._packet
+        packet = self._packet
+        if not packet:
+            packet = _spell(self[0].body) if len(self) == 1 else b"".join([_spell(frame.body) for frame in self])
+            self._packet = packet
+        return packet
 
 
-def _head(length: int) -> bytes:
-    """What stands before the payload of an unfragmented text frame of `length` bytes."""
+def _spell(payload: bytes) -> bytes:
+    """An unfragmented text frame."""
+    length = len(payload)
     if length < _LENGTH_16:
-        return bytes((_FINAL_TEXT, length))
+        return b"%c%c%b" % (_FINAL_TEXT, length, payload)
     if length < 1 << 16:
-        return bytes((_FINAL_TEXT, _LENGTH_16)) + length.to_bytes(2)
-    return bytes((_FINAL_TEXT, _LENGTH_64)) + length.to_bytes(8)
+        return b"%c%c%b%b" % (_FINAL_TEXT, _LENGTH_16, length.to_bytes(2), payload)
+    return b"%c%c%b%b" % (_FINAL_TEXT, _LENGTH_64, length.to_bytes(8), payload)

@@ -1,4 +1,4 @@
-"""tokenwire run | gateway | worker | doctor | tail"""
+"""tokenwire run | gateway | worker | doctor | tail | bench"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -66,7 +67,41 @@ def run(settings: Settings) -> None:
 def gateway(settings: Settings) -> None:
     """A gateway: browsers on one side, the store on the other. Run as many as you like."""
     _shared(settings)
-    _main(_serve(settings, with_worker=False))
+    if settings.processes == 1:
+        _main(_serve(settings, with_worker=False))
+        return
+    from gateway.processes import Family
+    from gateway.server import reserve
+
+    with reserve(settings.host, settings.port) as place:
+        settings = settings.model_copy(update={"port": place.getsockname()[1]})
+        _announce(settings.host, settings.port)
+        sys.exit(Family(settings.processes, partial(_one_of_many, settings)).run())
+
+
+def _one_of_many(settings: Settings) -> int:
+    try:
+        _main(_serve(settings, with_worker=False))
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    return 0
+
+
+@main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Measure what a delivered token costs on this machine, beside a floor and beside others; `--help` says more."""
+    import importlib
+    import importlib.util
+
+    # Installed, the benchmark lies in this package; in a checkout, in tests/.
+    package = "gateway.bench" if importlib.util.find_spec("gateway.bench") else "tests.bench"
+    try:
+        benchmark = importlib.import_module(f"{package}.__main__")
+    except ImportError:
+        raise click.ClickException("the benchmark is not installed: run it in a checkout, with `make bench`") from None
+    sys.exit(benchmark.main(list(arguments)))
 
 
 @main.command()
@@ -134,11 +169,13 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _serve(settings: Settings, *, with_worker: bool) -> None:
     from gateway.app import Gateway
+    from gateway.processes import orphaned
     from gateway.server import Server, listen
     from gateway.streams.store import open_store
 
     pool: Any = None
-    with listen(settings.host, settings.port) as listener:
+    many = settings.processes > 1 and not with_worker
+    with listen(settings.host, settings.port, shared=many) as listener:
         port = listener.getsockname()[1]
         store = await open_store(settings.store, settings.lifetimes)
         known = settings.targets() if with_worker else settings.models
@@ -146,10 +183,11 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
         if with_worker:
             pool = _pool(settings, store)
         server = Server(shared, settings)
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        click.echo(f"Tokenwire is at http://{host}:{port}", err=False)
-        sys.stdout.flush()
+        if not many:
+            _announce(settings.host, port)
         tasks = [asyncio.create_task(server.serve(sockets=[listener])), asyncio.create_task(_failed(shared))]
+        if many:
+            tasks.append(asyncio.create_task(orphaned()))
         try:
             if pool is not None:
                 tasks.append(asyncio.create_task(pool.run()))
@@ -159,7 +197,8 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
             if pool is not None:
                 # The store lives and dies with this process: there is nobody to hand over to.
                 await pool.leave(0.0 if settings.store.startswith("memory:") else settings.drain)
-            tasks[1].cancel()
+            for task in (tasks[1], *(tasks[2:] if many else ())):
+                task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             await store.close()
             for result in results:
@@ -167,6 +206,11 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
                     raise result
         if shared.failed.is_set():
             raise click.ClickException("the gateway could not go on")
+
+
+def _announce(host: str, port: int) -> None:
+    click.echo(f"Tokenwire is at http://{f'[{host}]' if ':' in host else host}:{port}")
+    sys.stdout.flush()
 
 
 async def _failed(shared: Gateway) -> None:

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from gateway import metrics
 from gateway.streams import conversations, events, keys, log
+from gateway.streams.comparison import different
 from gateway.streams.store import Store, StoreError
 from gateway.streams.subscription import listen
 
@@ -60,7 +61,11 @@ class Feed:
         self._reading = asyncio.Semaphore(MOST_READS)
         self._flushing = False
         self._starved = 0
+        self._partitions: tuple[dict[str, Room], ...] = tuple({} for _ in range(keys.PARTITIONS))
         self._messages = 0
+        """Heard since the subscription was last judged."""
+        self._different = 0
+        """Logs found to differ from their copies since then."""
         self._round = 0
 
     async def run(self) -> None:
@@ -107,14 +112,13 @@ class Feed:
 
     def _flush(self) -> None:
         self._flushing = False
-        dirty = tuple(self._hub.dirty)
         try:
             self._hub.flush()
         except Exception as error:
             # One room's fault, which is not to be the others'; they are still dirty.
             _report("a room could not be flushed", error)
             self.schedule()
-        for room in dirty:
+        for room in self._hub.lacking:
             self._repair_soon(room)
 
     def _repair_soon(self, room: Room) -> None:
@@ -129,6 +133,7 @@ class Feed:
     async def _open(self, room: Room) -> None:
         channel = keys.feed(room.name).encode()
         self._channels[channel] = room
+        self._partitions[keys.partition_of(room.name)][room.name] = room
         # Subscribed and acknowledged first, read then: what comes between is in both, and ignored the second time.
         await self._subscribe(channel)
         room.wanted.add("")
@@ -235,51 +240,47 @@ class Feed:
             self._repair_soon(room)
 
     async def _compare(self) -> None:
+        partition = 0
         while True:
-            await asyncio.sleep(COMPARE_EVERY)
-            self._round += 1
+            # One after the other, so that no stream waits for the comparison of all.
+            await asyncio.sleep(COMPARE_EVERY / keys.PARTITIONS)
             try:
-                await self._compare_once()
-            except (StoreError, RedisError, OSError) as error:
+                await self._compare_partition(partition)
+            except StoreError as error:
                 logger.warning("the store could not be compared with (%s)", type(error).__name__)
-            self._drop_empty()
+            partition = (partition + 1) % keys.PARTITIONS
+            if partition == 0:
+                self._round += 1
+                await self._judge_subscription()
+                self._drop_empty()
 
-    async def _compare_once(self) -> None:
-        pipeline = self._store.client.pipeline(transaction=False)
-        compared: list[tuple[Room, str, Any]] = []
-        for index, room in enumerate(self._hub.rooms.values()):
+    async def _compare_partition(self, partition: int) -> None:
+        compared: list[tuple[Room, str]] = []
+        lasts: list[tuple[str, str]] = []
+        for index, room in enumerate(self._partitions[partition].values()):
+            room.forget()
             if not room.ready or not room.watched:
                 continue
             self._repair_soon(room)
             for name in self._hub.compare(room, idle=(index + self._round) % COMPARE_IDLE_EVERY == 0):
-                asked = self._hub.ask_response(room, name) if name else self._hub.ask_turns(room)
-                pipeline.xrange(keys.log(name) if name else keys.conversation(room.name), min=str(asked or "-"))
-                compared.append((room, name, asked))
-        heard, self._messages = self._messages, 0
-        metrics.MESSAGES.inc(heard)
-        if not compared:
-            return
-        starved = False
-        for (room, name, asked), reply in zip(compared, await pipeline.execute(), strict=True):
-            try:
-                if name:
-                    news = self._hub.load_response(room, name, asked, log.entries(reply))
-                else:
-                    news = self._hub.load_turns(room, asked, conversations.entries(reply))
-            except Exception as error:
-                _report(f"a log of conversation {room.name} could not be taken", error)
-                continue
-            if news:
-                starved = True
-                metrics.REPAIRS.inc()
-                logger.info("conversation %s: %s repaired", room.name, name or "its log")
+                last = self._hub.ask_response(room, name) if name else self._hub.ask_turns(room)
+                compared.append((room, name))
+                lasts.append((keys.log(name) if name else keys.conversation(room.name), str(last or "")))
+        for position in await different(self._store, lasts):
+            room, name = compared[position]
+            room.wanted.add(name)
+            self._different += 1
+            metrics.REPAIRS.inc()
+            logger.info("conversation %s: %s differs from the store's", room.name, name or "its log")
             self._repair_soon(room)
+
+    async def _judge_subscription(self) -> None:
         # An entry may have been read before it was heard; that nothing at all is heard is what counts.
-        self._starved = self._starved + 1 if starved and not heard else 0
+        self._starved = self._starved + 1 if self._different and not self._messages else 0
+        metrics.MESSAGES.inc(self._messages)
+        self._messages = self._different = 0
         if self._starved >= MOST_STARVED and self._subscription is not None:
-            self._run(self._subscription.close())
-        if self._hub.dirty:
-            self.schedule()
+            await self._subscription.close()
 
     def _drop_empty(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -293,8 +294,6 @@ class Feed:
                 held -= room.size
                 del self._emptied[name]
                 self._drop(room)
-        for room in self._hub.rooms.values():
-            room.forget()
         metrics.ROOMS.set(len(self._hub.rooms))
 
     def _busy(self, room: Room) -> bool:
@@ -306,6 +305,7 @@ class Feed:
         channel = keys.feed(room.name).encode()
         self._hub.close(room)
         self._channels.pop(channel, None)
+        self._partitions[keys.partition_of(room.name)].pop(room.name, None)
         self._loading.pop(room.name, None)
         if (future := self._acknowledged.pop(channel, None)) is not None:
             future.cancel()

@@ -7,13 +7,16 @@ Rules of this file: it never waits. The shell brings entries (`take`, `load_*`),
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import msgspec
 
 from gateway import wire
 from gateway.burst import Burst
-from gateway.replica import ORIGIN, UNKNOWN, ConversationReplica, Extended, ResponseReplica
+from gateway.replica import UNKNOWN, Extended, ResponseReplica
 from gateway.streams import events
 from gateway.streams.events import LogId, Settled, TurnId
+from gateway.turns import ORIGIN, ConversationReplica
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 Cursors: TypeAlias = tuple[tuple[str, LogId | None], ...]
 
 
-class Position(NamedTuple):
+class Position(msgspec.Struct, frozen=True, gc=False):
     """All that is known of a viewer of a conversation: its cursor there and in each response it has no end of.
 
     `turns` is None for a viewer that follows one response and nothing else.
@@ -41,24 +44,32 @@ class Viewer(Protocol):
 
 
 @dataclass(slots=True, eq=False)
+class Group:
+    """Viewers at one position that can take more: they are given the same bytes."""
+
+    position: Position
+    viewers: dict[Viewer, None]
+    """In the order in which they came, which is about that in which all that belongs to them lies in memory."""
+
+
+@dataclass(slots=True, eq=False)
 class Room:
     """One conversation in this process: its logs, and who watches it."""
 
     name: str
     turns: ConversationReplica
     responses: dict[str, ResponseReplica] = field(default_factory=dict)
-    groups: dict[Position, set[Viewer]] = field(default_factory=dict)
-    """The viewers that can take more, by what they lack: those of a group are given the same bytes."""
+    groups: list[Group] = field(default_factory=list)
     behind: dict[Viewer, Position] = field(default_factory=dict)
-    """The others: what they lack waits in the logs."""
+    """Viewers that can not take more: what they lack waits in the logs."""
     gone: set[str] = field(default_factory=set)
     """Responses whose log is no longer in the store."""
     wanted: set[str] = field(default_factory=set)
     """Responses whose log is to be read; the conversation's own log under ""."""
     stale: bool = False
     """The copy of the conversation's log contradicts the store, and stands only until that was read whole."""
-    heard: set[str] = field(default_factory=set)
-    """The logs of which something came since the last comparison with the store; the conversation's own as ""."""
+    dirty: bool = False
+    """Something changed since the viewers were given what there is."""
     ready: bool = False
     """The logs have been read once since the subscription was acknowledged."""
 
@@ -74,71 +85,88 @@ class Room:
 
     def positions(self) -> Iterator[Position]:
         """Where the viewers are."""
-        yield from self.groups
+        yield from (group.position for group in self.groups)
         yield from self.behind.values()
 
     def place(self, viewer: Viewer, position: Position) -> None:
         """Let a viewer that can take more be at `position`."""
-        group = self.groups.get(position)
-        if group is None:
-            self.groups[position] = {viewer}
-        else:
-            group.add(viewer)
+        for group in self.groups:
+            if group.position == position:
+                group.viewers[viewer] = None
+                return
+        self.groups.append(Group(position, {viewer: None}))
 
     def displace(self, viewer: Viewer) -> Position:
         """Take a viewer of this room out, and return where it was."""
         position = self.behind.pop(viewer, None)
-        if position is None:
-            position, group = next(item for item in self.groups.items() if viewer in item[1])
-            group.discard(viewer)
-            if not group:
-                del self.groups[position]
-        return position
+        if position is not None:
+            return position
+        group = next(group for group in self.groups if viewer in group.viewers)
+        del group.viewers[viewer]
+        if not group.viewers:
+            self.groups.remove(group)
+        return group.position
 
-    def read(self, position: Position) -> tuple[list[Frame], Position]:
+    def unite(self) -> None:
+        """Make one group of those that have come to one position."""
+        there: dict[Position, Group] = {}
+        for group in self.groups:
+            there.setdefault(group.position, group).viewers.update(group.viewers)
+        self.groups = list(there.values())
+
+    def read(self, position: Position) -> tuple[Burst, Position]:
         """The frames that bring a viewer from `position` to now, and where it is then."""
-        frames: list[Frame] = []
-        open_responses = dict(position.responses)
-        turns = position.turns
-        if turns is not None:
+        turns, followed = position.turns, position.responses
+        frames = Burst()
+        if turns is not None and turns != self.turns.tail:
             if not self.turns.has(turns):
                 # Of what ended, the snapshot has the settled copy, or shows that the end is lost too.
-                unended = {name: cursor for name, cursor in open_responses.items() if not self._has_end(name, cursor)}
-                frames, position = self.begin_anew("lost", unended)
+                unended = {name: cursor for name, cursor in followed if not self._has_end(name, cursor)}
+                begun, position = self.begin_anew("lost", unended)
                 rest, position = self.read(position)
-                return frames + rest, position
-            for turn in self.turns.after(turns):
-                if isinstance(turn.entry, Settled):
-                    response = turn.entry.response
-                    if response in open_responses:
-                        last = self._finish(response, open_responses[response])
-                        if last is None:
-                            # Its end is on the way; the settled copy comes after it, never before.
-                            break
-                        frames += last
-                        del open_responses[response]
-                elif isinstance(turn.entry, events.Opened):
-                    # A viewer that comes back may have more of it than of the conversation.
-                    open_responses.setdefault(turn.entry.response, None)
-                if turn.frame:
-                    frames.append(turn.frame)
-                turns = turn.id
-        for response, cursor in list(open_responses.items()):
+                return Burst(begun + rest), position
+            turns, followed = self._read_turns(turns, dict(followed), frames)
+        cursors: list[tuple[str, LogId | None]] = []
+        for response, cursor in followed:
             replica = self.responses.get(response)
             if replica is None:
                 last = self._finish(response, cursor)
-                if last is not None:
+                if last is None:
+                    cursors.append((response, cursor))
+                else:
                     frames += last
-                    del open_responses[response]
                 continue
             frames += replica.read(cursor)
-            settled = self.turns.settled.get(response)
-            if replica.end is not None and settled is not None and (turns is None or settled.id.seq <= turns.seq):
-                del open_responses[response]
-            else:
+            if replica.end is None or not self._is_settled(response, turns):
                 # Until its settled copy is given: should a failover take its end back, it goes on with a reset.
-                open_responses[response] = replica.tail
-        return frames, Position(turns, tuple(open_responses.items()))
+                cursors.append((response, replica.tail))
+        return frames, Position(turns, tuple(cursors))
+
+    def _read_turns(
+        self, turns: TurnId, followed: dict[str, LogId | None], frames: list[Frame]
+    ) -> tuple[TurnId, Cursors]:
+        """Add the frames of the conversation's own log from `turns` on; return how far, and what is followed then."""
+        for turn in self.turns.after(turns):
+            if isinstance(turn.entry, Settled):
+                response = turn.entry.response
+                if response in followed:
+                    last = self._finish(response, followed[response])
+                    if last is None:
+                        # Its end is on the way; the settled copy comes after it, never before.
+                        break
+                    frames += last
+                    del followed[response]
+            elif isinstance(turn.entry, events.Opened):
+                # A viewer that comes back may have more of it than of the conversation.
+                followed.setdefault(turn.entry.response, None)
+            if turn.frame:
+                frames.append(turn.frame)
+            turns = turn.id
+        return turns, tuple(followed.items())
+
+    def _is_settled(self, response: str, turns: TurnId | None) -> bool:
+        settled = self.turns.settled.get(response)
+        return settled is not None and (turns is None or settled.id.seq <= turns.seq)
 
     def _has_end(self, response: str, cursor: LogId | None) -> bool:
         replica = self.responses.get(response)
@@ -243,7 +271,9 @@ class Hub:
 
     def __init__(self) -> None:
         self.rooms: dict[str, Room] = {}
-        self.dirty: set[Room] = set()
+        self.dirty: list[Room] = []
+        self.lacking: list[Room] = []
+        """Rooms that want a log to be read, as of the last flush."""
         self._watched: dict[Viewer, set[Room]] = {}
 
     def open(self, name: str) -> Room:
@@ -257,7 +287,6 @@ class Hub:
         """Drop a room that nobody watches."""
         assert not room.watched
         del self.rooms[room.name]
-        self.dirty.discard(room)
 
     def distrust(self, room: Room) -> None:
         """Hold nothing that a room has for true until it has been read anew."""
@@ -272,7 +301,7 @@ class Hub:
             room.displace(viewer)
         watched.add(room)
         room.place(viewer, position)
-        self.dirty.add(room)
+        self._changed(room)
 
     def leave(self, viewer: Viewer, room: Room | None = None) -> None:
         """Let a viewer follow a room, or anything at all, no longer."""
@@ -286,33 +315,23 @@ class Hub:
     def take(self, room: Room, published: Sequence[events.Published]) -> None:
         """Bring what was published on a conversation's channel to its logs."""
         for part in published:
-            room.heard.add(part.response or "")
             if part.response is None:
-                turn, before = events.parse_turn_id(part.first), events.parse_turn_id(part.previous)
-                # What is no id of ours is no entry of ours: the log is read instead.
-                result = room.turns.extend(before, [(turn, value) for value in part.values]) if turn else Extended.GAP
+                result = room.turns.hear(part)
             else:
-                first, previous = events.parse_log_id(part.first), events.parse_log_id(part.previous)
                 replica = room.responses.get(part.response)
                 if replica is None:
-                    if previous is not None or first is None:
+                    if part.previous != b"-":
                         # The log of a response that nobody here reads, or whose beginning was missed.
                         room.wanted.update({part.response} & set(room.turns.open()))
                         continue
                     replica = room.responses[part.response] = ResponseReplica(part.response)
-                entries = (
-                    [(LogId(first.attempt, first.seq + index), value) for index, value in enumerate(part.values)]
-                    if first
-                    else []
-                )
-                # Entries that were too large to publish are read.
-                result = replica.extend(previous, entries) if entries else Extended.GAP
+                result = replica.hear(part)
+                if result is Extended.FOREIGN:
+                    # It must not pass for the whole answer until the log has been read.
+                    del room.responses[part.response]
             if result in (Extended.GAP, Extended.FOREIGN):
                 room.wanted.add(part.response or "")
-            if result is Extended.FOREIGN and part.response is not None:
-                # It must not pass for the whole answer until the log has been read.
-                del room.responses[part.response]
-        self.dirty.add(room)
+        self._changed(room)
 
     def ask_turns(self, room: Room) -> TurnId | None:
         """The entry from which on the conversation's log is to be read; None for its beginning."""
@@ -328,9 +347,13 @@ class Hub:
 
         A conversation in which nothing is open is in question only if `idle`.
         """
-        live = [name for name, replica in room.responses.items() if replica.end is None]
-        logs = [name for name in (["", *live] if live or idle else []) if name not in room.heard]
-        room.heard.clear()
+        live = {name: replica for name, replica in room.responses.items() if replica.end is None}
+        logs = [name for name, replica in live.items() if not replica.heard]
+        if (live or idle) and not room.turns.heard:
+            logs.insert(0, "")
+        room.turns.heard = False
+        for replica in live.values():
+            replica.heard = False
         return logs
 
     def load_turns(self, room: Room, asked: TurnId | None, entries: Sequence[tuple[TurnId, bytes]]) -> bool:
@@ -351,7 +374,7 @@ class Hub:
             return True
         room.wanted.update(name for name in room.turns.open() if name not in room.responses and name not in room.gone)
         if result is not Extended.KNOWN:
-            self.dirty.add(room)
+            self._changed(room)
         return result is not Extended.KNOWN
 
     def load_response(
@@ -371,39 +394,40 @@ class Hub:
             else:
                 room.responses[response] = replica
                 room.gone.discard(response)
-            self.dirty.add(room)
+            self._changed(room)
             return True
         result = replica.repair(asked, entries)
         if result is Extended.FOREIGN:
             del room.responses[response]
             room.wanted.add(response)
         if result is not Extended.KNOWN:
-            self.dirty.add(room)
+            self._changed(room)
         return result is not Extended.KNOWN
 
     def flush(self) -> None:
         """Give every viewer that can take it what it lacks: one read a position, whatever the number of viewers."""
+        self.lacking.clear()
         while self.dirty:
             room = self.dirty.pop()
-            for position in list(room.groups):
-                self._bring(room, position)
+            room.dirty = False
+            for group in tuple(room.groups):
+                self._bring(room, group)
+            if len(room.groups) > 1:
+                room.unite()
+            if room.wanted:
+                self.lacking.append(room)
 
-    def _bring(self, room: Room, position: Position) -> None:
-        group = room.groups.get(position)
-        if group is None:
-            # They left while others were given something.
+    def _changed(self, room: Room) -> None:
+        if not room.dirty:
+            room.dirty = True
+            self.dirty.append(room)
+
+    def _bring(self, room: Room, group: Group) -> None:
+        burst, group.position = room.read(group.position)
+        if not burst:
             return
-        frames, reached = room.read(position)
-        if reached == position and not frames:
-            return
-        burst = Burst(frames)
         # A copy, because giving may end with a viewer leaving.
-        full = [viewer for viewer in tuple(group) if not viewer.give(burst)] if frames else []
-        if room.groups.pop(position, None) is not None:
-            there = room.groups.setdefault(reached, group)
-            if there is not group:
-                there |= group
-        for viewer in full:
+        for viewer in [viewer for viewer in tuple(group.viewers) if not viewer.give(burst)]:
             for other in self._watched.get(viewer, ()):
                 other.behind[viewer] = other.displace(viewer)
 
@@ -413,4 +437,4 @@ class Hub:
             position = room.behind.pop(viewer, None)
             if position is not None:
                 room.place(viewer, position)
-                self.dirty.add(room)
+                self._changed(room)

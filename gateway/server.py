@@ -35,16 +35,27 @@ LEAVE_WITHIN: Final = 5.0
 """Seconds over which clients spread their moves to another gateway."""
 
 
-def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A listening socket whose clients are let go of when they acknowledge nothing for a while.
+def reserve(host: str, port: int, *, shared: bool = True) -> socket.socket:
+    """A socket bound to an address and not listening; raises ClickException.
 
-    `shared`: other processes listen on the same address, and the kernel deals the connections out (SO_REUSEPORT).
+    `shared`: others may bind to it and listen too, and the kernel deals the connections out (SO_REUSEPORT, socket(7)).
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    place = socket.socket(family, socket.SOCK_STREAM)
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if shared:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        place.bind((host, port))
+    except OSError as error:
+        place.close()
+        raise click.ClickException(f"{host}:{port} can not be listened on ({error.strerror}): set --port") from None
+    return place
+
+
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket whose clients are let go of when they acknowledge nothing for a while; as `reserve`."""
+    listener = reserve(host, port, shared=shared)
     # Accepted sockets inherit these. Without them a client that never reads keeps its descriptor for ever.
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, FREED_WITHIN)
@@ -53,11 +64,6 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise click.ClickException(f"{host}:{port} can not be listened on ({error.strerror}): set --port") from None
     listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener

@@ -25,6 +25,7 @@ CORE: Final = {
     "gateway.session": "tests/gateway/test_session.py",
     "gateway.streams.events": "tests/gateway/streams/test_events.py",
     "gateway.streams.keys": "tests/gateway/streams/test_keys.py",
+    "gateway.turns": "tests/gateway/test_turns.py",
     "gateway.wheel": "tests/gateway/test_wheel.py",
     "gateway.wire": "tests/gateway/test_wire.py",
     "workers.attempt": "tests/workers/test_attempt.py",

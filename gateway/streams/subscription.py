@@ -7,7 +7,7 @@ to hiredis itself, because redis-py's own way to a published message costs sever
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
     Heard = Callable[[bytes, bytes], None]
     Acknowledged = Callable[[bytes], None]
+
+
+GATHER: Final = 0.001
+"""Seconds. A turn of the loop and a system call cost more than a message: under load they are shared."""
 
 
 class Subscription(Protocol):
@@ -45,7 +49,7 @@ async def listen(store: Store, heard: Heard, acknowledged: Acknowledged) -> Subs
     Raises RedisError, OSError.
     """
     connection: AbstractConnection = store.client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-    await connection.connect()
+    await connection.connect()  # type: ignore[no-untyped-call]
     transport: asyncio.Transport | None = getattr(connection._writer, "transport", None)
     if transport is None:
         await connection.disconnect()
@@ -57,7 +61,9 @@ class _Listener(asyncio.Protocol):
     def __init__(
         self, connection: AbstractConnection, transport: asyncio.Transport, heard: Heard, acknowledged: Acknowledged
     ) -> None:
-        self.closed = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.closed = self._loop.create_future()
+        self._quiet_until = 0.0
         self._connection = connection
         self._transport = transport
         self._heard = heard
@@ -77,6 +83,12 @@ class _Listener(asyncio.Protocol):
         await self._connection.disconnect()
 
     def data_received(self, data: bytes) -> None:
+        now = self._loop.time()
+        if now < self._quiet_until:
+            # One message after another: the next ones are left to gather for a moment, and then read as one.
+            self._transport.pause_reading()
+            self._loop.call_later(GATHER, self._transport.resume_reading)
+        self._quiet_until = now + GATHER
         reader, heard = self._reader, self._heard
         try:
             reader.feed(data)

@@ -66,7 +66,7 @@ class Tokenwire:
                 viewers=("127.0.0.1", port),
                 kind="tokenwire",
                 streams=watched,
-                publisher=Publisher(store.address, "redis", accept="ok", window=self._window),
+                publisher=Publisher(store.address, "redis", accept="ok", window=self._window, one_trip=True),
                 close=started.pop_all().close,
                 counters=store.counters,
             )

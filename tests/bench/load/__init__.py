@@ -150,6 +150,7 @@ def plan(running: Running, tokens: int) -> Iterator[str]:
     yield f"replies {publisher.replies}"
     yield f"connections {publisher.connections}"
     yield f"window {publisher.window}"
+    yield f"one_trip {publisher.one_trip:d}"
     for name in ("accept", "first", "begin", "finish"):
         if value := getattr(publisher, name):
             yield f"{name} {_escaped(value)}"

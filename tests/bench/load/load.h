@@ -112,7 +112,7 @@ struct connection {
   bool writing;         // the socket takes no more for now
   char *out;
   size_t at, size, room;
-  uint64_t asked, answered;
+  uint64_t asked, answered, under_way;
   char *in;
   size_t kept;
 };
@@ -147,6 +147,7 @@ extern struct plan {
   size_t first_size;
   int connections;
   double window;        // nanoseconds
+  int one_trip;
   int stream_count;
   uint32_t tokens;      // of one stream, at the most
   struct stream *streams;

@@ -56,6 +56,10 @@ void connection_flush(struct connection *connection) {
     connection->at = connection->size = 0;
     return;
   }
+  if (plan.one_trip && !connection->at) {
+    if (connection->answered < connection->under_way) return;
+    connection->under_way = connection->asked;
+  }
   while (connection->at < connection->size) {
     ssize_t done = send(connection->fd, connection->out + connection->at, connection->size - connection->at, MSG_NOSIGNAL);
     if (done < 0 && errno == EAGAIN) {
@@ -319,6 +323,7 @@ void publisher_event(int index, uint32_t events) {
   }
   memmove(connection->in, connection->in + used, size - used);
   connection->kept = size - used;
+  if (plan.one_trip && connection->size && !connection->writing) connection_flush(connection);
 }
 
 // Whether every command was sent and answered.
