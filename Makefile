@@ -1,5 +1,6 @@
 # make run     the product, at http://127.0.0.1:8000, on an embedded store and the built-in demo provider
 # make test    every check and every test
+# make bench   what a delivered token costs, beside a floor and beside others (about 15 minutes)
 # make check   format, lint, types, import contracts
 # make lock    renew the lock files; nothing younger than a week is taken
 
@@ -7,13 +8,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check format lock clean
+.PHONY: run test bench check format lock clean
 
 run: $(VENV)/run
 	$(BIN)/python -m gateway run
 
 test: check
 	$(BIN)/python -m tests
+
+bench: $(VENV)/run
+	$(BIN)/python -m tests.bench
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections import Counter
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,12 +18,16 @@ from redis.exceptions import RedisError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from gateway import metrics, wire
+from gateway.asgi_socket import AsgiSocket
+from gateway.assets import widget_routes
 from gateway.auth import Authenticator, Denied, Identity, origin_allowed
+from gateway.burst import Burst
 from gateway.connection import Connection
 from gateway.dialects.sse import HEADERS, EventStream, Place, cursor_of
 from gateway.feed import Feed
@@ -31,6 +36,8 @@ from gateway.requests import Failure, Requests
 from gateway.session import Session
 from gateway.streams import jobs, keys, log
 from gateway.streams.store import Store, StoreError
+from gateway.uvicorn_protocol import TAKE_OVER
+from gateway.wheel import STEP, Wheel
 from gateway.wire import Close, Retry, Send, Stop
 
 if TYPE_CHECKING:
@@ -43,7 +50,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TICK: Final = 0.5
 MOST_PER_ADDRESS: Final = 256
 
 # Installed, the page lies in this package; in a checkout, in web/.
@@ -77,6 +83,7 @@ class Gateway:
         self.authenticator = Authenticator(settings.key, settings.jwt_audience)
         self.models = models
         self.requests = Requests(store, models)
+        self.wheel: Wheel[Connection] = Wheel(time.monotonic())
         self.connections: set[Connection] = set()
         self.streams: set[EventStream] = set()
         self.leaving = False
@@ -112,9 +119,9 @@ class Gateway:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(STEP)
             now, wall = time.monotonic(), time.time()
-            for connection in list(self.connections):
+            for connection in self.wheel.due(now):
                 connection.tick(now, wall)
 
     def leave(self, within: float) -> None:
@@ -152,21 +159,28 @@ class Gateway:
         if self.leaving or not self.admit(address):
             await self._refuse(socket, Close.OVERLOADED, "too many connections")
             return
+        connection: Connection | None = None
         try:
             if not self.allows(socket.headers.get("origin")):
                 await self._refuse(socket, Close.FORBIDDEN_ORIGIN, "this page may not connect")
                 return
             await socket.accept()
+            take_over = socket.scope.get("extensions", {}).get(TAKE_OVER)
+            opened = AsgiSocket(socket) if take_over is None else take_over()
             session = Session(secrets.token_hex(8), self.authenticator.check, self.models, time.monotonic())
-            connection = Connection(socket, session, self.hub, self.feed, self.requests)
+            gone = partial(self._gone, address)
+            connection = Connection(opened, session, self.hub, self.feed, self.requests, self.wheel, gone)
             self.connections.add(connection)
-            try:
-                with metrics.CONNECTIONS.labels("websocket").track_inprogress():
-                    await connection.run()
-            finally:
-                self.connections.discard(connection)
+            metrics.WEBSOCKETS.inc()
+            await opened.serve(connection)
         finally:
-            self.dismiss(address)
+            if connection is None:
+                self.dismiss(address)
+
+    def _gone(self, address: str, connection: Connection) -> None:
+        self.connections.discard(connection)
+        metrics.WEBSOCKETS.dec()
+        self.dismiss(address)
 
     async def _refuse(self, socket: WebSocket, code: Close, reason: str) -> None:
         metrics.REFUSED.labels(str(int(code))).inc()
@@ -246,7 +260,14 @@ class Gateway:
         response = request.path_params["response"]
         if not keys.is_response(response):
             return _error("not_found", "There is no such response.")
-        result = await self.requests.stop(Stop(response), identity)
+        body = await _body(request) if request.headers.get("content-type") else {}
+        if isinstance(body, Response):
+            return body
+        try:
+            stop = msgspec.convert({**body, "type": "stop", "response": response}, Stop)
+        except msgspec.ValidationError as error:
+            return _error("bad_frame", str(error)[:200])
+        result = await self.requests.stop(stop, identity)
         if isinstance(result, Failure):
             return _error(result.code, result.message, result.retry_after)
         return JSONResponse({"response": response, "stopped": result.now})
@@ -277,7 +298,7 @@ class Gateway:
             return _error("unavailable", "The conversation can not be read for a moment.", 2.0)
         frames, position = room.begin(place.turns, place.responses)
         stream = EventStream(self.feed, place, identity.expires)
-        stream.give(frames)
+        stream.give(Burst(frames))
         return self._stream(request, stream, room, position)
 
     async def response_events(self, request: Request) -> Response:
@@ -313,7 +334,7 @@ class Gateway:
 
         async def body() -> AsyncIterator[bytes]:
             try:
-                with metrics.CONNECTIONS.labels("sse").track_inprogress():
+                with metrics.EVENT_STREAMS.track_inprogress():
                     async for piece in stream.events():
                         yield piece
             finally:
@@ -348,10 +369,13 @@ async def _body(request: Request) -> dict[str, Any] | Response:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return _error("bad_frame", "The content type must be application/json.")
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > wire.MOST_FRAME_BYTES:
-            return _error("bad_frame", "The body is too large.")
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > wire.MOST_FRAME_BYTES:
+                return _error("bad_frame", "The body is too large.")
+    except ClientDisconnect:
+        return _error("bad_frame", "The body did not come to its end.")
     try:
         fields = msgspec.json.decode(bytes(body) or b"{}")
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -397,6 +421,7 @@ def create(gateway: Gateway, settings: Settings) -> Starlette:
         Route("/healthz", gateway.healthz),
         Route("/readyz", gateway.readyz),
         Route("/metrics", gateway.metrics),
+        *widget_routes(),
     ]
     if PAGE is not None:
         routes.append(Mount("/", Page(directory=PAGE, html=True)))
@@ -405,6 +430,7 @@ def create(gateway: Gateway, settings: Settings) -> Starlette:
         allow_origins=list(settings.origins),
         allow_methods=["GET", "POST"],
         allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
+        expose_headers=["retry-after"],
         max_age=600,
     )
     return Starlette(routes=routes, middleware=[cors], lifespan=lifespan)

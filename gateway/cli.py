@@ -1,31 +1,24 @@
-"""tokenwire run | gateway | worker | doctor | tail"""
+"""tokenwire run | gateway | worker | doctor | tail | widget | bench"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import signal
-import socket
 import sys
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gateway.settings import Settings, SettingsError, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine
 
     from gateway.app import Gateway
     from gateway.streams.store import Store
     from workers.pool import Pool
-
-FREED_WITHIN: Final = 15_000
-"""Milliseconds after which the kernel drops a client that acknowledges nothing (TCP_USER_TIMEOUT, tcp(7))."""
-
-BACKLOG: Final = 4096
-CLOSE_WITHIN: Final = 5
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -74,7 +67,54 @@ def run(settings: Settings) -> None:
 def gateway(settings: Settings) -> None:
     """A gateway: browsers on one side, the store on the other. Run as many as you like."""
     _shared(settings)
-    _main(_serve(settings, with_worker=False))
+    if settings.processes == 1:
+        _main(_serve(settings, with_worker=False))
+        return
+    from gateway.processes import Family
+    from gateway.server import reserve
+
+    with reserve(settings.host, settings.port) as place:
+        settings = settings.model_copy(update={"port": place.getsockname()[1]})
+        _announce(settings.host, settings.port)
+        sys.exit(Family(settings.processes, partial(_one_of_many, settings)).run())
+
+
+def _one_of_many(settings: Settings) -> int:
+    try:
+        _main(_serve(settings, with_worker=False))
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    return 0
+
+
+@main.command()
+@click.argument("address", default="https://GATEWAY")
+def widget(address: str) -> None:
+    """Print the script tag that puts the chat on a page, for a gateway at ADDRESS, with its integrity."""
+    from gateway.assets import integrity
+
+    try:
+        digest = integrity()
+    except FileNotFoundError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f'<script async src="{address}/widget.js" integrity="{digest}" crossorigin="anonymous"></script>')
+
+
+@main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Measure what a delivered token costs on this machine, beside a floor and beside others; `--help` says more."""
+    import importlib
+    import importlib.util
+
+    # Installed, the benchmark lies in this package; in a checkout, in tests/.
+    package = "gateway.bench" if importlib.util.find_spec("gateway.bench") else "tests.bench"
+    try:
+        benchmark = importlib.import_module(f"{package}.__main__")
+    except ImportError:
+        raise click.ClickException("the benchmark is not installed: run it in a checkout, with `make bench`") from None
+    sys.exit(benchmark.main(list(arguments)))
 
 
 @main.command()
@@ -140,93 +180,27 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket whose clients are let go of when they acknowledge nothing for a while."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Accepted sockets inherit these. Without them a client that never reads keeps its descriptor for ever.
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, FREED_WITHIN)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise click.ClickException(f"{host}:{port} can not be listened on ({error.strerror}): set --port") from None
-    listener.listen(BACKLOG)
-    listener.setblocking(False)
-    return listener
-
-
 async def _serve(settings: Settings, *, with_worker: bool) -> None:
-    import uvicorn
-    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-
-    from gateway import app, wire
+    from gateway.app import Gateway
+    from gateway.processes import orphaned
+    from gateway.server import Server, listen
     from gateway.streams.store import open_store
 
     pool: Any = None
-    with listen(settings.host, settings.port) as listener:
+    many = settings.processes > 1 and not with_worker
+    with listen(settings.host, settings.port, shared=many) as listener:
         port = listener.getsockname()[1]
         store = await open_store(settings.store, settings.lifetimes)
         known = settings.targets() if with_worker else settings.models
-        shared = app.Gateway(settings, store, port, tuple(known) if known is not None else None)
+        shared = Gateway(settings, store, port, tuple(known) if known is not None else None)
         if with_worker:
             pool = _pool(settings, store)
-
-        class Protocol(WebSocketsSansIOProtocol):
-            def send_receive_event_to_app(self) -> None:
-                try:
-                    if self.curr_msg_data_type == "text" and not self.close_sent:
-                        b"".join(self.frames).decode()
-                except UnicodeDecodeError:
-                    # uvicorn prints a traceback, and where the client has closed too, fails with another.
-                    self.frames = []
-                    self.conn.fail(1007)
-                    self.handle_parser_exception()
-                else:
-                    super().send_receive_event_to_app()
-
-        class Server(uvicorn.Server):
-            @contextmanager
-            def capture_signals(self) -> Iterator[None]:
-                # uvicorn raises a signal again once it has shut down, which would end the process before the rest of it
-                # has: the worker's hand-over, the embedded server.
-                loop = asyncio.get_running_loop()
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    loop.add_signal_handler(number, self.handle_exit, number, None)
-                yield
-
-            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-                shared.leave(within=5.0)
-                # Long enough for the frame to be written; uvicorn closes every socket with 1012 next.
-                await asyncio.sleep(0.1)
-                await super().shutdown(sockets)
-
-        server = Server(
-            uvicorn.Config(
-                app.create(shared, settings),
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                ws=Protocol,
-                ws_max_size=wire.MOST_FRAME_BYTES,
-                ws_per_message_deflate=False,
-                proxy_headers=bool(settings.proxies),
-                forwarded_allow_ips=settings.proxies or None,
-                server_header=False,
-                timeout_graceful_shutdown=CLOSE_WITHIN,
-                timeout_keep_alive=30,
-            )
-        )
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        click.echo(f"Tokenwire is at http://{host}:{port}", err=False)
-        sys.stdout.flush()
+        server = Server(shared, settings)
+        if not many:
+            _announce(settings.host, port)
         tasks = [asyncio.create_task(server.serve(sockets=[listener])), asyncio.create_task(_failed(shared))]
+        if many:
+            tasks.append(asyncio.create_task(orphaned()))
         try:
             if pool is not None:
                 tasks.append(asyncio.create_task(pool.run()))
@@ -236,7 +210,8 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
             if pool is not None:
                 # The store lives and dies with this process: there is nobody to hand over to.
                 await pool.leave(0.0 if settings.store.startswith("memory:") else settings.drain)
-            tasks[1].cancel()
+            for task in (tasks[1], *(tasks[2:] if many else ())):
+                task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             await store.close()
             for result in results:
@@ -244,6 +219,11 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
                     raise result
         if shared.failed.is_set():
             raise click.ClickException("the gateway could not go on")
+
+
+def _announce(host: str, port: int) -> None:
+    click.echo(f"Tokenwire is at http://{f'[{host}]' if ':' in host else host}:{port}")
+    sys.stdout.flush()
 
 
 async def _failed(shared: Gateway) -> None:

@@ -6,27 +6,25 @@ import asyncio
 import logging
 import time
 import traceback
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final
-
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway import metrics, wire
+from gateway.burst import Burst
 from gateway.requests import Failure, Stopped
 from gateway.session import Carry, End, Say
 from gateway.streams.store import StoreError
 from gateway.wire import Close, Frame, Retry, Send, Stop, Unwatch, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from starlette.types import Message
+    from collections.abc import Callable, Sequence
 
     from gateway.feed import Feed
     from gateway.hub import Hub, Room
     from gateway.requests import Requests
     from gateway.session import Command, Session
     from gateway.streams.conversations import Accepted
+    from gateway.wheel import Wheel
 
 logger = logging.getLogger(__name__)
 
@@ -36,150 +34,206 @@ MOST_WAITING: Final = 32
 WRITE_WITHIN: Final = 15.0
 """Seconds in which a client must take what was written, or it is let go."""
 
+HEARTBEAT_AFTER: Final = wire.HEARTBEAT - 1.0
+"""Seconds without a frame after which a heartbeat is written."""
+
+
+class Socket(Protocol):
+    """An open WebSocket, whoever serves it; it tells a `Connection` what happens to it."""
+
+    def write(self, burst: Burst) -> bool:
+        """Write frames whole and in order; False when the client takes no more until `Connection.drained`."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Close with the closing handshake, once what was written is out."""
+
+    def abort(self) -> None:
+        """Close at once; what was not taken is lost."""
+
 
 class Connection:
-    """One socket, which is also a viewer of every conversation that it watches."""
+    """One socket, which is also a viewer of every conversation that it watches.
 
-    def __init__(self, socket: WebSocket, session: Session, hub: Hub, feed: Feed, requests: Requests) -> None:
+    Everything happens within the call that brings it; a task runs only while a request waits for the store.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_closed",
+        "_drained",
+        "_feed",
+        "_full_since",
+        "_gone",
+        "_hub",
+        "_offered",
+        "_requests",
+        "_rooms",
+        "_session",
+        "_socket",
+        "_task",
+        "_wheel",
+        "_written",
+    )
+
+    def __init__(
+        self,
+        socket: Socket,
+        session: Session,
+        hub: Hub,
+        feed: Feed,
+        requests: Requests,
+        wheel: Wheel[Connection],
+        gone: Callable[[Connection], None],
+    ) -> None:
+        """`socket` is open; `wheel` says when `tick` is called next; `gone` is called once, when it is closed."""
         self._socket = socket
         self._session = session
         self._hub = hub
         self._feed = feed
         self._offered = requests
+        self._wheel = wheel
+        self._gone = gone
         self._rooms: dict[str, Room] = {}
-        self._pending: list[Frame] = []
-        self._wake = asyncio.Event()
-        self._requests: asyncio.Queue[Watch | Unwatch | Send | Stop | Retry] = asyncio.Queue(MOST_WAITING)
-        self._closing: End | None = None
-        self._taken = asyncio.Event()
-        self._taken.set()
-        self._written = time.monotonic()
+        self._requests: deque[Watch | Unwatch | Send | Stop | Retry] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        self._drained: asyncio.Event | None = None
+        """Set when the client takes more again; None while it does."""
+        self._full_since = 0.0
+        self._written = wheel.now
+        self._tick_at(wheel.now, time.time())
 
-    async def run(self) -> None:
-        """Serve the accepted socket until it closes."""
-        tasks = [
-            asyncio.create_task(self._receive()),
-            asyncio.create_task(self._write()),
-            asyncio.create_task(self._carry_out()),
-        ]
+    def receive(self, data: str | bytes) -> None:
+        """Take a frame of the client."""
+        if self._closed:
+            return
+        known = self._session.identity
+        now, wall = time.monotonic(), time.time()
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                error = task.exception()
-                if error is not None and not isinstance(error, (WebSocketDisconnect, OSError)):
-                    # The frames without the message: that may hold what somebody wrote.
-                    where = "".join(traceback.format_tb(error.__traceback__))
-                    logger.error("a connection failed (%s)\n%s", type(error).__name__, where)
-                    with suppress(WebSocketDisconnect):
-                        await self._close(End(Close.RESTART, "the gateway failed"))
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._hub.leave(self)
+            self._obey(self._session.receive(data, now, wall))
+            if self._session.identity is not known:
+                self._shut()
+                self._tick_at(now, wall)
+        except Exception as error:
+            self._fail(error)
 
-    def give(self, frames: Sequence[Frame]) -> bool:
-        """See `hub.Viewer`: what comes next waits in the log until these are written."""
-        self._pending += frames
-        self._wake.set()
+    def drained(self) -> None:
+        """The client takes more again."""
+        if self._drained is not None:
+            self._drained.set()
+            self._drained = None
+        self._feed.ready(self)
+
+    def lost(self) -> None:
+        """The socket is closed, by whomever."""
+        self._leave()
+        if self._task is not None:
+            self._task.cancel()
+        self._gone(self)
+
+    def give(self, burst: Burst) -> bool:
+        """See `hub.Viewer`: what comes while the client takes no more waits in the log."""
+        self._written = self._wheel.now
+        if self._socket.write(burst):
+            return True
+        if self._drained is None:
+            self._drained = asyncio.Event()
+            self._full_since = self._wheel.now
+            self._wheel.set(self, self._full_since + WRITE_WITHIN)
         return False
 
     def tick(self, now: float, wall: float) -> None:
         """What the passing of time demands: closing, or a heartbeat. `now` monotonic, `wall` seconds since 1970."""
         self._obey(self._session.tick(now, wall))
-        if not self._pending and now - self._written >= wire.HEARTBEAT - 1:
+        if self._closed:
+            return
+        if self._drained is not None:
+            if now - self._full_since >= WRITE_WITHIN:
+                logger.info("a client took nothing for %d seconds and is let go", WRITE_WITHIN)
+                self._socket.abort()
+        elif now - self._written >= HEARTBEAT_AFTER:
             self._say(wire.HEARTBEAT_FRAME)
+        self._tick_at(now, wall)
+
+    def _tick_at(self, now: float, wall: float) -> None:
+        due = self._full_since + WRITE_WITHIN if self._drained is not None else self._written + HEARTBEAT_AFTER
+        self._wheel.set(self, max(now, min(due, self._session.due(now, wall))))
 
     def move(self, within: float) -> None:
         """Tell the client that this gateway is leaving."""
         self._say(wire.moving(within))
 
     def _say(self, frame: Frame) -> None:
-        self._pending.append(frame)
-        self._wake.set()
-
-    async def _receive(self) -> None:
-        while self._closing is None:
-            message = await self._socket.receive()
-            if message["type"] != "websocket.receive":
-                return
-            data = message.get("text")
-            known = self._session.identity
-            self._obey(
-                self._session.receive(data if data is not None else message["bytes"], time.monotonic(), time.time())
-            )
-            if self._session.identity is not known:
-                self._shut()
+        if not self._closed:
+            self.give(Burst((frame,)))
 
     def _obey(self, commands: Sequence[Command]) -> None:
         for command in commands:
             match command:
                 case Say(frame):
                     self._say(frame)
-                case End() as end:
-                    self._closing = end
-                    self._wake.set()
+                case End(code, reason):
+                    self._close(code, reason)
                 case Carry(request):
-                    try:
-                        self._requests.put_nowait(request)
-                    except asyncio.QueueFull:
-                        self._say(
-                            wire.error("too_fast", "Too many requests at once.", getattr(request, "key", None), 1.0)
-                        )
+                    self._carry(request)
 
-    async def _write(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            frames, self._pending = self._pending, []
-            try:
-                async with asyncio.timeout(WRITE_WITHIN):
-                    for frame in frames:
-                        await self._send({"type": "websocket.send", "text": frame.body.decode()})
-                    if self._closing is not None:
-                        await self._close(self._closing)
-                        return
-            except TimeoutError:
-                logger.info("a client took nothing for %d seconds and is let go", WRITE_WITHIN)
-                return
-            self._written = time.monotonic()
-            if not self._pending:
-                self._taken.set()
-            # Everything that came in the meantime, in one piece.
-            self._feed.ready(self)
+    def _carry(self, request: Watch | Unwatch | Send | Stop | Retry) -> None:
+        if len(self._requests) >= MOST_WAITING:
+            self._say(wire.error("too_fast", "Too many requests at once.", getattr(request, "key", None), 1.0))
+            return
+        self._requests.append(request)
+        if self._task is None:
+            self._task = asyncio.create_task(self._carry_out())
+            self._task.add_done_callback(self._carried_out)
 
-    async def _close(self, end: End) -> None:
-        metrics.REFUSED.labels(str(int(end.code))).inc()
-        await self._send({"type": "websocket.close", "code": int(end.code), "reason": end.reason})
+    def _carried_out(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
 
-    async def _send(self, message: Message) -> None:
-        """Send as ASGI does; raise WebSocketDisconnect when the socket is closed, whoever closed it."""
-        try:
-            await self._socket.send(message)
-        except RuntimeError:
-            # Starlette and uvicorn say so when a close frame is out already, for a frame too big or not UTF-8.
-            raise WebSocketDisconnect(Close.NOT_THE_PROTOCOL) from None
+    def _fail(self, error: BaseException) -> None:
+        # The frames without the message: that may hold what somebody wrote.
+        where = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("a connection failed (%s)\n%s", type(error).__name__, where)
+        self._close(Close.RESTART, "the gateway failed")
+
+    def _close(self, code: Close, reason: str) -> None:
+        if not self._closed:
+            metrics.REFUSED.labels(str(int(code))).inc()
+            self._leave()
+            self._socket.close(int(code), reason)
+
+    def _leave(self) -> None:
+        self._closed = True
+        self._requests.clear()
+        self._wheel.drop(self)
+        self._hub.leave(self)
 
     async def _carry_out(self) -> None:
-        while True:
-            request = await self._requests.get()
-            match request:
-                case Watch():
-                    await self._watch(request)
-                case Unwatch(conversation):
-                    self._unwatch(conversation)
-                case Send(key=key):
-                    self._answer(key, await self._offered.send(request))
-                case Retry(key=key):
-                    assert self._session.identity is not None
-                    self._answer(key, await self._offered.retry(request, self._session.identity))
-                case Stop():
-                    assert self._session.identity is not None
-                    result = await self._offered.stop(request, self._session.identity)
-                    if isinstance(result, Stopped):
-                        self._say(wire.status(result.response, "ended"))
-                    else:
-                        self._say(wire.error(result.code, result.message, None, result.retry_after))
+        try:
+            while self._requests:
+                await self._fulfil(self._requests.popleft())
+        finally:
+            # Here and not when the task is known to be done: what comes in between would wait for nobody.
+            self._task = None
+
+    async def _fulfil(self, request: Watch | Unwatch | Send | Stop | Retry) -> None:
+        match request:
+            case Watch():
+                await self._watch(request)
+            case Unwatch(conversation):
+                self._unwatch(conversation)
+            case Send(key=key):
+                self._answer(key, await self._offered.send(request))
+            case Retry(key=key):
+                assert self._session.identity is not None
+                self._answer(key, await self._offered.retry(request, self._session.identity))
+            case Stop():
+                assert self._session.identity is not None
+                result = await self._offered.stop(request, self._session.identity)
+                if isinstance(result, Stopped):
+                    self._say(wire.status(result.response, "ended"))
+                else:
+                    self._say(wire.error(result.code, result.message, None, result.retry_after))
 
     def _answer(self, key: str, result: Accepted | Failure) -> None:
         if isinstance(result, Failure):
@@ -192,13 +246,16 @@ class Connection:
         if name not in self._rooms and len(self._rooms) >= wire.MOST_WATCHED:
             self._say(wire.error("too_many", f"At most {wire.MOST_WATCHED} conversations on one socket."))
             return
-        # Who asks for one snapshot after another, and takes none, has one of them waiting and not all.
-        await self._taken.wait()
+        while self._drained is not None:
+            # Who asks for one snapshot after another, and takes none, has one of them waiting and not all.
+            await self._drained.wait()
         named = dict(request.responses)
         try:
             room = await self._feed.enter(name, named)
         except StoreError:
             self._say(wire.error("unavailable", "The conversation can not be read for a moment.", retry_after=2.0))
+            return
+        if self._closed:
             return
         self._unwatch(name)
         identity = self._session.identity
@@ -207,9 +264,7 @@ class Connection:
             self._say(wire.error("forbidden", "This conversation is not open to you."))
             return
         frames, position = room.begin(request.after, named)
-        self._taken.clear()
-        self._pending += frames
-        self._wake.set()
+        self.give(Burst(frames))
         self._rooms[name] = room
         self._hub.join(room, self, position)
         self._feed.schedule()

@@ -12,14 +12,15 @@ from redis.exceptions import RedisError
 
 from gateway import metrics
 from gateway.streams import conversations, events, keys, log
+from gateway.streams.comparison import different
 from gateway.streams.store import Store, StoreError
+from gateway.streams.subscription import listen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from redis.asyncio.client import PubSub
+    from collections.abc import Coroutine, Iterable
 
     from gateway.hub import Hub, Room, Viewer
+    from gateway.streams.subscription import Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ MOST_READS: Final = 16
 """Logs that are read at once."""
 
 ACKNOWLEDGE_WITHIN: Final = 5.0
+FIRST_PAUSE: Final = 0.05
+GATEWAYS: Final = b"tw:gateways"
 MOST_STARVED: Final = 3
 """Comparisons in a row that find what should have been published, before the subscription is made anew."""
 
@@ -48,7 +51,7 @@ class Feed:
         self._store = store
         self._hub = hub
         self._memory = memory
-        self._pubsub: PubSub | None = None
+        self._subscription: Subscription | None = None
         self._channels: dict[bytes, Room] = {}
         self._acknowledged: dict[bytes, asyncio.Future[None]] = {}
         self._entering: dict[str, asyncio.Task[None]] = {}
@@ -58,7 +61,11 @@ class Feed:
         self._reading = asyncio.Semaphore(MOST_READS)
         self._flushing = False
         self._starved = 0
-        self._heard_of = 0
+        self._partitions: tuple[dict[str, Room], ...] = tuple({} for _ in range(keys.PARTITIONS))
+        self._messages = 0
+        """Heard since the subscription was last judged."""
+        self._different = 0
+        """Logs found to differ from their copies since then."""
         self._round = 0
 
     async def run(self) -> None:
@@ -105,25 +112,28 @@ class Feed:
 
     def _flush(self) -> None:
         self._flushing = False
-        dirty = tuple(self._hub.dirty)
         try:
             self._hub.flush()
         except Exception as error:
             # One room's fault, which is not to be the others'; they are still dirty.
             _report("a room could not be flushed", error)
             self.schedule()
-        for room in dirty:
+        for room in self._hub.lacking:
             self._repair_soon(room)
 
     def _repair_soon(self, room: Room) -> None:
         if room.wanted and room.ready:
-            task = asyncio.create_task(self._try_loading(room))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._run(self._try_loading(room))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _open(self, room: Room) -> None:
         channel = keys.feed(room.name).encode()
         self._channels[channel] = room
+        self._partitions[keys.partition_of(room.name)][room.name] = room
         # Subscribed and acknowledged first, read then: what comes between is in both, and ignored the second time.
         await self._subscribe(channel)
         room.wanted.add("")
@@ -135,12 +145,8 @@ class Feed:
         future = self._acknowledged.get(channel)
         if future is None:
             future = self._acknowledged[channel] = asyncio.get_running_loop().create_future()
-        if self._pubsub is not None:
-            try:
-                await self._pubsub.subscribe(channel)
-            except (RedisError, OSError):
-                # The listener notices the same, and subscribes to everything anew.
-                pass
+        if self._subscription is not None:
+            self._subscription.subscribe(channel)
         try:
             async with asyncio.timeout(ACKNOWLEDGE_WITHIN):
                 await asyncio.shield(future)
@@ -184,107 +190,101 @@ class Feed:
             _report(f"a log of conversation {room.name} could not be taken", error)
 
     async def _listen(self) -> None:
-        pause = 0.05
+        pause = FIRST_PAUSE
         while True:
-            pubsub = self._store.subscriber()
             try:
-                # A channel of no meaning, so that there is a connection to listen on from the start.
-                before = tuple(self._channels)
-                await pubsub.subscribe("tw:gateways", *before)
-                self._pubsub = pubsub
-                if since := [channel for channel in self._channels if channel not in before]:
-                    await pubsub.subscribe(*since)
-                metrics.SUBSCRIPTIONS.inc()
-                while self._starved < MOST_STARVED:
-                    message = await pubsub.get_message(timeout=1.0)
-                    if message is not None:
-                        pause = 0.05
-                        self._heard(message)
+                subscription = await listen(self._store, self._heard, self._subscribed)
             except (RedisError, OSError) as error:
-                logger.warning("the subscription was lost (%s)", type(error).__name__)
-            finally:
-                self._pubsub = None
+                logger.warning("the store could not be listened to (%s)", type(error).__name__)
+            else:
                 try:
-                    await pubsub.aclose()  # type: ignore[no-untyped-call]
-                except (RedisError, OSError):
-                    # It was being given up.
-                    pass
+                    self._subscription = subscription
+                    # A channel of no meaning, so that there is always one.
+                    subscription.subscribe(GATEWAYS, *self._channels)
+                    metrics.SUBSCRIPTIONS.inc()
+                    await subscription.closed
+                    logger.warning("the subscription was lost")
+                    pause = pause if self._starved else FIRST_PAUSE
+                finally:
+                    self._subscription = None
+                    try:
+                        await subscription.close()
+                    except (RedisError, OSError):
+                        # It was being given up.
+                        pass
             self._starved = 0
             await asyncio.sleep(pause)
             pause = min(pause * 2, 1.0)
 
-    def _heard(self, message: dict[str, Any]) -> None:
-        channel: bytes = message["channel"]
-        match message["type"]:
-            case "message":
-                room = self._channels.get(channel)
-                if room is None:
-                    return
-                metrics.ENTRIES.inc()
-                self._heard_of += 1
-                try:
-                    self._hub.take(room, events.parse_published(message["data"]))
-                except Exception as error:
-                    _report(f"what was published of conversation {room.name} could not be taken", error)
-                    self._hub.distrust(room)
-                self.schedule()
-            case "subscribe":
-                future = self._acknowledged.pop(channel, None)
-                if future is not None and not future.done():
-                    future.set_result(None)
-                room = self._channels.get(channel)
-                if room is not None and room.ready:
-                    # Subscribed anew: what was published in between is only in the logs.
-                    room.wanted.update({"", *room.responses})
-                    self._repair_soon(room)
+    def _heard(self, channel: bytes, data: bytes) -> None:
+        room = self._channels.get(channel)
+        if room is None:
+            return
+        self._messages += 1
+        try:
+            self._hub.take(room, events.parse_published(data))
+        except Exception as error:
+            _report(f"what was published of conversation {room.name} could not be taken", error)
+            self._hub.distrust(room)
+        if not self._flushing:
+            self.schedule()
+
+    def _subscribed(self, channel: bytes) -> None:
+        future = self._acknowledged.pop(channel, None)
+        if future is not None and not future.done():
+            future.set_result(None)
+        room = self._channels.get(channel)
+        if room is not None and room.ready:
+            # Subscribed anew: what was published in between is only in the logs.
+            room.wanted.update({"", *room.responses})
+            self._repair_soon(room)
 
     async def _compare(self) -> None:
+        partition = 0
         while True:
-            await asyncio.sleep(COMPARE_EVERY)
-            self._round += 1
+            # One after the other, so that no stream waits for the comparison of all.
+            await asyncio.sleep(COMPARE_EVERY / keys.PARTITIONS)
             try:
-                await self._compare_once()
-            except (StoreError, RedisError, OSError) as error:
+                await self._compare_partition(partition)
+            except StoreError as error:
                 logger.warning("the store could not be compared with (%s)", type(error).__name__)
-            self._drop_empty()
+            partition = (partition + 1) % keys.PARTITIONS
+            if partition == 0:
+                self._round += 1
+                await self._judge_subscription()
+                self._drop_empty()
 
-    async def _compare_once(self) -> None:
-        pipeline = self._store.client.pipeline(transaction=False)
-        compared: list[tuple[Room, str, Any]] = []
-        for index, room in enumerate(self._hub.rooms.values()):
-            if not room.ready or not room.places:
+    async def _compare_partition(self, partition: int) -> None:
+        compared: list[tuple[Room, str]] = []
+        lasts: list[tuple[str, str]] = []
+        for index, room in enumerate(self._partitions[partition].values()):
+            room.forget()
+            if not room.ready or not room.watched:
                 continue
             self._repair_soon(room)
             for name in self._hub.compare(room, idle=(index + self._round) % COMPARE_IDLE_EVERY == 0):
-                asked = self._hub.ask_response(room, name) if name else self._hub.ask_turns(room)
-                pipeline.xrange(keys.log(name) if name else keys.conversation(room.name), min=str(asked or "-"))
-                compared.append((room, name, asked))
-        if not compared:
-            return
-        starved = False
-        for (room, name, asked), reply in zip(compared, await pipeline.execute(), strict=True):
-            try:
-                if name:
-                    news = self._hub.load_response(room, name, asked, log.entries(reply))
-                else:
-                    news = self._hub.load_turns(room, asked, conversations.entries(reply))
-            except Exception as error:
-                _report(f"a log of conversation {room.name} could not be taken", error)
-                continue
-            if news:
-                starved = True
-                metrics.REPAIRS.inc()
-                logger.info("conversation %s: %s repaired", room.name, name or "its log")
+                last = self._hub.ask_response(room, name) if name else self._hub.ask_turns(room)
+                compared.append((room, name))
+                lasts.append((keys.log(name) if name else keys.conversation(room.name), str(last or "")))
+        for position in await different(self._store, lasts):
+            room, name = compared[position]
+            room.wanted.add(name)
+            self._different += 1
+            metrics.REPAIRS.inc()
+            logger.info("conversation %s: %s differs from the store's", room.name, name or "its log")
             self._repair_soon(room)
+
+    async def _judge_subscription(self) -> None:
         # An entry may have been read before it was heard; that nothing at all is heard is what counts.
-        self._starved = self._starved + 1 if starved and not self._heard_of else 0
-        self._heard_of = 0
-        if self._hub.dirty:
-            self.schedule()
+        self._starved = self._starved + 1 if self._different and not self._messages else 0
+        metrics.MESSAGES.inc(self._messages)
+        self._messages = self._different = 0
+        if self._starved >= MOST_STARVED and self._subscription is not None:
+            await self._subscription.close()
 
     def _drop_empty(self) -> None:
         now = asyncio.get_running_loop().time()
-        empty = {room.name for room in self._hub.rooms.values() if not room.places and not self._busy(room)}
+        empty = {room.name for room in self._hub.rooms.values() if not room.watched and not self._busy(room)}
         self._emptied = {name: self._emptied.get(name, now) for name in empty}
         held = sum(self._hub.rooms[name].size for name in empty)
         for name, since in list(self._emptied.items()):
@@ -294,8 +294,6 @@ class Feed:
                 held -= room.size
                 del self._emptied[name]
                 self._drop(room)
-        for room in self._hub.rooms.values():
-            room.forget()
         metrics.ROOMS.set(len(self._hub.rooms))
 
     def _busy(self, room: Room) -> bool:
@@ -307,22 +305,12 @@ class Feed:
         channel = keys.feed(room.name).encode()
         self._hub.close(room)
         self._channels.pop(channel, None)
+        self._partitions[keys.partition_of(room.name)].pop(room.name, None)
         self._loading.pop(room.name, None)
         if (future := self._acknowledged.pop(channel, None)) is not None:
             future.cancel()
-        if self._pubsub is not None:
-            task = asyncio.create_task(self._unsubscribe(channel))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _unsubscribe(self, channel: bytes) -> None:
-        if channel in self._channels or self._pubsub is None:
-            return
-        try:
-            await self._pubsub.unsubscribe(channel)
-        except (RedisError, OSError):
-            # The listener notices the same; a channel that is not in the table is not subscribed to again.
-            pass
+        if self._subscription is not None:
+            self._subscription.unsubscribe(channel)
 
 
 def _report(what: str, error: Exception) -> None:

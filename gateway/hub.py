@@ -7,22 +7,26 @@ Rules of this file: it never waits. The shell brings entries (`take`, `load_*`),
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import msgspec
 
 from gateway import wire
-from gateway.replica import ORIGIN, UNKNOWN, ConversationReplica, Extended, ResponseReplica
+from gateway.burst import Burst
+from gateway.replica import UNKNOWN, Extended, ResponseReplica
 from gateway.streams import events
 from gateway.streams.events import LogId, Settled, TurnId
+from gateway.turns import ORIGIN, ConversationReplica
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from gateway.wire import Frame
 
 Cursors: TypeAlias = tuple[tuple[str, LogId | None], ...]
 
 
-class Position(NamedTuple):
+class Position(msgspec.Struct, frozen=True, gc=False):
     """All that is known of a viewer of a conversation: its cursor there and in each response it has no end of.
 
     `turns` is None for a viewer that follows one response and nothing else.
@@ -35,8 +39,17 @@ class Position(NamedTuple):
 class Viewer(Protocol):
     """One watcher: a socket or an event stream."""
 
-    def give(self, frames: Sequence[Frame]) -> bool:
+    def give(self, burst: Burst) -> bool:
         """Take frames, in order; False when it can not take more until it calls `Hub.ready`."""
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Viewers at one position that can take more: they are given the same bytes."""
+
+    position: Position
+    viewers: dict[Viewer, None]
+    """In the order in which they came, which is about that in which all that belongs to them lies in memory."""
 
 
 @dataclass(slots=True, eq=False)
@@ -46,16 +59,17 @@ class Room:
     name: str
     turns: ConversationReplica
     responses: dict[str, ResponseReplica] = field(default_factory=dict)
-    places: dict[Viewer, Position] = field(default_factory=dict)
-    behind: set[Viewer] = field(default_factory=set)
+    groups: list[Group] = field(default_factory=list)
+    behind: dict[Viewer, Position] = field(default_factory=dict)
+    """Viewers that can not take more: what they lack waits in the logs."""
     gone: set[str] = field(default_factory=set)
     """Responses whose log is no longer in the store."""
     wanted: set[str] = field(default_factory=set)
     """Responses whose log is to be read; the conversation's own log under ""."""
     stale: bool = False
     """The copy of the conversation's log contradicts the store, and stands only until that was read whole."""
-    heard: set[str] = field(default_factory=set)
-    """The logs of which something came since the last comparison with the store; the conversation's own as ""."""
+    dirty: bool = False
+    """Something changed since the viewers were given what there is."""
     ready: bool = False
     """The logs have been read once since the subscription was acknowledged."""
 
@@ -64,50 +78,95 @@ class Room:
         """Bytes of text held."""
         return self.turns.size + sum(replica.size for replica in self.responses.values())
 
-    def read(self, position: Position) -> tuple[list[Frame], Position]:
+    @property
+    def watched(self) -> bool:
+        """Whether there is any viewer."""
+        return bool(self.groups or self.behind)
+
+    def positions(self) -> Iterator[Position]:
+        """Where the viewers are."""
+        yield from (group.position for group in self.groups)
+        yield from self.behind.values()
+
+    def place(self, viewer: Viewer, position: Position) -> None:
+        """Let a viewer that can take more be at `position`."""
+        for group in self.groups:
+            if group.position == position:
+                group.viewers[viewer] = None
+                return
+        self.groups.append(Group(position, {viewer: None}))
+
+    def displace(self, viewer: Viewer) -> Position:
+        """Take a viewer of this room out, and return where it was."""
+        position = self.behind.pop(viewer, None)
+        if position is not None:
+            return position
+        group = next(group for group in self.groups if viewer in group.viewers)
+        del group.viewers[viewer]
+        if not group.viewers:
+            self.groups.remove(group)
+        return group.position
+
+    def unite(self) -> None:
+        """Make one group of those that have come to one position."""
+        there: dict[Position, Group] = {}
+        for group in self.groups:
+            there.setdefault(group.position, group).viewers.update(group.viewers)
+        self.groups = list(there.values())
+
+    def read(self, position: Position) -> tuple[Burst, Position]:
         """The frames that bring a viewer from `position` to now, and where it is then."""
-        frames: list[Frame] = []
-        open_responses = dict(position.responses)
-        turns = position.turns
-        if turns is not None:
+        turns, followed = position.turns, position.responses
+        frames = Burst()
+        if turns is not None and turns != self.turns.tail:
             if not self.turns.has(turns):
                 # Of what ended, the snapshot has the settled copy, or shows that the end is lost too.
-                unended = {name: cursor for name, cursor in open_responses.items() if not self._has_end(name, cursor)}
-                frames, position = self.begin_anew("lost", unended)
+                unended = {name: cursor for name, cursor in followed if not self._has_end(name, cursor)}
+                begun, position = self.begin_anew("lost", unended)
                 rest, position = self.read(position)
-                return frames + rest, position
-            for turn in self.turns.after(turns):
-                if isinstance(turn.entry, Settled):
-                    response = turn.entry.response
-                    if response in open_responses:
-                        last = self._finish(response, open_responses[response])
-                        if last is None:
-                            # Its end is on the way; the settled copy comes after it, never before.
-                            break
-                        frames += last
-                        del open_responses[response]
-                elif isinstance(turn.entry, events.Opened):
-                    # A viewer that comes back may have more of it than of the conversation.
-                    open_responses.setdefault(turn.entry.response, None)
-                if turn.frame:
-                    frames.append(turn.frame)
-                turns = turn.id
-        for response, cursor in list(open_responses.items()):
+                return Burst(begun + rest), position
+            turns, followed = self._read_turns(turns, dict(followed), frames)
+        cursors: list[tuple[str, LogId | None]] = []
+        for response, cursor in followed:
             replica = self.responses.get(response)
             if replica is None:
                 last = self._finish(response, cursor)
-                if last is not None:
+                if last is None:
+                    cursors.append((response, cursor))
+                else:
                     frames += last
-                    del open_responses[response]
                 continue
             frames += replica.read(cursor)
-            settled = self.turns.settled.get(response)
-            if replica.end is not None and settled is not None and (turns is None or settled.id.seq <= turns.seq):
-                del open_responses[response]
-            else:
+            if replica.end is None or not self._is_settled(response, turns):
                 # Until its settled copy is given: should a failover take its end back, it goes on with a reset.
-                open_responses[response] = replica.tail
-        return frames, Position(turns, tuple(open_responses.items()))
+                cursors.append((response, replica.tail))
+        return frames, Position(turns, tuple(cursors))
+
+    def _read_turns(
+        self, turns: TurnId, followed: dict[str, LogId | None], frames: list[Frame]
+    ) -> tuple[TurnId, Cursors]:
+        """Add the frames of the conversation's own log from `turns` on; return how far, and what is followed then."""
+        for turn in self.turns.after(turns):
+            if isinstance(turn.entry, Settled):
+                response = turn.entry.response
+                if response in followed:
+                    last = self._finish(response, followed[response])
+                    if last is None:
+                        # Its end is on the way; the settled copy comes after it, never before.
+                        break
+                    frames += last
+                    del followed[response]
+            elif isinstance(turn.entry, events.Opened):
+                # A viewer that comes back may have more of it than of the conversation.
+                followed.setdefault(turn.entry.response, None)
+            if turn.frame:
+                frames.append(turn.frame)
+            turns = turn.id
+        return turns, tuple(followed.items())
+
+    def _is_settled(self, response: str, turns: TurnId | None) -> bool:
+        settled = self.turns.settled.get(response)
+        return settled is not None and (turns is None or settled.id.seq <= turns.seq)
 
     def _has_end(self, response: str, cursor: LogId | None) -> bool:
         replica = self.responses.get(response)
@@ -200,7 +259,7 @@ class Room:
 
     def forget(self) -> None:
         """Drop the logs that ended and that no viewer still reads."""
-        read = {response for place in self.places.values() for response, _ in place.responses}
+        read = {response for position in self.positions() for response, _ in position.responses}
         for response, replica in list(self.responses.items()):
             if replica.end is not None and response not in read:
                 del self.responses[response]
@@ -212,7 +271,9 @@ class Hub:
 
     def __init__(self) -> None:
         self.rooms: dict[str, Room] = {}
-        self.dirty: set[Room] = set()
+        self.dirty: list[Room] = []
+        self.lacking: list[Room] = []
+        """Rooms that want a log to be read, as of the last flush."""
         self._watched: dict[Viewer, set[Room]] = {}
 
     def open(self, name: str) -> Room:
@@ -224,9 +285,8 @@ class Hub:
 
     def close(self, room: Room) -> None:
         """Drop a room that nobody watches."""
-        assert not room.places
+        assert not room.watched
         del self.rooms[room.name]
-        self.dirty.discard(room)
 
     def distrust(self, room: Room) -> None:
         """Hold nothing that a room has for true until it has been read anew."""
@@ -236,16 +296,18 @@ class Hub:
 
     def join(self, room: Room, viewer: Viewer, position: Position) -> None:
         """Let a viewer follow a room from `position` on; it is given what it lacks at the next flush."""
-        room.places[viewer] = position
-        self._watched.setdefault(viewer, set()).add(room)
-        self.dirty.add(room)
+        watched = self._watched.setdefault(viewer, set())
+        if room in watched:
+            room.displace(viewer)
+        watched.add(room)
+        room.place(viewer, position)
+        self._changed(room)
 
     def leave(self, viewer: Viewer, room: Room | None = None) -> None:
         """Let a viewer follow a room, or anything at all, no longer."""
         watched = self._watched.get(viewer, set())
         for left in [room] if room else list(watched):
-            left.places.pop(viewer, None)
-            left.behind.discard(viewer)
+            left.displace(viewer)
             watched.discard(left)
         if not watched:
             self._watched.pop(viewer, None)
@@ -253,33 +315,23 @@ class Hub:
     def take(self, room: Room, published: Sequence[events.Published]) -> None:
         """Bring what was published on a conversation's channel to its logs."""
         for part in published:
-            room.heard.add(part.response or "")
             if part.response is None:
-                turn, before = events.parse_turn_id(part.first), events.parse_turn_id(part.previous)
-                # What is no id of ours is no entry of ours: the log is read instead.
-                result = room.turns.extend(before, [(turn, value) for value in part.values]) if turn else Extended.GAP
+                result = room.turns.hear(part)
             else:
-                first, previous = events.parse_log_id(part.first), events.parse_log_id(part.previous)
                 replica = room.responses.get(part.response)
                 if replica is None:
-                    if previous is not None or first is None:
+                    if part.previous != b"-":
                         # The log of a response that nobody here reads, or whose beginning was missed.
                         room.wanted.update({part.response} & set(room.turns.open()))
                         continue
                     replica = room.responses[part.response] = ResponseReplica(part.response)
-                entries = (
-                    [(LogId(first.attempt, first.seq + index), value) for index, value in enumerate(part.values)]
-                    if first
-                    else []
-                )
-                # Entries that were too large to publish are read.
-                result = replica.extend(previous, entries) if entries else Extended.GAP
+                result = replica.hear(part)
+                if result is Extended.FOREIGN:
+                    # It must not pass for the whole answer until the log has been read.
+                    del room.responses[part.response]
             if result in (Extended.GAP, Extended.FOREIGN):
                 room.wanted.add(part.response or "")
-            if result is Extended.FOREIGN and part.response is not None:
-                # It must not pass for the whole answer until the log has been read.
-                del room.responses[part.response]
-        self.dirty.add(room)
+        self._changed(room)
 
     def ask_turns(self, room: Room) -> TurnId | None:
         """The entry from which on the conversation's log is to be read; None for its beginning."""
@@ -295,9 +347,13 @@ class Hub:
 
         A conversation in which nothing is open is in question only if `idle`.
         """
-        live = [name for name, replica in room.responses.items() if replica.end is None]
-        logs = [name for name in (["", *live] if live or idle else []) if name not in room.heard]
-        room.heard.clear()
+        live = {name: replica for name, replica in room.responses.items() if replica.end is None}
+        logs = [name for name, replica in live.items() if not replica.heard]
+        if (live or idle) and not room.turns.heard:
+            logs.insert(0, "")
+        room.turns.heard = False
+        for replica in live.values():
+            replica.heard = False
         return logs
 
     def load_turns(self, room: Room, asked: TurnId | None, entries: Sequence[tuple[TurnId, bytes]]) -> bool:
@@ -318,7 +374,7 @@ class Hub:
             return True
         room.wanted.update(name for name in room.turns.open() if name not in room.responses and name not in room.gone)
         if result is not Extended.KNOWN:
-            self.dirty.add(room)
+            self._changed(room)
         return result is not Extended.KNOWN
 
     def load_response(
@@ -338,44 +394,47 @@ class Hub:
             else:
                 room.responses[response] = replica
                 room.gone.discard(response)
-            self.dirty.add(room)
+            self._changed(room)
             return True
         result = replica.repair(asked, entries)
         if result is Extended.FOREIGN:
             del room.responses[response]
             room.wanted.add(response)
         if result is not Extended.KNOWN:
-            self.dirty.add(room)
+            self._changed(room)
         return result is not Extended.KNOWN
 
     def flush(self) -> None:
         """Give every viewer that can take it what it lacks: one read a position, whatever the number of viewers."""
+        self.lacking.clear()
         while self.dirty:
             room = self.dirty.pop()
-            readings: dict[Position, tuple[list[Frame], Position]] = {}
-            # A copy, because giving may end with a viewer leaving.
-            for viewer, position in list(room.places.items()):
-                if viewer in room.behind:
-                    continue
-                reading = readings.get(position)
-                if reading is None:
-                    reading = readings[position] = room.read(position)
-                self._give(room, viewer, reading)
+            room.dirty = False
+            for group in tuple(room.groups):
+                self._bring(room, group)
+            if len(room.groups) > 1:
+                room.unite()
+            if room.wanted:
+                self.lacking.append(room)
+
+    def _changed(self, room: Room) -> None:
+        if not room.dirty:
+            room.dirty = True
+            self.dirty.append(room)
+
+    def _bring(self, room: Room, group: Group) -> None:
+        burst, group.position = room.read(group.position)
+        if not burst:
+            return
+        # A copy, because giving may end with a viewer leaving.
+        for viewer in [viewer for viewer in tuple(group.viewers) if not viewer.give(burst)]:
+            for other in self._watched.get(viewer, ()):
+                other.behind[viewer] = other.displace(viewer)
 
     def ready(self, viewer: Viewer) -> None:
-        """A viewer that could not take more can again: give it all that has come since, in one piece."""
-        for room in list(self._watched.get(viewer, ())):
-            room.behind.discard(viewer)
-            self._give(room, viewer, room.read(room.places[viewer]))
-            if room.wanted:
-                # What this viewer lacks is to be read first.
-                self.dirty.add(room)
-            if viewer in room.behind:
-                break
-
-    def _give(self, room: Room, viewer: Viewer, reading: tuple[list[Frame], Position]) -> None:
-        frames, position = reading
-        room.places[viewer] = position
-        if frames and not viewer.give(frames):
-            for other in self._watched.get(viewer, ()):
-                other.behind.add(viewer)
+        """A viewer that could not take more can again: the next flush gives it all that has come since."""
+        for room in self._watched.get(viewer, ()):
+            position = room.behind.pop(viewer, None)
+            if position is not None:
+                room.place(viewer, position)
+                self._changed(room)

@@ -9,8 +9,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 REGISTRY: Final = CollectorRegistry()
 
 CONNECTIONS: Final = Gauge("tokenwire_connections", "Open sockets and event streams.", ["kind"], registry=REGISTRY)
+WEBSOCKETS: Final = CONNECTIONS.labels("websocket")
+EVENT_STREAMS: Final = CONNECTIONS.labels("sse")
 ROOMS: Final = Gauge("tokenwire_rooms", "Conversations held in memory.", registry=REGISTRY)
-ENTRIES: Final = Counter("tokenwire_feed_messages", "Messages received from the store's channels.", registry=REGISTRY)
+MESSAGES: Final = Counter("tokenwire_feed_messages", "Messages received from the store's channels.", registry=REGISTRY)
 READS: Final = Counter("tokenwire_log_reads", "Logs read whole from the store.", ["log"], registry=REGISTRY)
 REPAIRS: Final = Counter("tokenwire_repairs", "Entries found only by comparing with the store.", registry=REGISTRY)
 SUBSCRIPTIONS: Final = Counter("tokenwire_subscriptions", "Times the subscription was made anew.", registry=REGISTRY)

@@ -9,26 +9,20 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from enum import Enum
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from gateway import wire
 from gateway.streams import events
 from gateway.streams.events import (
-    MOST_ENTRIES,
     End,
     LogId,
-    Opened,
+    Published,
     Queued,
-    Settled,
     Start,
-    TurnEntry,
     TurnId,
-    UserMessage,
     Waiting,
 )
-from gateway.wire import Frame, Message, OpenResponse
+from gateway.wire import Frame, OpenResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,7 +51,7 @@ class Extended(Enum):
 Id = TypeVar("Id", LogId, TurnId)
 
 
-def _fresh(
+def fresh(
     tail: Id | None, has: Callable[[Id], bool], previous: Id | None, entries: Sequence[tuple[Id, bytes]]
 ) -> Sequence[tuple[Id, bytes]] | Extended:
     """The door of both logs: those of the entries that follow on `tail`, or why there are none."""
@@ -78,26 +72,34 @@ def _fresh(
 class Track:
     """Escaped text of one kind, and where each entry of it ends."""
 
-    __slots__ = ("data", "ends", "seqs")
+    __slots__ = ("_ends", "data")
 
     def __init__(self) -> None:
         self.data = bytearray()
-        self.seqs = array("Q")
-        self.ends = array("Q")
+        self._ends = array("Q")
+        """How long `data` was with the entry of each seq, up to the last that added to it."""
+
+    @property
+    def last(self) -> int:
+        """The seq of the last entry that added to it; 0 where none did."""
+        return len(self._ends)
 
     def append(self, seq: int, piece: bytes) -> None:
+        ends = self._ends
+        while len(ends) < seq - 1:
+            ends.append(len(self.data))
         self.data += piece
-        self.seqs.append(seq)
-        self.ends.append(len(self.data))
+        ends.append(len(self.data))
 
     def after(self, seq: int) -> bytes:
         """What entries beyond `seq` hold, as one piece."""
-        position = bisect_right(self.seqs, seq)
-        return bytes(memoryview(self.data)[self.ends[position - 1] if position else 0 :])
+        if seq >= len(self._ends):
+            return b""
+        return bytes(memoryview(self.data)[self._ends[seq - 1] if seq else 0 :])
 
     def clear(self) -> None:
         self.data.clear()
-        del self.seqs[:], self.ends[:]
+        del self._ends[:]
 
 
 class ResponseReplica:
@@ -106,10 +108,12 @@ class ResponseReplica:
     __slots__ = (
         "_attempts",
         "_reset_at",
+        "_spelled",
         "_start_id",
         "_waiting_at",
         "chars",
         "end",
+        "heard",
         "queued",
         "reasoning",
         "response",
@@ -127,10 +131,14 @@ class ResponseReplica:
         self.waiting: Waiting | None = None
         self.end: End | None = None
         self.chars = 0
+        self.heard = False
+        """Something was published of it since the last comparison with the store."""
         self.text = Track()
         self.reasoning = Track()
         self._attempts: list[tuple[int, int]] = []
         """The first seq of each attempt, and the attempt."""
+        self._spelled = b""
+        """`tail` as it is published."""
         self._start_id = UNKNOWN
         self._reset_at = 0
         """The seq of the last start that followed another: who has less than it has text of an older attempt."""
@@ -154,27 +162,47 @@ class ResponseReplica:
             return "queued"
         if self.waiting is not None:
             return "waiting"
-        written = max(
-            self.text.seqs[-1] if self.text.seqs else 0, self.reasoning.seqs[-1] if self.reasoning.seqs else 0
-        )
-        if self._reset_at and written < self._reset_at:
+        if self._reset_at and max(self.text.last, self.reasoning.last) < self._reset_at:
             return "recovering"
         return "running"
+
+    def hear(self, part: Published) -> Extended:
+        """Take what was published of this log; otherwise as `extend`."""
+        self.heard = True
+        tail = self.tail
+        if tail is not None and part.previous == self._spelled and self.end is None and part.values:
+            attempt, seq = tail
+            if part.first == b"%d-%d" % (attempt, seq + 1):
+                # What nearly every message is: the next entries of the same attempt.
+                for value in part.values:
+                    seq += 1
+                    self._take(LogId(attempt, seq), value)
+                self._spelled = part.first if len(part.values) == 1 else b"%d-%d" % (attempt, seq)
+                return Extended.ACCEPTED
+        first, previous = events.parse_log_id(part.first), events.parse_log_id(part.previous)
+        if first is None or not part.values:
+            # What is no id of ours is no entry of ours, and what was too large to publish is not here: both are read.
+            return Extended.GAP
+        attempt, seq = first
+        return self.extend(previous, [(LogId(attempt, seq + index), value) for index, value in enumerate(part.values)])
 
     def extend(self, previous: LogId | None, entries: Sequence[tuple[LogId, bytes]]) -> Extended:
         """Take consecutive entries, of which the first follows on `previous` (None: on nothing).
 
         Those already here are ignored. Anything but KNOWN and ACCEPTED has changed nothing.
         """
-        fresh = _fresh(self.tail, self.has, previous, entries)
-        if isinstance(fresh, Extended):
-            return fresh
-        if fresh and (self.end is not None or (self.tail is None and fresh[0][1][:1] != events.QUEUED)):
+        new = fresh(self.tail, self.has, previous, entries)
+        if isinstance(new, Extended):
+            return new
+        if new and (self.end is not None or (self.tail is None and new[0][1][:1] != events.QUEUED)):
             # Nothing follows an end, and a log whose beginning was trimmed away can not be shown.
             return Extended.FOREIGN
-        for entry, value in fresh:
+        if not new:
+            return Extended.KNOWN
+        for entry, value in new:
             self._take(entry, value)
-        return Extended.ACCEPTED if fresh else Extended.KNOWN
+        self._spelled = b"%d-%d" % new[-1][0]
+        return Extended.ACCEPTED
 
     def repair(self, asked: LogId | None, entries: Sequence[tuple[LogId, bytes]]) -> Extended:
         """Take what the log held from `asked` on, that entry included: this copy's tail when the log was asked.
@@ -222,6 +250,9 @@ class ResponseReplica:
         """Tell whether the entry `cursor` is part of this log."""
         if self.tail is None or not 1 <= cursor.seq <= self.tail.seq:
             return False
+        first_of_last, last = self._attempts[-1]
+        if cursor.seq >= first_of_last:
+            return cursor.attempt == last
         position = bisect_right(self._attempts, (cursor.seq, events.NONCES**2)) - 1
         return self._attempts[position][1] == cursor.attempt
 
@@ -234,31 +265,32 @@ class ResponseReplica:
         assert queued is not None
         frames: list[Frame] = []
         # The end is a frame of its own, so what comes before it must not move a cursor beyond it.
-        before_end = LogId(self._attempt_at(tail.seq - 1), tail.seq - 1) if self.end else tail
+        last = tail.seq - 1
+        at = str(self._spelled, "ascii") if self.end is None else f"{self._attempt_at(last)}-{last}"
         continued = after is None or self.has(after)
-        older = after is not None and continued and after.number > 0 and after.seq < self._reset_at
+        older = continued and after is not None and after.seq < self._reset_at and after.number > 0
         if older:
             frames.append(wire.status(self.response, "recovering"))
         if older or not continued:
             frames.append(
                 wire.reset(
                     self.response,
-                    str(before_end),
+                    at,
                     bytes(self.text.data),
                     bytes(self.reasoning.data),
                     "attempt" if older else "lost",
                 )
             )
             # After the reset, so that no other text stands under this attempt; and at its cursor.
-            frames += self._begun(before_end)
+            frames += self._begun(at)
             seen = self._start_id.seq
         else:
             seen = after.seq if after is not None else 0
             if seen < self._start_id.seq:
-                frames += self._begun(self._start_id)
+                frames += self._begun(str(self._start_id))
             text, reasoning = self.text.after(seen), self.reasoning.after(seen)
             if text or reasoning:
-                frames.append(wire.delta(self.response, str(before_end), text, reasoning))
+                frames.append(wire.delta(self.response, at, text, reasoning))
         if self.end is not None:
             frames.append(
                 wire.end(
@@ -276,7 +308,7 @@ class ResponseReplica:
             frames.append(self.status(tail))
         return frames
 
-    def _begun(self, cursor: LogId) -> list[Frame]:
+    def _begun(self, cursor: str) -> list[Frame]:
         if self.start is None or self.queued is None:
             return []
         number, queued = self._start_id.number, self.queued
@@ -284,7 +316,7 @@ class ResponseReplica:
             wire.start(
                 queued.conversation,
                 self.response,
-                str(cursor),
+                cursor,
                 self.start.model,
                 number,
                 queued.message,
@@ -322,114 +354,3 @@ class ResponseReplica:
 
     def _attempt_at(self, seq: int) -> int:
         return self._attempts[bisect_right(self._attempts, (seq, events.NONCES**2)) - 1][1]
-
-
-class Turn(NamedTuple):
-    """One entry of a conversation log, with the frame that shows it, if one does."""
-
-    id: TurnId
-    entry: TurnEntry | None
-    message: Message | None
-    frame: Frame | None
-
-
-class ConversationReplica:
-    """A copy of one conversation log, from the oldest entry that is kept to `tail`."""
-
-    __slots__ = ("_turns", "conversation", "opened", "settled", "size")
-
-    def __init__(self, conversation: str) -> None:
-        self.conversation = conversation
-        self.opened: dict[str, Opened] = {}
-        self.settled: dict[str, Turn] = {}
-        self._turns: list[Turn] = []
-        self.size = 0
-        """Bytes of the frames held, which is about half of all."""
-
-    @property
-    def tail(self) -> TurnId:
-        return self._turns[-1].id if self._turns else ORIGIN
-
-    def open(self) -> list[str]:
-        """The responses without an end, oldest first."""
-        return [response for response in self.opened if response not in self.settled]
-
-    def extend(self, previous: TurnId | None, entries: Sequence[tuple[TurnId, bytes]]) -> Extended:
-        """As `ResponseReplica.extend`."""
-        fresh = _fresh(self._turns[-1].id if self._turns else None, self._may_have, previous, entries)
-        if isinstance(fresh, Extended):
-            return fresh
-        for entry, value in fresh:
-            self._take(entry, value)
-        if len(self._turns) > 2 * MOST_ENTRIES:
-            self._forget(len(self._turns) - MOST_ENTRIES)
-        return Extended.ACCEPTED if fresh else Extended.KNOWN
-
-    def repair(self, asked: TurnId | None, entries: Sequence[tuple[TurnId, bytes]]) -> Extended:
-        """As `ResponseReplica.repair`; read whole, a log may begin anywhere, because old entries are trimmed away."""
-        if asked is None:
-            return self.extend(None, entries)
-        if not entries or entries[0][0] != asked:
-            return Extended.FOREIGN
-        return self.extend(asked, entries[1:])
-
-    def _may_have(self, entry: TurnId) -> bool:
-        # What was trimmed away here can not be compared any more.
-        return self.has(entry) or entry.seq < self._turns[0].id.seq
-
-    def _take(self, entry: TurnId, value: bytes) -> None:
-        said: Message | None = None
-        decoded = events.decode_turn(value)
-        match decoded:
-            case UserMessage(id=name, text=text, replaces=replaces):
-                said = Message(name, "user", msgspec.Raw(msgspec.json.encode(text)), replaces=replaces)
-            case Settled() as settled:
-                opened = self.opened.get(settled.response)
-                said = Message(
-                    settled.message,
-                    "assistant",
-                    settled.text,
-                    settled.response,
-                    replies_to=opened.message if opened else None,
-                    replaces=opened.replaces if opened else None,
-                    reason=settled.reason,
-                    retryable=settled.retryable,
-                    error=settled.error,
-                    usage=settled.usage,
-                )
-            case Opened() as opened:
-                self.opened[opened.response] = opened
-            case _:
-                # A newer release's; there is nothing of it to show.
-                pass
-        frame = wire.message(self.conversation, str(entry), said) if said else None
-        turn = Turn(entry, decoded, said, frame)
-        if isinstance(decoded, Settled):
-            self.settled[decoded.response] = turn
-        self._turns.append(turn)
-        self.size += len(frame.body) if frame else 0
-
-    def _forget(self, count: int) -> None:
-        for turn in self._turns[:count]:
-            self.size -= len(turn.frame.body) if turn.frame else 0
-            if isinstance(turn.entry, Settled):
-                self.settled.pop(turn.entry.response, None)
-                self.opened.pop(turn.entry.response, None)
-        del self._turns[:count]
-
-    def has(self, cursor: TurnId) -> bool:
-        """Tell whether reading can go on from `cursor` without a hole."""
-        if cursor == ORIGIN:
-            return not self._turns or self._turns[0].id.seq == 1
-        position = cursor.seq - self._turns[0].id.seq if self._turns else -1
-        return 0 <= position < len(self._turns) and self._turns[position].id == cursor
-
-    def after(self, cursor: TurnId) -> list[Turn]:
-        """The entries beyond `cursor`, which `has` has approved."""
-        return self._turns[cursor.seq - self._turns[0].id.seq + 1 :] if cursor != ORIGIN else list(self._turns)
-
-    def messages(self) -> tuple[list[Message], bool]:
-        """The newest messages, oldest first, and whether there are older ones."""
-        said = [turn.message for turn in self._turns if turn.message]
-        trimmed = bool(self._turns) and self._turns[0].id.seq > 1
-        return said[-MOST_MESSAGES:], trimmed or len(said) > MOST_MESSAGES

@@ -6,6 +6,7 @@ a client does: the answer to that is a command.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -100,6 +101,12 @@ class Session:
         if self.state is State.READY and self.identity is not None and wall >= self.identity.expires:
             return self._close(Close.NOT_AUTHENTICATED, "the token has expired")
         return []
+
+    def due(self, now: float, wall: float) -> float:
+        """When `tick` has something to do, on the clock of `now`; infinite, if nothing changes."""
+        if self.state is State.NEW:
+            return self._opened + HELLO_WITHIN
+        return now + self.identity.expires - wall if self.identity is not None else math.inf
 
     def receive(self, data: str | bytes, now: float, wall: float) -> list[Command]:
         """One frame of the client; `now` and `wall` as in `tick`."""

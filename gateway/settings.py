@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    processes: int = Field(1, ge=1, le=256, description="processes of one gateway that share its port")
     auth: Literal["none", "jwt"] | None = Field(
         None, description="none or jwt; unset: jwt where there is a key, none on a loopback address, else refused"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -113,7 +113,7 @@ def decode(data: str | bytes) -> ClientFrame | BadFrame:
     return frame
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One frame for a viewer: the same bytes for every viewer at the same cursor.
 
     `response` and `cursor` say which log the frame moves forward, and to where; "" and None where it moves none.
@@ -218,9 +218,14 @@ def start(
 
 def delta(response: str, cursor: str, text: bytes, reasoning: bytes) -> Frame:
     """Escaped text to append. Built from bytes: it is the frame that there are a thousand of."""
-    head = b'{"type":"delta","response":"%b","cursor":"%b","text":"' % (response.encode(), cursor.encode())
-    tail = b'","reasoning":"%b"}' % reasoning if reasoning else b'"}'
-    return Frame("delta", b"".join((head, text, tail)), response, cursor)
+    more = b'","reasoning":"%b' % reasoning if reasoning else b""
+    body = b'{"type":"delta","response":"%b","cursor":"%b","text":"%b%b"}' % (
+        response.encode(),
+        cursor.encode(),
+        text,
+        more,
+    )
+    return Frame("delta", body, response, cursor)
 
 
 def reset(response: str, cursor: str, text: bytes, reasoning: bytes, reason: str) -> Frame:

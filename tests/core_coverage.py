@@ -19,11 +19,14 @@ PROCESSES: Final = 2
 
 CORE: Final = {
     "gateway.auth": "tests/gateway/test_auth.py",
+    "gateway.burst": "tests/gateway/test_burst.py",
     "gateway.hub": "tests/gateway/test_hub.py",
     "gateway.replica": "tests/gateway/test_replica.py",
     "gateway.session": "tests/gateway/test_session.py",
     "gateway.streams.events": "tests/gateway/streams/test_events.py",
     "gateway.streams.keys": "tests/gateway/streams/test_keys.py",
+    "gateway.turns": "tests/gateway/test_turns.py",
+    "gateway.wheel": "tests/gateway/test_wheel.py",
     "gateway.wire": "tests/gateway/test_wire.py",
     "workers.attempt": "tests/workers/test_attempt.py",
     "workers.batch": "tests/workers/test_batch.py",

@@ -47,8 +47,10 @@ class Attempt:
 
     def next(self) -> Append | None:
         """The append to make now; None when all is written."""
+        if self._written == len(self._values):
+            return None
         values = self._values[self._written : self._written + MOST_ENTRIES]
-        return Append(self.tail, self._id(self._written + 1), values) if values else None
+        return Append(self.tail, self._id(self._written + 1), values)
 
     def appended(self, append: Append) -> None:
         """The store made this append."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from gateway.streams.jobs import Job
     from gateway.streams.store import Store
+    from workers.beats import Beats
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,13 @@ class Generation:
     """A worker's try at one response."""
 
     def __init__(
-        self, store: Store, job: Job, consumer: str, providers: Mapping[str, tuple[Provider, str]], terms: Terms
+        self,
+        store: Store,
+        job: Job,
+        consumer: str,
+        providers: Mapping[str, tuple[Provider, str]],
+        terms: Terms,
+        beats: Beats,
     ) -> None:
         """`providers`: each alias to its provider and that provider's name of the model."""
         self._store = store
@@ -62,7 +69,8 @@ class Generation:
         self._consumer = consumer
         self._providers = providers
         self._terms = terms
-        self._batch = Batch(terms.window, terms.longest)
+        self._beats = beats
+        self._batch = Batch(terms.longest)
         self._wake = asyncio.Event()
         self._complete = False
         self._attempt: Attempt | None = None
@@ -117,7 +125,7 @@ class Generation:
         partial = await self._text_before(begun) if keep else ""
         if not partial and queued.mode == "continue" and queued.replaces is not None:
             partial = await self._text_of(queued.replaces)
-            self._batch.add(events.TEXT, partial, self._now())
+            self._batch.add(events.TEXT, partial)
         await self._answer(await self._request(queued, served[1], partial), served[0], Seam(partial))
 
     async def _request(self, queued: Queued, model: str, partial: str) -> Request:
@@ -158,18 +166,22 @@ class Generation:
             try:
                 async with aclosing(provider(request)) as stream:
                     async with asyncio.timeout(self._terms.first_timeout) as limit:
+                        lasts = 0.0
                         async for event in stream:
                             now = self._now()
-                            limit.reschedule(now + self._terms.idle_timeout)
+                            if now + self._terms.idle_timeout > lasts:
+                                # Somewhat later than it has to be, because this costs as much as it does to read.
+                                lasts = now + self._terms.idle_timeout * 1.1
+                                limit.reschedule(lasts)
                             match event:
                                 case Text(text):
                                     heard = True
-                                    self._gather(events.TEXT, seam.feed(text), now)
+                                    self._gather(events.TEXT, seam.feed(text))
                                 case Reasoning(text):
                                     heard = True
-                                    self._gather(events.REASONING, text, now)
+                                    self._gather(events.REASONING, text)
                                 case Finish(reason, usage):
-                                    self._gather(events.TEXT, seam.close(), now)
+                                    self._gather(events.TEXT, seam.close())
                                     return End(reason, usage=dict(usage) or None, retryable=reason != "complete")
                             if self._batch.full:
                                 return End("length", retryable=False)
@@ -178,7 +190,7 @@ class Generation:
                 problem = ProviderError("provider_silent", "The model has stopped answering.", retryable=True)
             except ProviderError as error:
                 problem = error
-            self._gather(events.TEXT, seam.close() if heard else "", self._now())
+            self._gather(events.TEXT, seam.close() if heard else "")
             tries += 1
             pause = problem.retry_after if problem.retry_after is not None else min(8.0, 0.5 * 2**tries)
             pause *= random.uniform(1.0, 1.1)  # noqa: S311 - spreads the tries of many workers
@@ -190,37 +202,35 @@ class Generation:
             self._wake.set()
             await asyncio.sleep(pause)
 
-    def _gather(self, kind: bytes, text: str, now: float) -> None:
+    def _gather(self, kind: bytes, text: str) -> None:
         if text:
-            self._batch.add(kind, text, now)
+            self._batch.add(kind, text)
             self._wake.set()
 
     async def _write(self) -> None:
         """Append what is due until all is written."""
         assert self._attempt is not None
         while True:
-            due = self._batch.due()
-            now = self._now()
-            if self._complete or (due is not None and due <= now):
-                self._attempt.add(self._batch.take(now, last=self._complete))
-            if self._attempt.next() is not None:
-                await self._append()
+            beat = self._beats.number
+            if self._complete or self._batch.due(beat):
+                self._attempt.add(self._batch.take(beat, last=self._complete))
+            if await self._append():
                 continue
             if self._complete:
                 return
-            self._wake.clear()
-            if due is None:
+            if self._batch.empty:
+                self._wake.clear()
                 await self._wake.wait()
             else:
-                # Pieces that come in the meantime change nothing: the time at which they are due stands.
-                await asyncio.sleep(due - now)
+                await self._beats.next()
 
-    async def _append(self) -> None:
+    async def _append(self) -> bool:
+        """Make the next append; False: there is none to make."""
         attempt = self._attempt
         assert attempt is not None
         append = attempt.next()
         if append is None:
-            return
+            return False
         result: Any = await log.append(
             self._store,
             self._job.conversation,
@@ -234,6 +244,7 @@ class Generation:
             attempt.appended(append)
         else:
             self._refused(result)
+        return True
 
     def _refused(self, last: LogId | None) -> None:
         assert self._attempt is not None
@@ -244,8 +255,8 @@ class Generation:
         assert self._attempt is not None
         self.ending = True
         while True:
-            while self._attempt.next() is not None:
-                await self._append()
+            while await self._append():
+                pass
             result = await log.end(
                 self._store,
                 self._job.conversation,

@@ -16,6 +16,8 @@ from redis.exceptions import RedisError
 from gateway.streams import jobs, keys, log
 from gateway.streams.events import End, Problem
 from gateway.streams.store import Store, StoreError
+from workers.batch import Window
+from workers.beats import Beats
 from workers.generate import Generation, Terms
 from workers.providers import Provider, connect
 
@@ -48,10 +50,11 @@ class Pool:
         self._store = store
         self._terms = terms
         self._concurrency = concurrency
+        self._beats = Beats(Window(terms.window))
         self._providers: dict[str, tuple[Provider, str]] = {}
         for alias, target in targets.items():
             try:
-                self._providers[alias] = connect(target, demo_rate=demo_rate)
+                self._providers[alias] = connect(target, demo_rate=demo_rate, pace=self._beats.next)
             except ValueError as error:
                 raise ValueError(f"model {alias!r}: {error}") from error
         self._running: dict[str, _Running] = {}
@@ -143,7 +146,7 @@ class Pool:
                 # The lease ran out unnoticed, and this worker took over from itself: it just goes on. Should another
                 # have been at it in between, the log says so.
                 continue
-            generation = Generation(self._store, job, self.name, self._providers, self._terms)
+            generation = Generation(self._store, job, self.name, self._providers, self._terms, self._beats)
             task = asyncio.create_task(generation.run(), name=job.response)
             self._running[job.response] = _Running(job, generation, task)
             task.add_done_callback(partial(self._finished, job))

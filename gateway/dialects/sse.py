@@ -13,8 +13,9 @@ from gateway.replica import UNKNOWN
 from gateway.streams import events
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
 
+    from gateway.burst import Burst
     from gateway.feed import Feed
     from gateway.wire import Frame
 
@@ -94,9 +95,9 @@ class EventStream:
         self._wake = asyncio.Event()
         self._leaving = False
 
-    def give(self, frames: Sequence[Frame]) -> bool:
+    def give(self, burst: Burst) -> bool:
         """See `hub.Viewer`."""
-        self._pending += frames
+        self._pending += burst
         self._wake.set()
         return False
 

@@ -217,7 +217,7 @@ def unescape(escaped: bytes) -> str:
     return text
 
 
-class Published(NamedTuple):
+class Published(msgspec.Struct, frozen=True, gc=False):
     """Consecutive entries of one log from a feed message; none of them, where they were too large to publish.
 
     `response` is None for the conversation's own log. `first` is the id of the first entry, `previous` that of the
@@ -237,10 +237,10 @@ def parse_published(data: bytes) -> list[Published]:
     """
     parts: list[Published] = []
     for line in data.split(b"\n"):
-        if line[:1] == b"@":
-            log, _, ids = line[1:].partition(b" ")
+        if line.startswith(b"@"):
+            log, _, ids = line.partition(b" ")
             first, _, previous = ids.partition(b" ")
-            parts.append(Published(None if log == b"c" else log.decode("ascii", "replace"), first, previous, []))
+            parts.append(Published(None if log == b"@c" else str(log, "latin-1")[1:], first, previous, []))
         elif parts:
             parts[-1].values.append(line)
     return parts

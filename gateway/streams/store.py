@@ -12,7 +12,7 @@ import logging
 import re
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import redis.asyncio as aioredis
@@ -34,6 +34,8 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
+from gateway.streams.pipeline import Argument, Pipeline
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -41,9 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Argument: TypeAlias = str | bytes | int
-
-SCRIPTS: Final = ("submit", "claim", "append", "end", "renew", "release", "requeue")
+SCRIPTS: Final = ("submit", "claim", "append", "end", "renew", "release", "requeue", "compare")
 SCHEMES: Final = ("memory", "embedded", "redis", "rediss", "unix")
 
 CONNECT_TIMEOUT: Final = 3.0
@@ -89,7 +89,7 @@ class Store:
     """One process's use of the store: every command and script goes through here, with retries decided on purpose.
 
     Every script of ours may be repeated without a second effect, so a call whose reply was lost is sent again until
-    `patience` seconds are over.
+    `patience` seconds are over. Scripts share round trips; a store of several nodes would have a pipeline for each.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class Store:
         self.client = client
         self.lifetimes = lifetimes
         self._release = release
+        self._pipeline = Pipeline(client.connection_pool, COMMAND_TIMEOUT)
         self._sources = {name: _source(name) for name in SCRIPTS}
         self._digests = {
             name: hashlib.sha1(source, usedforsecurity=False).hexdigest() for name, source in self._sources.items()
@@ -110,9 +111,9 @@ class Store:
 
         async def once() -> Any:
             try:
-                return await self.client.evalsha(self._digests[script], count, *words)
+                return await self._pipeline.call("EVALSHA", self._digests[script], count, *words)
             except NoScriptError:
-                return await self.client.eval(self._sources[script].decode(), count, *words)
+                return await self._pipeline.call("EVAL", self._sources[script], count, *words)
 
         return await self.repeat(once, patience)
 
@@ -148,6 +149,7 @@ class Store:
 
     async def close(self) -> None:
         """Close every connection, and stop the embedded server if this process was the last to use it."""
+        await self._pipeline.close()
         await self.client.aclose()
         if self._release is not None:
             await self._release()

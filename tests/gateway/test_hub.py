@@ -23,6 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from gateway.burst import Burst
 from gateway.hub import Hub, Position, Room
 from gateway.replica import UNKNOWN
 from gateway.streams import events, keys
@@ -41,8 +42,6 @@ from gateway.streams.events import (
 from tests.transcript import Transcript
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from gateway.wire import Frame
 
 CONVERSATION = "c1"
@@ -66,7 +65,7 @@ class Client:
         self.in_flight: list[Frame] = []
         self.full = False
 
-    def give(self, frames: Sequence[Frame]) -> bool:
+    def give(self, frames: Burst) -> bool:
         self.in_flight += frames
         return not self.full
 
@@ -329,7 +328,7 @@ class Delivery(RuleBasedStateMachine):
         gateway.enter(self.logs, named)
         frames, position = gateway.room.begin(after, named)
         client.gateway, client.full = gateway, False
-        client.give(frames)
+        client.give(Burst(frames))
         gateway.hub.join(gateway.room, client, position)
 
     @precondition(lambda self: self.clients)
@@ -383,7 +382,7 @@ class Delivery(RuleBasedStateMachine):
             for gateway in self.gateways:
                 if gateway.loaded:
                     gateway.hub.flush()
-                    gateway.room.heard.clear()
+                    gateway.hub.compare(gateway.room, idle=True)
                     gateway.compare(self.logs)
                     gateway.hub.flush()
                     gateway.load(self.logs)
@@ -392,6 +391,7 @@ class Delivery(RuleBasedStateMachine):
                 client.full = False
                 assert client.gateway is not None
                 client.gateway.hub.ready(client)
+                client.gateway.hub.flush()
         for client in self.clients:
             client.receive()
             self.check(client.transcript)
@@ -469,10 +469,10 @@ class Screen:
 
     def __init__(self, *, takes: bool = True) -> None:
         self.frames: list[dict[str, Any]] = []
-        self.given: list[Sequence[Frame]] = []
+        self.given: list[Burst] = []
         self.takes = takes
 
-    def give(self, frames: Sequence[Frame]) -> bool:
+    def give(self, frames: Burst) -> bool:
         self.given.append(frames)
         self.frames += [json.loads(frame.body) for frame in frames]
         return self.takes
@@ -498,7 +498,7 @@ def published(entry: tuple[Any, bytes], previous: object, response: str | None =
 
 def watch(hub: Hub, room: Room, screen: Screen, after: str | None = None, **named: str) -> None:
     frames, position = room.begin(after, named)
-    screen.give(frames)
+    screen.give(Burst(frames))
     hub.join(room, screen, position)
     hub.flush()
 
@@ -532,11 +532,65 @@ def test_one_that_falls_behind_is_given_the_rest_in_one_piece_in_every_room() ->
     hub.flush()
     assert slow.kinds() == []
     hub.ready(slow)
+    hub.flush()
     assert len(slow.kinds()) == 1
     slow.takes = True
     hub.ready(slow)
+    hub.flush()
     assert len(slow.kinds()) == 1
     hub.ready(Screen())
+
+
+def test_a_viewer_leaves_while_it_is_behind() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
+    slow = Screen(takes=False)
+    watch(hub, room, slow)
+    hub.take(room, published(TEXT, STARTED[0]))
+    hub.flush()
+    hub.leave(slow)
+    assert not room.watched
+    hub.take(room, published(ENDED, TEXT[0]))
+    hub.flush()
+    assert slow.kinds() == ["watching", "snapshot", "delta"]
+
+
+class Rude(Screen):
+    """A viewer whose taking makes another leave, as a socket does that is found closed."""
+
+    def __init__(self, hub: Hub, other: Screen) -> None:
+        super().__init__()
+        self._hub = hub
+        self._other = other
+
+    def give(self, frames: Burst) -> bool:
+        self._hub.leave(self._other)
+        self._hub.leave(self)
+        return super().give(frames)
+
+
+def test_viewers_leave_while_others_are_given_something() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
+    other, witness = Screen(), Screen()
+    rude = Rude(hub, other)
+    for screen, cursor in ((rude, STARTED[0]), (other, QUEUED[0]), (witness, STARTED[0])):
+        hub.join(room, screen, Position(ASKED[0], ((RESPONSE, cursor),)))
+    hub.take(room, published(TEXT, STARTED[0]))
+    hub.flush()
+    assert [len(each.given) for each in (rude, other, witness)] == [1, 0, 1]
+    hub.leave(witness)
+    hub.join(room, rude, Position(ASKED[0], ((RESPONSE, QUEUED[0]),)))
+    hub.flush()
+    assert not room.watched
+
+
+def test_what_contradicts_a_copy_is_read_anew() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
+    hub.take(room, published((LogId(2 * NONCES, 3), events.TEXT + b"Bye"), LogId(2 * NONCES, 2)))
+    assert room.wanted == {RESPONSE}
+    assert RESPONSE not in room.responses
 
 
 def test_a_viewer_leaves_one_room_or_all() -> None:
@@ -546,11 +600,10 @@ def test_a_viewer_leaves_one_room_or_all() -> None:
     watch(hub, room, screen)
     watch(hub, other, screen)
     hub.leave(screen, room)
-    assert not room.places
-    assert other.places
+    assert [room.watched, other.watched] == [False, True]
     hub.leave(screen)
     hub.leave(screen)
-    assert not other.places
+    assert [room.watched, other.watched] == [False, False]
     hub.close(room)
     assert hub.open(CONVERSATION) is not room
 
@@ -565,12 +618,10 @@ def test_the_settled_copy_waits_for_the_end() -> None:
     hub.flush()
     assert screen.kinds() == []
     assert room.wanted == {RESPONSE}
-    hub.ready(screen)
-    assert room in hub.dirty
     hub.load_response(room, RESPONSE, TEXT[0], [TEXT, ENDED])
     hub.flush()
     assert screen.kinds() == ["end", "message"]
-    assert room.places[screen].responses == ()
+    assert [position.responses for position in room.positions()] == [()]
     late = Screen()
     watch(hub, room, late, str(ASKED[0]))
     assert late.kinds() == ["watching", "message"]
@@ -685,7 +736,7 @@ def test_quiet_logs_are_compared_and_busy_ones_are_not() -> None:
     assert hub.compare(room, idle=False) == [""]
     hub.take(room, published(ENDED, TEXT[0]))
     hub.take(room, published(SETTLED, ASKED[0], None))
-    room.heard.clear()
+    hub.compare(room, idle=True)
     assert hub.compare(room, idle=False) == []
     assert hub.compare(room, idle=True) == [""]
     assert not hub.load_turns(room, SETTLED[0], [SETTLED])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -109,6 +110,16 @@ def test_a_client_that_does_not_say_hello_is_let_go_of() -> None:
     client.now = HELLO_WITHIN + 0.1
     assert client.tick() == [End(Close.NO_HELLO, "no hello within five seconds")]
     assert client.tick() == []
+
+
+def test_a_session_says_when_time_changes_something() -> None:
+    client = Client()
+    assert client.session.due(client.now, BEGIN) == HELLO_WITHIN
+    client.now = 3.0
+    client.say(type="hello", token="ann")
+    assert client.session.due(client.now, BEGIN + client.now) == client.now + LIFETIME
+    client.session.identity = None
+    assert client.session.due(client.now, BEGIN + client.now) == math.inf
 
 
 def test_hello_comes_once(client: Client) -> None:

@@ -51,6 +51,8 @@ WRONG = [
     ("port", "", "integer"),
     ("port", "-1", "greater than or equal to 0"),
     ("port", "65536", "less than or equal to 65535"),
+    ("processes", "0", "greater than or equal to 1"),
+    ("processes", "257", "less than or equal to 256"),
     ("auth", "basic", "'none' or 'jwt'"),
     ("origins", "https://a.com,b.com", "'b.com' is no origin such as https://example.com"),
     ("origins", "null", "no origin such as"),

@@ -88,6 +88,10 @@ class Client:
         wanted = len(self.frames) + count
         await self.until(lambda: len(self.frames) >= wanted or self.answer(response).ends)
 
+    async def knows(self, response: str) -> None:
+        """Wait until anything at all is known of the response."""
+        await self.until(lambda: response in self.transcript.answers)
+
     async def shows(self, response: str, characters: int = 1) -> Answer:
         """The response once more than so many characters of it are shown."""
         await self.until(lambda: len(self.answer(response).text) >= characters)

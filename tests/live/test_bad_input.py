@@ -1340,9 +1340,6 @@ async def test_in_the_end_nothing_is_left_open(gate: Gate) -> None:
     assert gate.gateway.counted("tokenwire_connections") == 1
 
 
-@pytest.mark.xfail(
-    reason="uvicorn has no deadline for a request: whoever sends half of one keeps a descriptor for ever"
-)
 @pytest.mark.parametrize("name", HELD)
 async def test_a_connection_that_never_comes_to_a_request_is_let_go(
     gate: Gate, held: dict[str, RawSocket], name: str
@@ -1350,12 +1347,17 @@ async def test_a_connection_that_never_comes_to_a_request_is_let_go(
     await held[name].gone(max(0.1, gate.opened + 3 * session.HELLO_WITHIN - time.monotonic()))
 
 
-@pytest.mark.xfail(reason="uvicorn's httptools protocol bounds neither the number of headers nor their length")
 async def test_headers_without_an_end_are_refused(gate: Gate) -> None:
     held = gate.memory
+    sent = 0
     async with tcp(gate) as (_, writer):
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
-        for _ in range(2_000):
-            writer.write(b"X-Long: " + b"x" * 16_384 + b"\r\n")
-            await writer.drain()
-        assert gate.memory - held < 16
+        try:
+            while sent < 2_000:
+                sent += 1
+                writer.write(b"X-Long: " + b"x" * 16_384 + b"\r\n")
+                await writer.drain()
+        except ConnectionError:
+            pass
+    assert sent < 1_000
+    assert gate.memory - held < 16

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -26,7 +27,6 @@ from workers.providers import demo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.live
 
@@ -117,6 +117,44 @@ async def test_a_gateway_leaves_with_streams_and_idle_connections_open(
         assert "Traceback" not in process.text
         for writer in writers:
             writer.transport.abort()
+
+
+def children(process: GatewayProcess) -> set[int]:
+    return {int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()}
+
+
+async def test_processes_share_a_port_and_one_that_dies_is_started_again(house: House, conversation: str) -> None:
+    async with AsyncExitStack() as stack:
+        process = stack.enter_context(GatewayProcess(house.server.url, "--processes", "2"))
+        clients = [await stack.enter_async_context(Client(conversation)) for _ in range(12)]
+        for client in clients:
+            await client.connect(process.socket_url)
+        born = children(process)
+        assert len(born) == 2
+        first = await clients[0].ask("to all of you", model="fake")
+        for client in clients:
+            assert (await client.ended(first)).text == clients[0].answer(first).text
+        victim = min(born)
+        os.kill(victim, signal.SIGKILL)
+        async with asyncio.timeout(QUICKLY):
+            while len(children(process) - {victim}) < 2:
+                await asyncio.sleep(0.05)
+        for client in clients:
+            await client.close()
+            await client.connect(process.socket_url)
+        second = await clients[0].ask("and once more", model="fake")
+        for client in clients:
+            await client.ended(second)
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, QUICKLY) == 0
+        assert "Traceback" not in process.text
+
+
+def test_processes_that_can_not_start_end_with_the_reason() -> None:
+    result = tokenwire("gateway", "--processes", "2", "--port", "0", "--store", "redis://127.0.0.1:1")
+    assert result.returncode == 1
+    assert "no store answers at redis://127.0.0.1:1" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)

@@ -137,7 +137,7 @@ async def test_racing_the_natural_end(house: House, tabs: tuple[Client, Client])
     for turn in range(20):
         response = await first.ask(f"a quick one, {turn}", model="fake")
         # Before its first token, or behind it.
-        await (second.shows(response) if turn % 2 else second.told(1, type="status", response=response))
+        await (second.shows(response) if turn % 2 else second.knows(response))
         await second.stop(response)
         answers = [await client.ended(response) for client in tabs]
         assert answers[0].reason == answers[1].reason

@@ -1,4 +1,7 @@
-"""A batch: whatever the pieces and whenever they are taken, the text is the same, and it is taken in time."""
+"""A batch: whatever the pieces and whenever they are taken, the text is the same, and it is taken in time.
+
+A window: beats follow each other in time, and come less often the busier the worker is.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.streams import events
-from workers.batch import MOST_CHARACTERS, Batch
+from workers.batch import BUSY, IDLE, MOST_CHARACTERS, WIDEST, Batch, Window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-WINDOW = 0.25
 KINDS = st.sampled_from([events.TEXT, events.REASONING])
 UNITS = st.sampled_from(["a", "é", "語", '"', "\n", "\x00", "\ud83d", "\ude00", "\ud800", "\udfff", "😀"])
 PIECES = st.text(st.characters(exclude_categories=())) | st.lists(UNITS).map("".join)
@@ -45,13 +47,13 @@ def read(entries: Sequence[bytes], kind: bytes) -> str:
 @given(st.lists(st.tuples(KINDS, PIECES, st.booleans())))
 def test_each_kind_of_text_is_what_its_pieces_are_together(pieces: list[tuple[bytes, str, bool]]) -> None:
     """Whatever comes between, and whenever they are taken."""
-    batch = Batch(WINDOW, 1_000_000)
+    batch = Batch(1_000_000)
     entries = []
     for kind, piece, taken in pieces:
-        batch.add(kind, piece, 0.0)
+        batch.add(kind, piece)
         if taken:
-            entries += batch.take(0.0)
-    entries += batch.take(0.0, last=True)
+            entries += batch.take(1)
+    entries += batch.take(1, last=True)
     for kind in (events.TEXT, events.REASONING):
         assert read(entries, kind) == whole("".join(piece for other, piece, _ in pieces if other == kind))
 
@@ -60,83 +62,147 @@ def test_each_kind_of_text_is_what_its_pieces_are_together(pieces: list[tuple[by
 def test_any_splitting_of_a_text_gives_that_text(text: str, cuts: list[int], every: int) -> None:
     units = halved(text)
     places = [0, *sorted(cuts), len(units)]
-    batch = Batch(WINDOW, 1_000_000)
+    batch = Batch(1_000_000)
     entries = []
     for number, (begin, end) in enumerate(pairwise(places)):
-        batch.add(events.TEXT, units[begin:end], 0.0)
+        batch.add(events.TEXT, units[begin:end])
         if number % every == 0:
-            entries += batch.take(0.0)
-    entries += batch.take(0.0, last=True)
+            entries += batch.take(1)
+    entries += batch.take(1, last=True)
     assert read(entries, events.TEXT) == text
 
 
 def test_half_a_pair_waits_for_its_other_half() -> None:
-    batch = Batch(WINDOW, 100)
-    batch.add(events.TEXT, "a\ud83d", 0.0)
-    assert batch.take(0.0) == [b"Ta"]
-    batch.add(events.REASONING, "hm", 0.0)
-    batch.add(events.TEXT, "\ude00b", 0.0)
-    assert batch.take(0.0) == [b"Rhm", "T😀b".encode()]
+    batch = Batch(100)
+    batch.add(events.TEXT, "a\ud83d")
+    assert batch.take(1) == [b"Ta"]
+    batch.add(events.REASONING, "hm")
+    batch.add(events.TEXT, "\ude00b")
+    assert batch.take(1) == [b"Rhm", "T😀b".encode()]
 
 
 @pytest.mark.parametrize("kind", [events.TEXT, events.REASONING])
 def test_half_a_pair_waits_no_longer_than_there_is_something_to_wait_for(kind: bytes) -> None:
-    batch = Batch(WINDOW, 100)
-    batch.add(kind, "\ud83d", 0.0)
-    assert batch.due() is None
-    assert batch.take(0.0) == []
-    assert batch.take(0.0, last=True) == [kind + "\N{REPLACEMENT CHARACTER}".encode()]
-    assert batch.take(0.0, last=True) == []
+    batch = Batch(100)
+    batch.add(kind, "\ud83d")
+    assert batch.empty
+    assert not batch.due(1)
+    assert batch.take(1) == []
+    assert batch.take(1, last=True) == [kind + "\N{REPLACEMENT CHARACTER}".encode()]
+    assert batch.take(1, last=True) == []
 
 
 def test_kinds_keep_their_order() -> None:
-    batch = Batch(WINDOW, 100)
+    batch = Batch(100)
     for kind, piece in ((b"R", "1"), (b"R", "2"), (b"T", "3"), (b"R", "4"), (b"T", "5"), (b"T", ""), (b"T", "6")):
-        batch.add(kind, piece, 0.0)
-    assert batch.take(0.0) == [b"R12", b"T3", b"R4", b"T56"]
+        batch.add(kind, piece)
+    assert batch.take(1) == [b"R12", b"T3", b"R4", b"T56"]
 
 
-def test_the_first_piece_is_due_at_once_and_the_next_when_the_window_is_over() -> None:
-    batch = Batch(WINDOW, 100)
-    assert batch.due() is None
-    batch.add(events.TEXT, "a", 10.0)
-    assert batch.due() == 10.0
-    batch.take(10.0)
-    assert batch.due() is None
-    batch.add(events.TEXT, "b", 10.1)
-    batch.add(events.TEXT, "c", 10.2)
-    assert batch.due() == 10.0 + WINDOW
-    assert batch.take(10.0 + WINDOW) == [b"Tbc"]
+def test_the_first_piece_is_due_at_once_and_the_next_in_the_next_beat() -> None:
+    batch = Batch(100)
+    assert not batch.due(7)
+    batch.add(events.TEXT, "a")
+    assert batch.due(7)
+    assert batch.take(7) == [b"Ta"]
+    batch.add(events.TEXT, "b")
+    batch.add(events.TEXT, "c")
+    assert not batch.due(7)
+    assert batch.due(8)
+    assert batch.take(8) == [b"Tbc"]
 
 
-def test_a_piece_that_comes_after_a_silence_is_due_at_once() -> None:
-    batch = Batch(WINDOW, 100)
-    batch.add(events.TEXT, "a", 10.0)
-    batch.take(10.0)
-    batch.add(events.TEXT, "b", 20.0)
-    assert batch.due() == 20.0
+@given(st.lists(st.tuples(st.booleans(), st.text(max_size=2))))
+def test_pieces_are_due_in_every_beat_but_the_one_in_which_some_were_taken(steps: list[tuple[bool, str]]) -> None:
+    batch = Batch(1_000_000)
+    beat, taken_in = 1, 0
+    for another, piece in steps:
+        beat += another
+        batch.add(events.TEXT, piece)
+        assert batch.due(beat) is (not batch.empty and taken_in != beat)
+        if batch.due(beat):
+            assert batch.take(beat) != []
+            taken_in = beat
 
 
-@given(st.lists(st.tuples(st.integers(0, 8), st.text(max_size=3), st.integers(0, 8))))
-def test_pieces_are_due_when_the_window_since_the_last_append_is_over(steps: list[tuple[int, str, int]]) -> None:
-    """A slow store makes the window wider: what is due waits until the writer can take it."""
-    batch = Batch(WINDOW, 1_000_000)
-    now, taken_at, waiting_since = 0.0, None, None
-    for pause, piece, late in steps:
-        now += pause / 16
-        due = batch.due()
-        if due is not None and due + late / 16 <= now:
-            assert batch.take(now) != []
-            taken_at, waiting_since = now, None
-        batch.add(events.TEXT, piece, now)
-        if piece and waiting_since is None:
-            waiting_since = now
-        if waiting_since is None:
-            assert batch.due() is None
-        elif taken_at is None:
-            assert batch.due() == waiting_since
+@given(st.floats(0, 1), st.lists(st.tuples(st.floats(0, 3), st.floats(0, 1.5))))
+def test_beats_follow_each_other_by_a_window(least: float, steps: list[tuple[float, float]]) -> None:
+    window = Window(least)
+    now, number, over_at = 0.0, 0, window.over_at
+    for pause, busy in steps:
+        now += pause
+        window.observe(busy)
+        if now < over_at:
+            assert window.beat(now) == number
         else:
-            assert batch.due() == max(waiting_since, taken_at + WINDOW)
+            assert window.beat(now) == number + 1
+            number, over_at = number + 1, now + window.seconds
+        assert window.over_at == over_at
+
+
+def test_a_beat_begins_when_it_is_told_to() -> None:
+    """A timer that is early by less than a millisecond is the beat, or there would be a second one right after it."""
+    window = Window(0.005)
+    first = window.beat(10.0)
+    assert window.over_at == 10.005
+    assert window.begin(10.0049) == first + 1
+    assert window.beat(10.005) == first + 1
+    assert window.over_at == 10.0049 + 0.005
+
+
+def test_after_a_silence_there_is_another_beat() -> None:
+    window = Window(0.005)
+    first = window.beat(10.0)
+    assert window.beat(10.004) == first
+    assert window.beat(99.0) == first + 1
+
+
+@given(st.floats(0, 1), st.lists(st.floats(0, 2)))
+def test_a_window_is_never_narrower_than_it_is_set_nor_wider_than_a_person_bears(
+    least: float, shares: list[float]
+) -> None:
+    window = Window(least)
+    for busy in shares:
+        before = window.seconds
+        window.observe(busy)
+        assert least <= window.seconds <= max(least, WIDEST)
+        if busy > BUSY:
+            assert window.seconds >= before
+        elif busy < IDLE:
+            assert window.seconds <= before
+        else:
+            assert window.seconds == before
+
+
+@given(
+    least=st.sampled_from([0.001, 0.005, 0.005, 0.025, 0.2]),
+    before=st.floats(0, 4),
+    streams=st.integers(1, 5000),
+    rate=st.floats(1, 1000),
+    each=st.floats(1e-6, 50e-6),
+    turn=st.floats(10e-6, 500e-6),
+)
+def test_a_window_comes_to_rest_wherever_it_began(
+    least: float, before: float, streams: int, rate: float, each: float, turn: float
+) -> None:
+    """A worker's cost: so much for each token, and so much for each turn of a stream that has any."""
+
+    def busy() -> float:
+        turns = min(rate, 1 / window.seconds) if window.seconds else rate
+        return min(1.0, streams * (rate * each + turns * turn))
+
+    window = Window(least)
+    for _ in range(200):
+        window.observe(before)
+    for _ in range(40):
+        window.observe(busy())
+    rest = window.seconds
+    window.observe(busy())
+    assert window.seconds == rest
+    # Where it gathers more than it has to, it would be busy without.
+    if rest > least:
+        window.seconds = max(rest / 2, least)
+        assert busy() >= IDLE
 
 
 @given(st.lists(PIECES), st.integers(0, 20), st.booleans())
@@ -146,15 +212,15 @@ def test_pieces_are_due_when_the_window_since_the_last_append_is_over(steps: lis
 def test_an_answer_is_never_longer_than_it_may_be_and_what_there_is_of_it_is_its_beginning(
     pieces: list[str], longest: int, early: bool
 ) -> None:
-    batch = Batch(WINDOW, longest)
+    batch = Batch(longest)
     entries = []
     for piece in pieces:
         was_full = batch.full
-        batch.add(events.TEXT, piece, 0.0)
-        taken = batch.take(0.0) if early else []
+        batch.add(events.TEXT, piece)
+        taken = batch.take(1) if early else []
         entries += taken
         assert not (was_full and taken)
-    entries += batch.take(0.0, last=True)
+    entries += batch.take(1, last=True)
     text, all_of_it = read(entries, events.TEXT), whole("".join(pieces))
     assert len(text.encode()) <= longest
     assert all_of_it.startswith(text)
@@ -163,19 +229,19 @@ def test_an_answer_is_never_longer_than_it_may_be_and_what_there_is_of_it_is_its
 
 
 def test_text_and_reasoning_share_what_room_there_is() -> None:
-    batch = Batch(WINDOW, 4)
-    batch.add(events.REASONING, "abc", 0.0)
-    batch.add(events.TEXT, "de", 0.0)
+    batch = Batch(4)
+    batch.add(events.REASONING, "abc")
+    batch.add(events.TEXT, "de")
     assert batch.full
-    batch.add(events.REASONING, "f", 0.0)
-    assert batch.take(0.0) == [b"Rabc", b"Td"]
+    batch.add(events.REASONING, "f")
+    assert batch.take(1) == [b"Rabc", b"Td"]
 
 
 @given(st.sampled_from(["a", "\x00", "😀", '"']), st.integers(0, 3 * MOST_CHARACTERS + 1))
 def test_an_entry_is_never_large(character: str, count: int) -> None:
-    batch = Batch(WINDOW, 1_000_000)
-    batch.add(events.TEXT, character * count, 0.0)
-    entries = batch.take(0.0)
+    batch = Batch(1_000_000)
+    batch.add(events.TEXT, character * count)
+    entries = batch.take(1)
     assert len(entries) == -(-count // MOST_CHARACTERS)
     assert all(1 < len(entry) < 25_000 and b"\n" not in entry for entry in entries)
     assert read(entries, events.TEXT) == character * count

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.providers.event_stream import LIMIT, Event, EventStream, EventTooLargeError
+from workers.providers.event_stream import LIMIT, EventStream, EventTooLargeError
 
 
-def parsed(*chunks: bytes, limit: int = LIMIT) -> list[Event]:
+def parsed(*chunks: bytes, limit: int = LIMIT) -> list[bytes]:
     stream = EventStream(limit)
     return [event for chunk in chunks for event in stream.feed(chunk)]
 
@@ -17,41 +17,41 @@ def parsed(*chunks: bytes, limit: int = LIMIT) -> list[Event]:
 @pytest.mark.parametrize(
     ("text", "events"),
     [
-        (b'data: {"a":1}\n\n', [("message", b'{"a":1}')]),
-        (b"data:no space\n\n", [("message", b"no space")]),
-        (b"data:  two spaces\n\n", [("message", b" two spaces")]),
-        (b"event: ping\ndata: x\n\n", [("ping", b"x")]),
-        (b"event:ping\ndata: x\n\n", [("ping", b"x")]),
-        (b"data: x\nevent: late\n\n", [("late", b"x")]),
-        (b"event: one\nevent: two\ndata: x\n\n", [("two", b"x")]),
-        (b"event: once\ndata: x\n\ndata: y\n\n", [("once", b"x"), ("message", b"y")]),
-        (b"data: a\ndata: b\ndata:\ndata: c\n\n", [("message", b"a\nb\n\nc")]),
-        (b"data: a\ndata\n\n", [("message", b"a\n")]),
-        (b"data\n\ndata\ndata\n\n", [("message", b""), ("message", b"\n")]),
-        (b"data:\n\n", [("message", b"")]),
-        (b"event: alone\n\ndata: x\n\n", [("message", b"x")]),
+        (b'data: {"a":1}\n\n', [b'{"a":1}']),
+        (b"data:no space\n\n", [b"no space"]),
+        (b"data:  two spaces\n\n", [b" two spaces"]),
+        (b"event: ping\ndata: x\n\n", [b"x"]),
+        (b"event:ping\ndata: x\n\n", [b"x"]),
+        (b"data: x\nevent: late\n\n", [b"x"]),
+        (b"event: one\nevent: two\ndata: x\n\n", [b"x"]),
+        (b"event: once\ndata: x\n\ndata: y\n\n", [b"x", b"y"]),
+        (b"data: a\ndata: b\ndata:\ndata: c\n\n", [b"a\nb\n\nc"]),
+        (b"data: a\ndata\n\n", [b"a\n"]),
+        (b"data\n\ndata\ndata\n\n", [b"", b"\n"]),
+        (b"data:\n\n", [b""]),
+        (b"event: alone\n\ndata: x\n\n", [b"x"]),
         (b": keep-alive\n\n", []),
-        (b": comment\ndata: x\n: another\n\n", [("message", b"x")]),
-        (b"id: 7\nretry: 10\nunknown: y\ndata: x\n\n", [("message", b"x")]),
+        (b": comment\ndata: x\n: another\n\n", [b"x"]),
+        (b"id: 7\nretry: 10\nunknown: y\ndata: x\n\n", [b"x"]),
         (b" data: x\n\n", []),
         (b"Data: x\n\n", []),
         (b"\n\n\n\n", []),
-        (b"data: x\r\n\r\ndata: y\r\n\r\n", [("message", b"x"), ("message", b"y")]),
-        (b"event: e\r\ndata: a\r\ndata: b\r\n\r\n", [("e", b"a\nb")]),
-        (b"data: x\r\rdata: y\r\r", [("message", b"x"), ("message", b"y")]),
-        (b"data: x\r\n\rdata: y\n\r\n", [("message", b"x"), ("message", b"y")]),
-        (b"\xef\xbb\xbfdata: x\n\n", [("message", b"x")]),
+        (b"data: x\r\n\r\ndata: y\r\n\r\n", [b"x", b"y"]),
+        (b"event: e\r\ndata: a\r\ndata: b\r\n\r\n", [b"a\nb"]),
+        (b"data: x\r\rdata: y\r\r", [b"x", b"y"]),
+        (b"data: x\r\n\rdata: y\n\r\n", [b"x", b"y"]),
+        (b"\xef\xbb\xbfdata: x\n\n", [b"x"]),
         (b"\xef\xbb\xbf\xef\xbb\xbfdata: x\n\n", []),
-        (b"data: x\n\n\xef\xbb\xbfdata: y\n\n", [("message", b"x")]),
-        ("event: 事\ndata: 😀é\n\n".encode(), [("事", "😀é".encode())]),
-        (b"event: \xff\ndata: \xff\n\n", [("\ufffd", b"\xff")]),
+        (b"data: x\n\n\xef\xbb\xbfdata: y\n\n", [b"x"]),
+        ("event: 事\ndata: 😀é\n\n".encode(), ["😀é".encode()]),
+        (b"event: \xff\ndata: \xff\n\n", [b"\xff"]),
         # Only these three end a line: str.splitlines would cut at each of the others.
-        ("data: a\x0bb\x0cc\x1cd\x85e\u2028f\n\n".encode(), [("message", "a\x0bb\x0cc\x1cd\x85e\u2028f".encode())]),
+        ("data: a\x0bb\x0cc\x1cd\x85e\u2028f\n\n".encode(), ["a\x0bb\x0cc\x1cd\x85e\u2028f".encode()]),
         (b"data: never finished\n", []),
         (b"data: never finished", []),
     ],
 )
-def test_what_lines_mean(text: bytes, events: list[tuple[str, bytes]]) -> None:
+def test_what_lines_mean(text: bytes, events: list[bytes]) -> None:
     assert parsed(text) == events
     assert parsed(*(text[i : i + 1] for i in range(len(text)))) == events
 
@@ -59,12 +59,12 @@ def test_what_lines_mean(text: bytes, events: list[tuple[str, bytes]]) -> None:
 def test_an_event_is_returned_by_the_byte_that_completes_it() -> None:
     stream = EventStream()
     assert stream.feed(b"data: x\r") == []
-    assert stream.feed(b"\r") == [("message", b"x")]
+    assert stream.feed(b"\r") == [b"x"]
     assert stream.feed(b"\n") == []
     assert stream.feed(b"") == []
-    assert stream.feed(b"data: y\r\n\r") == [("message", b"y")]
+    assert stream.feed(b"data: y\r\n\r") == [b"y"]
     assert stream.feed(b"") == []
-    assert stream.feed(b"\ndata: z\n\n") == [("message", b"z")]
+    assert stream.feed(b"\ndata: z\n\n") == [b"z"]
 
 
 LINES = st.one_of(
@@ -83,21 +83,19 @@ STREAMS = st.builds(
 )
 
 
-def by_the_standard(text: bytes) -> list[tuple[str, bytes]]:
+def by_the_standard(text: bytes) -> list[bytes]:
     """Section 9.2.6 word for word, of the whole stream at once."""
     text = text.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    events, name, data = [], "", b""
+    events, data = [], b""
     for line in text.split(b"\n")[:-1]:
         if not line:
             if data:
-                events.append((name or "message", data.removesuffix(b"\n")))
-            name, data = "", b""
+                events.append(data.removesuffix(b"\n"))
+            data = b""
         elif not line.startswith(b":"):
             field, _, value = line.partition(b":")
             value = value[1:] if value.startswith(b" ") else value
-            if field == b"event":
-                name = value.decode("utf-8", "replace")
-            elif field == b"data":
+            if field == b"data":
                 data += value + b"\n"
     return events
 

@@ -11,6 +11,7 @@ import ssl
 import time
 import traceback
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anthropic as anthropic_sdk
@@ -21,7 +22,19 @@ import openai as openai_sdk
 import pytest
 
 from tests.provider_server import PROVIDER_WORDS, ProviderServer, Scenario
-from workers.providers import Event, Finish, Message, ProviderError, Reasoning, Request, Text, anthropic, openai
+from workers.providers import (
+    Event,
+    Finish,
+    Message,
+    Pace,
+    ProviderError,
+    Reasoning,
+    Request,
+    Text,
+    anthropic,
+    at_once,
+    openai,
+)
 from workers.providers import connect as connect_by_name
 from workers.providers.exchange import PLACEHOLDER_KEY, decoded, refused, reported, retry_after
 
@@ -106,10 +119,8 @@ def text_of(events: list[Event]) -> str:
 
 async def test_an_answer(server: ProviderServer, provider: Connected) -> None:
     events = await everything(provider)
-    assert events == [
-        *(Text(piece) for piece in server.scenario.pieces),
-        Finish("complete", {"input_tokens": 7, "output_tokens": 4, "cached_tokens": 2}),
-    ]
+    assert text_of(events) == "".join(server.scenario.pieces)
+    assert events[-1] == Finish("complete", {"input_tokens": 7, "output_tokens": 4, "cached_tokens": 2})
     assert len(server.calls) == 1
     assert server.calls[0].finished
     assert server.calls[0].sent == len(server.scenario.pieces)
@@ -162,8 +173,69 @@ async def test_a_body_split_at_every_byte(server: ProviderServer, provider: Conn
     for newline, escape in (("\n", False), ("\n", True), ("\r\n", True), ("\r", False)):
         server.scenario = Scenario(pieces=pieces, escape=escape, every_byte=True, newline=newline)
         events = await everything(provider)
-        assert [event.text for event in events if isinstance(event, Text)] == list(pieces), (newline, escape)
+        assert text_of(events) == "".join(pieces), (newline, escape)
         assert isinstance(events[-1], Finish)
+
+
+class Gate:
+    """A pace that lets a provider read on when a test says so."""
+
+    def __init__(self) -> None:
+        self.waited = 0
+        self._open = asyncio.Event()
+
+    async def __call__(self) -> None:
+        self.waited += 1
+        await self._open.wait()
+
+    def open(self) -> None:
+        self._open.set()
+
+
+async def test_what_arrives_while_a_provider_is_not_read_is_one_piece(server: ProviderServer, name: str) -> None:
+    server.scenario = Scenario(pieces=tuple(f"{number} " for number in range(40)), delay=0.005)
+    gate = Gate()
+    provider: Connected = importlib.import_module(f"workers.providers.{name}").connect("model-1", gate)
+    async with aclosing(provider(ASKED)) as events:
+        pieces = [await anext(events)]
+        second = asyncio.ensure_future(anext(events))
+        await server.until(lambda: gate.waited)
+        await server.until(lambda: server.calls[0].finished)
+        assert not second.done()
+        gate.open()
+        pieces += [await second, *[event async for event in events]]
+    await provider.aclose()
+    assert text_of(pieces) == "".join(server.scenario.pieces)
+    assert [type(piece) for piece in pieces] == [Text, Text, Finish]
+
+
+class Reads(httpx2.AsyncByteStream):
+    """A body that arrives in these reads."""
+
+    def __init__(self, *reads: bytes) -> None:
+        self._reads = reads
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for read in self._reads:
+            yield read
+
+
+async def test_a_provider_that_is_ahead_is_read_without_a_pause(name: str) -> None:
+    """A read that is full has left some behind, and what has ended is waited for no more."""
+    text = json.dumps("x" * 20_000)
+    delta = f'data: {{"type": "content_block_delta", "delta": {{"text": {text}}}, '.encode()
+    delta += f'"choices": [{{"delta": {{"content": {text}}}}}]}}\n\n'.encode()
+    end = b'data: {"choices": [{"finish_reason": "stop"}], "type": "message_stop"}\n\ndata: [DONE]\n\n'
+    for reads, pauses in (([delta, delta, end], 0), ([delta[:-100], delta[-100:], end], 1), ([end], 0)):
+        gate = Gate()
+        gate.open()
+        provider = over(name, partial(streamed, reads), pace=gate)
+        assert text_of(await everything(provider)) == "x" * 20_000 * (len(reads) - 1 - pauses)
+        assert gate.waited == pauses
+
+
+def streamed(reads: list[bytes], _: httpx2.Request) -> httpx2.Response:
+    return httpx2.Response(200, stream=Reads(*reads))
 
 
 @pytest.mark.parametrize("every_byte", [False, True])
@@ -181,7 +253,7 @@ async def test_reasoning_is_no_text(server: ProviderServer, provider: Connected)
         reasoning=("Let me ", "see."), usage={"input_tokens": 7, "output_tokens": 9, "reasoning_tokens": 5}
     )
     events = await everything(provider)
-    assert events[:2] == [Reasoning("Let me "), Reasoning("see.")]
+    assert "".join(event.text for event in events if isinstance(event, Reasoning)) == "Let me see."
     assert text_of(events) == "Hello, world!"
     assert isinstance(events[-1], Finish)
     assert {key: value for key, value in events[-1].usage.items() if value} == server.scenario.usage
@@ -336,7 +408,7 @@ async def test_cancelling_ends_the_call(server: ProviderServer, provider: Connec
     wanted = 0 if scenario.wait else min(4, len(scenario.pieces))
     await server.until(lambda: server.calls)
     call = server.calls[0]
-    await server.until(lambda: len(seen) >= wanted and call.sent >= wanted)
+    await server.until(lambda: text_of(seen).startswith("".join(scenario.pieces[:wanted])) and call.sent >= wanted)
     assert not task.done()
     assert not call.disconnected
     task.cancel()
@@ -350,7 +422,9 @@ async def test_cancelling_ends_the_call(server: ProviderServer, provider: Connec
 async def test_closing_the_generator_ends_the_call(server: ProviderServer, provider: Connected) -> None:
     server.scenario = Scenario(ending="silence")
     events = provider(ASKED)
-    assert await anext(events) == Text("Hello")
+    first = await anext(events)
+    assert isinstance(first, Text)
+    assert first.text.startswith("Hello")
     await events.aclose()
     await server.until(lambda: server.calls[0].disconnected)
 
@@ -427,15 +501,15 @@ def without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 Answering: TypeAlias = "Callable[[httpx2.Request], httpx2.Response]"
 
 
-def over(name: str, answer: Answering, address: str | None = None) -> Connected:
+def over(name: str, answer: Answering, address: str | None = None, pace: Pace = at_once) -> Connected:
     """A provider whose SDK talks to a function instead of a socket, for what a real server cannot be made to do."""
     client = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
     if name == "openai":
         return openai.ChatCompletions(
-            openai_sdk.AsyncOpenAI(api_key=KEY, base_url=address, http_client=client, max_retries=0), "model-1"
+            openai_sdk.AsyncOpenAI(api_key=KEY, base_url=address, http_client=client, max_retries=0), "model-1", pace
         )
     return anthropic.Messages(
-        anthropic_sdk.AsyncAnthropic(api_key=KEY, base_url=address, http_client=client, max_retries=0), "model-1"
+        anthropic_sdk.AsyncAnthropic(api_key=KEY, base_url=address, http_client=client, max_retries=0), "model-1", pace
     )
 
 
@@ -556,7 +630,7 @@ async def test_events_that_anthropic_may_add() -> None:
     ]
     content = "".join(f"data: {json.dumps(event)}\n\n" for event in events).encode()
     seen = await everything(over("anthropic", lambda _: httpx2.Response(200, content=content)))
-    assert seen == [Text("Be"), Text("gin"), Finish("complete", {"output_tokens": 3})]
+    assert seen == [Text("Begin"), Finish("complete", {"output_tokens": 3})]
 
 
 @pytest.mark.parametrize(

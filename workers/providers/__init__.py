@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, TypedDict
 
@@ -59,6 +59,8 @@ class Finish:
 
 Event: TypeAlias = Text | Reasoning | Finish
 Provider: TypeAlias = Callable[[Request], AsyncGenerator[Event, None]]
+Pace: TypeAlias = Callable[[], Awaitable[None]]
+"""Awaited by a provider before it reads on: what arrives meanwhile costs no more than one token does."""
 
 
 class ProviderError(Exception):
@@ -77,7 +79,11 @@ class ProviderError(Exception):
         self.retry_after = retry_after
 
 
-def connect(target: str, *, demo_rate: float) -> tuple[Provider, str]:
+async def at_once() -> None:
+    """The pace of a provider that reads on without a pause."""
+
+
+def connect(target: str, *, demo_rate: float, pace: Pace = at_once) -> tuple[Provider, str]:
     """Turn an operator's `provider/model` into a provider and the model's name; raise ValueError for an unknown one.
 
     The provider's SDK is imported here and not before: a worker that only serves the demo needs none.
@@ -89,6 +95,7 @@ def connect(target: str, *, demo_rate: float) -> tuple[Provider, str]:
         case "openai" | "anthropic" | "python":
             if not model:
                 raise ValueError(f"{target!r} names no model: write {name}/MODEL")
-            return importlib.import_module(f"workers.providers.{name}").connect(model), model
+            module = importlib.import_module(f"workers.providers.{name}")
+            return module.connect(model) if name == "python" else module.connect(model, pace), model
         case _:
             raise ValueError(f"{target!r} is no provider: use demo, openai/MODEL, anthropic/MODEL, python/MODULE:NAME")

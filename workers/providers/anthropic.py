@@ -7,27 +7,28 @@ the stream is parsed here, as in `openai.py` and for the same reason.
 from __future__ import annotations
 
 import os
-from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import anthropic
 import msgspec
 
-from workers.providers import Event, Finish, FinishReason, Reasoning, Request, Text
+from workers.providers import Event, Finish, FinishReason, Pace, Reasoning, Request, Text, at_once
 from workers.providers.exchange import (
     PLACEHOLDER_KEY,
     TIMEOUT,
+    answer,
     decoded,
     incomplete,
-    received,
     reported,
-    settle,
 )
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from anthropic.types import MessageParam
+
+    from workers.providers.exchange import Joined
 
 DEFAULT_MAX_TOKENS = 4096
 """Anthropic insists on a bound; this one serves where the client set none."""
@@ -88,7 +89,7 @@ class Incoming(msgspec.Struct):
 INCOMING = msgspec.json.Decoder(Incoming)
 
 
-def connect(model: str) -> Messages:
+def connect(model: str, pace: Pace = at_once) -> Messages:
     """Return the provider for one model, with an HTTP client of its own; `aclose` it, or let it end with the process.
 
     The SDK reads ANTHROPIC_BASE_URL; the key is ANTHROPIC_API_KEY and nothing else, because the SDK would otherwise use
@@ -100,28 +101,32 @@ def connect(model: str) -> Messages:
         raise ValueError(
             f"anthropic/{model} needs ANTHROPIC_API_KEY, or ANTHROPIC_BASE_URL of a server that asks for no key"
         )
-    client = anthropic.AsyncAnthropic(api_key=key or PLACEHOLDER_KEY, max_retries=0, timeout=TIMEOUT)
+    client = anthropic.AsyncAnthropic(
+        api_key=key or PLACEHOLDER_KEY, max_retries=0, timeout=TIMEOUT, http_client=anthropic.DefaultAioHttpClient()
+    )
     if client.base_url.scheme not in ("http", "https"):
         raise ValueError("ANTHROPIC_BASE_URL is no address: write https://HOST, or unset it")
-    return Messages(client, model)
+    return Messages(client, model, pace)
 
 
 class Messages:
     """One model of one server. Calling it starts an answer: see `workers.providers.Provider`."""
 
-    def __init__(self, client: anthropic.AsyncAnthropic, model: str) -> None:
+    def __init__(self, client: anthropic.AsyncAnthropic, model: str, pace: Pace = at_once) -> None:
         self._client = client
         self._model = model
+        self._pace = pace
 
     async def aclose(self) -> None:
         """Close the connections that are kept for the next answers."""
         await self._client.close()
 
-    async def __call__(self, request: Request) -> AsyncGenerator[Event, None]:
-        """Yield the answer's events as they arrive, and one Finish at its end. Raises ProviderError."""
+    def __call__(self, request: Request) -> AsyncGenerator[Event, None]:
+        """The answer's events as they arrive, and one Finish at its end; see `workers.providers.exchange.answer`."""
         # Anthropic refuses an empty message, which an answer that was stopped before its first token leaves behind.
         messages = [message for message in request.messages if message["content"]]
-        call = self._client.messages.with_streaming_response.create(
+        call = partial(
+            self._client.messages.with_streaming_response.create,
             model=self._model,
             # A Message is one of their messages; mypy cannot tell which of the union its role makes it.
             messages=cast("list[MessageParam]", messages),
@@ -129,34 +134,46 @@ class Messages:
             system=request.instructions or anthropic.omit,
             stream=True,
         )
-        reason: FinishReason = "complete"
-        usage = Usage()
-        async with aclosing(received(anthropic, call)) as events:
-            async for data in events:
-                event = decoded(INCOMING, data)
-                match event.type:
-                    case "content_block_delta" | "content_block_start":
-                        if part := event.delta or event.content_block:
-                            if part.thinking:
-                                yield Reasoning(part.thinking)
-                            if part.text:
-                                yield Text(part.text)
-                    case "message_start":
-                        if event.message and event.message.usage:
-                            usage = event.message.usage
-                    case "message_delta":
-                        if event.delta and event.delta.stop_reason:
-                            reason = REASONS.get(event.delta.stop_reason, "complete")
-                        if event.usage:
-                            usage = merged(usage, event.usage)
-                    case "message_stop":
-                        break
-                    case "error":
-                        raise reported((event.error.type,) if event.error else ())
-            else:
-                raise incomplete()
-            await settle(events)
-        yield Finish(reason, counts(usage))
+        return answer(anthropic, call, Events(), self._pace)
+
+
+class Events:
+    """Reads the events of one answer."""
+
+    def __init__(self) -> None:
+        self._reason: FinishReason = "complete"
+        self._usage = Usage()
+        self._over = False
+
+    def read(self, data: bytes, pieces: Joined) -> bool:
+        """See `workers.providers.exchange.Reader`."""
+        event = decoded(INCOMING, data)
+        match event.type:
+            case "content_block_delta" | "content_block_start":
+                if part := event.delta or event.content_block:
+                    if part.thinking:
+                        pieces.add(Reasoning, part.thinking)
+                    if part.text:
+                        pieces.add(Text, part.text)
+            case "message_start":
+                if event.message and event.message.usage:
+                    self._usage = event.message.usage
+            case "message_delta":
+                if event.delta and event.delta.stop_reason:
+                    self._reason = REASONS.get(event.delta.stop_reason, "complete")
+                if event.usage:
+                    self._usage = merged(self._usage, event.usage)
+            case "message_stop":
+                self._over = True
+            case "error":
+                raise reported((event.error.type,) if event.error else ())
+        return self._over
+
+    def finish(self) -> Finish:
+        """See `workers.providers.exchange.Reader`."""
+        if not self._over:
+            raise incomplete()
+        return Finish(self._reason, counts(self._usage))
 
 
 def merged(before: Usage, after: Usage) -> Usage:

@@ -1,11 +1,9 @@
-"""Server-sent events as bytes: a parser that is fed what the network gives and returns the events that are complete.
+"""Server-sent events as bytes: a parser that is fed what the network gives and returns the data of complete events.
 
 Source: WHATWG HTML, section 9.2 "Server-sent events", 9.2.5 for the grammar and 9.2.6 for what a line means.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LIMIT = 4 * 1024 * 1024
@@ -17,32 +15,25 @@ class EventTooLargeError(ValueError):
     """The sender goes on and on without completing an event."""
 
 
-class Event(NamedTuple):
-    """One event: its name (`message` where the sender gave none) and its data, undecoded, lines joined by a newline."""
-
-    name: str
-    data: bytes
-
-
 class EventStream:
     """One stream's parser; `limit` bounds, in bytes, what it holds back of an event that is not complete.
 
-    The fields `id` and `retry` are ignored: a provider's answer cannot be resumed, so nothing would use them. An event
-    that the stream ends within is dropped, as the standard says.
+    The fields `id` and `retry` are ignored, because a provider's answer cannot be resumed, and so is `event`, because
+    the data say of what type they are. An event that the stream ends within is dropped, as the standard says.
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
         self._rest = bytearray()
-        self._name = ""
         self._data: list[bytes] = []
         self._data_size = 0
         self._at_start = True
         self._after_return = False
 
-    def feed(self, chunk: bytes) -> list[Event]:
-        """Take the next bytes, split anywhere; return the events they complete, oldest first.
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Take the next bytes, split anywhere; return the data of the events they complete, oldest first.
 
+        Data are not decoded; their lines are joined by a newline.
         Raises EventTooLargeError above the limit; the parser is of no use afterwards.
         """
         if self._after_return and chunk:
@@ -69,7 +60,7 @@ class EventStream:
         if self._at_start:
             self._at_start = False
             lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
-        events: list[Event] = []
+        events: list[bytes] = []
         for line in lines:
             if line.startswith(b"data: "):
                 self._take(line[6:])
@@ -77,14 +68,9 @@ class EventStream:
                 field, _, value = line.partition(b":")
                 if field == b"data":
                     self._take(value)
-                elif field == b"event":
-                    self._name = str(value.removeprefix(b" "), "utf-8", "replace")
             elif self._data:
-                data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
-                events.append(Event(self._name or "message", data))
-                self._name, self._data, self._data_size = "", [], 0
-            else:
-                self._name = ""
+                events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
+                self._data, self._data_size = [], 0
         if self._data or self._rest:
             self._check()
         return events

@@ -16,17 +16,20 @@ from contextlib import aclosing
 from datetime import UTC
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import aiohttp
 import anyio
 import httpx2
 import msgspec
 
-from workers.providers import ProviderError
+from workers.providers import ProviderError, Reasoning, Text
 from workers.providers.event_stream import EventStream, EventTooLargeError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
     from types import ModuleType
+
+    from workers.providers import Event, Finish, Pace
 
 CONNECT_SECONDS = 10.0
 # A model may think for minutes before its next byte; how long is too long is the worker's decision.
@@ -38,6 +41,12 @@ PLACEHOLDER_KEY = "none"
 SETTLE_SECONDS = 0.1
 """How long the end of the body is waited for after the last event; a server that keeps it open loses the connection."""
 
+FULL_READ = 16_384
+"""Bytes. A read of so many has left some behind; the SDKs' HTTP client gives no more at once."""
+
+_BROKEN = (httpx2.RequestError, aiohttp.ClientError, OSError, anyio.EndOfStream)
+"""What an exchange breaks with. All but the first escape the SDKs' HTTP client now and then."""
+
 T = TypeVar("T")
 
 
@@ -48,33 +57,98 @@ class Opened(Protocol):
     def http_response(self) -> httpx2.Response: ...
 
 
-async def received(sdk: ModuleType, call: AbstractAsyncContextManager[Opened]) -> AsyncGenerator[bytes, None]:
-    """Make the call and yield the data of each server-sent event, in order, until the provider closes the body.
+class Joined:
+    """The pieces of one read, those of a kind that follow each other as one: the rest of the way costs by the piece."""
 
-    `sdk` is the module whose exceptions `call` raises. Closing the generator, or cancelling the task that waits for it,
-    closes the HTTP response, which is how a provider learns that nobody wants the rest. Raises ProviderError.
+    def __init__(self) -> None:
+        self._events: list[Text | Reasoning] = []
+        self._kind: type[Text | Reasoning] = Text
+        self._pieces: list[str] = []
+
+    def add(self, kind: type[Text | Reasoning], piece: str) -> None:
+        """Put a piece behind the others."""
+        if kind is not self._kind:
+            self._close()
+            self._kind = kind
+        self._pieces.append(piece)
+
+    def take(self) -> list[Text | Reasoning]:
+        """All that there is, and nothing is left."""
+        self._close()
+        events, self._events = self._events, []
+        return events
+
+    def _close(self) -> None:
+        if self._pieces:
+            self._events.append(self._kind("".join(self._pieces)))
+            self._pieces = []
+
+
+class Reader(Protocol):
+    """What one provider's events mean: one answer's state."""
+
+    def read(self, data: bytes, pieces: Joined) -> bool:
+        """Take the data of the next event, and add what it says to `pieces`; True: it was the last one.
+
+        Raises ProviderError.
+        """
+
+    def finish(self) -> Finish:
+        """How the answer ended; raises ProviderError where the body did before the answer."""
+
+
+async def answer(
+    sdk: ModuleType, call: Callable[[], AbstractAsyncContextManager[Opened]], reader: Reader, pace: Pace
+) -> AsyncGenerator[Event, None]:
+    """Make the call, and yield what it answers as it arrives, a Finish last.
+
+    `sdk` is the module whose exceptions `call` raises; `pace` is awaited before the body is read on. Closing the
+    generator, or cancelling the task that waits for it, closes the HTTP response, which is how a provider learns that
+    nobody wants the rest. Raises ProviderError.
     """
-    events = EventStream()
+    stream, pieces = EventStream(), Joined()
+    begun = False
     try:
-        async with call as response, aclosing(response.http_response.aiter_bytes()) as body:
+        async with call() as response, aclosing(response.http_response.aiter_bytes()) as body:
+            begun = True
             async for chunk in body:
-                for event in events.feed(chunk):
-                    yield event.data
+                failure: ProviderError | None = None
+                over = False
+                try:
+                    for data in stream.feed(chunk):
+                        if over := reader.read(data, pieces):
+                            break
+                except EventTooLargeError:
+                    failure = malformed()
+                except ProviderError as error:
+                    failure = error
+                # What was said before a failure was said.
+                given = pieces.take()
+                for piece in given:
+                    yield piece
+                if failure is not None:
+                    raise failure
+                if over:
+                    break
+                # What comes before the first piece must not hold that up.
+                if given and len(chunk) < FULL_READ:
+                    await pace()
+            finish = reader.finish()
+            await _settle(body)
     except sdk.APIStatusError as error:
         kind = str(getattr(error, "code", None) or "")
         raise refused(error.status_code, error.response.headers, kind) from None
-    except (sdk.APITimeoutError, httpx2.TimeoutException):
-        raise ProviderError("provider_timeout", "The model provider did not answer in time.", retryable=True) from None
-    except sdk.APIConnectionError:
+    except (sdk.APIConnectionError, *_BROKEN) as error:
+        if _timed_out(error):
+            message = "The model provider did not answer in time."
+            raise ProviderError("provider_timeout", message, retryable=True) from None
+        if begun:
+            raise incomplete() from None
         raise ProviderError("provider_unreachable", "The model provider cannot be reached.", retryable=True) from None
-    except (httpx2.RequestError, OSError, anyio.EndOfStream):
-        # Past the headers only the body is left to break. The last two escape httpx2 where TLS ends without a goodbye.
-        raise incomplete() from None
-    except EventTooLargeError:
-        raise malformed() from None
+    yield finish
 
 
-async def settle(rest: AsyncGenerator[bytes, None]) -> None:
+async def _settle(rest: AsyncIterator[bytes]) -> None:
     """Read on to the end of the body after the last event, so that the connection can serve the next answer.
 
     Without this each answer pays for a new TLS handshake. It never fails: the answer is complete already.
@@ -83,8 +157,17 @@ async def settle(rest: AsyncGenerator[bytes, None]) -> None:
         async with asyncio.timeout(SETTLE_SECONDS):
             async for _ in rest:
                 pass
-    except (TimeoutError, ProviderError):
+    except _BROKEN:
         pass
+
+
+def _timed_out(error: BaseException) -> bool:
+    """Whether time ran out: only the first cause tells, because the SDKs' HTTP client calls a refused connection a
+    timeout too.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return isinstance(error, TimeoutError | httpx2.TimeoutException)
 
 
 def decoded(decoder: msgspec.json.Decoder[T], data: bytes) -> T:

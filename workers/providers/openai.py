@@ -7,27 +7,28 @@ the stream is parsed here, because its own chunk models cost more than twice the
 from __future__ import annotations
 
 import os
-from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import msgspec
 import openai
 
-from workers.providers import Event, Finish, FinishReason, Reasoning, Request, Text
+from workers.providers import Event, Finish, FinishReason, Pace, Reasoning, Request, Text, at_once
 from workers.providers.exchange import (
     PLACEHOLDER_KEY,
     TIMEOUT,
+    answer,
     decoded,
     incomplete,
-    received,
     reported,
-    settle,
 )
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from openai.types.chat import ChatCompletionMessageParam
+
+    from workers.providers.exchange import Joined
 
 REASONS: dict[str, FinishReason] = {
     "stop": "complete",
@@ -101,7 +102,7 @@ class Chunk(msgspec.Struct):
 CHUNKS = msgspec.json.Decoder(Chunk)
 
 
-def connect(model: str) -> ChatCompletions:
+def connect(model: str, pace: Pace = at_once) -> ChatCompletions:
     """Return the provider for one model, with an HTTP client of its own; `aclose` it, or let it end with the process.
 
     The SDK reads OPENAI_API_KEY and OPENAI_BASE_URL. Raises ValueError when neither a key nor an address of another
@@ -110,18 +111,21 @@ def connect(model: str) -> ChatCompletions:
     key = os.environ.get("OPENAI_API_KEY")
     if not key and not os.environ.get("OPENAI_BASE_URL"):
         raise ValueError(f"openai/{model} needs OPENAI_API_KEY, or OPENAI_BASE_URL of a server that asks for no key")
-    client = openai.AsyncOpenAI(api_key=key or PLACEHOLDER_KEY, max_retries=0, timeout=TIMEOUT)
+    client = openai.AsyncOpenAI(
+        api_key=key or PLACEHOLDER_KEY, max_retries=0, timeout=TIMEOUT, http_client=openai.DefaultAioHttpClient()
+    )
     if client.base_url.scheme not in ("http", "https"):
         raise ValueError("OPENAI_BASE_URL is no address: write https://HOST/v1, or unset it")
-    return ChatCompletions(client, model)
+    return ChatCompletions(client, model, pace)
 
 
 class ChatCompletions:
     """One model of one server. Calling it starts an answer: see `workers.providers.Provider`."""
 
-    def __init__(self, client: openai.AsyncOpenAI, model: str) -> None:
+    def __init__(self, client: openai.AsyncOpenAI, model: str, pace: Pace = at_once) -> None:
         self._client = client
         self._model = model
+        self._pace = pace
         # OpenAI's newer models refuse the old name, and most compatible servers know no other. Regional addresses
         # (us.api.openai.com) are OpenAI too.
         self._bound = "max_completion_tokens" if client.base_url.host.endswith("api.openai.com") else "max_tokens"
@@ -130,42 +134,55 @@ class ChatCompletions:
         """Close the connections that are kept for the next answers."""
         await self._client.close()
 
-    async def __call__(self, request: Request) -> AsyncGenerator[Event, None]:
-        """Yield the answer's events as they arrive, and one Finish at its end. Raises ProviderError."""
+    def __call__(self, request: Request) -> AsyncGenerator[Event, None]:
+        """The answer's events as they arrive, and one Finish at its end; see `workers.providers.exchange.answer`."""
         system = [{"role": "system", "content": request.instructions}] if request.instructions else []
-        call = self._client.chat.completions.with_streaming_response.create(
+        # A Message is one of their messages; mypy cannot tell which of the union its role makes it.
+        messages = cast("list[ChatCompletionMessageParam]", [*system, *request.messages])
+        call = partial(
+            self._client.chat.completions.with_streaming_response.create,
             model=self._model,
-            # A Message is one of their messages; mypy cannot tell which of the union its role makes it.
-            messages=cast("list[ChatCompletionMessageParam]", [*system, *request.messages]),
+            messages=messages,
             stream=True,
             stream_options={"include_usage": True},
             extra_body={} if request.max_tokens is None else {self._bound: request.max_tokens},
         )
-        reason: FinishReason | None = None
-        refused = False
-        usage: dict[str, int] = {}
-        async with aclosing(received(openai, call)) as events:
-            async for data in events:
-                if data == b"[DONE]":
-                    break
-                chunk = decoded(CHUNKS, data)
-                if chunk.choices:
-                    choice = chunk.choices[0]
-                    if delta := choice.delta:
-                        if thought := delta.reasoning_content or delta.reasoning:
-                            yield Reasoning(thought)
-                        if delta.content:
-                            yield Text(delta.content)
-                        if delta.refusal:
-                            refused = True
-                            yield Text(delta.refusal)
-                    if choice.finish_reason:
-                        reason = REASONS.get(choice.finish_reason, "complete")
-                if chunk.usage:
-                    usage = chunk.usage.counts()
-                if chunk.error:
-                    raise reported((chunk.error.code, chunk.error.type) if isinstance(chunk.error, Failure) else ())
-            if reason is None:
-                raise incomplete()
-            await settle(events)
-        yield Finish("refused" if refused else reason, usage)
+        return answer(openai, call, Chunks(), self._pace)
+
+
+class Chunks:
+    """Reads the events of one answer."""
+
+    def __init__(self) -> None:
+        self._reason: FinishReason | None = None
+        self._refused = False
+        self._usage: dict[str, int] = {}
+
+    def read(self, data: bytes, pieces: Joined) -> bool:
+        """See `workers.providers.exchange.Reader`."""
+        if data == b"[DONE]":
+            return True
+        chunk = decoded(CHUNKS, data)
+        if chunk.choices:
+            choice = chunk.choices[0]
+            if delta := choice.delta:
+                if thought := delta.reasoning_content or delta.reasoning:
+                    pieces.add(Reasoning, thought)
+                if delta.content:
+                    pieces.add(Text, delta.content)
+                if delta.refusal:
+                    self._refused = True
+                    pieces.add(Text, delta.refusal)
+            if choice.finish_reason:
+                self._reason = REASONS.get(choice.finish_reason, "complete")
+        if chunk.usage:
+            self._usage = chunk.usage.counts()
+        if chunk.error:
+            raise reported((chunk.error.code, chunk.error.type) if isinstance(chunk.error, Failure) else ())
+        return False
+
+    def finish(self) -> Finish:
+        """See `workers.providers.exchange.Reader`."""
+        if self._reason is None:
+            raise incomplete()
+        return Finish("refused" if self._refused else self._reason, self._usage)

@@ -213,7 +213,7 @@ async def test_what_is_published_reads_back_as_what_is_in_the_log(talk: Talk) ->
     (published,) = events.parse_published(message)
     entries = await log.read(talk.store, accepted.response)
     _, start, first, *_ = (str(entry).encode() for entry, _ in entries)
-    assert published == (accepted.response, first, start, [value for _, value in entries[2:]])
+    assert published == events.Published(accepted.response, first, start, [value for _, value in entries[2:]])
 
 
 @pytest.mark.parametrize("beyond", [0, 1])

@@ -20,11 +20,13 @@ from gateway.streams.store import (
     StoreUnavailableError,
     open_store,
 )
-from tests.gateway.streams.steps import STOPPED, Talk, nothing_changes
+from tests.gateway.streams.steps import STOPPED, Talk, fold, nothing_changes
 from tests.stores import RealServer, Stores, binary
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from tests.stores import Make
 
 
 class Impatient(Store):
@@ -176,6 +178,49 @@ async def test_a_server_that_may_not_write_is_unavailable_and_nothing_is_half_do
     with pytest.raises(StoreUnavailableError):
         await Talk(Impatient(away.client, away.lifetimes), talk.name).ask()
     assert await conversations.read(away, talk.name) == before
+
+
+@pytest.mark.parametrize("make", ["valkey", "redis"])
+async def test_a_tail_can_be_lost_under_a_connection_that_lives(make: Make) -> None:
+    """A primary that was a replica for a moment has another's past and its own clients: so every append has its
+    condition, and not the first on a connection alone.
+    """
+    at_once = ("--repl-diskless-sync-delay", "0")
+    with RealServer(make, *at_once) as server, RealServer(make, *at_once) as other:
+        store = await open_store(server.url)
+        talk = Talk(store)
+        await talk.prepare()
+        accepted = await talk.ask()
+        writer = await talk.begin()
+        await writer.write("Be")
+        follow(other, server)
+        other.command("REPLICAOF", "NO", "ONE")
+        await writer.write("cau")
+        before = await log.read(store, accepted.response)
+        known = clients(server)
+        assert known
+        follow(server, other)
+        server.command("REPLICAOF", "NO", "ONE")
+        assert await log.read(store, accepted.response) == before[:-1]
+        assert await writer.write("se")
+        assert fold(await log.read(store, accepted.response)) == "Because"
+        assert known <= clients(server)
+        await store.close()
+
+
+def follow(server: RealServer, primary: RealServer) -> None:
+    """Make a server another's replica, and wait until it has all that the other has."""
+    server.command("REPLICAOF", "127.0.0.1", primary.port)
+    deadline = time.monotonic() + 20
+    while server.command("INFO", "replication")["master_link_status"] != "up":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def clients(server: RealServer) -> set[bytes]:
+    """The connections over TCP that a server has."""
+    found: list[bytes] = server.command("CLIENT", "LIST", "TYPE", "normal").splitlines()
+    return {line.split()[0] for line in found if b" addr=127.0.0.1:" in line}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,181 @@
+"""The load generator, a program in C: built on demand (`build`), driven line by line (`Load`).
+
+It is viewers and publisher in one thread with one clock. The C files say what they hold in their first line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import selectors
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ..contender import Await, Send
+from ..processes import pinned
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..contender import Running, Steps
+
+SOURCES: Final = Path(__file__).parent
+TOKEN_BYTES: Final = 9
+"""Of every token: a space, its stream in 3 hexadecimal digits, its number in 5 decimal ones."""
+
+MOST_TOKENS: Final = 100_000
+
+
+class LoadError(Exception):
+    """The load generator could not go on, or said what could not be read."""
+
+
+def compiler() -> str | None:
+    """The C compiler of this machine; None where there is none."""
+    return os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+
+
+def build() -> Path:
+    """The program, built where its sources have changed since; raises LoadError with what is to be done."""
+    sources = sorted(SOURCES.glob("*.c"))
+    parts = [file.read_bytes() for file in (*sources, *sorted(SOURCES.glob("*.h")))]
+    name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenwire-bench"
+    program = cache / f"load-{name}"
+    if program.exists():
+        return program
+    command = compiler()
+    if command is None:
+        raise LoadError("there is no C compiler: install gcc or clang (apt-get install gcc libc6-dev), or set CC")
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        built = Path(folder) / "load"
+        options = ("-O2", "-std=gnu11", "-Wall", "-Wextra", "-o", str(built))
+        done = subprocess.run([command, *options, *map(str, sources)], capture_output=True, text=True)
+        if done.returncode:
+            raise LoadError(f"the load generator could not be built with {command}: {done.stderr[:2000]}")
+        # In one step: another run may be building the same.
+        built.rename(program)
+    return program
+
+
+class Load:
+    """The running program: told a plan at first, then one operation after the other (see `main.c`)."""
+
+    def __init__(self, running: Running, tokens: int, cpus: frozenset[int]) -> None:
+        """`tokens`: how many a stream has at the most."""
+        program = build()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        with pinned(cpus):
+            self._process = subprocess.Popen(
+                [str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=0
+            )
+        assert self._process.stdout is not None
+        self._said = b""
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._process.stdout, selectors.EVENT_READ)
+        try:
+            self._write("".join(f"{line}\n" for line in plan(running, tokens)))
+            self._read(30.0)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The process, of which the harness says how busy it was."""
+        return self._process.pid
+
+    def do(self, operation: str, within: float = 60.0) -> dict[str, Any]:
+        """Carry out an operation and return what it reports; raises LoadError when it takes longer than `within`."""
+        self._write(operation + "\n")
+        return self._read(within)
+
+    def rest(self, within: float = 60.0) -> dict[str, Any]:
+        """The second report of an operation that has two."""
+        return self._read(within)
+
+    def _write(self, text: str) -> None:
+        assert self._process.stdin is not None
+        data = memoryview(text.encode())
+        try:
+            while data:
+                data = data[self._process.stdin.write(data) or 0 :]
+        except BrokenPipeError:
+            raise LoadError(f"the load generator ended: {self._complaint()}") from None
+
+    def _read(self, within: float) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + within
+        while b"\n" not in self._said:
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._selector.select(left):
+                raise LoadError(f"the load generator did not answer within {within:g} s")
+            data = os.read(self._process.stdout.fileno(), 65536)
+            if not data:
+                raise LoadError(f"the load generator ended: {self._complaint()}")
+            self._said += data
+        line, _, self._said = self._said.partition(b"\n")
+        report: dict[str, Any] = json.loads(line)
+        return report
+
+    def _complaint(self) -> str:
+        self._process.wait()
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace").strip() or f"status {self._process.returncode}"
+
+    def close(self) -> None:
+        """End the program, and with it every connection."""
+        self._process.kill()
+        self._process.wait()
+        self._selector.close()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream is not None:
+                stream.close()
+
+
+def plan(running: Running, tokens: int) -> Iterator[str]:
+    """The lines that tell the program whom to watch and how to publish."""
+    publisher = running.publisher
+    yield f"tokens {min(tokens, MOST_TOKENS)}"
+    yield f"streams {len(running.streams)}"
+    yield f"viewers {running.viewers[0]} {running.viewers[1]}"
+    yield f"kind {running.kind}"
+    yield f"publisher {publisher.address[0]} {publisher.address[1]}"
+    yield f"replies {publisher.replies}"
+    yield f"connections {publisher.connections}"
+    yield f"window {publisher.window}"
+    yield f"one_trip {publisher.one_trip:d}"
+    for name in ("accept", "first", "begin", "finish"):
+        if value := getattr(publisher, name):
+            yield f"{name} {_escaped(value)}"
+    for stream in running.streams:
+        yield f"stream {stream.path}"
+        yield f"number {stream.number}"
+        if stream.response:
+            yield f"response {stream.response}"
+        for header in stream.headers:
+            yield f"header {header}"
+        for word in stream.publish:
+            yield f"word {_escaped(word)}"
+        yield from _steps("", stream.steps)
+        yield from _steps("again-", stream.again or ())
+    yield "go"
+
+
+def _steps(prefix: str, steps: Steps) -> Iterator[str]:
+    for step in steps:
+        match step:
+            case Send(data, binary):
+                yield f"{prefix}send{'-binary' if binary else ''} {_escaped(data)}"
+            case Await(beginning):
+                yield f"{prefix}await {_escaped(beginning)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")

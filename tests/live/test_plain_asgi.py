@@ -1,0 +1,85 @@
+"""The same promise under a server that offers no more than ASGI: uvicorn with its own protocols."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import uvicorn
+from websockets.asyncio.client import connect
+
+from gateway import app, connection
+from gateway.settings import load
+from gateway.streams.store import open_store
+from tests.live.client import Client
+from tests.live.conftest import entries, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import pytest
+
+    from tests.live.conftest import House
+
+
+@asynccontextmanager
+async def plain_gateway(url: str) -> AsyncIterator[tuple[app.Gateway, str]]:
+    """A gateway in this process, and the address of its WebSocket."""
+    settings = load({"store": url})
+    store = await open_store(settings.store, settings.lifetimes)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        shared = app.Gateway(settings, store, port, None)
+        config = uvicorn.Config(
+            app.create(shared, settings), lifespan="on", log_config=None, ws_per_message_deflate=False
+        )
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server._serve([listener]))
+        try:
+            while not server.started:
+                await asyncio.sleep(0.01)
+            yield shared, f"ws://127.0.0.1:{port}/v1/ws"
+        finally:
+            server.should_exit = True
+            await serving
+            await store.close()
+
+
+async def test_an_answer_arrives_whole_and_is_stopped(house: House, conversation: str) -> None:
+    async with plain_gateway(house.server.url) as (shared, url):
+        async with Client(conversation) as here, Client(conversation) as there:
+            await here.connect(url)
+            await there.connect(house.urls()[0])
+            response = await here.ask("tell me all", model="default")
+            for client in (here, there):
+                answer = await client.ended(response)
+                assert answer.reason == "complete"
+                assert answer.text == text_of(await entries(house.server.url, response))
+            response = await here.ask("and again", model="default")
+            await here.shows(response, 10)
+            await here.stop(response)
+            assert (await here.ended(response)).text == (await there.ended(response)).text
+        async with asyncio.timeout(5.0):
+            while shared.connections:
+                await asyncio.sleep(0.01)
+        assert not shared.hub.rooms[conversation].watched
+
+
+async def test_who_takes_nothing_is_let_go(house: House, conversation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "WRITE_WITHIN", 1.0)
+    async with plain_gateway(house.server.url) as (shared, url):
+        async with Client(conversation) as witness:
+            await witness.connect(house.urls()[0])
+            async with connect(url, max_queue=1, write_limit=1) as stopped:
+                await stopped.send('{"type":"hello"}')
+                transport = stopped.transport
+                transport.pause_reading()
+                # Each is answered with a snapshot; the answers fill every buffer on the way.
+                for number in range(16):
+                    await witness.settled(await witness.ask(f"{number} " + "long " * 5_000, model="fake"))
+                while shared.connections:
+                    await stopped.send(f'{{"type":"watch","conversation":"{conversation}"}}')
+                    await asyncio.sleep(0.02)
+        assert not shared.connections
