@@ -185,14 +185,16 @@ async def append_words(store: Store, started: Mapping[str, tuple[str, LogId]]) -
         assert await reader.readline() == b"+OK\r\n"
         for response, (conversation, start) in started.items():
             expected, first = LogId(start.attempt, _MARK), LogId(start.attempt, _MARK + 1)
-            answer = await log.append(store, conversation, response, expected, first, [TEXT + _TEXT_MARK], 5.0)
+            answer = await log.append(
+                store, conversation, response, expected, first, [TEXT + _TEXT_MARK], 5.0, sure=True
+            )
             assert answer == start
         found: dict[str, tuple[str, ...]] = {}
         async with asyncio.timeout(30.0):
             while len(found) < len(started):
                 words = [each.decode() for each in _WORD.findall(await reader.readline())]
                 if any(_TEXT_MARK.decode() in word for word in words):
-                    response = next(word for word in words if word in started)
+                    response = next(name for word in words if (name := word.rpartition(":")[2]) in started)
                     found[response] = tuple(map(_marked, words))
         return found
     finally:

@@ -24,18 +24,38 @@ if TYPE_CHECKING:
 
 
 class Watched(Pipeline):
-    """A pipeline that knows how many calls each of its round trips carried, and can be held up before one."""
+    """A pipeline that knows how many calls each of its round trips carried, and whose replies can be held up."""
 
     def __init__(self, store: Store, patience: float = 5.0) -> None:
         super().__init__(store.client.connection_pool, patience)
         self.trips: list[int] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
+        self._held: list[Any] | None = None
 
-    async def _go(self, connection: Any, batch: Any) -> None:
-        self.trips.append(len(batch))
-        await self.gate.wait()
-        await super()._go(connection, batch)
+    def _depart(self) -> None:
+        idle = not self._under_way
+        super()._depart()
+        if idle and self._under_way:
+            self.trips.append(len(self._under_way))
+
+    def replied(self, reply: Any) -> None:
+        if self._held is None:
+            super().replied(reply)
+        else:
+            self._held.append(reply)
+
+    def hold(self) -> None:
+        self._held = []
+
+    def let_go(self) -> None:
+        assert self._held is not None
+        held, self._held = self._held, None
+        for reply in held:
+            self.replied(reply)
+
+    async def until_under_way(self) -> None:
+        async with asyncio.timeout(10):
+            while not self._under_way:
+                await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -63,13 +83,12 @@ async def test_a_call_that_comes_alone_goes_at_once_and_alone(watched: Watched) 
 
 
 async def test_what_is_asked_while_a_round_trip_is_under_way_goes_with_the_next(watched: Watched) -> None:
-    watched.gate.clear()
-    first = asyncio.create_task(watched.call("ECHO", "first"))
-    while not watched.trips:
-        await asyncio.sleep(0)
-    rest = [asyncio.create_task(watched.call("ECHO", number)) for number in range(9)]
+    watched.hold()
+    first = watched.call("ECHO", "first")
+    await watched.until_under_way()
+    rest = [watched.call("ECHO", number) for number in range(9)]
     await turns(5)
-    watched.gate.set()
+    watched.let_go()
     assert await first == b"first"
     assert await asyncio.gather(*rest) == [b"%d" % number for number in range(9)]
     assert watched.trips == [1, 9]
@@ -103,27 +122,25 @@ async def test_a_round_trip_is_never_large(watched: Watched, monkeypatch: pytest
 
 
 async def test_a_call_that_is_given_up_before_it_was_sent_is_not_sent(watched: Watched) -> None:
-    watched.gate.clear()
-    first = asyncio.create_task(watched.call("INCR", "count"))
-    while not watched.trips:
-        await asyncio.sleep(0)
-    second, third = (asyncio.create_task(watched.call("INCRBY", "count", amount)) for amount in (10, 100))
+    watched.hold()
+    first = watched.call("INCR", "count")
+    await watched.until_under_way()
+    second, third = (watched.call("INCRBY", "count", amount) for amount in (10, 100))
     await turns(2)
     second.cancel()
     await asyncio.wait((second,))
-    watched.gate.set()
+    watched.let_go()
     assert (await first, await third) == (1, 101)
     assert await watched.call("GET", "count") == b"101"
 
 
 async def test_a_call_that_is_given_up_on_its_way_disturbs_no_other(watched: Watched) -> None:
-    watched.gate.clear()
-    calls = [asyncio.create_task(watched.call("ECHO", number)) for number in range(5)]
-    while not watched.trips:
-        await asyncio.sleep(0)
+    watched.hold()
+    calls = [watched.call("ECHO", number) for number in range(5)]
+    await watched.until_under_way()
     calls[1].cancel()
     calls[3].cancel()
-    watched.gate.set()
+    watched.let_go()
     replies = await asyncio.gather(*calls, return_exceptions=True)
     assert replies[::2] == [b"0", b"2", b"4"]
     assert all(isinstance(reply, asyncio.CancelledError) for reply in replies[1::2])
@@ -131,11 +148,10 @@ async def test_a_call_that_is_given_up_on_its_way_disturbs_no_other(watched: Wat
 
 
 async def test_what_waits_when_a_pipeline_is_closed_is_cancelled(watched: Watched) -> None:
-    watched.gate.clear()
-    under_way = asyncio.create_task(watched.call("ECHO", 1))
-    while not watched.trips:
-        await asyncio.sleep(0)
-    waiting = asyncio.create_task(watched.call("ECHO", 2))
+    watched.hold()
+    under_way = watched.call("ECHO", 1)
+    await watched.until_under_way()
+    waiting = watched.call("ECHO", 2)
     await asyncio.sleep(0)
     await watched.close()
     await asyncio.wait((under_way, waiting))
