@@ -183,7 +183,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _serve(settings: Settings, *, with_worker: bool) -> None:
     from gateway.app import Gateway
     from gateway.processes import orphaned
-    from gateway.server import Server, listen
+    from gateway.server import LEAVE_WITHIN, Server, listen
     from gateway.streams.store import open_store
 
     pool: Any = None
@@ -195,7 +195,7 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
         shared = Gateway(settings, store, port, tuple(known) if known is not None else None)
         if with_worker:
             pool = _pool(settings, store)
-        server = Server(shared, settings)
+        server = Server(shared, settings, 0.0 if with_worker else LEAVE_WITHIN)
         if not many:
             _announce(settings.host, port)
         tasks = [asyncio.create_task(server.serve(sockets=[listener])), asyncio.create_task(_failed(shared))]

@@ -179,7 +179,7 @@ class Connection:
 
     def _carry(self, request: Watch | Unwatch | Send | Stop | Retry) -> None:
         if len(self._requests) >= MOST_WAITING:
-            self._say(wire.error("too_fast", "Too many requests at once.", getattr(request, "key", None), 1.0))
+            self._say(wire.refusal(request, "too_fast", "Too many requests at once.", 1.0))
             return
         self._requests.append(request)
         if self._task is None:
@@ -233,7 +233,7 @@ class Connection:
                 if isinstance(result, Stopped):
                     self._say(wire.status(result.response, "ended"))
                 else:
-                    self._say(wire.error(result.code, result.message, None, result.retry_after))
+                    self._say(wire.refusal(request, result.code, result.message, result.retry_after))
 
     def _answer(self, key: str, result: Accepted | Failure) -> None:
         if isinstance(result, Failure):
@@ -244,7 +244,7 @@ class Connection:
     async def _watch(self, request: Watch) -> None:
         name = request.conversation
         if name not in self._rooms and len(self._rooms) >= wire.MOST_WATCHED:
-            self._say(wire.error("too_many", f"At most {wire.MOST_WATCHED} conversations on one socket."))
+            self._say(wire.refusal(request, "too_many", f"At most {wire.MOST_WATCHED} conversations on one socket."))
             return
         while self._drained is not None:
             # Who asks for one snapshot after another, and takes none, has one of them waiting and not all.
@@ -253,7 +253,7 @@ class Connection:
         try:
             room = await self._feed.enter(name, named)
         except StoreError:
-            self._say(wire.error("unavailable", "The conversation can not be read for a moment.", retry_after=2.0))
+            self._say(wire.refusal(request, "unavailable", "The conversation can not be read for a moment.", 2.0))
             return
         if self._closed:
             return
@@ -261,7 +261,7 @@ class Connection:
         identity = self._session.identity
         if identity is None or not identity.opens(name):
             # A fresh token came while the logs were read.
-            self._say(wire.error("forbidden", "This conversation is not open to you."))
+            self._say(wire.refusal(request, "forbidden", "This conversation is not open to you."))
             return
         frames, position = room.begin(request.after, named)
         self.give(Burst(frames))
@@ -275,7 +275,7 @@ class Connection:
         assert identity is not None
         for name in [name for name in self._rooms if not identity.opens(name)]:
             self._unwatch(name)
-            self._say(wire.error("forbidden", f"The conversation {name} is not open to you any more."))
+            self._say(wire.error("forbidden", "This conversation is not open to you any more.", conversation=name))
 
     def _unwatch(self, name: str) -> None:
         room = self._rooms.pop(name, None)

@@ -7,6 +7,7 @@ import gc
 import signal
 import socket
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -31,8 +32,8 @@ a client that has stopped reading is noticed only when they are full."""
 
 BACKLOG: Final = 4096
 CLOSE_WITHIN: Final = 5
-LEAVE_WITHIN: Final = 5.0
-"""Seconds over which clients spread their moves to another gateway."""
+LEAVE_WITHIN: Final = 3.0
+"""Seconds over which clients spread their moves to another gateway, and for which they are served meanwhile."""
 
 
 def reserve(host: str, port: int, *, shared: bool = True) -> socket.socket:
@@ -72,7 +73,8 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
 class Server(uvicorn.Server):
     """uvicorn, with our bounds; it tells every client to move before it closes."""
 
-    def __init__(self, gateway: Gateway, settings: Settings) -> None:
+    def __init__(self, gateway: Gateway, settings: Settings, leave_within: float) -> None:
+        """`leave_within`: seconds that clients get to move; 0 where there is no other gateway to move to."""
         super().__init__(
             uvicorn.Config(
                 app.create(gateway, settings),
@@ -93,6 +95,7 @@ class Server(uvicorn.Server):
             )
         )
         self._gateway = gateway
+        self._leave_within = leave_within
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -111,9 +114,11 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server`."""
-        self._gateway.leave(within=LEAVE_WITHIN)
-        # Long enough for the frame to be written; uvicorn closes every socket with 1012 next.
-        await asyncio.sleep(0.1)
+        self._gateway.leave(self._leave_within)
+        # uvicorn closes every socket that is left with 1012 next.
+        over = time.monotonic() + self._leave_within
+        while self._gateway.connections and time.monotonic() < over and not self.force_exit:  # noqa: ASYNC110 - uvicorn sets a flag
+            await asyncio.sleep(0.05)
         await super().shutdown(sockets)
 
 

@@ -139,8 +139,7 @@ class Session:
                 return self._enter(frame)
             case Stop() | Retry():
                 if not keys.is_response(frame.response):
-                    key = frame.key if isinstance(frame, Retry) else None
-                    return [Say(wire.error("not_found", "There is no such response.", key))]
+                    return [Say(wire.refusal(frame, "not_found", "There is no such response."))]
                 return [Carry(frame)]
             case _:
                 return [Carry(frame)]
@@ -149,8 +148,7 @@ class Session:
         if not keys.is_conversation(request.conversation):
             return self._complain("a conversation is 1 to 128 letters, digits and _ . : ~ -")
         if self.identity is None or not self.identity.opens(request.conversation):
-            key = request.key if isinstance(request, Send) else None
-            return [Say(wire.error("forbidden", "This conversation is not open to you.", key))]
+            return [Say(wire.refusal(request, "forbidden", "This conversation is not open to you."))]
         if isinstance(request, Watch) and not all(keys.is_response(response) for response in request.responses):
             return self._complain("`responses` has a name that no response has")
         return [Carry(request)]

@@ -293,10 +293,42 @@ def accepted(key: str, said: str, response: str, *, duplicate: bool) -> Frame:
     return _frame("accepted", {"key": key, "message": said, "response": response, "duplicate": duplicate})
 
 
-def error(code: str, text: str, key: str | None = None, retry_after: float | None = None) -> Frame:
-    """A frame of the client was refused; the socket stays. The codes are in `ERRORS`."""
+def error(
+    code: str,
+    text: str,
+    key: str | None = None,
+    retry_after: float | None = None,
+    *,
+    conversation: str | None = None,
+    response: str | None = None,
+) -> Frame:
+    """A frame of the client was refused; the socket stays. The codes are in `ERRORS`.
+
+    What was refused: a send or a retry is named by its key, a watch by its conversation, a stop by its response.
+    """
     assert code in ERRORS
-    return _frame("error", {"code": code, "message": text, "key": key, "retry_after": retry_after})
+    fields = {
+        "code": code,
+        "message": text,
+        "key": key,
+        "conversation": conversation,
+        "response": response,
+        "retry_after": retry_after,
+    }
+    return _frame("error", fields)
+
+
+def refusal(
+    request: Watch | Unwatch | Send | Stop | Retry, code: str, text: str, retry_after: float | None = None
+) -> Frame:
+    """The `error` that says which request was refused."""
+    match request:
+        case Send(key=key) | Retry(key=key):
+            return error(code, text, key, retry_after)
+        case Stop(response=response):
+            return error(code, text, None, retry_after, response=response)
+        case Watch(conversation=conversation) | Unwatch(conversation=conversation):
+            return error(code, text, None, retry_after, conversation=conversation)
 
 
 def moving(within: float) -> Frame:

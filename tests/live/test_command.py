@@ -83,7 +83,7 @@ async def test_run_answers_and_leaves_when_it_is_told_to(conversation: str) -> N
             await client.until(lambda client=client: client.close_code is not None)  # type: ignore[misc]
             assert client.close_code == 1012
             moving = [frame for frame in client.frames if frame["type"] == "moving"]
-            assert [frame["within"] for frame in moving] == [5.0]
+            assert [frame["within"] for frame in moving] == [0.0]
         status = await asyncio.to_thread(process.wait, QUICKLY)
         print(f"gone {time.monotonic() - begun:.2f} s after SIGTERM, with status {status}")
         assert status == 0
