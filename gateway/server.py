@@ -77,7 +77,7 @@ class Server(uvicorn.Server):
         """`leave_within`: seconds that clients get to move; 0 where there is no other gateway to move to."""
         super().__init__(
             uvicorn.Config(
-                app.create(gateway, settings),
+                app.front(gateway, app.create(gateway, settings)),
                 lifespan="on",
                 log_config=None,
                 access_log=False,
