@@ -18,8 +18,8 @@ MOST_CHARACTERS: Final = 4096
 WIDEST: Final = 0.1
 """Seconds to which load may widen a window. Beyond, a person would see it."""
 
-BUSY: Final = 0.75
-IDLE: Final = 0.55
+BUSY: Final = 0.6
+IDLE: Final = 0.45
 """Shares of the time that a worker computes: above the one its window widens, below the other it narrows.
 
 A step changes the share by a fourth at the most, so no step leads from beyond one to beyond the other.

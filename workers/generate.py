@@ -39,7 +39,7 @@ class Terms:
     lease: float = 5.0
     attempts: int = 3
     recovery: Literal["restart", "continue"] = "restart"
-    window: float = 0.025
+    window: float = 0.005
     patience: float = 60.0
     first_timeout: float = 120.0
     idle_timeout: float = 60.0

@@ -358,3 +358,18 @@ def test_an_error_has_one_of_the_known_codes() -> None:
 def test_a_client_tells_from_the_thousands_of_a_close_code_whether_to_come_back() -> None:
     assert {code for code in Close if code < 4000} == {Close.TOO_BIG, Close.RESTART, Close.OVERLOADED}
     assert all(4400 <= code < 4500 for code in Close if code >= 4000)
+
+
+@pytest.mark.parametrize(
+    ("request_", "named"),
+    [
+        (Send("k1", "c1", "Why?"), {"key": "k1"}),
+        (Retry("r1", "k2"), {"key": "k2"}),
+        (Stop("r1"), {"response": "r1"}),
+        (Watch("c1"), {"conversation": "c1"}),
+        (Unwatch("c1"), {"conversation": "c1"}),
+    ],
+)
+def test_a_refusal_names_what_was_refused(request_: Any, named: dict[str, str]) -> None:
+    refused = fields(wire.refusal(request_, "unavailable", "Not now.", 2.0))
+    assert refused == {"type": "error", "code": "unavailable", "message": "Not now.", "retry_after": 2.0, **named}
