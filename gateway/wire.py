@@ -327,8 +327,7 @@ def refusal(
             return error(code, text, key, retry_after)
         case Stop(response=response):
             return error(code, text, None, retry_after, response=response)
-        case Watch(conversation=conversation) | Unwatch(conversation=conversation):
-            return error(code, text, None, retry_after, conversation=conversation)
+    return error(code, text, None, retry_after, conversation=request.conversation)
 
 
 def moving(within: float) -> Frame:
