@@ -250,11 +250,13 @@ def _pool(settings: Settings, store: Store) -> Pool:
 
 
 async def _work(settings: Settings) -> None:
+    from gateway.server import settle_collector
     from gateway.streams.store import open_store
 
     store = await open_store(settings.store, settings.lifetimes)
     try:
         pool = _pool(settings, store)
+        settle_collector()
         told = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

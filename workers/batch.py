@@ -19,13 +19,13 @@ WIDEST: Final = 0.1
 """Seconds to which load may widen a window. Beyond, a person would see it."""
 
 BUSY: Final = 0.6
-IDLE: Final = 0.45
+IDLE: Final = 0.5
 """Shares of the time that a worker computes: above the one its window widens, below the other it narrows.
 
-A step changes the share by a fourth at the most, so no step leads from beyond one to beyond the other.
+A step changes the share by less than they differ, so none leads from beyond one to beyond the other.
 """
 
-_STEP: Final = 1.25
+_STEP: Final = 1.15
 _SMALLEST: Final = 0.001
 
 _HIGH: Final = range(0xD800, 0xDC00)

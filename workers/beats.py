@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 OBSERVED_EVERY: Final = 0.1
 """Seconds after which the window is fitted to the load."""
 
-MOST_STEPS: Final = 30
+MOST_STEPS: Final = 40
 """So many steps lead from the widest window to the narrowest."""
 
 AT_ONCE: Final = 32

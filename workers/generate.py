@@ -73,8 +73,6 @@ class Generation:
         self._batch = Batch(terms.longest)
         self._wake = asyncio.Event()
         self._complete = False
-        self._line: object | None = None
-        """The connection on which the last append was made."""
         self._attempt: Attempt | None = None
         self.ending = False
         """Whether the end is being written; what is then heard of an end is most likely this one."""
@@ -233,7 +231,6 @@ class Generation:
         append = attempt.next()
         if append is None:
             return False
-        line = self._store.line
         result: Any = await log.append(
             self._store,
             self._job.conversation,
@@ -242,9 +239,7 @@ class Generation:
             append.first,
             append.values,
             patience=self._terms.patience,
-            sure=line is not None and line is self._line,
         )
-        self._line = line
         if result == "appended":
             attempt.appended(append)
         else:

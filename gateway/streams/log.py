@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
-from redis.exceptions import ResponseError
 
 from gateway.streams import events, keys
 from gateway.streams.conversations import nonce
@@ -82,38 +81,23 @@ async def append(
     first: LogId,
     values: Sequence[bytes],
     patience: float,
-    *,
-    sure: bool = False,
 ) -> LogId | Literal["appended"] | None:
     """Append `values` from the id `first` on, if the log's last id is `expected`.
 
     Otherwise nothing is changed, and the log's last id is returned, None where there is no log or it has its end.
-    `sure`: this writer's last append was made on the connection that the store still has, so that nothing but a writer
-    of a later attempt can have changed the log; that is cheaper to find out.
     """
-    what = "all" if sum(map(len, values)) <= MOST_PUBLISHED else "head"
-    words = (expected, keys.feed(conversation), what, f"@{response} {first} {expected}")
-
-    async def call(sure: bool) -> bytes:
-        reply: bytes = await store.call(
-            "append",
-            [keys.log(response)],
-            first.attempt,
-            first.seq,
-            int(sure),
-            *map(str, words),
-            *values,
-            patience=patience,
-        )
-        return reply
-
-    try:
-        reply = await call(sure)
-    except ResponseError:
-        # As many entries as expected, but the last one of a later attempt: its id is greater than ours.
-        if not sure:
-            raise
-        reply = await call(False)
+    reply = await store.call(
+        "append",
+        [keys.log(response)],
+        first.attempt,
+        first.seq,
+        str(expected),
+        keys.feed(conversation),
+        "all" if sum(map(len, values)) <= MOST_PUBLISHED else "head",
+        f"@{response} {first} {expected}",
+        *values,
+        patience=patience,
+    )
     return "appended" if reply == b"ok" else events.parse_log_id(reply)
 
 

@@ -122,11 +122,6 @@ class Pipeline:
             self._depart()
 
     @property
-    def line(self) -> object | None:
-        """The connection in use, to tell it from a later one; None while there is none."""
-        return self._line
-
-    @property
     def expects(self) -> bool:
         """Whether a reply is to come."""
         return bool(self._under_way)

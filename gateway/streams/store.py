@@ -143,11 +143,6 @@ class Store:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 1.0)
 
-    @property
-    def line(self) -> object | None:
-        """The connection on which scripts are called, to tell it from a later one; None while there is none."""
-        return self._pipeline.line
-
     def subscriber(self) -> PubSub:
         """A subscription on a connection of its own, which ends with an error when that connection does."""
         return self.client.pubsub()

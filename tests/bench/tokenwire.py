@@ -185,9 +185,7 @@ async def append_words(store: Store, started: Mapping[str, tuple[str, LogId]]) -
         assert await reader.readline() == b"+OK\r\n"
         for response, (conversation, start) in started.items():
             expected, first = LogId(start.attempt, _MARK), LogId(start.attempt, _MARK + 1)
-            answer = await log.append(
-                store, conversation, response, expected, first, [TEXT + _TEXT_MARK], 5.0, sure=True
-            )
+            answer = await log.append(store, conversation, response, expected, first, [TEXT + _TEXT_MARK], 5.0)
             assert answer == start
         found: dict[str, tuple[str, ...]] = {}
         async with asyncio.timeout(30.0):

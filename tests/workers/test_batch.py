@@ -194,7 +194,7 @@ def test_a_window_comes_to_rest_wherever_it_began(
     window = Window(least)
     for _ in range(200):
         window.observe(before)
-    for _ in range(40):
+    for _ in range(80):
         window.observe(busy())
     rest = window.seconds
     window.observe(busy())

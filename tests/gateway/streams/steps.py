@@ -141,8 +141,6 @@ class Writer:
     worker: str
     attempt: Attempt
     start: LogId
-    line: object | None = None
-    """The connection of the last append."""
 
     async def write(self, *pieces: str) -> bool:
         """Append text; False: this attempt is fenced."""
@@ -151,12 +149,7 @@ class Writer:
 
     async def flush(self) -> bool:
         while (append := self.attempt.next()) is not None:
-            line = self.store.line
-            sure = line is not None and line is self.line
-            result = await log.append(
-                self.store, self.job.conversation, self.job.response, *append, patience=10.0, sure=sure
-            )
-            self.line = line
+            result = await log.append(self.store, self.job.conversation, self.job.response, *append, patience=10.0)
             if result == "appended":
                 self.attempt.appended(append)
             elif not self.attempt.refused(result):

@@ -185,11 +185,9 @@ async def test_a_claim_without_any_jobs_left_in_the_partition_is_lost(talk: Talk
 
 
 async def append(
-    talk: Talk, accepted: Accepted, expected: LogId, first: LogId, *pieces: str, sure: bool = False
+    talk: Talk, accepted: Accepted, expected: LogId, first: LogId, *pieces: str
 ) -> LogId | Literal["appended"] | None:
-    return await log.append(
-        talk.store, talk.name, accepted.response, expected, first, text(*pieces), patience=10.0, sure=sure
-    )
+    return await log.append(talk.store, talk.name, accepted.response, expected, first, text(*pieces), patience=10.0)
 
 
 async def test_an_append_is_written_and_published_exactly_as_it_was_given(talk: Talk) -> None:
@@ -231,44 +229,16 @@ async def test_an_append_that_is_too_large_is_published_as_its_id_alone(talk: Ta
     assert len(fold(await log.read(talk.store, accepted.response))) == MOST_PUBLISHED - 2 + beyond
 
 
-@pytest.mark.parametrize("sure", [False, True])
-async def test_an_append_behind_another_id_than_the_last_is_refused_and_changes_nothing(talk: Talk, sure: bool) -> None:
+async def test_an_append_behind_another_id_than_the_last_is_refused_and_changes_nothing(talk: Talk) -> None:
     accepted = await talk.ask()
     writer = await talk.begin()
     await writer.write("a", "b")
     attempt, last = writer.start.attempt, await tail(talk.store, accepted.response)
     async with listening(talk) as ear, nothing_changes(talk.store):
         for expected in (writer.start, LogId(attempt, 3), LogId(attempt, 9), LogId(attempt - 1, 4), LogId(0, 1)):
-            if sure and expected.seq == last.seq:
-                # Who is sure has written that many entries: it is a promise, and only the count is looked at.
-                continue
             first = LogId(attempt, expected.seq + 1)
-            assert await append(talk, accepted, expected, first, "c", sure=sure) == last
+            assert await append(talk, accepted, expected, first, "c") == last
         assert await ear.heard() == []
-
-
-async def test_who_is_sure_is_refused_by_a_lost_tail_and_by_a_later_attempt_and_not_by_a_trimmed_log(
-    talk: Talk,
-) -> None:
-    accepted = await talk.ask()
-    writer = await talk.begin()
-    await writer.write("a", "b")
-    key, attempt = keys.log(accepted.response), writer.start.attempt
-    last, following = LogId(attempt, 4), LogId(attempt, 5)
-    assert await append(talk, accepted, last, following, "c", sure=True) == "appended"
-    # A tail is lost.
-    await talk.redis.xdel(key, str(following))
-    assert await append(talk, accepted, following, LogId(attempt, 6), "d", sure=True) == last
-    # As many entries as before, but the last is a later attempt's.
-    later = LogId(attempt + NONCES, 5)
-    await talk.redis.xadd(key, {"e": "Tx"}, id=str(later))
-    assert await append(talk, accepted, following, LogId(attempt, 6), "d", sure=True) == later
-    # Somebody trimmed the beginning away.
-    await talk.redis.xtrim(key, maxlen=2, approximate=False)
-    assert await append(talk, accepted, later, LogId(attempt + NONCES, 6), "e", sure=True) == "appended"
-    await talk.redis.delete(key)
-    assert await append(talk, accepted, later, LogId(attempt + NONCES, 6), "f", sure=True) is None
-    assert not await talk.redis.exists(key)
 
 
 async def test_an_append_whose_reply_was_lost_is_made_once(talk: Talk) -> None:
