@@ -1,7 +1,7 @@
 # make run     the product, at http://127.0.0.1:8000, on an embedded store and the built-in demo provider
 # make test    every check and every test
 # make bench   what a delivered token costs, beside a floor and beside others (about 15 minutes)
-# make check   format, lint, types, import contracts
+# make check   format, lint, types, import contracts; sizes and age of the built files, where there is node
 # make lock    renew the lock files; nothing younger than a week is taken
 
 PYTHON ?= python3
@@ -24,6 +24,7 @@ check: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.web
 
 format: $(VENV)/dev
 	$(BIN)/ruff format .

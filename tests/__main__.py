@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Final
 
+from tests import web
+
 ROOT: Final = Path(__file__).parent.parent
-WEB: Final = Path("web")
-OLDEST_NODE: Final = 20
 
 
 def header(name: str) -> None:
@@ -30,31 +28,16 @@ def passes(name: str, *command: str) -> bool:
 
 
 def web_passes() -> bool:
-    """Run the checks and tests of the web side, where there is a node to run them, on the packages of its lock file."""
+    """Run the tests of the web side, where there is a node to run them."""
     name = "web tests"
-    node, npm = shutil.which("node"), shutil.which("npm")
-    version = subprocess.run([node, "--version"], capture_output=True, text=True).stdout.strip() if node else "none"
-    if node is None or npm is None or int(version.removeprefix("v").partition(".")[0]) < OLDEST_NODE:
-        header(name)
-        print(f"{name}: SKIPPED: they need node {OLDEST_NODE} or newer and npm on PATH; there is {version}", flush=True)
+    header(name)
+    if reason := web.missing():
+        print(f"{name}: SKIPPED: {reason}", flush=True)
         return True
-    # npm notes in this file what it installed.
-    installed, lock = ROOT / WEB / "node_modules" / ".package-lock.json", ROOT / WEB / "package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        if not passes("web set-up", npm, "ci", "--prefix", str(WEB)):
-            return False
-        installed.touch()
-    # The tests start gateways of their own, with this Python.
-    os.environ["TOKENWIRE_PYTHON"] = sys.executable
-    checked = passes("web check", npm, "run", "--silent", "check", "--prefix", str(WEB))
-    # Named one by one: what node makes of a folder depends on its version.
-    files = sorted(str(file.relative_to(ROOT)) for file in (ROOT / WEB / "test").rglob("*.test.*js"))
-    if not files:
-        header(name)
-        print(f"{name}: FAILED: there is no *.test.js in {WEB}/test/", flush=True)
-        return False
-    built = passes("web build", node, str(WEB / "build.js"), "--tests")
-    return built and passes(name, node, "--test", *files) and checked
+    begin = time.monotonic()
+    passed = web.set_up() and web.test()
+    print(f"{name}: {'passed' if passed else 'FAILED'} in {time.monotonic() - begin:.1f} s", flush=True)
+    return passed
 
 
 def main() -> int:

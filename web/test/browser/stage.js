@@ -13,6 +13,9 @@ const ROOT = join(dirname(fileURLToPath(import.meta.url)), "../../..");
 const PYTHON = process.env.TOKENWIRE_PYTHON ?? join(ROOT, ".venv/bin/python");
 const CHROMIUM = process.env.CHROMIUM ?? ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find((path) => existsSync(path));
 
+/** Where pictures of the states are kept. */
+export const PICTURES = join(ROOT, "web/.pictures");
+
 /** Why the tests cannot run here; undefined if they can. */
 export const missing = CHROMIUM === undefined ? "no Chromium is installed (set CHROMIUM)" : existsSync(PYTHON) ? undefined : `no Python at ${PYTHON} (set TOKENWIRE_PYTHON)`;
 

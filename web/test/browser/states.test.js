@@ -1,17 +1,15 @@
-// Every state that the widget can be in: axe finds nothing, and a picture of it is kept in PICTURES, to be looked at.
+// Every state that the widget can be in: axe finds nothing, and a picture of it is kept in web/.pictures/, to be looked at.
 // The gateway is a script here: not every state can be had from a real one at the moment of a picture.
 
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe as group, test } from "node:test";
 
-import { Gateway, Pages, browser, missing } from "./stage.js";
+import { Gateway, PICTURES, Pages, browser, missing } from "./stage.js";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-const PICTURES = process.env.PICTURES ?? join(tmpdir(), "tokenwire-pictures");
 
 const ANSWER = `Light from the sun is scattered by the **air**, and *blue* is scattered most: its waves are short.
 
