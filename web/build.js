@@ -16,7 +16,7 @@ import { build, transform } from "esbuild";
 const WEB = dirname(fileURLToPath(import.meta.url));
 
 /** What is bundled: each by itself, sharing code only with what it loads later. @type {Record<string, string>[]} */
-const BUNDLES = [{ tokenwire: "client/client.ts" }, { chat: "widget/define.ts" }, { react: "react/react.ts" }];
+const BUNDLES = [{ tokenwire: "client/client.ts" }, { chat: "widget/define.ts" }, { react: "react/react.ts" }, { "ai-sdk": "ai_sdk/ai_sdk.ts" }];
 
 /** Bytes that a built file may have, gzipped at the highest level; chunks by their name without the hash. @type {Record<string, number>} */
 const MOST = {
@@ -28,6 +28,8 @@ const MOST = {
   "dist/chat.js": 16_000,
   // Without React, the client and the element.
   "dist/react.js": 1_000,
+  // Without the AI SDK, of which it needs nothing but types, and the client.
+  "dist/ai-sdk.js": 2_000,
   "dist/widget.js": 3_000,
   "dist/widget/panel.js": 22_000,
   "dist/widget/markdown.js": 22_000,
@@ -44,10 +46,10 @@ const PAGE = /^dist\/(tokenwire|events|judge)[^/]*\.js$/;
 const BUILT = ["dist", "page/client"];
 
 /** The types of what the package exports. */
-const TYPES = ["client/client.d.ts", "widget/define.d.ts", "react/react.d.ts"];
+const TYPES = ["client/client.d.ts", "widget/define.d.ts", "react/react.d.ts", "ai_sdk/ai_sdk.d.ts"];
 
 /** Folders of TypeScript that are compiled module by module for the tests. */
-const MODULES = ["client", "widget", "markdown", "react"];
+const MODULES = ["client", "widget", "markdown", "react", "ai_sdk"];
 
 const SETTINGS = { absWorkingDir: WEB, target: "es2022", format: /** @type {const} */ ("esm"), charset: /** @type {const} */ ("utf8") };
 
