@@ -24,7 +24,7 @@ check: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m tests.web
+	$(BIN)/python -m tests.web check
 
 format: $(VENV)/dev
 	$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""The web side: `python -m tests.web` checks types, sizes and built files, and `python -m tests` runs the tests.
+"""The web side: `python -m tests.web check` looks at types, sizes and built files, `python -m tests.web test` tests.
 
 Nobody needs Node to run Tokenwire, so what needs it is skipped where there is none, and says so.
 """
@@ -60,11 +60,12 @@ def _succeeds(program: str, *arguments: str) -> bool:
 
 
 def main() -> int:
-    """Check, where that can be done; return an exit status."""
+    """Do what is asked for, where that can be done; return an exit status."""
+    name = sys.argv[1]
     if reason := missing():
-        print(f"web check: SKIPPED: {reason}", flush=True)
+        print(f"web {name}: SKIPPED: {reason}", flush=True)
         return 0
-    return 0 if set_up() and check() else 1
+    return 0 if set_up() and {"check": check, "test": test}[name]() else 1
 
 
 if __name__ == "__main__":
