@@ -2,13 +2,14 @@
 # make test    every check and every test
 # make bench   what a delivered token costs, beside a floor and beside others (about 15 minutes)
 # make check   format, lint, types, import contracts; sizes and age of the built files, where there is node
+# make tools   what further tests of deploy/ need, in .venv: helm, schemas, a linter
 # make lock    renew the lock files; nothing younger than a week is taken
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test bench check format lock clean
+.PHONY: run test bench check format tools lock clean
 
 run: $(VENV)/run
 	$(BIN)/python -m gateway run
@@ -44,11 +45,18 @@ $(VENV)/run: requirements.lock $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@touch $(VENV)/run
 
+tools: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-deploy.lock
+
 lock:
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --exclude-newer "1 week" \
 		--custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --exclude-newer "1 week" \
 		--custom-compile-command "make lock" --group dev pyproject.toml --output-file requirements-dev.lock
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --exclude-newer "1 week" \
+		--custom-compile-command "make lock" --group build --output-file requirements-build.lock
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --exclude-newer "1 week" \
+		--custom-compile-command "make lock" --group deploy --no-deps --output-file requirements-deploy.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

@@ -1,0 +1,1 @@
+"""What deploy/ holds is parsed, rendered, checked against schemas and carried out."""

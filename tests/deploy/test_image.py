@@ -1,0 +1,120 @@
+"""The image: its build steps are carried out without an engine, and what they leave answers a question."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from tests.core_coverage import ROOT
+from tests.deploy.image import Image, build, context, parse
+from tests.deploy.services import Service, fetched, free_port
+from tests.live.client import Client
+from tests.stores import RealServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DOCKERFILE: Final = ROOT / "deploy" / "Dockerfile"
+INDEX: Final = {
+    name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_", "HTTP", "http"))
+}
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[Image]:
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("the image's steps need root and unshare, for mounts of their own")
+    folder = Path(tempfile.mkdtemp(prefix="tw-image-"))
+    # The user of the image has to reach it.
+    folder.chmod(0o755)
+    yield build(DOCKERFILE, ROOT, folder, INDEX)
+    shutil.rmtree(folder)
+
+
+def environment(image: Image, **settings: str) -> dict[str, str]:
+    return {**image.environment, "TOKENWIRE_HOST": "127.0.0.1", **settings}
+
+
+@pytest.mark.live
+@pytest.mark.timeout(300)
+async def test_the_image_answers_as_nobody_on_a_root_that_is_read_only(image: Image) -> None:
+    port = str(free_port())
+    with RealServer() as server:
+        worker = Service(
+            image.argv([*image.entry, "worker"]),
+            environment(image, TOKENWIRE_STORE=server.url, TOKENWIRE_DEMO_RATE="400"),
+        )
+        gateway = Service(
+            image.argv([*image.entry, *image.command]),
+            environment(image, TOKENWIRE_STORE=server.url, TOKENWIRE_PORT=port),
+        )
+        with worker, gateway:
+            worker.until(lambda: "serves" in worker.text)
+            gateway.until(lambda: fetched(f"http://127.0.0.1:{port}/readyz"))
+            assert_healthy(image, port, expected=True)
+            async with Client("c-image") as client:
+                await client.connect(f"ws://127.0.0.1:{port}/v1/ws")
+                response = await client.ask("Does it work?")
+                answer = await client.ended(response)
+                assert answer.reason == "complete"
+                assert answer.text == await client.settled(response)
+            # The page and the widget came along.
+            assert "tokenwire" in (fetched(f"http://127.0.0.1:{port}/") or "").lower()
+            assert fetched(f"http://127.0.0.1:{port}/widget.js")
+            assert gateway.terminate(20.0) == 0, gateway.text
+            assert worker.terminate(20.0) == 0, worker.text
+            assert_healthy(image, port, expected=False)
+
+
+def assert_healthy(image: Image, port: str, *, expected: bool) -> None:
+    looked = subprocess.run(
+        image.argv(image.health), env=environment(image, TOKENWIRE_PORT=port), capture_output=True, text=True
+    )
+    assert (looked.returncode == 0) is expected, looked.stderr
+
+
+@pytest.mark.live
+@pytest.mark.timeout(300)
+def test_what_runs_has_nothing_that_builds(image: Image) -> None:
+    programs = {path.name for path in (image.root / "opt/tokenwire/bin").iterdir()}
+    assert "tokenwire" in programs
+    assert not programs & {"pip", "pip3", "uv", "hatchling", "cc", "gcc"}
+    assert not (image.root / "source").exists()
+
+
+def test_the_image_says_what_it_is() -> None:
+    steps = parse(DOCKERFILE.read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    labels = dict(word.split("=", 1) for step in steps if step.name == "LABEL" for word in step.words)
+    assert labels["org.opencontainers.image.version"] == project["version"]
+    assert labels["org.opencontainers.image.licenses"] == project["license"]
+    assert labels["org.opencontainers.image.title"] == project["name"]
+    (user,) = [step.text for step in steps if step.name == "USER"]
+    assert all(int(part) > 0 for part in user.split(":"))
+
+
+def test_the_builder_is_sent_what_the_wheel_needs_and_no_more() -> None:
+    sent = {str(path) for path in context(ROOT)}
+    tops = {path.split("/")[0] for path in sent}
+    assert {"gateway/cli.py", "workers/pool.py", "requirements.lock", "requirements-build.lock"} <= sent
+    assert tops == {
+        *("LICENSE", "README.md", "gateway", "pyproject.toml", "workers", "web", "tests"),
+        *("requirements-build.lock", "requirements.lock"),
+    }
+    assert not [path for path in sent if path.startswith("tests/") and not path.startswith("tests/bench/")]
+
+
+def test_a_linter_finds_nothing_in_the_dockerfile() -> None:
+    linter = Path(sys.executable).parent / "hadolint"
+    if not linter.exists():
+        pytest.skip("hadolint is not installed: make tools")
+    done = subprocess.run([linter, DOCKERFILE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
