@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import random
 import secrets
+import sys
 import time
-from collections import Counter
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
 from gateway import metrics, wire
+from gateway.admission import Admission
 from gateway.asgi_socket import AsgiSocket
 from gateway.assets import widget_routes
 from gateway.auth import Authenticator, Denied, Identity, origin_allowed
@@ -42,18 +45,22 @@ from gateway.wheel import STEP, Wheel
 from gateway.wire import Close, Retry, Send, Stop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope
     from starlette.types import Send as AsgiSend
 
+    from gateway.hub import Room
     from gateway.settings import Settings
+    from gateway.wire import Frame
 
 logger = logging.getLogger(__name__)
 
-MOST_PER_ADDRESS: Final = 256
 SOCKET: Final = "/v1/ws"
+
+FILES_TO_SPARE: Final = 64
+"""Descriptors that are not for sockets: the store, requests, and those who have to be told that there is no room."""
 
 # Installed, the page lies in this package; in a checkout, in web/.
 PAGE: Final = next(
@@ -95,8 +102,9 @@ class Gateway:
         self._origins = settings.origins
         hosts = ("127.0.0.1", "localhost", "[::1]") if settings.loopback else ()
         self._own_origins = tuple(f"http://{host}:{port}" for host in hosts)
-        self._most_per_address = settings.sockets_per_address
-        self._addresses: Counter[str] = Counter()
+        self.admission = Admission(
+            settings.sockets or most_sockets(), settings.sockets_per_address, settings.accepts, random.random
+        )
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
@@ -118,6 +126,7 @@ class Gateway:
         error = task.exception()
         logger.critical("the gateway can not go on (%s)", type(error).__name__)
         self.leaving = True
+        self.admission.close()
         self.failed.set()
 
     async def _tick(self) -> None:
@@ -127,40 +136,17 @@ class Gateway:
             for connection in self.wheel.due(now):
                 connection.tick(now, wall)
 
-    def leave(self, within: float) -> None:
-        """Stop being ready, and tell every client to move within so many seconds."""
-        self.leaving = True
-        for connection in list(self.connections):
-            connection.move(within)
-        for stream in list(self.streams):
-            stream.leave()
-
     def allows(self, origin: str | None) -> bool:
         """Tell whether a page of this origin may connect."""
         return origin_allowed(origin, self._origins, self._own_origins)
 
-    def admit(self, address: str) -> bool:
-        """Count a connection from an address; False, and not counted, when there are too many."""
-        most = self._most_per_address
-        if most is None:
-            # A proxy on this machine is every client's address.
-            most = MOST_PER_ADDRESS if not address.startswith("127.") and address not in ("::1", "") else None
-        if most is not None and self._addresses[address] >= most:
-            return False
-        self._addresses[address] += 1
-        return True
-
-    def dismiss(self, address: str) -> None:
-        """A connection from an address is over."""
-        self._addresses[address] -= 1
-        if not self._addresses[address]:
-            del self._addresses[address]
-
     async def websocket(self, socket: WebSocket) -> None:
         """`/v1/ws`: accepted first and refused then, because a browser only sees the code of an accepted socket."""
         address = socket.client.host if socket.client else ""
-        if self.leaving or not self.admit(address):
-            await self._refuse(socket, Close.OVERLOADED, "too many connections")
+        refusal = self.admission.admit(address, time.monotonic())
+        if refusal is not None:
+            again = wire.error("overloaded", "Too many connections.", retry_after=round(refusal.retry_after, 3))
+            await self._refuse(socket, Close.OVERLOADED, refusal.reason, again)
             return
         connection: Connection | None = None
         try:
@@ -178,16 +164,18 @@ class Gateway:
             await opened.serve(connection)
         finally:
             if connection is None:
-                self.dismiss(address)
+                self.admission.dismiss(address)
 
     def _gone(self, address: str, connection: Connection) -> None:
         self.connections.discard(connection)
         metrics.WEBSOCKETS.dec()
-        self.dismiss(address)
+        self.admission.dismiss(address)
 
-    async def _refuse(self, socket: WebSocket, code: Close, reason: str) -> None:
+    async def _refuse(self, socket: WebSocket, code: Close, reason: str, last: Frame | None = None) -> None:
         metrics.REFUSED.labels(str(int(code))).inc()
         await socket.accept()
+        if last is not None:
+            await socket.send_text(last.body.decode())
         await socket.close(code, reason)
 
     def _identify(self, request: Request) -> Identity | Response:
@@ -295,14 +283,15 @@ class Gateway:
             return entered
         identity, name = entered
         place = Place.parse(request.headers.get("last-event-id"))
-        try:
+
+        async def begin() -> tuple[EventStream, Room, Position]:
             room = await self.feed.enter(name, place.responses)
-        except StoreError:
-            return _error("unavailable", "The conversation can not be read for a moment.", 2.0)
-        frames, position = room.begin(place.turns, place.responses)
-        stream = EventStream(self.feed, place, identity.expires)
-        stream.give(Burst(frames))
-        return self._stream(request, stream, room, position)
+            frames, position = room.begin(place.turns, place.responses)
+            stream = EventStream(self.feed, place, identity.expires)
+            stream.give(Burst(frames))
+            return stream, room, position
+
+        return await self._stream(request, begin)
 
     async def response_events(self, request: Request) -> Response:
         """`GET /v1/responses/{id}/events`: one answer as server-sent events, up to its end; 204 behind that."""
@@ -312,25 +301,42 @@ class Gateway:
         response = request.path_params["response"]
         if not keys.is_response(response):
             return _error("not_found", "There is no such response.")
-        try:
+
+        async def begin() -> tuple[EventStream, Room, Position] | Response:
             queued = await log.request(self.store, response)
             name = queued.conversation if queued else await jobs.conversation_of(self.store, response)
             if name is None or not identity.opens(name):
                 return _error("not_found", "There is no such response.")
             room = await self.feed.enter(name, (response,))
-        except StoreError:
-            return _error("unavailable", "The answer can not be read for a moment.", 2.0)
-        after = cursor_of(request.headers.get("last-event-id"))
-        replica = room.responses.get(response)
-        if replica is not None and replica.end is not None and after == replica.tail:
-            return Response(status_code=204)
-        stream = EventStream(self.feed, None, identity.expires)
-        return self._stream(request, stream, room, Position(None, ((response, after),)))
+            after = cursor_of(request.headers.get("last-event-id"))
+            replica = room.responses.get(response)
+            if replica is not None and replica.end is not None and after == replica.tail:
+                return Response(status_code=204)
+            stream = EventStream(self.feed, None, identity.expires)
+            return stream, room, Position(None, ((response, after),))
 
-    def _stream(self, request: Request, stream: EventStream, room: Any, position: Position) -> Response:
+        return await self._stream(request, begin)
+
+    async def _stream(
+        self, request: Request, begin: Callable[[], Awaitable[tuple[EventStream, Room, Position] | Response]]
+    ) -> Response:
+        """The events of a viewer that `begin` makes, if there is room for one more."""
         address = request.client.host if request.client else ""
-        if self.leaving or not self.admit(address):
-            return _error("too_many", "Too many connections.", 5.0)
+        refusal = self.admission.admit(address, time.monotonic())
+        if refusal is not None:
+            code = "too_many" if refusal.crowded else "overloaded"
+            return _error(code, f"{refusal.reason[0].upper()}{refusal.reason[1:]}.", refusal.retry_after)
+        begun: tuple[EventStream, Room, Position] | Response | None = None
+        try:
+            begun = await begin()
+        except StoreError:
+            return _error("unavailable", "The log can not be read for a moment.", 2.0)
+        finally:
+            if not isinstance(begun, tuple):
+                self.admission.dismiss(address)
+        if isinstance(begun, Response):
+            return begun
+        stream, room, position = begun
         self.hub.join(room, stream, position)
         self.feed.schedule()
         self.streams.add(stream)
@@ -343,7 +349,7 @@ class Gateway:
             finally:
                 self.streams.discard(stream)
                 self.hub.leave(stream)
-                self.dismiss(address)
+                self.admission.dismiss(address)
 
         return StreamingResponse(body(), headers=HEADERS)
 
@@ -389,7 +395,7 @@ async def _body(request: Request) -> dict[str, Any] | Response:
 
 
 def _error(code: str, message: str, retry_after: float | None = None) -> Response:
-    headers = {"retry-after": str(int(retry_after))} if retry_after else {}
+    headers = {"retry-after": str(math.ceil(retry_after))} if retry_after else {}
     if code == "unauthenticated":
         headers["www-authenticate"] = "Bearer"
     return JSONResponse({"error": {"code": code, "message": message}}, wire.ERRORS[code], headers)
@@ -403,6 +409,16 @@ class Page(StaticFiles):
         response = super().file_response(*args, **kwargs)
         response.headers.update(PAGE_HEADERS)
         return response
+
+
+def most_sockets() -> int:
+    """How many connections the limit of open files allows, with some left for everything else."""
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return sys.maxsize
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if files == resource.RLIM_INFINITY else max(1, files - FILES_TO_SPARE)
 
 
 def front(gateway: Gateway, application: Starlette) -> ASGIApp:

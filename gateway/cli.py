@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from gateway.app import Gateway
+    from gateway.signals import Signals
     from gateway.streams.store import Store
     from workers.pool import Pool
 
@@ -183,7 +183,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _serve(settings: Settings, *, with_worker: bool) -> None:
     from gateway.app import Gateway
     from gateway.processes import orphaned
-    from gateway.server import LEAVE_WITHIN, Server, listen
+    from gateway.server import Server, listen
+    from gateway.signals import Signals
     from gateway.streams.store import open_store
 
     pool: Any = None
@@ -191,11 +192,12 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
     with listen(settings.host, settings.port, shared=many) as listener:
         port = listener.getsockname()[1]
         store = await open_store(settings.store, settings.lifetimes)
+        signals = Signals()
         known = settings.targets() if with_worker else settings.models
         shared = Gateway(settings, store, port, tuple(known) if known is not None else None)
         if with_worker:
             pool = _pool(settings, store)
-        server = Server(shared, settings, 0.0 if with_worker else LEAVE_WITHIN)
+        server = Server(shared, settings, signals, 0.0 if with_worker else settings.drain)
         if not many:
             _announce(settings.host, port)
         tasks = [asyncio.create_task(server.serve(sockets=[listener])), asyncio.create_task(_failed(shared))]
@@ -209,7 +211,7 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
             server.should_exit = True
             if pool is not None:
                 # The store lives and dies with this process: there is nobody to hand over to.
-                await pool.leave(0.0 if settings.store.startswith("memory:") else settings.drain)
+                await _hand_over(pool, 0.0 if settings.store.startswith("memory:") else settings.drain, signals)
             for task in (tasks[1], *(tasks[2:] if many else ())):
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -251,26 +253,38 @@ def _pool(settings: Settings, store: Store) -> Pool:
 
 async def _work(settings: Settings) -> None:
     from gateway.server import settle_collector
+    from gateway.signals import Signals
     from gateway.streams.store import open_store
 
     store = await open_store(settings.store, settings.lifetimes)
     try:
         pool = _pool(settings, store)
         settle_collector()
-        told = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, told.set)
+        signals = Signals()
         running = asyncio.create_task(pool.run())
-        leaving = asyncio.create_task(told.wait())
+        leaving = asyncio.create_task(signals.leave.wait())
         click.echo(f"Tokenwire worker {pool.name} serves {', '.join(sorted(pool.models))}")
         sys.stdout.flush()
         await asyncio.wait([running, leaving], return_when=asyncio.FIRST_COMPLETED)
         leaving.cancel()
-        await pool.leave(settings.drain)
+        await _hand_over(pool, settings.drain, signals)
         await running
     finally:
         await store.close()
+
+
+async def _hand_over(pool: Pool, drain: float, signals: Signals) -> None:
+    """Let a pool leave within `drain` seconds, or at once when the process is told so."""
+    leaving = asyncio.create_task(pool.leave(drain))
+    now = asyncio.create_task(signals.now.wait())
+    await asyncio.wait([leaving, now], return_when=asyncio.FIRST_COMPLETED)
+    now.cancel()
+    if not leaving.done():
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        await pool.leave(0.0)
+    else:
+        await leaving
 
 
 async def _tail(settings: Settings, response: str, follow: bool) -> None:

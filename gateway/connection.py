@@ -160,8 +160,12 @@ class Connection:
         self._wheel.set(self, max(now, min(due, self._session.due(now, wall))))
 
     def move(self, within: float) -> None:
-        """Tell the client that this gateway is leaving."""
+        """Tell the client to go to another gateway within so many seconds."""
         self._say(wire.moving(within))
+
+    def leave(self) -> None:
+        """Close, because this gateway is leaving."""
+        self._close(Close.RESTART, "the gateway restarts")
 
     def _say(self, frame: Frame) -> None:
         if not self._closed:

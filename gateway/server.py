@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import signal
 import socket
 import sys
 import time
@@ -15,13 +14,17 @@ import click
 import uvicorn
 
 from gateway import app, wire
+from gateway.departure import Departure
 from gateway.uvicorn_protocol import HttpProtocol, WebSocketProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.app import Gateway
+    from gateway.connection import Connection
+    from gateway.dialects.sse import EventStream
     from gateway.settings import Settings
+    from gateway.signals import Signals
 
 FREED_WITHIN: Final = 15_000
 """Milliseconds after which the kernel drops a client that acknowledges nothing (TCP_USER_TIMEOUT, tcp(7))."""
@@ -31,9 +34,11 @@ SEND_BUFFER: Final = 65_536
 a client that has stopped reading is noticed only when they are full."""
 
 BACKLOG: Final = 4096
-CLOSE_WITHIN: Final = 5
-LEAVE_WITHIN: Final = 3.0
-"""Seconds over which clients spread their moves to another gateway, and for which they are served meanwhile."""
+CLOSE_WITHIN: Final = 1
+"""Seconds that requests and sockets get which are still open when the drain is over."""
+
+DEPART_EVERY: Final = 0.02
+"""Seconds between two looks at who has to leave: so finely is the departure of all spread."""
 
 
 def reserve(host: str, port: int, *, shared: bool = True) -> socket.socket:
@@ -73,8 +78,8 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
 class Server(uvicorn.Server):
     """uvicorn, with our bounds; it tells every client to move before it closes."""
 
-    def __init__(self, gateway: Gateway, settings: Settings, leave_within: float) -> None:
-        """`leave_within`: seconds that clients get to move; 0 where there is no other gateway to move to."""
+    def __init__(self, gateway: Gateway, settings: Settings, signals: Signals, drain: float) -> None:
+        """`drain`: seconds within which all clients have been sent away; 0 where there is no other gateway to go to."""
         super().__init__(
             uvicorn.Config(
                 app.front(gateway, app.create(gateway, settings)),
@@ -95,17 +100,20 @@ class Server(uvicorn.Server):
             )
         )
         self._gateway = gateway
-        self._leave_within = leave_within
+        self._signals = signals
+        self._drain = drain
+        self._notice = min(settings.notice, drain / 2)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """See `uvicorn.Server`, which raises a signal again once it has shut down: that would end the process before
         the rest of it has, the worker's hand-over and the embedded server.
         """
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """See `uvicorn.Server`."""
+        return await super().on_tick(counter) or self._signals.leave.is_set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server`."""
@@ -114,12 +122,40 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server`."""
-        self._gateway.leave(self._leave_within)
-        # uvicorn closes every socket that is left with 1012 next.
-        over = time.monotonic() + self._leave_within
-        while self._gateway.connections and time.monotonic() < over and not self.force_exit:  # noqa: ASYNC110 - uvicorn sets a flag
-            await asyncio.sleep(0.05)
+        gateway = self._gateway
+        gateway.leaving = True
+        begin = time.monotonic()
+        if not gateway.failed.is_set():
+            if not self._signals.interrupted:
+                # New clients are let in until load balancers have seen that it is not ready: until then they send them.
+                await self._passed(begin + self._notice)
+            gateway.admission.close()
+            await self._depart(begin + self._drain)
+        # uvicorn closes what is left, with 1012.
+        if self._signals.now.is_set():
+            self.config.timeout_graceful_shutdown = 0
         await super().shutdown(sockets)
+
+    async def _depart(self, end: float) -> None:
+        gateway = self._gateway
+        clients: list[Connection | EventStream] = [*gateway.connections, *gateway.streams]
+        now = time.monotonic()
+        departure = Departure(clients, now, max(0.0, end - now))
+        while (gateway.connections or gateway.streams) and not departure.over and not self._signals.now.is_set():
+            now = time.monotonic()
+            for client in departure.tell(now):
+                client.move(departure.within)
+            for client in departure.close(now):
+                client.leave()
+            await self._passed(now + DEPART_EVERY)
+
+    async def _passed(self, moment: float) -> None:
+        """Wait until then, or until the process is told to end at once."""
+        try:
+            async with asyncio.timeout(moment - time.monotonic()):
+                await self._signals.now.wait()
+        except TimeoutError:
+            pass
 
 
 def settle_collector() -> None:

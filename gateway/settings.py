@@ -55,6 +55,14 @@ class Settings(BaseSettings):
     sockets_per_address: int | None = Field(
         None, ge=1, description="connections from one address; unset: 256, and no limit for loopback addresses"
     )
+    sockets: int | None = Field(
+        None,
+        ge=1,
+        description="connections of one gateway process; unset: as many files as it may open, less 64",
+    )
+    accepts: int = Field(
+        1000, ge=0, description="connections a second that one gateway process lets in; 0 for as many as come"
+    )
     models: Annotated[dict[str, str] | None, NoDecode] = Field(
         None,
         description='JSON, alias to provider/model: {"default": "demo", "fast": "openai/gpt-4o-mini"}; unset: by keys',
@@ -76,7 +84,17 @@ class Settings(BaseSettings):
     history: float = Field(
         30 * 86_400.0, ge=60, description="seconds that a conversation is kept after its last change"
     )
-    drain: float = Field(30.0, ge=0, description="seconds that running responses get when a worker is told to leave")
+    drain: float = Field(
+        30.0,
+        ge=0,
+        description="seconds that a process takes to leave when told to: a worker's running responses get them to "
+        "finish, a gateway's clients to move",
+    )
+    notice: float = Field(
+        5.0,
+        ge=0,
+        description="of these, half of them at the most, those in which a leaving gateway only says so at /readyz",
+    )
     memory: int = Field(256, ge=16, description="MiB of unwatched logs that a gateway keeps in memory at the most")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity that is logged")
 

@@ -331,7 +331,7 @@ def refusal(
 
 
 def moving(within: float) -> Frame:
-    """This gateway is leaving: reconnect at a random time within so many seconds."""
+    """This gateway is leaving: reconnect at a random time within so many seconds, after which it closes."""
     return _frame("moving", {"within": within})
 
 
@@ -364,6 +364,7 @@ ERRORS: Final = {
     "too_many": 429,
     "too_fast": 429,
     "unknown_model": 400,
+    "overloaded": 503,
     "unavailable": 503,
     "store_full": 507,
 }

@@ -18,8 +18,10 @@ ROOT: Final = Path(__file__).parent.parent
 PROCESSES: Final = 2
 
 CORE: Final = {
+    "gateway.admission": "tests/gateway/test_admission.py",
     "gateway.auth": "tests/gateway/test_auth.py",
     "gateway.burst": "tests/gateway/test_burst.py",
+    "gateway.departure": "tests/gateway/test_departure.py",
     "gateway.hub": "tests/gateway/test_hub.py",
     "gateway.replica": "tests/gateway/test_replica.py",
     "gateway.session": "tests/gateway/test_session.py",

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from gateway import wire
+from gateway.burst import Burst
 from gateway.replica import UNKNOWN
 from gateway.streams import events
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from gateway.burst import Burst
     from gateway.feed import Feed
     from gateway.wire import Frame
 
@@ -26,6 +28,10 @@ HEADERS: Final = {
     "x-accel-buffering": "no",
 }
 KEEP_ALIVE: Final = 15.0
+
+COME_BACK_WITHIN: Final = 500
+"""Milliseconds over which the readers of streams that end here spread; a browser left to itself waits for seconds."""
+
 _PLACE: Final = re.compile(r"(\d+-\d+)((?:~r[0-9a-z]{18}=\d+-\d+){0,64})", re.ASCII)
 
 
@@ -101,6 +107,10 @@ class EventStream:
         self._wake.set()
         return False
 
+    def move(self, within: float) -> None:
+        """Tell the reader to go to another gateway within so many seconds."""
+        self.give(Burst((wire.moving(within),)))
+
     def leave(self) -> None:
         """End the stream: this gateway is leaving, and the reader comes back with its last id."""
         self._leaving = True
@@ -124,6 +134,8 @@ class EventStream:
             if self._place is None and any(frame.type == "end" for frame in frames):
                 return
             self._feed.ready(self)
+        # Chance is for spreading, and no secret.
+        yield b"retry: %d\n\n" % random.randint(0, COME_BACK_WITHIN)  # noqa: S311
 
     def _event(self, frame: Frame) -> bytes:
         if self._place is None:

@@ -110,7 +110,9 @@ class GatewayProcess(Process):
     """A gateway on a free port."""
 
     def __init__(self, store: str, *options: str, command: str = "gateway", **environment: str) -> None:
-        super().__init__(command, store, "--port", "0", *options, **environment)
+        super().__init__(
+            command, store, "--port", "0", *options, **{"TOKENWIRE_NOTICE": "0", "TOKENWIRE_DRAIN": "1", **environment}
+        )
         self.url = self.announcement.rsplit(" ", 1)[1]
         self.socket_url = f"{self.url.replace('http', 'ws', 1)}/v1/ws"
         deadline = time.monotonic() + READY_WITHIN

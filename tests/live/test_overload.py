@@ -1,0 +1,129 @@
+"""More clients than a gateway takes, or faster: those inside notice nothing, and the others are told when to come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import time
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from gateway.admission import BURST, FULL_FOR, PROMISED
+from gateway.app import FILES_TO_SPARE
+from tests.live.client import Client
+from tests.live.processes import GatewayProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.live.conftest import House
+
+pytestmark = pytest.mark.live
+
+
+async def entered(opened: ClientConnection) -> dict[str, Any]:
+    """The answer to hello: `ready`, or the `error` before the close."""
+    with suppress(ConnectionClosed):
+        await opened.send(json.dumps({"type": "hello"}))
+    frame: dict[str, Any] = json.loads(await opened.recv())
+    return frame
+
+
+async def test_beyond_its_places_it_refuses_and_those_inside_go_on(house: House, conversation: str) -> None:
+    with GatewayProcess(house.server.url, "--sockets", "5") as gateway:
+        async with AsyncExitStack() as stack:
+            inside = [await stack.enter_async_context(Client(conversation)) for _ in range(5)]
+            for client in inside:
+                await client.connect(gateway.socket_url)
+                await client.watches()
+            for _ in range(10):
+                async with connect(gateway.socket_url) as opened:
+                    last = await entered(opened)
+                    assert last["code"] == "overloaded"
+                    assert FULL_FOR / 2 <= last["retry_after"] <= FULL_FOR
+                    await opened.wait_closed()
+                    assert opened.close_code == 1013
+            async with httpx2.AsyncClient() as http:
+                reply = await http.get(f"{gateway.url}/v1/conversations/{conversation}/events")
+                assert reply.status_code == 503
+                assert FULL_FOR / 2 <= int(reply.headers["retry-after"]) <= FULL_FOR
+                # What takes no place is answered.
+                assert (await http.get(f"{gateway.url}/v1/conversations/{conversation}")).status_code == 200
+            assert gateway.counts("tokenwire_refused_total")['code="1013"'] == 10
+            response = await inside[0].ask("still here?", model="fake")
+            for client in inside:
+                await client.ended(response)
+            await inside[0].close()
+            async with Client(conversation) as again:
+                await again.connect(gateway.socket_url)
+                await again.watches()
+
+
+@pytest.fixture
+def few_files(house: House) -> Iterator[GatewayProcess]:
+    """A gateway that may open 100 files, of which it needs a dozen for itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    try:
+        gateway = GatewayProcess(house.server.url)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with gateway:
+        yield gateway
+
+
+async def test_who_may_open_few_files_refuses_before_there_are_none(
+    few_files: GatewayProcess, conversation: str
+) -> None:
+    """Then there are still descriptors to say no with, and for those who only ask."""
+    places = 100 - FILES_TO_SPARE
+    async with AsyncExitStack() as stack:
+        answers = []
+        for _ in range(100):
+            opened = await stack.enter_async_context(connect(few_files.socket_url))
+            answers.append(await entered(opened))
+        assert [answer["type"] for answer in answers] == ["ready"] * places + ["error"] * (100 - places)
+        async with httpx2.AsyncClient() as http:
+            assert (await http.get(f"{few_files.url}/readyz")).status_code == 200
+    async with Client(conversation) as client:
+        await client.connect(few_files.socket_url)
+        response = await client.ask("and now?", model="fake")
+        await client.ended(response)
+    assert "Traceback" not in few_files.text
+
+
+async def test_a_storm_that_obeys_the_hints_is_through_in_time(house: House, conversation: str) -> None:
+    """Ten times the burst: nobody is refused more often than a busy machine makes it late, and a stream goes on."""
+    rate, count = 40, 160
+    with GatewayProcess(house.server.url, "--accepts", str(rate)) as gateway:
+        async with Client(conversation) as watching, AsyncExitStack() as stack:
+            await watching.connect(gateway.socket_url)
+            response = await watching.ask("/long 4000")
+            await watching.shows(response)
+
+            async def come() -> int:
+                for refusals in range(10):
+                    opened = await stack.enter_async_context(connect(gateway.socket_url))
+                    answer = await entered(opened)
+                    if answer["type"] == "ready":
+                        return refusals
+                    assert answer["code"] == "overloaded"
+                    # What the client was told to wait.
+                    await asyncio.sleep(answer["retry_after"])
+                raise AssertionError("refused ten times")
+
+            begun = time.monotonic()
+            refusals = await asyncio.gather(*(come() for _ in range(count)))
+            took = time.monotonic() - begun
+            print(f"{count} at {rate} a second in {took:.1f} s; refused {max(refusals)} times at the most")
+            assert took <= (count / rate - BURST) / PROMISED + 3
+            assert sum(refusals) <= 2 * count
+            assert not watching.answer(response).ends
+            await watching.stop(response)
+            await watching.ended(response)
