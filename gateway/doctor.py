@@ -110,7 +110,7 @@ async def _scripts(store: Store) -> list[Finding]:
         await client.delete(PROBE)
         await client.xadd(PROBE, {events.FIELD: b"Q{}"}, id="1-1")
         reply = await store.call(
-            "append", [PROBE], 1, 2, "1-1", PROBE, "head", "doctor", events.TEXT + b"doctor", patience=1.0
+            "append", [PROBE], "1-1", "1-2", PROBE, "head", "doctor", events.TEXT + b"doctor", patience=1.0
         )
         entries: Any = await client.xrange(PROBE)
         if reply == b"ok" and [entry for entry, _ in entries] == [b"1-1", b"1-2"]:

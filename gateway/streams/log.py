@@ -89,9 +89,8 @@ async def append(
     reply = await store.call(
         "append",
         [keys.log(response)],
-        first.attempt,
-        first.seq,
         str(expected),
+        str(first),
         keys.feed(conversation),
         "all" if sum(map(len, values)) <= MOST_PUBLISHED else "head",
         f"@{response} {first} {expected}",

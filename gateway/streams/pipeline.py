@@ -1,6 +1,7 @@
 """Calls of many tasks share round trips: one is under way at a time, and what is asked meanwhile goes with the next.
 
-So a call into an idle pipeline goes out at once, and the busier the store, the more calls share the cost of a trip.
+So a call into an idle pipeline goes out at once, and the busier the store, the more calls share the cost of a trip:
+where there is always something to send, a trip departs every `GATHER` seconds.
 
 redis-py sets the connection up, whatever the address asks for: names, TLS, passwords. From then on a protocol writes to
 it and feeds hiredis itself, because redis-py's own way costs several times what the rest of a call does.
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 Argument: TypeAlias = str | bytes | int
 
 _NOTHING: Final = object()
+
+GATHER: Final = 0.002
+"""Seconds. A round trip costs the server more than a call of it does: under load they are shared."""
 
 MOST_CALLS: Final = 128
 MOST_BYTES: Final = 262_144
@@ -98,6 +102,16 @@ class Pipeline:
             self._watch = loop.call_later(self._patience, self._look)
         self._line.send(b"".join([call.command for call in batch]), len(batch))
 
+    def _gather(self) -> None:
+        loop = asyncio.get_running_loop()
+        departs_at = self._sent_at + GATHER
+        # That there is something to send already tells of load; who asks for one thing after the other is not held up.
+        if 0 < len(self._waiting) < MOST_CALLS and not self._departs and loop.time() < departs_at:
+            self._departs = True
+            loop.call_at(departs_at, self._depart)
+        else:
+            self._depart()
+
     def _next(self) -> list[_Call]:
         """The calls of the next round trip, oldest first."""
         # Whoever has given up before its call was sent takes it back.
@@ -119,7 +133,7 @@ class Pipeline:
             else:
                 future.set_result(reply)
         if not self._under_way:
-            self._depart()
+            self._gather()
 
     @property
     def expects(self) -> bool:

@@ -133,9 +133,9 @@ class Publisher:
     """Streams are spread over so many; the order within one stream is kept."""
     window: float = 0.0
     """Seconds for which the tokens of a stream are gathered after each publish, as `workers/batch.py` does."""
-    one_trip: bool = False
-    """With `redis`: what is due while a write has not been answered goes out together, once it is, as
-    `gateway/streams/pipeline.py` does. Else every write goes out at once."""
+    gather: float | None = None
+    """With `redis`: what is due while a write has not been answered goes out together, once it is, and so many seconds
+    after that write, as `gateway/streams/pipeline.py` does. None: every write goes out at once."""
     begin: str = ""
     """Sent when publishing begins, to a contender with its own clock: `{start}` is the due time of token 0 of stream
     0 (nanoseconds of CLOCK_MONOTONIC), `{rate}` tokens a second and stream."""

@@ -21,6 +21,7 @@ from gateway.streams import conversations, jobs, keys, log
 from gateway.streams.conversations import Accepted, Submission
 from gateway.streams.events import TEXT, LogId, Start
 from gateway.streams.log import Claimed
+from gateway.streams.pipeline import GATHER
 from gateway.streams.store import Store, open_store
 
 from . import processes, provider
@@ -66,7 +67,7 @@ class Tokenwire:
                 viewers=("127.0.0.1", port),
                 kind="tokenwire",
                 streams=watched,
-                publisher=Publisher(store.address, "redis", accept="ok", window=self._window, one_trip=True),
+                publisher=Publisher(store.address, "redis", accept="ok", window=self._window, gather=GATHER),
                 close=started.pop_all().close,
                 counters=store.counters,
             )

@@ -150,7 +150,8 @@ def plan(running: Running, tokens: int) -> Iterator[str]:
     yield f"replies {publisher.replies}"
     yield f"connections {publisher.connections}"
     yield f"window {publisher.window}"
-    yield f"one_trip {publisher.one_trip:d}"
+    if publisher.gather is not None:
+        yield f"gather {publisher.gather}"
     for name in ("accept", "first", "begin", "finish"):
         if value := getattr(publisher, name):
             yield f"{name} {_escaped(value)}"

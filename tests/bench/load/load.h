@@ -113,6 +113,8 @@ struct connection {
   char *out;
   size_t at, size, room;
   uint64_t asked, answered, under_way;
+  uint64_t departed;    // when the last of one trip at a time did
+  uint64_t departs;     // when the next one may
   char *in;
   size_t kept;
 };
@@ -147,7 +149,8 @@ extern struct plan {
   size_t first_size;
   int connections;
   double window;        // nanoseconds
-  int one_trip;
+  bool one_trip;        // one write at a time, of all that is due until then
+  uint64_t gather;      // nanoseconds between the writes of a connection that has always something to send
   int stream_count;
   uint32_t tokens;      // of one stream, at the most
   struct stream *streams;

@@ -109,8 +109,9 @@ bool read_plan(char *line) {
     plan.finish = copy(value, size);
   } else if (!strcmp(line, "connections")) {
     plan.connections = atoi(value);
-  } else if (!strcmp(line, "one_trip")) {
-    plan.one_trip = atoi(value);
+  } else if (!strcmp(line, "gather")) {
+    plan.one_trip = true;
+    plan.gather = (uint64_t)(atof(value) * SECOND);
   } else if (!strcmp(line, "window")) {
     plan.window = atof(value) * SECOND;
   } else if (!strcmp(line, "tokens")) {

@@ -57,8 +57,10 @@ void connection_flush(struct connection *connection) {
     return;
   }
   if (plan.one_trip && !connection->at) {
-    if (connection->answered < connection->under_way) return;
+    uint64_t now = clock_now();
+    if (connection->answered < connection->under_way || now < connection->departs) return;
     connection->under_way = connection->asked;
+    connection->departed = now;
   }
   while (connection->at < connection->size) {
     ssize_t done = send(connection->fd, connection->out + connection->at, connection->size - connection->at, MSG_NOSIGNAL);
@@ -216,10 +218,18 @@ void publisher_finish(uint64_t now) {
   }
 }
 
-uint64_t publisher_next(void) { return heap_size ? (uint64_t)heap[0].time + 1 : UINT64_MAX; }
+uint64_t publisher_next(void) {
+  uint64_t next = heap_size ? (uint64_t)heap[0].time + 1 : UINT64_MAX;
+  for (int index = 0; plan.one_trip && index < plan.connections; index++) {
+    struct connection *connection = &connections[index];
+    bool waits = connection->size && !connection->writing && connection->answered >= connection->under_way;
+    if (waits && connection->departs < next) next = connection->departs;
+  }
+  return next;
+}
 
 void publisher_due(uint64_t now) {
-  if (!heap_size || heap[0].time > (double)now) return;
+  if (!plan.one_trip && (!heap_size || heap[0].time > (double)now)) return;
   while (heap_size && heap[0].time <= (double)now) {
     struct turn *turn = &heap[0];
     struct stream *stream = &plan.streams[turn->stream];
@@ -323,7 +333,10 @@ void publisher_event(int index, uint32_t events) {
   }
   memmove(connection->in, connection->in + used, size - used);
   connection->kept = size - used;
-  if (plan.one_trip && connection->size && !connection->writing) connection_flush(connection);
+  if (plan.one_trip && connection->size && !connection->writing) {
+    if (connection->answered == connection->under_way) connection->departs = connection->departed + plan.gather;
+    connection_flush(connection);
+  }
 }
 
 // Whether every command was sent and answered.

@@ -94,6 +94,36 @@ async def test_what_is_asked_while_a_round_trip_is_under_way_goes_with_the_next(
     assert watched.trips == [1, 9]
 
 
+async def test_where_there_is_always_something_to_send_calls_gather(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "GATHER", 0.5)
+    watched.hold()
+    calls = [watched.call("ECHO", 0)]
+    await watched.until_under_way()
+    calls.append(watched.call("ECHO", 1))
+    await turns(5)
+    watched.let_go()
+    await calls[0]
+    calls.append(watched.call("ECHO", 2))
+    assert await asyncio.gather(*calls) == [b"0", b"1", b"2"]
+    assert watched.trips == [1, 2]
+
+
+async def test_who_asks_for_one_thing_after_the_other_is_not_held_up(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "GATHER", 3600.0)
+    assert [await watched.call("ECHO", number) for number in range(3)] == [b"0", b"1", b"2"]
+
+
+async def test_a_trip_that_is_full_does_not_wait_for_more(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "GATHER", 3600.0)
+    monkeypatch.setattr(pipeline, "MOST_CALLS", 4)
+    assert await asyncio.gather(*(watched.call("ECHO", number) for number in range(8))) == [b"%d" % n for n in range(8)]
+    assert watched.trips == [4, 4]
+
+
 async def test_each_call_has_its_own_reply_and_its_own_error(watched: Watched) -> None:
     replies = await asyncio.gather(
         watched.call("SET", "a", "1"),
