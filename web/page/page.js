@@ -1,170 +1,80 @@
-// The chat page: shows a transcript, and turns what the reader does into frames.
-// The rules of this file: the document changes in `draw` only, at most once an animation frame; text becomes nodes and
-// never HTML, so that nothing an answer says can do anything.
+// The page at /: the widget on the left, and the same answer in four frames that are clients of their own.
 
 import { connect } from "./client/tokenwire.js";
-import { GrowingText } from "./text.js";
+import { Line } from "./line.js";
+import { Raw } from "./raw.js";
 
-/** @typedef {import("../client/client.js").Message} Message */
-/** @typedef {import("../client/client.js").UserMessage} Question */
-/** @typedef {import("../client/client.js").AssistantMessage} Answer */
+/** @typedef {import("../client/client.js").Client} Client */
+/** @typedef {import("../client/client.js").Conversation} Conversation */
+/** @typedef {{line: Line, client: Client, frame: HTMLElement | null, conversation?: Conversation, leave: () => void}} Screen */
+
+const PROMPTS = ["Why is the sky blue?", "Compare three ways to keep a promise", "Write a function that waits", "/help"];
+
+/** Characters of an answer after which the late tab opens. */
+const LATE = 280;
+
+/** Milliseconds between what the slow line brings. */
+const SLOW = 900;
 
 const element = /** @type {(id: string) => any} */ ((id) => document.getElementById(id));
-const log = element("log");
-const list = element("messages");
-const field = element("text");
 
-// ---- What is known ------------------------------------------------------------------------------------------------
-
-const client = connect({ url: new URL(".", location.href), getToken: () => sessionStorage.getItem("token"), program: "page" });
-
-/** The conversation that is shown. @type {import("../client/client.js").Conversation} */
-let chat;
-
-/** Ends being told of the conversation. */
-let leave = () => {};
-
-/** The answers as they were when they were last spoken of, by their id. @type {Map<string, Answer>} */
-let spoken = new Map();
-
-/** When an answer was first seen to wait, in the time of `performance.now()`. @type {WeakMap<Answer, number>} */
-const waitingSince = new WeakMap();
-
-/** What a screen reader is to be told at the next drawing. @type {string[]} */
-let saying = [];
-
-/** Whether the reader is at the end, and is to be kept there. */
-let following = true;
-
-// ---- The line -----------------------------------------------------------------------------------------------------
-
-let line = client.state;
-
-function changed() {
-  const { state } = chat;
-  if (state.name !== line.name && state.name !== "connecting") saying.push(lineInWords(state));
-  line = state;
-  for (const now of chat.messages) {
-    if (now.role !== "assistant") continue;
-    const before = spoken.get(now.id);
-    spoken.set(now.id, now);
-    if (before === undefined || (before.state === now.state && before.reason === now.reason)) continue;
-    if (now.state === "ended") saying.push(now.text, endInWords(now));
-    else if (now.state !== "running") saying.push(stateInWords(now));
-  }
-  schedule();
+// The token does not stay in the address, which people copy; it stays for a reload, and for a second tab.
+const hash = new URLSearchParams(location.hash.slice(1));
+if (hash.has("token")) {
+  sessionStorage.setItem("token", hash.get("token") ?? "");
+  hash.delete("token");
+  history.replaceState(null, "", `#${hash}`);
 }
 
-/** @param {string} name */
-function follow(name) {
-  const before = leave;
-  chat = client.conversation(name);
-  spoken = new Map();
-  following = true;
-  element("second").href = `${location.pathname}${location.search}#c=${encodeURIComponent(name)}`;
-  leave = chat.subscribe(changed);
-  before();
-  changed();
+/** A client of its own, with a line of its own. @param {HTMLElement | null} frame @returns {Screen} */
+function screen(frame) {
+  const line = new Line();
+  const own = frame === null ? {} : { tab: null, browser: null };
+  const client = connect({
+    url: new URL(".", location.href.replace(/#.*/, "")),
+    getToken: () => sessionStorage.getItem("token"),
+    program: "page",
+    shared: false,
+    transport: "websocket",
+    WebSocket: /** @type {any} */ (line.WebSocket),
+    ...own,
+  });
+  return { line, client, frame, leave: () => {} };
 }
 
-/** A name that nobody can guess. Not `randomUUID`, which pages without TLS do not have. */
-function random() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+const chat = screen(null);
+const tab = screen(element("tab"));
+const phone = screen(element("phone"));
+phone.line.gather = SLOW;
+/** The one that opens in the middle. @type {Screen | null} */
+let late = null;
+
+const raw = new Raw(element("wire").querySelector("ol"), element("wire").querySelector("output"));
+chat.line.passed = (frame, sent) => raw.add(frame, sent);
+
+/** Put a chat into a place of the page. @param {HTMLElement} place @param {object} settings */
+function show(place, settings) {
+  const chat = /** @type {any} */ (document.createElement("tokenwire-chat"));
+  chat.settings = settings;
+  place.replaceChildren(chat);
+  return chat;
 }
 
-/** Take the conversation, and perhaps a token, from the address of the page. Returns the token if there is a new one. */
-function readHash() {
-  const hash = new URLSearchParams(location.hash.slice(1));
-  const token = hash.get("token");
-  let name = hash.get("c") ?? "";
-  if (!/^[A-Za-z0-9_.:~-]{1,128}$/.test(name)) name = `c-${random()}`;
-  // The token does not stay in the address, which people copy; it stays for a reload, and for a second tab.
-  if (token !== null) sessionStorage.setItem("token", token);
-  if (token !== null || name !== hash.get("c")) history.replaceState(null, "", `#c=${encodeURIComponent(name)}`);
-  if (name !== chat?.id) follow(name);
-  return token;
+/** Let a screen show a conversation. @param {Screen} of @param {string} id */
+function follow(of, id) {
+  of.leave();
+  const conversation = (of.conversation = of.client.conversation(id));
+  of.leave = conversation.subscribe(schedule);
+  if (of.frame === null) return;
+  const name = of.frame.querySelector("h2")?.textContent;
+  const texts = { title: `What is shown: ${name}`, greeting: "Nobody asks here", promise: "What is asked in the chat appears by itself." };
+  show(/** @type {HTMLElement} */ (of.frame.querySelector(".view")), { client: of.client, conversation: id, view: true, texts });
 }
 
-// ---- What the reader does -----------------------------------------------------------------------------------------
-
-element("composer").addEventListener("submit", (/** @type {Event} */ event) => {
-  event.preventDefault();
-  const text = field.value;
-  if (text.trim() === "") return;
-  // The message itself shows what became of it.
-  chat.send(text, client.models.length > 0 ? { model: element("model").value } : {}).catch(() => {});
-  // Who asks wants to see the answer.
-  following = true;
-  field.value = "";
-  grow();
-});
-
-field.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
-  // An input method confirms its suggestion with Enter too (229 is how Safari says so).
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
-  event.preventDefault();
-  element("composer").requestSubmit();
-});
-
-function grow() {
-  if (CSS.supports("field-sizing", "content")) return;
-  field.style.height = "auto";
-  field.style.height = `${field.scrollHeight}px`;
-}
-field.addEventListener("input", grow);
-
-element("stop").addEventListener("click", () => chat.stop());
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !event.isComposing) chat.stop();
-});
-
-element("new").addEventListener("click", () => {
-  location.hash = `c=c-${random()}`;
-  field.focus();
-});
-
-element("entry").addEventListener("submit", (/** @type {Event} */ event) => {
-  event.preventDefault();
-  const token = element("token").value.trim();
-  sessionStorage.setItem("token", token);
-  element("token").value = "";
-  client.reconnect();
-  field.focus();
-});
-
-addEventListener("hashchange", () => {
-  const token = readHash();
-  if (token !== null) client.reconnect();
-});
-
-let top = 0;
-log.addEventListener(
-  "scroll",
-  () => {
-    const before = following;
-    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 4;
-    if (atEnd) following = true;
-    // Growing text moves the end away, but only a reader moves up.
-    else if (log.scrollTop < top) following = false;
-    top = log.scrollTop;
-    if (before !== following) schedule();
-  },
-  { passive: true },
-);
-element("latest").addEventListener("click", () => {
-  following = true;
-  field.focus();
-  schedule();
-});
-new ResizeObserver(() => {
-  if (following) log.scrollTop = log.scrollHeight;
-}).observe(log);
-
-// ---- Drawing ------------------------------------------------------------------------------------------------------
+// ---- What is shown ------------------------------------------------------------------------------------------------
 
 let scheduled = false;
 
-/** Draw in the next animation frame, whatever comes until then. */
 function schedule() {
   if (scheduled) return;
   scheduled = true;
@@ -174,214 +84,88 @@ function schedule() {
   });
 }
 
-// Seconds are counted down in words.
-setInterval(() => {
-  if ("at" in line || chat.answering?.state === "waiting") schedule();
-}, 1000);
+/** The last answer of a screen. @param {Screen | null} of */
+const answerOf = (of) => of?.conversation?.messages.findLast((message) => message.role === "assistant");
 
-/** @typedef {{node: HTMLElement, shown: unknown, update: (entry: any) => void}} View */
-
-/** What is on the page for each message, by the message's id or the key of what is being sent. @type {Map<string, View>} */
-const views = new Map();
+/** How far the late tab had to catch up, and with which answer. @type {{id: string, missed: number} | null} */
+let opened = null;
 
 function draw() {
-  const { messages } = chat;
-  const drawn = new Set();
-  let place = list.firstElementChild;
-  for (const message of messages) {
-    // A message that was sent here keeps its place on the page when the gateway gives it an id.
-    const id = message.role === "user" ? (message.key ?? message.id) : message.id;
-    let view = views.get(id);
-    if (view === undefined) views.set(id, (view = message.role === "user" ? questionView() : answerView()));
-    // What counts seconds, or depends on the line, is drawn again.
-    if (view.shown !== message || message.state === "waiting" || message.state === "sending") view.update(message);
-    view.shown = message;
-    drawn.add(id);
-    if (view.node === place) place = place.nextElementSibling;
-    else list.insertBefore(view.node, place);
+  const now = answerOf(tab) ?? answerOf(chat);
+  const length = Math.max(...[chat, tab, phone, late].map((each) => answerOf(each)?.text.length ?? 0));
+  for (const each of [tab, phone, late]) {
+    if (each?.frame == null) continue;
+    const own = answerOf(each);
+    const behind = own?.id === now?.id ? length - (own?.text.length ?? 0) : length;
+    const words = now === undefined ? "idle" : behind > 0 ? `${behind} behind` : own?.state === "ended" ? "whole" : "in step";
+    write(each.frame.querySelector("output"), each === late && opened && own?.state !== "ended" ? `opened ${opened.missed} late` : words);
+    each.frame.classList.toggle("behind", behind > 0);
   }
-  for (const [id, view] of views) {
-    if (drawn.has(id)) continue;
-    view.node.remove();
-    views.delete(id);
+  element("stop").disabled = tab.conversation?.answering === undefined;
+  element("entry").hidden = !(chat.client.state.name === "closed" && chat.client.state.code === 4401);
+  // A new answer: the late tab is closed, and opened when there is something that it has missed.
+  if (now === undefined || now.id === opened?.id) return;
+  if (late !== null && now.state !== "ended") {
+    late.leave();
+    late.client.close();
+    late.frame?.querySelector(".view")?.replaceChildren(waiting);
+    write(late.frame?.querySelector("output"), "not open yet");
+    late = null;
+    opened = null;
   }
-
-  element("empty").hidden = !chat.known || messages.length > 0;
-  element("more").hidden = !chat.more;
-  element("stop").hidden = chat.answering === undefined;
-  element("latest").hidden = following;
-  element("entry").hidden = line.name !== "closed" || line.code !== 4401;
-  if (client.limits.text) field.maxLength = client.limits.text;
-  drawModels();
-  write(element("line"), lineInWords(line));
-  element("line").dataset.line = line.name;
-  element("notice").hidden = chat.fault === null;
-  write(element("notice"), chat.fault?.message ?? "");
-  if (saying.length > 0) write(element("said"), saying.join("\n"));
-  saying = [];
-  if (following) log.scrollTop = log.scrollHeight;
-}
-
-function drawModels() {
-  const picker = element("model");
-  const { models } = client;
-  element("models").hidden = models.length < 2;
-  if (Array.from(picker.options, (option) => option.value).join() === models.join()) return;
-  picker.replaceChildren(...models.map((alias) => new Option(alias, alias, alias === "default")));
-}
-
-/** @param {Node} node @param {string} text */
-function write(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-
-/**
- * @param {string} tag
- * @param {string} [kind]
- * @param {(Node | string)[]} content
- */
-function make(tag, kind, ...content) {
-  const node = document.createElement(tag);
-  if (kind) node.className = kind;
-  node.append(...content);
-  return node;
-}
-
-/** @param {string} label @param {() => void} act */
-function button(label, act) {
-  const node = /** @type {HTMLButtonElement} */ (make("button", "", label));
-  node.type = "button";
-  node.addEventListener("click", act);
-  return node;
-}
-
-/** @returns {View} */
-function questionView() {
-  const text = make("div", "text");
-  const words = make("span");
-  const state = make("p", "state", words);
-  const node = make("li", "question", make("span", "unseen", "You asked: "), text, state);
-  /** @type {Question} */
-  let now;
-  const again = button("Send again", () => chat.resend(now.id));
-  const edit = button("Edit", () => {
-    field.value = [chat.withdraw(now.id), field.value].filter(Boolean).join("\n");
-    grow();
-    field.focus();
-  });
-  const update = (/** @type {Question} */ question) => {
-    now = question;
-    write(text, question.text);
-    node.classList.toggle("pending", question.state !== "sent");
-    const sending = line.name === "live" ? "Sending" : "Not sent yet";
-    write(words, question.state === "sent" ? "" : question.error ? `Not sent: ${question.error.message}` : sending);
-    state.hidden = question.state === "sent";
-    state.classList.toggle("wrong", question.state === "refused");
-    attach(state, again, question.state === "refused");
-    attach(state, edit, question.state === "refused");
-  };
-  return { node, shown: null, update };
-}
-
-/** @returns {View} */
-function answerView() {
-  const thought = make("div");
-  const reasoning = make("details", "reasoning", make("summary", "", "What the model thought"), thought);
-  const text = make("div", "text");
-  const words = make("span");
-  const state = make("p", "state", words);
-  const node = make("li", "answer", make("span", "unseen", "Answer: "), reasoning, text, state);
-  const growing = new GrowingText(text);
-  let id = "";
-  const retry = button("Retry", () => void chat.retry(id).catch(() => {}));
-  const cancel = button("Cancel", () => chat.stop(id));
-  const update = (/** @type {Answer} */ entry) => {
-    id = entry.id;
-    const open = entry.state !== "ended";
-    write(thought, entry.reasoning ?? "");
-    reasoning.hidden = !entry.reasoning;
-    // A text that was cut off ends in half a mark as well as one that is being written.
-    growing.show(entry.text, open || entry.reason !== "complete");
-    text.hidden = entry.text === "";
-    write(words, open ? stateInWords(entry) : entry.retrying ? "Asking again" : endInWords(entry));
-    state.hidden = words.textContent === "";
-    state.classList.toggle("busy", open || entry.retrying === true);
-    state.classList.toggle("wrong", entry.reason === "failed" && !entry.retrying);
-    attach(state, retry, entry.retryable === true && !entry.retrying);
-    attach(state, cancel, entry.state === "queued");
-  };
-  return { node, shown: null, update };
-}
-
-/** @param {Element} parent @param {Element} child @param {boolean} wanted */
-function attach(parent, child, wanted) {
-  if (wanted === (child.parentNode === parent)) return;
-  if (wanted) parent.append(child);
-  else child.remove();
-}
-
-// ---- In words -----------------------------------------------------------------------------------------------------
-
-/** @param {import("../client/client.js").ConversationState} line */
-function lineInWords(line) {
-  switch (line.name) {
-    case "offline":
-      return "offline";
-    case "reconnecting":
-      return `reconnecting in ${seconds(line.at - Date.now())} s (attempt ${line.attempt})`;
-    case "closed":
-      return `not connected: ${line.reason || `refused (${line.code})`}`;
-    case "behind":
-      return "catching up";
-    default:
-      return line.name;
+  if (late === null && (now.text.length >= LATE || now.state === "ended")) {
+    opened = { id: now.id, missed: now.text.length };
+    late = screen(element("late"));
+    follow(late, now === undefined ? "" : /** @type {Conversation} */ (tab.conversation).id);
   }
 }
 
-/** What an answer without an end is doing. @param {Answer} entry */
-function stateInWords(entry) {
-  switch (entry.state) {
-    case "queued":
-      return "Queued";
-    case "waiting": {
-      const since = waitingSince.get(entry) ?? performance.now();
-      waitingSince.set(entry, since);
-      const left = seconds(since + 1000 * (entry.retryIn ?? 0) - performance.now());
-      return `The model is busy, waiting ${left} s`;
-    }
-    case "recovering":
-      return "Recovering";
-    default:
-      return entry.text === "" ? "Thinking" : "Writing";
+const waiting = element("late").querySelector(".later");
+
+/** @param {Element | null | undefined} place @param {string} text */
+function write(place, text) {
+  if (place && place.textContent !== text) place.textContent = text;
+}
+
+// ---- What can go wrong --------------------------------------------------------------------------------------------
+
+element("cut").addEventListener("click", () => {
+  if (chat.line.down) {
+    chat.line.mend();
+    chat.client.reconnect();
+  } else {
+    raw.note("the network is cut");
+    chat.line.cut();
   }
-}
+  element("cut").setAttribute("aria-pressed", String(chat.line.down));
+  write(element("cut").querySelector(".words"), chat.line.down ? "Plug it in again" : "Cut the network");
+});
 
-/** How an answer ended; nothing to say of one that is complete. @param {Answer} entry */
-function endInWords(entry) {
-  switch (entry.reason) {
-    case "complete":
-      return "";
-    case "failed":
-      return `Failed: ${entry.error?.message ?? "the answer broke off."}`;
-    case "stopped":
-      return "Stopped";
-    case "length":
-      return "Ended at its length limit";
-    case "refused":
-      return "The model declined to answer";
-    case "filtered":
-    case "guarded":
-      return "Withheld";
-    default:
-      return `Ended: ${entry.reason}`;
+element("reload").addEventListener("click", () => location.reload());
+
+element("stop").addEventListener("click", () => tab.conversation?.stop());
+
+element("entry").addEventListener("submit", (/** @type {Event} */ event) => {
+  event.preventDefault();
+  sessionStorage.setItem("token", element("token").value.trim());
+  element("token").value = "";
+  for (const each of [chat, tab, phone, late]) each?.client.reconnect();
+});
+
+chat.client.subscribe(schedule);
+
+await customElements.whenDefined("tokenwire-chat");
+const widget = /** @type {any} */ (document.createElement("tokenwire-chat"));
+widget.settings = { client: chat.client, title: "Ask Tokenwire", prompts: PROMPTS, debug: true, ...(hash.has("c") && { conversation: hash.get("c") }) };
+widget.addEventListener("tokenwire-conversation", (/** @type {CustomEvent<Conversation>} */ { detail: { id } }) => {
+  opened = null;
+  for (const each of [chat, tab, phone]) follow(each, id);
+  if (late !== null) {
+    late.leave();
+    late.client.close();
+    late = null;
+    element("late").querySelector(".view").replaceChildren(waiting);
   }
-}
-
-/** Milliseconds as whole seconds to count down. @param {number} milliseconds */
-function seconds(milliseconds) {
-  return Math.max(0, Math.ceil(milliseconds / 1000));
-}
-
-// ---- Begin --------------------------------------------------------------------------------------------------------
-
-readHash();
+  schedule();
+});
+element("chat").append(widget);

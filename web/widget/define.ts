@@ -11,8 +11,8 @@ export type { Settings };
 const HtmlElement = globalThis.HTMLElement ?? (class {} as typeof HTMLElement);
 
 /**
- * A chat as a part of the page. Dispatches `tokenwire-message`, `tokenwire-state` and `tokenwire-error`, with what it is
- * about as `detail`.
+ * A chat as a part of the page. Dispatches `tokenwire-conversation`, `tokenwire-message`, `tokenwire-state` and
+ * `tokenwire-error`, with what it is about as `detail`.
  */
 export class TokenwireChat extends HtmlElement {
   /** What `data-` attributes say as well, as far as they can. Read when the element is put on the page. */

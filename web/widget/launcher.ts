@@ -11,7 +11,7 @@ import { type Chunk, load } from "./verified.js";
 declare const PANEL: Chunk;
 
 /** What a page can listen to, with `on`. */
-export type EventName = "ready" | "open" | "close" | "message" | "unread" | "state" | "error";
+export type EventName = "ready" | "open" | "close" | "conversation" | "message" | "unread" | "state" | "error";
 
 type Listener = (detail: unknown) => void;
 

@@ -22,8 +22,8 @@ export interface Holder {
   unread?(count: number): void;
   /** The person wants it gone, with a key or its button. Absent: it cannot be closed. */
   close?(): void;
-  /** `message` of every message that is settled, `state` of the line, `error` of what was refused. */
-  event?(name: "message" | "state" | "error", detail: unknown): void;
+  /** `conversation` that is shown now, `message` of every message that is settled, `state` of the line, `error` of what was refused. */
+  event?(name: "conversation" | "message" | "state" | "error", detail: unknown): void;
 }
 
 /** Milliseconds for which the line may be down before it is said aloud. */
@@ -77,8 +77,8 @@ export class Panel implements Surroundings {
     const { texts } = this;
     style(root, PANEL_STYLES);
 
-    const { url = location.origin, token, getToken } = settings;
-    this.#client = connect({ url, token, getToken, program: "widget" });
+    const { client, url = location.origin, token, getToken, view = false } = settings;
+    this.#client = client ?? connect({ url, token, getToken, program: "widget" });
     this.#tryNow = button(texts.tryNow, null, { class: "pill" }, () => this.#client.reconnect());
     this.#line.append(this.#lineWords, this.#tryNow);
     this.#toEnd = button(texts.toEnd, "down", { class: "to-end", part: "to-end", hidden: true }, () => this.#transcript.toEnd());
@@ -92,7 +92,7 @@ export class Panel implements Surroundings {
     this.#panel = make(
       "section",
       {
-        class: floating ? "panel floating" : "panel",
+        class: `panel${floating ? " floating" : ""}${view ? " view" : ""}`,
         part: "panel",
         "aria-label": texts.title,
         tabindex: "-1",
@@ -101,10 +101,10 @@ export class Panel implements Surroundings {
         ...(settings.dir && { dir: settings.dir }),
         hidden: floating,
       },
-      make("header", { part: "header" }, mark, heading, fresh, close),
+      make("header", { part: "header", hidden: view }, mark, heading, fresh, close),
       this.#line,
       this.#transcript.node,
-      make("footer", { part: "footer" }, this.#toEnd, this.#composer.node),
+      make("footer", { part: "footer", hidden: view }, this.#toEnd, this.#composer.node),
     );
     this.#panel.addEventListener("keydown", (event) => this.#key(event));
     // Before the launcher, so that one goes from the composer to what closes it.
@@ -234,6 +234,7 @@ export class Panel implements Surroundings {
       node.replaceWith(this.#transcript.node);
     }
     this.#unsubscribe = conversation.subscribe(() => this.#changed());
+    this.#holder.event?.("conversation", conversation);
     this.#changed();
   }
 
@@ -271,7 +272,7 @@ export class Panel implements Surroundings {
     const seen = this.#seen;
     const unread = ended.filter((id) => !seen.has(id)).length;
     if (unread === this.#unread) return;
-    if (unread > this.#unread) say(filled(this.texts.unread, { count: unread }));
+    if (unread > this.#unread) this.#say(filled(this.texts.unread, { count: unread }));
     this.#unread = unread;
     this.#holder.unread?.(unread);
   }
@@ -307,16 +308,20 @@ export class Panel implements Surroundings {
     this.#ticker = undefined;
   }
 
+  #say(text: string): void {
+    if (!this.#settings.view) say(text);
+  }
+
   #speakOfLine(): void {
     const { name } = this.#conversation.state;
     if (name === "reconnecting" || name === "offline") {
       this.#lost ??= Date.now();
       if (!this.#saidLost && Date.now() - this.#lost >= PATIENCE) {
         this.#saidLost = true;
-        say(this.texts.saidLost);
+        this.#say(this.texts.saidLost);
       }
     } else if (this.live) {
-      if (this.#saidLost) say(this.texts.saidBack);
+      if (this.#saidLost) this.#say(this.texts.saidBack);
       this.#lost = null;
       this.#saidLost = false;
     }
@@ -329,14 +334,14 @@ export class Panel implements Surroundings {
       // One that had ended before it was seen is there to be read.
       if (message.state === "ended") return;
       this.#speech = { response: message.id, speech: new Speech(this.texts, now), revision: message.revision };
-      say(this.#speech.speech.begin());
+      this.#say(this.#speech.speech.begin());
     }
     const { speech } = this.#speech;
     if (this.#speech.revision !== message.revision) speech.again();
     this.#speech.revision = message.revision;
     const ending: Ending = message.reason === "failed" ? "failed" : message.reason === "stopped" || message.reason === "guarded" ? "stopped" : "complete";
     const words = message.state === "ended" ? speech.end(message.text, ending) : speech.more(message.text, now);
-    if (words !== null) say(words);
+    if (words !== null) this.#say(words);
   }
 
   #key(event: KeyboardEvent): void {

@@ -1,9 +1,12 @@
 // What a page says about its chat: in the script tag, on the element, or to `Tokenwire.init`.
 // Pure.
 
+import type { Client } from "../client/client.js";
 import type { Texts } from "./texts.js";
 
 export interface Settings {
+  /** A client of the page's own, instead of one for `url` and the token. */
+  client?: Client;
   /** The gateway. Where the script was loaded from, unless told. */
   url?: string;
   /** The conversation; without one, the one that this browser had last, or a new one. */
@@ -27,6 +30,8 @@ export interface Settings {
   /** An alias of a model, and what it is told before each answer. */
   model?: string;
   instructions?: string;
+  /** Only shows the conversation, and says nothing aloud: no head, nowhere to write. */
+  view?: boolean;
   /** Shows the time to the first token, and what else a developer wants to see. */
   debug?: boolean;
   /** Whether a floating chat is open from the beginning. */
@@ -41,12 +46,13 @@ export function fromAttributes(data: Readonly<Record<string, string | undefined>
   for (const name of ["url", "conversation", "token", "title", "lang", "model", "instructions"] as const) {
     if (data[name]) settings[name] = data[name];
   }
-  const { theme, dir, position, prompts, images, debug, open } = data;
+  const { theme, dir, position, prompts, images, view, debug, open } = data;
   if (theme === "light" || theme === "dark" || theme === "auto") settings.theme = theme;
   if (dir === "ltr" || dir === "rtl") settings.dir = dir;
   if (position === "start" || position === "end") settings.position = position;
   if (prompts) settings.prompts = prompts.split("|").map((each) => each.trim()).filter(Boolean);
   if (images) settings.images = images.split(/\s+/).filter(Boolean);
+  if (view !== undefined) settings.view = view !== "false";
   if (debug !== undefined) settings.debug = debug !== "false";
   if (open !== undefined) settings.open = open !== "false";
   return settings;

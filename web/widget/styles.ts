@@ -194,6 +194,9 @@ ol.messages { list-style: none; margin: 0; padding: 0; display: flex; flex-direc
 @keyframes dots { from { width: 0; } }
 .actions { display: flex; flex-wrap: wrap; align-items: center; gap: 2px; margin: 6px -8px 0; color: var(--soft); min-height: 32px; }
 .actions .pill { margin-inline: 8px 0; }
+/* Where it is only shown there is nothing to press but what is in the text. */
+.view :is(.actions, .note .pill) { display: none; }
+.view .line { inset-block-start: 10px; }
 .action { display: grid; place-items: center; width: 32px; height: 32px; border-radius: 10px; }
 .action .icon { width: 17px; height: 17px; }
 .action:hover { background: var(--surface); color: var(--ink); }

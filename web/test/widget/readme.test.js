@@ -28,6 +28,6 @@ test("every attribute is in the README", () => {
 
 test("every event is in the README", () => {
   const events = /export type EventName = (.*);/.exec(read("launcher.ts"))[1];
-  const listed = /Events: (.*)\./.exec(README)[1];
+  const listed = /Events: ([\s\S]*?)\.\n/.exec(README)[1];
   assert.deepEqual(found(listed, /`(\w+)`/g), found(events, /"(\w+)"/g));
 });

@@ -7,8 +7,8 @@ declare const HtmlElement: {
     prototype: HTMLElement;
 };
 /**
- * A chat as a part of the page. Dispatches `tokenwire-message`, `tokenwire-state` and `tokenwire-error`, with what it is
- * about as `detail`.
+ * A chat as a part of the page. Dispatches `tokenwire-conversation`, `tokenwire-message`, `tokenwire-state` and
+ * `tokenwire-error`, with what it is about as `detail`.
  */
 export declare class TokenwireChat extends HtmlElement {
     #private;

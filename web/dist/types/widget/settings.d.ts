@@ -1,5 +1,8 @@
+import type { Client } from "../client/client.js";
 import type { Texts } from "./texts.js";
 export interface Settings {
+    /** A client of the page's own, instead of one for `url` and the token. */
+    client?: Client;
     /** The gateway. Where the script was loaded from, unless told. */
     url?: string;
     /** The conversation; without one, the one that this browser had last, or a new one. */
@@ -23,6 +26,8 @@ export interface Settings {
     /** An alias of a model, and what it is told before each answer. */
     model?: string;
     instructions?: string;
+    /** Only shows the conversation, and says nothing aloud: no head, nowhere to write. */
+    view?: boolean;
     /** Shows the time to the first token, and what else a developer wants to see. */
     debug?: boolean;
     /** Whether a floating chat is open from the beginning. */
