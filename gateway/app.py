@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from redis.exceptions import RedisError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -34,6 +32,7 @@ from gateway.auth import Authenticator, Denied, Identity, origin_allowed
 from gateway.burst import Burst
 from gateway.connection import Connection
 from gateway.dialects.sse import HEADERS, EventStream, Place, cursor_of
+from gateway.exposition import bears, is_local, readiness, scraped
 from gateway.feed import Feed
 from gateway.hub import Hub, Position
 from gateway.requests import Failure, Requests
@@ -92,13 +91,17 @@ class Gateway:
         self.feed = Feed(store, self.hub, settings.memory << 20)
         self.authenticator = Authenticator(settings.key, settings.jwt_audience)
         self.models = models
-        self.requests = Requests(store, models)
+        self.requests = Requests(store, models, self.feed.submitted)
         self.wheel: Wheel[Connection] = Wheel(time.monotonic())
         self.connections: set[Connection] = set()
         self.streams: set[EventStream] = set()
         self.leaving = False
+        metrics.LEAVING.set_function(lambda: float(self.leaving))
         self.failed = asyncio.Event()
         """Set when the process is of no use any more and has to be started anew."""
+        token = settings.operator_token
+        self._operator_token = token.get_secret_value() if token is not None else None
+        self._metrics_elsewhere = settings.metrics_port is not None
         self._origins = settings.origins
         hosts = ("127.0.0.1", "localhost", "[::1]") if settings.loopback else ()
         self._own_origins = tuple(f"http://{host}:{port}" for host in hosts)
@@ -286,7 +289,7 @@ class Gateway:
 
         async def begin() -> tuple[EventStream, Room, Position]:
             room = await self.feed.enter(name, place.responses)
-            frames, position = room.begin(place.turns, place.responses)
+            frames, position = self.feed.begin(room, place.turns, place.responses)
             stream = EventStream(self.feed, place, identity.expires)
             stream.give(Burst(frames))
             return stream, room, position
@@ -359,18 +362,19 @@ class Gateway:
 
     async def readyz(self, _: Request) -> Response:
         """The process can serve: the store answers, and it is not leaving."""
+        return await self.ready()
+
+    async def ready(self) -> Response:
+        """The answer to `/readyz`."""
         if self.leaving:
             return PlainTextResponse("leaving\n", 503)
-        try:
-            async with asyncio.timeout(1.0):
-                await self.store.client.ping()
-        except (TimeoutError, RedisError, OSError):
-            return PlainTextResponse("the store does not answer\n", 503)
-        return PlainTextResponse("ok\n")
+        return await readiness(self.store)
 
-    async def metrics(self, _: Request) -> Response:
-        """What this process counts."""
-        return Response(generate_latest(metrics.REGISTRY), headers={"content-type": CONTENT_TYPE_LATEST})
+    async def metrics(self, request: Request) -> Response:
+        """What this process counts: for this machine, where there is no other port for it, or for operators."""
+        if bears(request, self._operator_token) or (not self._metrics_elsewhere and is_local(request)):
+            return scraped()
+        return PlainTextResponse("metrics are for operators: see TOKENWIRE_METRICS_PORT\n", 404)
 
 
 async def _body(request: Request) -> dict[str, Any] | Response:

@@ -18,6 +18,8 @@ class Burst(list["Frame"]):
     """Frames for one or many viewers, in order."""
 
     _packet = b""
+    entries = 0
+    """Log entries that these frames bring a viewer forward by."""
 
     @property
     def packet(self) -> bytes:

@@ -6,14 +6,18 @@ import asyncio
 import logging
 import sys
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gateway.settings import Settings, SettingsError, load
+from gateway.streams.metrics import BUILD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from starlette.responses import Response
 
     from gateway.app import Gateway
     from gateway.signals import Signals
@@ -30,6 +34,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             settings = load({name: value for name, value in given.items() if value is not None})
         except SettingsError as error:
             raise click.ClickException(str(error)) from None
+        BUILD.labels(_version()).set(1)
         logging.basicConfig(
             level=settings.log_level.upper(),
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -79,7 +84,10 @@ def gateway(settings: Settings) -> None:
         sys.exit(Family(settings.processes, partial(_one_of_many, settings)).run())
 
 
-def _one_of_many(settings: Settings) -> int:
+def _one_of_many(settings: Settings, place: int) -> int:
+    if settings.metrics_port:
+        # A scrape is to reach each of them.
+        settings = settings.model_copy(update={"metrics_port": settings.metrics_port + place})
     try:
         _main(_serve(settings, with_worker=False))
     except click.ClickException as error:
@@ -152,6 +160,13 @@ def tail(settings: Settings, response: str, follow: bool) -> None:
     _main(_tail(settings, response, follow))
 
 
+def _version() -> str:
+    try:
+        return version("tokenwire")
+    except PackageNotFoundError:  # in a checkout, by `make run`
+        return "unknown"
+
+
 def _shared(settings: Settings) -> None:
     if settings.store.startswith("memory:"):
         raise click.ClickException(
@@ -203,6 +218,7 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
         tasks = [asyncio.create_task(server.serve(sockets=[listener])), asyncio.create_task(_failed(shared))]
         if many:
             tasks.append(asyncio.create_task(orphaned()))
+        exposition = _expose(settings, shared.ready)
         try:
             if pool is not None:
                 tasks.append(asyncio.create_task(pool.run()))
@@ -214,6 +230,7 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
                 await _hand_over(pool, 0.0 if settings.store.startswith("memory:") else settings.drain, signals)
             for task in (tasks[1], *(tasks[2:] if many else ())):
                 task.cancel()
+            await _conceal(exposition)
             results = await asyncio.gather(*tasks, return_exceptions=True)
             await store.close()
             for result in results:
@@ -223,9 +240,34 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
             raise click.ClickException("the gateway could not go on")
 
 
+def _expose(settings: Settings, ready: Callable[[], Awaitable[Response]]) -> asyncio.Task[None] | None:
+    """Open the port for metrics, if there is to be one."""
+    if settings.metrics_port is None:
+        return None
+    from gateway.exposition import Exposition, announce
+    from gateway.server import listen
+
+    host = settings.metrics_host or settings.host
+    listener = listen(host, settings.metrics_port)
+    announce(host, listener.getsockname()[1])
+    return asyncio.create_task(Exposition(ready).run_on(listener))
+
+
+async def _conceal(exposition: asyncio.Task[None] | None) -> None:
+    if exposition is not None:
+        exposition.cancel()
+        await asyncio.gather(exposition, return_exceptions=True)
+
+
 def _announce(host: str, port: int) -> None:
     click.echo(f"Tokenwire is at http://{f'[{host}]' if ':' in host else host}:{port}")
     sys.stdout.flush()
+
+
+async def _ready(store: Store) -> Response:
+    from gateway.exposition import readiness
+
+    return await readiness(store)
 
 
 async def _failed(shared: Gateway) -> None:
@@ -263,12 +305,14 @@ async def _work(settings: Settings) -> None:
         signals = Signals()
         running = asyncio.create_task(pool.run())
         leaving = asyncio.create_task(signals.leave.wait())
+        exposition = _expose(settings, partial(_ready, store))
         click.echo(f"Tokenwire worker {pool.name} serves {', '.join(sorted(pool.models))}")
         sys.stdout.flush()
         await asyncio.wait([running, leaving], return_when=asyncio.FIRST_COMPLETED)
         leaving.cancel()
         await _hand_over(pool, settings.drain, signals)
         await running
+        await _conceal(exposition)
     finally:
         await store.close()
 

@@ -267,7 +267,7 @@ class Connection:
             # A fresh token came while the logs were read.
             self._say(wire.refusal(request, "forbidden", "This conversation is not open to you."))
             return
-        frames, position = room.begin(request.after, named)
+        frames, position = self._feed.begin(room, request.after, named)
         self.give(Burst(frames))
         self._rooms[name] = room
         self._hub.join(room, self, position)

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import RedisError
 
 from gateway import metrics
+from gateway.hub import Tally
 from gateway.streams import conversations, events, keys, log
 from gateway.streams.comparison import different
 from gateway.streams.store import Store, StoreError
 from gateway.streams.subscription import listen
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Coroutine, Iterable, Mapping
 
-    from gateway.hub import Hub, Room, Viewer
+    from gateway.hub import Hub, Position, Room, Viewer
     from gateway.streams.subscription import Subscription
+    from gateway.wire import Frame
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ KEEP_EMPTY: Final = 30.0
 MOST_READS: Final = 16
 """Logs that are read at once."""
 
+MOST_SUBMITTED: Final = 10_000
 ACKNOWLEDGE_WITHIN: Final = 5.0
 FIRST_PAUSE: Final = 0.05
 GATEWAYS: Final = b"tw:gateways"
@@ -67,6 +70,10 @@ class Feed:
         self._different = 0
         """Logs found to differ from their copies since then."""
         self._round = 0
+        self._heard_at = 0.0
+        """When what the next flush gives first came; 0.0 where nothing has."""
+        self._submitted: dict[str, float] = {}
+        """Responses that were asked for here, oldest first, and when."""
 
     async def run(self) -> None:
         """Listen and compare until cancelled."""
@@ -92,6 +99,25 @@ class Feed:
             await self._load(room)
         return room
 
+    def begin(self, room: Room, after: str | None, named: Mapping[str, str]) -> tuple[list[Frame], Position]:
+        """As `Room.begin`, and counted."""
+        frames, position = room.begin(after, named)
+        if after is None:
+            metrics.WATCHES.labels("new").inc()
+            return frames, position
+        cursor = events.parse_turn_id(after)
+        if cursor is None or position.turns != cursor:
+            metrics.WATCHES.labels("unknown" if cursor is None else "lost").inc()
+            return frames, position
+        metrics.WATCHES.labels("resumed").inc()
+        missed = room.turns.tail.seq - cursor.seq
+        for response, at in position.responses:
+            replica = room.responses.get(response)
+            if at is not None and response in named and replica is not None and replica.tail is not None:
+                missed += replica.tail.seq - max(at.seq, 0)
+        metrics.REPLAYED.inc(max(missed, 0))
+        return frames, position
+
     def _entered(self, name: str, task: asyncio.Task[None]) -> None:
         del self._entering[name]
         if not task.cancelled():
@@ -103,6 +129,12 @@ class Feed:
         self._hub.ready(viewer)
         if self._hub.dirty:
             self.schedule()
+
+    def submitted(self, response: str, asked_at: float) -> None:
+        """Measure how long it takes until the first text of a response is given, from `asked_at` (of the loop) on."""
+        self._submitted[response] = asked_at
+        if len(self._submitted) > MOST_SUBMITTED:
+            del self._submitted[next(iter(self._submitted))]
 
     def schedule(self) -> None:
         """Flush the hub once in this turn of the loop."""
@@ -118,8 +150,20 @@ class Feed:
             # One room's fault, which is not to be the others'; they are still dirty.
             _report("a room could not be flushed", error)
             self.schedule()
+        if self._heard_at or self._hub.spoken:
+            self._measure()
         for room in self._hub.lacking:
             self._repair_soon(room)
+
+    def _measure(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._heard_at:
+            metrics.ADDED_DELAY.observe(now - self._heard_at)
+            self._heard_at = 0.0
+        while self._hub.spoken:
+            asked_at = self._submitted.pop(self._hub.spoken.pop().response, None)
+            if asked_at is not None:
+                metrics.FIRST_TOKEN.observe(now - asked_at)
 
     def _repair_soon(self, room: Room) -> None:
         if room.wanted and room.ready:
@@ -139,7 +183,6 @@ class Feed:
         room.wanted.add("")
         await self._load(room)
         room.ready = True
-        metrics.ROOMS.set(len(self._hub.rooms))
 
     async def _subscribe(self, channel: bytes) -> None:
         future = self._acknowledged.get(channel)
@@ -228,6 +271,8 @@ class Feed:
             self._hub.distrust(room)
         if not self._flushing:
             self.schedule()
+        if not self._heard_at:
+            self._heard_at = asyncio.get_running_loop().time()
 
     def _subscribed(self, channel: bytes) -> None:
         future = self._acknowledged.pop(channel, None)
@@ -279,8 +324,21 @@ class Feed:
         self._starved = self._starved + 1 if self._different and not self._messages else 0
         metrics.MESSAGES.inc(self._messages)
         self._messages = self._different = 0
+        self._count()
         if self._starved >= MOST_STARVED and self._subscription is not None:
             await self._subscription.close()
+
+    def _count(self) -> None:
+        rooms = self._hub.rooms.values()
+        metrics.ROOMS.set(len(rooms))
+        metrics.VIEWERS.set(sum(room.viewers for room in rooms))
+        metrics.BEHIND.set(sum(len(room.behind) for room in rooms))
+        metrics.OPEN_LOGS.set(sum(replica.end is None for room in rooms for replica in room.responses.values()))
+        tally, self._hub.tally = self._hub.tally, Tally()
+        metrics.RECEIVED.inc(tally.received)
+        metrics.DELIVERED.inc(tally.delivered)
+        metrics.FRAMES.inc(tally.frames)
+        metrics.GAPS.inc(tally.gaps)
 
     def _drop_empty(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -294,7 +352,6 @@ class Feed:
                 held -= room.size
                 del self._emptied[name]
                 self._drop(room)
-        metrics.ROOMS.set(len(self._hub.rooms))
 
     def _busy(self, room: Room) -> bool:
         """Tell whether somebody is about to enter a room."""

@@ -43,6 +43,20 @@ class Viewer(Protocol):
         """Take frames, in order; False when it can not take more until it calls `Hub.ready`."""
 
 
+@dataclass(slots=True)
+class Tally:
+    """What was done since it was last taken over; plain numbers, because they change with every token."""
+
+    received: int = 0
+    """Entries that were published."""
+    delivered: int = 0
+    """Entries given to viewers, once a viewer."""
+    frames: int = 0
+    """Frames given to viewers, once a viewer."""
+    gaps: int = 0
+    """Publishes that did not follow on the copy of their log."""
+
+
 @dataclass(slots=True, eq=False)
 class Group:
     """Viewers at one position that can take more: they are given the same bytes."""
@@ -72,6 +86,8 @@ class Room:
     """Something changed since the viewers were given what there is."""
     ready: bool = False
     """The logs have been read once since the subscription was acknowledged."""
+    silent: set[str] = field(default_factory=set)
+    """Responses whose log was heard from its beginning, and that have no text yet."""
 
     @property
     def size(self) -> int:
@@ -82,6 +98,11 @@ class Room:
     def watched(self) -> bool:
         """Whether there is any viewer."""
         return bool(self.groups or self.behind)
+
+    @property
+    def viewers(self) -> int:
+        """How many viewers there are."""
+        return sum(len(group.viewers) for group in self.groups) + len(self.behind)
 
     def positions(self) -> Iterator[Position]:
         """Where the viewers are."""
@@ -137,14 +158,13 @@ class Room:
                     frames += last
                 continue
             frames += replica.read(cursor)
+            frames.entries += _entries(cursor, replica)
             if replica.end is None or not self._is_settled(response, turns):
                 # Until its settled copy is given: should a failover take its end back, it goes on with a reset.
                 cursors.append((response, replica.tail))
         return frames, Position(turns, tuple(cursors))
 
-    def _read_turns(
-        self, turns: TurnId, followed: dict[str, LogId | None], frames: list[Frame]
-    ) -> tuple[TurnId, Cursors]:
+    def _read_turns(self, turns: TurnId, followed: dict[str, LogId | None], frames: Burst) -> tuple[TurnId, Cursors]:
         """Add the frames of the conversation's own log from `turns` on; return how far, and what is followed then."""
         for turn in self.turns.after(turns):
             if isinstance(turn.entry, Settled):
@@ -155,6 +175,8 @@ class Room:
                         # Its end is on the way; the settled copy comes after it, never before.
                         break
                     frames += last
+                    replica = self.responses.get(response)
+                    frames.entries += _entries(followed[response], replica) if replica is not None else 0
                     del followed[response]
             elif isinstance(turn.entry, events.Opened):
                 # A viewer that comes back may have more of it than of the conversation.
@@ -266,6 +288,11 @@ class Room:
         self.gone &= read
 
 
+def _entries(cursor: LogId | None, replica: ResponseReplica) -> int:
+    """How many entries a viewer lacks of a log, as long as that is the one that its cursor is of."""
+    return replica.tail.seq - (cursor.seq if cursor is not None else 0) if replica.tail is not None else 0
+
+
 class Hub:
     """All rooms of this process."""
 
@@ -274,6 +301,9 @@ class Hub:
         self.dirty: list[Room] = []
         self.lacking: list[Room] = []
         """Rooms that want a log to be read, as of the last flush."""
+        self.spoken: list[ResponseReplica] = []
+        """Responses whose first text was given to viewers, until somebody takes them out."""
+        self.tally = Tally()
         self._watched: dict[Viewer, set[Room]] = {}
 
     def open(self, name: str) -> Room:
@@ -325,11 +355,14 @@ class Hub:
                         room.wanted.update({part.response} & set(room.turns.open()))
                         continue
                     replica = room.responses[part.response] = ResponseReplica(part.response)
+                    room.silent.add(part.response)
                 result = replica.hear(part)
                 if result is Extended.FOREIGN:
                     # It must not pass for the whole answer until the log has been read.
                     del room.responses[part.response]
+            self.tally.received += len(part.values)
             if result in (Extended.GAP, Extended.FOREIGN):
+                self.tally.gaps += 1
                 room.wanted.add(part.response or "")
         self._changed(room)
 
@@ -414,8 +447,19 @@ class Hub:
                 self._bring(room, group)
             if len(room.groups) > 1:
                 room.unite()
+            if room.silent:
+                self._listen(room)
             if room.wanted:
                 self.lacking.append(room)
+
+    def _listen(self, room: Room) -> None:
+        for response in tuple(room.silent):
+            replica = room.responses.get(response)
+            if replica is not None and (replica.text.last or replica.reasoning.last):
+                self.spoken.append(replica)
+            elif replica is not None and replica.end is None:
+                continue
+            room.silent.discard(response)
 
     def _changed(self, room: Room) -> None:
         if not room.dirty:
@@ -426,6 +470,10 @@ class Hub:
         burst, group.position = room.read(group.position)
         if not burst:
             return
+        count = len(group.viewers)
+        self.tally.frames += len(burst) * count
+        if burst.entries > 0:
+            self.tally.delivered += burst.entries * count
         # A copy, because giving may end with a viewer leaving.
         for viewer in [viewer for viewer in tuple(group.viewers) if not viewer.give(burst)]:
             for other in self._watched.get(viewer, ()):

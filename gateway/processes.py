@@ -25,11 +25,12 @@ ORPHANED_WITHIN: Final = 1.0
 class Family:
     """The children of this process; it must have no thread and no event loop yet, because it forks."""
 
-    def __init__(self, count: int, work: Callable[[], int]) -> None:
-        """`work` runs in each child, and returns its exit status."""
+    def __init__(self, count: int, work: Callable[[int], int]) -> None:
+        """`work` runs in each child, is given the child's place among them from 0 on, and returns its exit status."""
         self._count = count
         self._work = work
-        self._children: dict[int, float] = {}
+        self._children: dict[int, tuple[int, float]] = {}
+        """Each child's place, and when it was started."""
         self._leaving = False
         self._failures = 0
 
@@ -40,25 +41,26 @@ class Family:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._leave)
-        for _ in range(self._count):
-            self._start()
+        for place in range(self._count):
+            self._start(place)
         while self._children:
             child, status = os.wait()
-            if (started := self._children.pop(child, None)) is None or self._leaving:
+            if (known := self._children.pop(child, None)) is None or self._leaving:
                 continue
+            place, started = known
             code = os.waitstatus_to_exitcode(status)
             logger.error("process %d ended by itself (%d)", child, code)
             self._failures = self._failures + 1 if time.monotonic() - started < SETTLED_AFTER else 0
             if self._failures >= MOST_FAILURES:
                 self._leave(signal.SIGTERM, None)
             else:
-                self._start()
+                self._start(place)
         return 1 if self._failures >= MOST_FAILURES else 0
 
-    def _start(self) -> None:
+    def _start(self, place: int) -> None:
         child = os.fork()
         if child:
-            self._children[child] = time.monotonic()
+            self._children[child] = (place, time.monotonic())
             if self._leaving:
                 # The word came while it was being born.
                 os.kill(child, signal.SIGTERM)
@@ -67,7 +69,7 @@ class Family:
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.default_int_handler)
-            status = self._work()
+            status = self._work(place)
         finally:
             # Nothing of the parent's is to be done again here.
             os._exit(status)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gateway import metrics
 from gateway.streams import conversations, jobs, keys, log
 from gateway.streams.conversations import Accepted, Refused, Submission
 from gateway.streams.events import End
 from gateway.streams.store import Store, StoreFullError, StoreUnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.auth import Identity
     from gateway.wire import Retry, Send, Stop
 
@@ -35,16 +39,28 @@ class Stopped:
 _NOT_FOUND = Failure("not_found", "There is no such response.")
 
 
+def _not_measured(response: str, asked_at: float) -> None:
+    pass
+
+
 class Requests:
     """Carries out what clients ask for, on the store."""
 
-    def __init__(self, store: Store, models: tuple[str, ...] | None) -> None:
-        """`models`: the aliases that may be asked for; None leaves it to the workers."""
+    def __init__(
+        self, store: Store, models: tuple[str, ...] | None, submitted: Callable[[str, float], None] = _not_measured
+    ) -> None:
+        """`models`: the aliases that may be asked for; None leaves it to the workers. `submitted` is told of each
+        response that was accepted, and when (of the loop) it was asked for.
+        """
         self._store = store
         self._models = models
+        self._submitted = submitted
 
     async def send(self, request: Send) -> Accepted | Failure:
         """Accept a message; the client may open the conversation."""
+        return _counted("send", await self._send(request))
+
+    async def _send(self, request: Send) -> Accepted | Failure:
         if self._models is not None and request.model not in self._models:
             return Failure("unknown_model", "There is no such model.")
         if request.replaces is not None:
@@ -72,10 +88,16 @@ class Requests:
             ended = await log.end(self._store, conversation, request.response, End(request.reason, retryable=True))
         except (StoreUnavailableError, StoreFullError) as error:
             return _failure(error)
-        return Stopped(request.response, isinstance(ended, log.Ended) and ended.now)
+        now = isinstance(ended, log.Ended) and ended.now
+        if now:
+            metrics.STOPS.labels(request.reason).inc()
+        return Stopped(request.response, now)
 
     async def retry(self, request: Retry, identity: Identity) -> Accepted | Failure:
         """Ask for another answer to the message of a response that has ended."""
+        return _counted("retry", await self._retry(request, identity))
+
+    async def _retry(self, request: Retry, identity: Identity) -> Accepted | Failure:
         try:
             queued = await log.request(self._store, request.response)
             if queued is None or not identity.opens(queued.conversation):
@@ -98,6 +120,7 @@ class Requests:
         return await self._submit(submission, "queue")
 
     async def _submit(self, submission: Submission, if_busy: str) -> Accepted | Failure:
+        asked_at = asyncio.get_running_loop().time()
         try:
             result = await conversations.submit(self._store, submission, "reject" if if_busy == "reject" else "queue")
             if isinstance(result, Accepted) and if_busy == "interrupt":
@@ -113,11 +136,19 @@ class Requests:
                 return Failure("busy", "An answer is being written.")
             case Refused():
                 return Failure("too_many", "Too many messages wait for an answer.", 5.0)
+        if not result.duplicate:
+            self._submitted(result.response, asked_at)
         return result
 
     async def _conversation(self, response: str) -> str | None:
         queued = await log.request(self._store, response)
         return queued.conversation if queued else await jobs.conversation_of(self._store, response)
+
+
+def _counted(kind: str, result: Accepted | Failure) -> Accepted | Failure:
+    outcome = result.code if isinstance(result, Failure) else "duplicate" if result.duplicate else "accepted"
+    metrics.SUBMITS.labels(kind, outcome).inc()
+    return result
 
 
 def _failure(error: Exception) -> Failure:

@@ -14,7 +14,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from gateway.auth import Authenticator, KeyUnusableError, normal_origin
 from gateway.streams.store import Lifetimes
 
-SECRET: Final = ("jwt_key", "store")
+SHORTEST_TOKEN: Final = 16
+SECRET: Final = ("jwt_key", "operator_token", "store")
 """Settings whose values are never shown: a key, and an address that may hold a password."""
 
 
@@ -96,6 +97,19 @@ class Settings(BaseSettings):
         description="of these, half of them at the most, those in which a leaving gateway only says so at /readyz",
     )
     memory: int = Field(256, ge=16, description="MiB of unwatched logs that a gateway keeps in memory at the most")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="a second port, with /metrics, /healthz and /readyz for operators, also of a worker; the processes "
+        "of one gateway take one after the other from it on",
+    )
+    metrics_host: str | None = Field(None, description="address of it; unset: that of TOKENWIRE_HOST")
+    operator_token: SecretStr | None = Field(
+        None,
+        description="what operators show as a bearer token for /live, and for /metrics from elsewhere; @FILE reads it; "
+        "unset: neither",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity that is logged")
 
     @field_validator("origins", mode="before")
@@ -122,7 +136,7 @@ class Settings(BaseSettings):
             raise ValueError('not a JSON object of aliases, such as {"default": "demo"}')
         return models
 
-    @field_validator("jwt_key", mode="before")
+    @field_validator("jwt_key", "operator_token", mode="before")
     @classmethod
     def _read(cls, value: Any) -> Any:
         if isinstance(value, str) and value.startswith("@"):
@@ -130,6 +144,13 @@ class Settings(BaseSettings):
                 return Path(value[1:]).read_text().strip()
             except OSError as error:
                 raise ValueError(f"the file can not be read ({error.strerror})") from error
+        return value
+
+    @field_validator("operator_token")
+    @classmethod
+    def _hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < SHORTEST_TOKEN:
+            raise ValueError(f"the token has fewer than {SHORTEST_TOKEN} bytes")
         return value
 
     @model_validator(mode="after")

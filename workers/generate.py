@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 import traceback
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from gateway.streams import conversations, events, log
 from gateway.streams.events import End, LogId, Problem, Queued, Start, Waiting
 from gateway.streams.log import Claimed, Ended, Moved
 from gateway.streams.store import StoreError
-from workers import history
+from workers import history, metrics
 from workers.attempt import Attempt
 from workers.batch import Batch
-from workers.providers import Finish, Message, Provider, ProviderError, Reasoning, Request, Text
+from workers.call import Call
+from workers.providers import Finish, Message, ProviderError, Reasoning, Request, Served, Text
 from workers.seam import INSTRUCTION, Seam
 
 if TYPE_CHECKING:
@@ -59,11 +61,11 @@ class Generation:
         store: Store,
         job: Job,
         consumer: str,
-        providers: Mapping[str, tuple[Provider, str]],
+        providers: Mapping[str, Served],
         terms: Terms,
         beats: Beats,
     ) -> None:
-        """`providers`: each alias to its provider and that provider's name of the model."""
+        """`providers`: each alias to what it leads to."""
         self._store = store
         self._job = job
         self._consumer = consumer
@@ -122,11 +124,16 @@ class Generation:
             case _:
                 return
         logger.info("response %s, attempt %d begins", job.response, begun.number)
+        if begun.number == 1:
+            metrics.FIRST_ATTEMPTS.inc()
+            metrics.QUEUE_WAIT.observe(max(0.0, time.time() - job.queued_at))
+        else:
+            metrics.TAKE_OVERS.inc()
         partial = await self._text_before(begun) if keep else ""
         if not partial and queued.mode == "continue" and queued.replaces is not None:
             partial = await self._text_of(queued.replaces)
             self._batch.add(events.TEXT, partial)
-        await self._answer(await self._request(queued, served[1], partial), served[0], Seam(partial))
+        await self._answer(await self._request(queued, served.model, partial), served, Seam(partial))
 
     async def _request(self, queued: Queued, model: str, partial: str) -> Request:
         turns = await conversations.read(self._store, self._job.conversation, patience=self._terms.patience)
@@ -139,8 +146,8 @@ class Generation:
             said += going_on
         return Request(model, said, queued.instructions, queued.max_tokens, self._job.conversation, self._job.response)
 
-    async def _answer(self, request: Request, provider: Provider, seam: Seam) -> None:
-        listener = asyncio.create_task(self._listen(request, provider, seam))
+    async def _answer(self, request: Request, served: Served, seam: Seam) -> None:
+        listener = asyncio.create_task(self._listen(request, served, seam))
         writer = asyncio.create_task(self._write())
         try:
             # The writer only returns before the listener when it can not go on, and then says why.
@@ -157,14 +164,16 @@ class Generation:
             await asyncio.gather(listener, writer, return_exceptions=True)
         await self._end(how)
 
-    async def _listen(self, request: Request, provider: Provider, seam: Seam) -> End:
+    async def _listen(self, request: Request, served: Served, seam: Seam) -> End:
         """Hear the provider out, asking again while nothing has come; return how it ended."""
         deadline = self._now() + self._terms.patience
         tries = 0
         while True:
             heard = False
+            call = Call(served.name, served.model)
+            error = "internal"
             try:
-                async with aclosing(provider(request)) as stream:
+                async with aclosing(served.provider(request)) as stream:
                     async with asyncio.timeout(self._terms.first_timeout) as limit:
                         lasts = 0.0
                         async for event in stream:
@@ -173,23 +182,34 @@ class Generation:
                                 # Somewhat later than it has to be, because this costs as much as it does to read.
                                 lasts = now + self._terms.idle_timeout * 1.1
                                 limit.reschedule(lasts)
+                            if not heard:
+                                heard = not isinstance(event, Finish)
+                                call.heard()
                             match event:
                                 case Text(text):
-                                    heard = True
                                     self._gather(events.TEXT, seam.feed(text))
                                 case Reasoning(text):
-                                    heard = True
                                     self._gather(events.REASONING, text)
                                 case Finish(reason, usage):
+                                    error = ""
+                                    call.used(usage)
                                     self._gather(events.TEXT, seam.close())
                                     return End(reason, usage=dict(usage) or None, retryable=reason != "complete")
                             if self._batch.full:
+                                error = ""
                                 return End("length", retryable=False)
                 raise ProviderError("provider_incomplete", "The answer broke off.", retryable=True)
             except TimeoutError:
                 problem = ProviderError("provider_silent", "The model has stopped answering.", retryable=True)
-            except ProviderError as error:
-                problem = error
+                error = problem.code
+            except ProviderError as failure:
+                problem = failure
+                error = problem.code
+            except asyncio.CancelledError:
+                error = "cancelled"
+                raise
+            finally:
+                call.over(error)
             self._gather(events.TEXT, seam.close() if heard else "")
             tries += 1
             pause = problem.retry_after if problem.retry_after is not None else min(8.0, 0.5 * 2**tries)
@@ -198,6 +218,7 @@ class Generation:
                 logger.info("response %s: the provider failed (%s)", self._job.response, problem.code)
                 return End("failed", error=Problem(problem.code, problem.message), retryable=problem.retryable)
             assert self._attempt is not None
+            metrics.PROVIDER_WAITS.labels(problem.code).inc()
             self._attempt.add([events.encode(events.WAITING, Waiting(round(pause, 1)))])
             self._wake.set()
             await asyncio.sleep(pause)
@@ -242,6 +263,8 @@ class Generation:
         )
         if result == "appended":
             attempt.appended(append)
+            metrics.APPENDS.inc()
+            metrics.APPENDED.inc(len(append.values))
         else:
             self._refused(result)
         return True
@@ -249,6 +272,7 @@ class Generation:
     def _refused(self, last: LogId | None) -> None:
         assert self._attempt is not None
         if not self._attempt.refused(last):
+            metrics.FENCES.labels("append").inc()
             raise SupersededError
 
     async def _end(self, how: End) -> None:
@@ -270,6 +294,7 @@ class Generation:
                     self._refused(last)
                 case Ended(now=now):
                     if now:
+                        metrics.ENDED.labels(how.reason).inc()
                         logger.info("response %s ended: %s", self._job.response, how.reason)
                     return
                 case None:
@@ -283,7 +308,9 @@ class Generation:
                 await self._end(how)
             else:
                 self.ending = True
-                await log.end(self._store, self._job.conversation, self._job.response, how, owner=self._owner)
+                ended = await log.end(self._store, self._job.conversation, self._job.response, how, owner=self._owner)
+                if isinstance(ended, Ended) and ended.now:
+                    metrics.ENDED.labels(how.reason).inc()
         except (SupersededError, StoreError) as error:
             logger.info("response %s is left to another worker (%s)", self._job.response, type(error).__name__)
 

@@ -16,10 +16,11 @@ from redis.exceptions import RedisError
 from gateway.streams import jobs, keys, log
 from gateway.streams.events import End, Problem
 from gateway.streams.store import Store, StoreError
+from workers import metrics
 from workers.batch import Window
 from workers.beats import Beats
 from workers.generate import Generation, Terms
-from workers.providers import Provider, connect
+from workers.providers import Served, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -50,8 +51,9 @@ class Pool:
         self._store = store
         self._terms = terms
         self._concurrency = concurrency
+        metrics.CONCURRENCY.set(concurrency)
         self._beats = Beats(Window(terms.window))
-        self._providers: dict[str, tuple[Provider, str]] = {}
+        self._providers: dict[str, Served] = {}
         for alias, target in targets.items():
             try:
                 self._providers[alias] = connect(target, demo_rate=demo_rate, pace=self._beats.next)
@@ -99,8 +101,8 @@ class Pool:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
-        for provider, _ in self._providers.values():
-            if (close := getattr(provider, "aclose", None)) is not None:
+        for served in self._providers.values():
+            if (close := getattr(served.provider, "aclose", None)) is not None:
                 await close()
         try:
             for running in rest:
@@ -149,6 +151,7 @@ class Pool:
             generation = Generation(self._store, job, self.name, self._providers, self._terms, self._beats)
             task = asyncio.create_task(generation.run(), name=job.response)
             self._running[job.response] = _Running(job, generation, task)
+            metrics.RUNNING.set(len(self._running))
             task.add_done_callback(partial(self._finished, job))
 
     def _finished(self, job: jobs.Job, task: asyncio.Task[None]) -> None:
@@ -159,6 +162,7 @@ class Pool:
             return
         was_full = len(self._running) >= self._concurrency
         del self._running[job.response]
+        metrics.RUNNING.set(len(self._running))
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("response %s was left to another worker (%s)", job.response, type(error).__name__)
         if was_full:
@@ -177,6 +181,7 @@ class Pool:
                     logger.warning("a lease could not be renewed (%s)", type(result).__name__)
                     self._blind_at = asyncio.get_running_loop().time()
                 elif result != "held" and not running.generation.ending:
+                    metrics.FENCES.labels("renewal").inc()
                     running.task.cancel()
 
     async def _hear_control(self) -> None:
@@ -209,6 +214,7 @@ class Pool:
             return
         running = self._running.get(data.removeprefix(b"end ").decode())
         if running is not None and not running.generation.ending:
+            metrics.FENCES.labels("control").inc()
             running.task.cancel()
 
     async def _sweep(self) -> None:

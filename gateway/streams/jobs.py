@@ -29,6 +29,11 @@ class Job:
     response: str
     conversation: str
 
+    @property
+    def queued_at(self) -> float:
+        """When it was queued, in seconds since 1970 by the store's clock."""
+        return int(self.id.partition("-")[0]) / 1000
+
 
 Renewal = Literal["held", "ended", "gone", "lost"]
 

@@ -17,6 +17,8 @@ import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
+from gateway.streams import metrics
+
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection, ConnectionPool
 
@@ -133,6 +135,7 @@ class Pipeline:
             else:
                 future.set_result(reply)
         if not self._under_way:
+            metrics.ROUND_TRIPS.observe(asyncio.get_running_loop().time() - self._sent_at)
             self._gather()
 
     @property

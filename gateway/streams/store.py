@@ -34,6 +34,7 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
+from gateway.streams import metrics
 from gateway.streams.pipeline import Argument, Pipeline
 
 if TYPE_CHECKING:
@@ -135,9 +136,11 @@ class Store:
                 return reply
             except (RedisError, OSError) as error:
                 if _is_full(error):
+                    metrics.STORE_FULL.inc()
                     raise StoreFullError("the store is out of memory: raise maxmemory or shorten retention") from error
                 if not _is_transient(error):
                     raise
+                metrics.STORE_UNAVAILABLE.inc()
                 if asyncio.get_running_loop().time() + pause > deadline:
                     raise StoreUnavailableError(f"the store does not answer ({type(error).__name__})") from error
             await asyncio.sleep(pause)

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 )
 
 from gateway.burst import Burst
-from gateway.hub import Hub, Position, Room
+from gateway.hub import Hub, Position, Room, Tally
 from gateway.replica import UNKNOWN
 from gateway.streams import events, keys
 from gateway.streams.events import (
@@ -790,3 +790,42 @@ def test_a_room_that_is_not_trusted_any_more_is_read_anew() -> None:
     hub.load_response(room, RESPONSE, hub.ask_response(room, RESPONSE), [QUEUED, STARTED, TEXT, ENDED])
     hub.flush()
     assert screen.kinds() == ["end"]
+
+
+def test_what_is_given_is_counted_once_a_viewer() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
+    for _ in range(3):
+        watch(hub, room, Screen())
+    assert room.viewers == 3
+    hub.tally = Tally()
+    hub.take(room, published(TEXT, STARTED[0]))
+    hub.flush()
+    assert hub.tally == Tally(received=1, delivered=3, frames=3, gaps=0)
+    hub.take(room, published((LogId(NONCES, 7), TEXT[1]), LogId(NONCES, 6)))
+    assert (hub.tally.received, hub.tally.gaps) == (2, 1)
+
+
+def test_the_first_text_of_a_response_that_was_heard_from_its_beginning_is_noticed_once() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [])
+    watch(hub, room, Screen())
+    hub.take(room, published(QUEUED, "-"))
+    hub.take(room, published(STARTED, QUEUED[0]))
+    hub.flush()
+    assert hub.spoken == []
+    hub.take(room, published(TEXT, STARTED[0]))
+    hub.flush()
+    assert [replica.response for replica in hub.spoken] == [RESPONSE]
+    hub.take(room, published(ENDED, TEXT[0]))
+    hub.flush()
+    assert len(hub.spoken) == 1
+
+
+def test_one_that_ends_without_text_is_waited_for_no_longer() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [])
+    hub.take(room, published(QUEUED, "-"))
+    hub.take(room, published((LogId(NONCES, 2), ENDED[1]), QUEUED[0]))
+    hub.flush()
+    assert (room.silent, hub.spoken) == (set(), [])

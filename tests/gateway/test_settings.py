@@ -85,6 +85,7 @@ WRONG = [
     ("history", "59", "greater than or equal to 60"),
     ("drain", "-1", "greater than or equal to 0"),
     ("memory", "15", "greater than or equal to 16"),
+    ("metrics_port", "65536", "less than or equal to 65535"),
     ("log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
 ]
 
@@ -109,8 +110,16 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
 
 
 def test_every_setting_that_can_be_wrong_is_tried_above() -> None:
-    anything_goes = {"store", "host", "jwt_key", "jwt_audience", "proxies"}
+    anything_goes = {"store", "host", "jwt_key", "jwt_audience", "proxies", "metrics_host", "operator_token"}
     assert {name for name, _, _ in WRONG} == set(Settings.model_fields) - anything_goes
+
+
+def test_an_operators_token_that_can_be_guessed_is_refused_and_never_shown() -> None:
+    message = refused(operator_token="guess-me-please")
+    assert message == "TOKENWIRE_OPERATOR_TOKEN: the token has fewer than 16 bytes"
+    token = load({"operator_token": "guess-me-if-you-can"}).operator_token
+    assert token is not None
+    assert "guess" not in repr(token)
 
 
 def test_several_wrong_values_are_all_named() -> None:

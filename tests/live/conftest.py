@@ -12,6 +12,7 @@ import pytest
 
 from gateway.streams import events, log
 from gateway.streams.store import Store, open_store
+from tests.live.client import Client
 from tests.live.processes import GatewayProcess, WorkerProcess
 from tests.provider_server import ProviderServer
 from tests.stores import RealServer
@@ -77,6 +78,47 @@ def empty_house() -> Iterator[House]:
     """A house of one's own, without a worker."""
     with ExitStack() as stack:
         yield build(stack)
+
+
+OPERATOR = "an-operator's-planted-token"
+
+
+@dataclass
+class Operated:
+    """A gateway and a worker as an operator runs them: with ports for metrics, and logs for machines."""
+
+    server: RealServer
+    provider: ProviderServer
+    gateway: GatewayProcess
+    worker: WorkerProcess
+
+    async def answered(self, conversation: str, text: str, **fields: str) -> str:
+        """Ask, watch the answer until it has settled, and return the response's id."""
+        async with Client(conversation) as client:
+            await client.connect(self.gateway.socket_url)
+            await client.watches()
+            response = await client.ask(text, **fields)
+            await client.settled(response)
+            return response
+
+
+@pytest.fixture(scope="session")
+def operated() -> Iterator[Operated]:
+    """See `Operated`."""
+    with ExitStack() as stack:
+        server = stack.enter_context(RealServer())
+        provider = stack.enter_context(ProviderServer())
+        watched = ("--metrics-port", "0")
+        gateway = stack.enter_context(GatewayProcess(server.url, *watched, TOKENWIRE_OPERATOR_TOKEN=OPERATOR))
+        worker = stack.enter_context(
+            WorkerProcess(
+                server.url,
+                *("--models", json.dumps(MODELS), "--lease", str(LEASE), "--demo-rate", "80", *watched),
+                OPENAI_BASE_URL=f"{provider.url}/v1",
+                OPENAI_API_KEY="sk-planted-secret",
+            )
+        )
+        yield Operated(server, provider, gateway, worker)
 
 
 @pytest.fixture

@@ -105,6 +105,26 @@ class Process:
     def text(self) -> str:
         return "".join(self.output)
 
+    @property
+    def metrics_url(self) -> str:
+        """Where its metrics are: on the port that it has announced for them."""
+        return next(line.split()[-1] for line in self.output if line.startswith("Metrics are at"))
+
+    def counted(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        return sum(value for line, value in self._metrics() if line.partition("{")[0] == name)
+
+    def counts(self, name: str) -> dict[str, float]:
+        """A metric by its labels, as Prometheus spells them."""
+        return {line.partition("{")[2].rstrip("}"): value for line, value in self._metrics() if line.startswith(name)}
+
+    def _metrics(self) -> Iterator[tuple[str, float]]:
+        with urllib.request.urlopen(self.metrics_url, timeout=5.0) as reply:
+            for line in reply.read().decode().splitlines():
+                if not line.startswith("#"):
+                    name, _, value = line.rpartition(" ")
+                    yield name, float(value)
+
 
 class GatewayProcess(Process):
     """A gateway on a free port."""
@@ -120,27 +140,18 @@ class GatewayProcess(Process):
             assert time.monotonic() < deadline, self.text
             time.sleep(0.02)
 
+    @property
+    def metrics_url(self) -> str:
+        """Where its metrics are: on the port that it has announced for them, or on its own."""
+        announced = any(line.startswith("Metrics are at") for line in self.output)
+        return super().metrics_url if announced else f"{self.url}/metrics"
+
     def _ready(self) -> bool:
         try:
             with urllib.request.urlopen(f"{self.url}/readyz", timeout=1.0) as reply:
                 return bool(reply.status == 200)
         except OSError:
             return False
-
-    def counted(self, name: str) -> float:
-        """The sum of a metric over its labels."""
-        return sum(value for line, value in self._metrics() if line.partition("{")[0] == name)
-
-    def counts(self, name: str) -> dict[str, float]:
-        """A metric by its labels, as Prometheus spells them."""
-        return {line.partition("{")[2].rstrip("}"): value for line, value in self._metrics() if line.startswith(name)}
-
-    def _metrics(self) -> Iterator[tuple[str, float]]:
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=5.0) as reply:
-            for line in reply.read().decode().splitlines():
-                if not line.startswith("#"):
-                    name, _, value = line.rpartition(" ")
-                    yield name, float(value)
 
 
 class WorkerProcess(Process):

@@ -528,7 +528,7 @@ async def test_without_a_token_nothing_is_open(
         # A token in the address would end in logs; it is not looked at.
         reply = await client.request(method, f"{url}{path}?token={good.split()[1]}", json={"text": "x"})
         assert problem(reply) == "unauthenticated"
-    for path in ("/healthz", "/readyz", "/metrics", "/"):
+    for path in ("/healthz", "/readyz", "/"):
         assert (await client.get(url + path)).status_code == 200
 
 

@@ -275,6 +275,6 @@ def test_a_negative_rate_is_refused() -> None:
 
 
 async def test_it_is_found_by_name() -> None:
-    provider, model = connect_by_name("demo", demo_rate=0)
+    provider, model, _ = connect_by_name("demo", demo_rate=0)
     assert model == "demo"
     assert text_of(await everything(asking("Hi"), provider)) == answer("Hi")

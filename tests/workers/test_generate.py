@@ -14,7 +14,7 @@ from tests.gateway.streams.steps import Talk, fold
 from workers.batch import Window
 from workers.beats import Beats
 from workers.generate import Generation, Terms
-from workers.providers import Event, Finish, ProviderError, Request, Text
+from workers.providers import Event, Finish, ProviderError, Request, Served, Text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -69,7 +69,9 @@ class Answer:
     async def start(self) -> Answer:
         self.response = (await self.talk.ask()).response
         job = await self.talk.take("w1")
-        generation = Generation(self.store, job, "w1", {"default": (self.script, "m")}, self.terms, self.beats)
+        generation = Generation(
+            self.store, job, "w1", {"default": Served(self.script, "m", "script")}, self.terms, self.beats
+        )
         self.task = asyncio.create_task(generation.run())
         return self
 

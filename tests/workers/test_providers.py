@@ -473,7 +473,7 @@ async def test_a_server_of_ones_own_needs_no_key(
     server: ProviderServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_credentials(monkeypatch)
-    provider, model = connect_by_name(f"{name}/model-1", demo_rate=0)
+    provider, model, _ = connect_by_name(f"{name}/model-1", demo_rate=0)
     assert model == "model-1"
     # The server refuses calls that bring no key at all, as the SDKs do.
     assert text_of([event async for event in provider(ASKED)]) == "Hello, world!"

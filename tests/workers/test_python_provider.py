@@ -234,6 +234,6 @@ async def test_a_cancellation_from_within_is_no_failure() -> None:
 
 
 async def test_it_is_found_by_name() -> None:
-    provider, model = connect_by_name("python/my_module:generate", demo_rate=0)
+    provider, model, _ = connect_by_name("python/my_module:generate", demo_rate=0)
     assert model == "my_module:generate"
     assert await anext(started(provider)) == Text("Hi m Be brief 9")

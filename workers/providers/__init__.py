@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, TypedDict
+from typing import Literal, NamedTuple, TypeAlias, TypedDict
 
 
 class Message(TypedDict):
@@ -63,6 +63,14 @@ Pace: TypeAlias = Callable[[], Awaitable[None]]
 """Awaited by a provider before it reads on: what arrives meanwhile costs no more than one token does."""
 
 
+class Served(NamedTuple):
+    """What an alias leads to: a provider, its own name of the model, and the provider's name."""
+
+    provider: Provider
+    model: str
+    name: str
+
+
 class ProviderError(Exception):
     """The provider refused, failed or broke off.
 
@@ -83,19 +91,21 @@ async def at_once() -> None:
     """The pace of a provider that reads on without a pause."""
 
 
-def connect(target: str, *, demo_rate: float, pace: Pace = at_once) -> tuple[Provider, str]:
-    """Turn an operator's `provider/model` into a provider and the model's name; raise ValueError for an unknown one.
+def connect(target: str, *, demo_rate: float, pace: Pace = at_once) -> Served:
+    """Turn an operator's `provider/model` into what it leads to; raise ValueError for an unknown one.
 
     The provider's SDK is imported here and not before: a worker that only serves the demo needs none.
     """
     name, _, model = target.partition("/")
     match name:
         case "demo":
-            return importlib.import_module("workers.providers.demo").connect(demo_rate), model or "demo"
+            provider = importlib.import_module("workers.providers.demo").connect(demo_rate)
+            return Served(provider, model or "demo", name)
         case "openai" | "anthropic" | "python":
             if not model:
                 raise ValueError(f"{target!r} names no model: write {name}/MODEL")
             module = importlib.import_module(f"workers.providers.{name}")
-            return module.connect(model) if name == "python" else module.connect(model, pace), model
+            provider = module.connect(model) if name == "python" else module.connect(model, pace)
+            return Served(provider, model, name)
         case _:
             raise ValueError(f"{target!r} is no provider: use demo, openai/MODEL, anthropic/MODEL, python/MODULE:NAME")
