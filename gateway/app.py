@@ -11,20 +11,19 @@ import sys
 import time
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from redis.exceptions import RedisError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
-from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
-from gateway import metrics, wire
+from gateway import fleet, metrics, pages, wire
 from gateway.admission import Admission
 from gateway.asgi_socket import AsgiSocket
 from gateway.assets import widget_routes
@@ -35,9 +34,10 @@ from gateway.dialects.sse import HEADERS, EventStream, Place, cursor_of
 from gateway.exposition import bears, is_local, readiness, scraped
 from gateway.feed import Feed
 from gateway.hub import Hub, Position
+from gateway.live import Live
 from gateway.requests import Failure, Requests
 from gateway.session import Session
-from gateway.streams import jobs, keys, log
+from gateway.streams import jobs, keys, log, presence, records
 from gateway.streams.store import Store, StoreError
 from gateway.uvicorn_protocol import TAKE_OVER
 from gateway.wheel import STEP, Wheel
@@ -57,28 +57,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SOCKET: Final = "/v1/ws"
+LOOK_AROUND_EVERY: Final = 2
+"""Signs of life between two looks at the queue and at who is there."""
 
 FILES_TO_SPARE: Final = 64
 """Descriptors that are not for sockets: the store, requests, and those who have to be told that there is no room."""
-
-# Installed, the page lies in this package; in a checkout, in web/.
-PAGE: Final = next(
-    (
-        folder
-        for folder in (Path(__file__).parent / "page", Path(__file__).parent.parent / "web" / "page")
-        if folder.is_dir()
-    ),
-    None,
-)
-PAGE_HEADERS: Final = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' ws: wss:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
-}
 
 
 class Gateway:
@@ -87,6 +70,7 @@ class Gateway:
     def __init__(self, settings: Settings, store: Store, port: int, models: tuple[str, ...] | None) -> None:
         """`port` is the one listened on; `models` the aliases that may be asked for, None leaves it to the workers."""
         self.store = store
+        self._pulse = presence.Pulse()
         self.hub = Hub()
         self.feed = Feed(store, self.hub, settings.memory << 20)
         self.authenticator = Authenticator(settings.key, settings.jwt_audience)
@@ -112,7 +96,7 @@ class Gateway:
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Everything that goes on beside the routes."""
-        tasks = [asyncio.create_task(self.feed.run()), asyncio.create_task(self._tick())]
+        tasks = [asyncio.create_task(work) for work in (self.feed.run(), self._tick(), self._be_seen())]
         for task in tasks:
             task.add_done_callback(self._ended)
         try:
@@ -138,6 +122,54 @@ class Gateway:
             now, wall = time.monotonic(), time.time()
             for connection in self.wheel.due(now):
                 connection.tick(now, wall)
+
+    async def _be_seen(self) -> None:
+        """Give signs of life, and look at how the fleet does."""
+        turns = 0
+        try:
+            while True:
+                await asyncio.sleep(presence.EVERY)
+                turns += 1
+                try:
+                    await presence.show(self.store, self._record())
+                    if turns % LOOK_AROUND_EVERY == 0:
+                        await self._look_around()
+                except (StoreError, RedisError, OSError) as error:
+                    logger.info("no sign of life could be given (%s)", type(error).__name__)
+        finally:
+            try:
+                async with asyncio.timeout(presence.EVERY):
+                    await presence.leave(self.store, self._record())
+            except (TimeoutError, RedisError, OSError):
+                # It is forgotten by itself.
+                pass
+
+    async def _look_around(self) -> None:
+        queue = await presence.queue(self.store)
+        for state, count in (("waiting", queue.waiting), ("running", queue.running), ("behind", queue.behind)):
+            metrics.QUEUE.labels(state).set(count)
+        metrics.QUEUE_LAG.set(queue.lag)
+        for kind, count in (await presence.counts(self.store)).items():
+            metrics.FLEET.labels(kind).set(count)
+
+    def _record(self) -> records.Gateway:
+        pulse = self._pulse
+        pulse.beat()
+        watched = fleet.watched(self.hub.rooms.values())
+        return records.Gateway(
+            pulse.name,
+            pulse.age,
+            pulse.cpu,
+            pulse.memory,
+            len(self.connections) + len(self.streams),
+            sum(room.viewers for room in self.hub.rooms.values()),
+            sum(len(room.behind) for room in self.hub.rooms.values()),
+            len(watched),
+            self.feed.received,
+            self.feed.delivered,
+            watched,
+            self.leaving,
+        )
 
     def allows(self, origin: str | None) -> bool:
         """Tell whether a page of this origin may connect."""
@@ -405,16 +437,6 @@ def _error(code: str, message: str, retry_after: float | None = None) -> Respons
     return JSONResponse({"error": {"code": code, "message": message}}, wire.ERRORS[code], headers)
 
 
-class Page(StaticFiles):
-    """The page at `/`, under a policy that lets nothing in but itself."""
-
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """Starlette's response, with our headers."""
-        response = super().file_response(*args, **kwargs)
-        response.headers.update(PAGE_HEADERS)
-        return response
-
-
 def most_sockets() -> int:
     """How many connections the limit of open files allows, with some left for everything else."""
     try:
@@ -460,8 +482,10 @@ def create(gateway: Gateway, settings: Settings) -> Starlette:
         Route("/metrics", gateway.metrics),
         *widget_routes(),
     ]
-    if PAGE is not None:
-        routes.append(Mount("/", Page(directory=PAGE, html=True)))
+    if settings.operator_token is not None:
+        routes += Live(gateway.store, settings.operator_token.get_secret_value()).routes()
+    if (folder := pages.folder("page")) is not None:
+        routes.append(Mount("/", pages.Page(directory=folder, html=True)))
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(settings.origins),

@@ -1,57 +1,27 @@
-"""tokenwire run | gateway | worker | doctor | tail | widget | bench"""
+"""tokenwire run | gateway | worker | widget | bench; and what `gateway.console` has"""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.settings import Settings, SettingsError, load
-from gateway.streams.metrics import BUILD
+from gateway import console
+from gateway.commands import needs_shared_store, run_to_end, with_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable
 
     from starlette.responses import Response
 
     from gateway.app import Gateway
+    from gateway.settings import Settings
     from gateway.signals import Signals
     from gateway.streams.store import Store
     from workers.pool import Pool
-
-
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for every setting, and the settings themselves as its first argument."""
-
-    def run(**given: Any) -> None:
-        own = {name: given.pop(name) for name in list(given) if name not in Settings.model_fields}
-        try:
-            settings = load({name: value for name, value in given.items() if value is not None})
-        except SettingsError as error:
-            raise click.ClickException(str(error)) from None
-        BUILD.labels(_version()).set(1)
-        logging.basicConfig(
-            level=settings.log_level.upper(),
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-            stream=sys.stderr,
-        )
-        for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "anthropic", "uvicorn.access"):
-            # They log addresses and, at debug level, whole prompts.
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        # uvicorn's WebSocket logger writes the query string.
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-        command(settings, **own)
-
-    run.__doc__ = command.__doc__
-    run.__name__ = command.__name__
-    for name, field in reversed(Settings.model_fields.items()):
-        run = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=field.description)(run)
-    return run
 
 
 @click.group(context_settings={"show_default": True})
@@ -60,20 +30,24 @@ def main() -> None:
     """Deliver LLM answers to browsers so that nothing is lost, doubled or stuck."""
 
 
+for command in (console.doctor, console.config, console.top, console.tail):
+    main.add_command(command)
+
+
 @main.command()
 @with_settings
 def run(settings: Settings) -> None:
     """Gateway and worker in one process: everything, on one machine."""
-    _main(_serve(settings, with_worker=True))
+    run_to_end(_serve(settings, with_worker=True))
 
 
 @main.command()
 @with_settings
 def gateway(settings: Settings) -> None:
     """A gateway: browsers on one side, the store on the other. Run as many as you like."""
-    _shared(settings)
+    needs_shared_store(settings)
     if settings.processes == 1:
-        _main(_serve(settings, with_worker=False))
+        run_to_end(_serve(settings, with_worker=False))
         return
     from gateway.processes import Family
     from gateway.server import reserve
@@ -89,7 +63,7 @@ def _one_of_many(settings: Settings, place: int) -> int:
         # A scrape is to reach each of them.
         settings = settings.model_copy(update={"metrics_port": settings.metrics_port + place})
     try:
-        _main(_serve(settings, with_worker=False))
+        run_to_end(_serve(settings, with_worker=False))
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -129,70 +103,8 @@ def bench(arguments: tuple[str, ...]) -> None:
 @with_settings
 def worker(settings: Settings) -> None:
     """A worker: takes jobs from the store and writes what providers answer. Run as many as you like."""
-    _shared(settings)
-    _main(_work(settings))
-
-
-@main.command()
-@with_settings
-def doctor(settings: Settings) -> None:
-    """Check the store, the limits of this machine and the keys, and say what to do."""
-    from gateway.doctor import examine
-
-    findings = asyncio.run(examine(settings))
-    for finding in findings:
-        click.echo(f"{finding.mark:<5} {finding.subject}: {finding.text}")
-    if any(finding.mark == "FAIL" for finding in findings):
-        sys.exit(1)
-
-
-@main.command()
-@click.argument("response")
-@click.option("--follow", is_flag=True, help="go on until the log has its end")
-@with_settings
-def tail(settings: Settings, response: str, follow: bool) -> None:
-    """Print the log of RESPONSE, an entry a line: its id, its kind, its body."""
-    from gateway.streams import keys
-
-    if not keys.is_response(response):
-        raise click.ClickException(f"{response!r} is no response's id; they look like r07 and 16 letters or digits")
-    _shared(settings)
-    _main(_tail(settings, response, follow))
-
-
-def _version() -> str:
-    try:
-        return version("tokenwire")
-    except PackageNotFoundError:  # in a checkout, by `make run`
-        return "unknown"
-
-
-def _shared(settings: Settings) -> None:
-    if settings.store.startswith("memory:"):
-        raise click.ClickException(
-            "memory:// lives inside one process: use `tokenwire run`, or set TOKENWIRE_STORE to embedded:// "
-            "or to a Redis such as redis://127.0.0.1:6379"
-        )
-
-
-def _main(work: Coroutine[Any, Any, None]) -> None:
-    from gateway.streams.store import StoreError
-
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(work)
-    except (StoreError, ValueError) as error:
-        raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:
-        pass
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # not on Windows
-        return None
-    return uvloop.new_event_loop
+    needs_shared_store(settings)
+    run_to_end(_work(settings))
 
 
 async def _serve(settings: Settings, *, with_worker: bool) -> None:
@@ -329,37 +241,3 @@ async def _hand_over(pool: Pool, drain: float, signals: Signals) -> None:
         await pool.leave(0.0)
     else:
         await leaving
-
-
-async def _tail(settings: Settings, response: str, follow: bool) -> None:
-    from gateway.streams import events, log
-    from gateway.streams.store import open_store
-
-    names = {
-        events.QUEUED: "queued",
-        events.START: "start",
-        events.CONTINUE: "continue",
-        events.TEXT: "text",
-        events.REASONING: "reasoning",
-        events.WAITING: "waiting",
-        events.END: "end",
-    }
-    store = await open_store(settings.store, settings.lifetimes)
-    try:
-        last = None
-        while True:
-            entries = await log.read(store, response, last)
-            if not entries:
-                raise click.ClickException(f"there is no log of {response}; a log is kept for {settings.retention:g} s")
-            for entry, value in entries:
-                if entry == last:
-                    continue
-                kind, body = value[:1], value[1:].decode()
-                name = names.get(kind, kind.decode())
-                click.echo(f"{entry!s:<20} {name:<9} {body}")
-            last = entries[-1][0]
-            if not follow or entries[-1][1][:1] == events.END:
-                return
-            await asyncio.sleep(0.2)
-    finally:
-        await store.close()

@@ -72,6 +72,9 @@ class Feed:
         self._round = 0
         self._heard_at = 0.0
         """When what the next flush gives first came; 0.0 where nothing has."""
+        self.received = self.delivered = 0.0
+        """Entries a second, of late."""
+        self._counted_at = 0.0
         self._submitted: dict[str, float] = {}
         """Responses that were asked for here, oldest first, and when."""
 
@@ -228,7 +231,7 @@ class Feed:
             await self._load(room)
         except StoreError as error:
             # The next comparison tries again.
-            logger.warning("a log of conversation %s could not be read: %s", room.name, error)
+            logger.warning("a log could not be read: %s", error, extra={"conversation": room.name})
         except Exception as error:
             _report(f"a log of conversation {room.name} could not be taken", error)
 
@@ -316,7 +319,8 @@ class Feed:
             room.wanted.add(name)
             self._different += 1
             metrics.REPAIRS.inc()
-            logger.info("conversation %s: %s differs from the store's", room.name, name or "its log")
+            about = {"conversation": room.name, "response": name or None}
+            logger.info("a copy differs from the store's log and is mended", extra=about)
             self._repair_soon(room)
 
     async def _judge_subscription(self) -> None:
@@ -335,6 +339,10 @@ class Feed:
         metrics.BEHIND.set(sum(len(room.behind) for room in rooms))
         metrics.OPEN_LOGS.set(sum(replica.end is None for room in rooms for replica in room.responses.values()))
         tally, self._hub.tally = self._hub.tally, Tally()
+        now = asyncio.get_running_loop().time()
+        self.received = round(tally.received / (now - self._counted_at), 1)
+        self.delivered = round(tally.delivered / (now - self._counted_at), 1)
+        self._counted_at = now
         metrics.RECEIVED.inc(tally.received)
         metrics.DELIVERED.inc(tally.delivered)
         metrics.FRAMES.inc(tally.frames)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from gateway.auth import Identity
     from gateway.wire import Retry, Send, Stop
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,11 @@ class Requests:
         now = isinstance(ended, log.Ended) and ended.now
         if now:
             metrics.STOPS.labels(request.reason).inc()
+            logger.info(
+                "the response ended: %s",
+                request.reason,
+                extra={"conversation": conversation, "response": request.response},
+            )
         return Stopped(request.response, now)
 
     async def retry(self, request: Retry, identity: Identity) -> Accepted | Failure:
@@ -138,6 +147,8 @@ class Requests:
                 return Failure("too_many", "Too many messages wait for an answer.", 5.0)
         if not result.duplicate:
             self._submitted(result.response, asked_at)
+            about = {"conversation": submission.conversation, "response": result.response}
+            logger.info("the response was asked for", extra=about)
         return result
 
     async def _conversation(self, response: str) -> str | None:

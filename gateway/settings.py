@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import json
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.auth import Authenticator, KeyUnusableError, normal_origin
 from gateway.streams.store import Lifetimes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SHORTEST_TOKEN: Final = 16
 SECRET: Final = ("jwt_key", "operator_token", "store")
@@ -111,6 +116,9 @@ class Settings(BaseSettings):
         "unset: neither",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity that is logged")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="a line for people, or a JSON object, for each event"
+    )
 
     @field_validator("origins", mode="before")
     @classmethod
@@ -201,8 +209,87 @@ class Settings(BaseSettings):
         return found
 
 
+PREFIX: Final = "TOKENWIRE_"
+SERVICE_LINK: Final = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT_\d+_(TCP|UDP)(_\w+)?)")
+"""What Kubernetes puts into every container of a namespace that has a service whose name begins with tokenwire."""
+
+CREDENTIALS: Final = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
+"""What the SDKs of the providers read themselves."""
+
+MASK: Final = "********"
+
+
+class Effective(NamedTuple):
+    """A setting in effect: its variable, its value fit to be shown, and `default`, `environment` or `option`."""
+
+    name: str
+    value: str
+    source: str
+
+
+def effective(settings: Settings, given: Mapping[str, Any], environment: Mapping[str, str]) -> list[Effective]:
+    """Every setting; `given` are the options. Of secrets it is only shown that they are set."""
+    there = {name.upper() for name in environment}
+    found = []
+    for name in Settings.model_fields:
+        variable = f"{PREFIX}{name.upper()}"
+        source = "option" if name in given else "environment" if variable in there else "default"
+        found.append(Effective(variable, _shown(name, getattr(settings, name)), source))
+    there_too = {name: value for name in CREDENTIALS if (value := environment.get(name))}
+    return found + [
+        Effective(name, MASK if name.endswith("KEY") else without_password(value), "environment")
+        for name, value in there_too.items()
+    ]
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, SecretStr):
+        return MASK
+    match value:
+        case dict():
+            return json.dumps(value)
+        case tuple():
+            return ",".join(value) or "-"
+        case float():
+            return f"{value:g}"
+        case _:
+            return (without_password(value) if name == "store" else str(value)) or "-"
+
+
+def without_password(address: str) -> str:
+    """An address fit to be shown: whoever it names, and whatever follows a question mark, is masked."""
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        return MASK
+    place, question, _ = rest.partition("?")
+    # A password may hold an @ or a slash that nobody has spelled as %XX.
+    _, at, tail = place.rpartition("@")
+    return f"{scheme}://{MASK + at if at else ''}{tail if at else place}{question and question + MASK}"
+
+
+def unknown(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """Variables of the environment that look like settings and are none, each with the setting that may be meant."""
+    names = [name.upper() for name in Settings.model_fields]
+    found: dict[str, str | None] = {}
+    for variable, value in environment.items():
+        name = variable.upper().removeprefix(PREFIX)
+        if not variable.upper().startswith(PREFIX) or name in names:
+            continue
+        if SERVICE_LINK.fullmatch(variable.upper()) or (name.endswith("_PORT") and "://" in value):
+            continue
+        near = difflib.get_close_matches(name, names, 1, cutoff=0.75)
+        found[variable] = f"{PREFIX}{near[0]}" if near else None
+    return found
+
+
 def load(given: dict[str, Any]) -> Settings:
     """Read the settings from the environment and from options, which win; raises SettingsError."""
+    misspelled = [f"{name} is no setting: is {near} meant?" for name, near in unknown(os.environ).items() if near]
+    if misspelled:
+        # Not only a warning: a key that is not looked at is a door that stands open.
+        raise SettingsError("\n".join(misspelled))
     try:
         return Settings(**given)
     except ValidationError as error:
@@ -213,5 +300,9 @@ def load(given: dict[str, Any]) -> Settings:
             seen = given.get(name, os.environ.get(f"TOKENWIRE_{name.upper()}", problem["input"]))
             shown = "" if name in SECRET else f"={seen!r}"
             message = problem["msg"].removeprefix("Value error, ")
+            if isinstance(seen, str) and name.endswith("port") and seen.startswith("tcp://"):
+                message = (
+                    "set by Kubernetes, for a service of this name: put enableServiceLinks: false into the pod's spec"
+                )
             lines.append(f"TOKENWIRE_{name.upper()}{shown}: {message}" if name else message)
         raise SettingsError("\n".join(lines)) from None

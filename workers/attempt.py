@@ -37,6 +37,16 @@ class Attempt:
         self._written = 1
 
     @property
+    def number(self) -> int:
+        """Which try at the response this is."""
+        return self._start.number
+
+    @property
+    def written(self) -> int:
+        """Entries that the log has of it, the start among them."""
+        return self._written
+
+    @property
     def tail(self) -> LogId:
         """The last id that the log is known to have, as far as this attempt goes."""
         return self._id(self._written) if self._written else self._before

@@ -67,10 +67,15 @@ class Batch:
 
     def __init__(self, longest: int) -> None:
         """`longest`: bytes of text and reasoning that are taken."""
-        self._room = longest
+        self._longest = self._room = longest
         self._pieces: list[tuple[bytes, str]] = []
         self._halves: dict[bytes, str] = {}
         self._taken_in = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of text and reasoning that were taken."""
+        return self._longest - max(self._room, 0)
 
     @property
     def full(self) -> bool:

@@ -16,6 +16,7 @@ import msgspec
 from gateway.streams import conversations, events, log
 from gateway.streams.events import End, LogId, Problem, Queued, Start, Waiting
 from gateway.streams.log import Claimed, Ended, Moved
+from gateway.streams.records import Working
 from gateway.streams.store import StoreError
 from workers import history, metrics
 from workers.attempt import Attempt
@@ -76,25 +77,44 @@ class Generation:
         self._wake = asyncio.Event()
         self._complete = False
         self._attempt: Attempt | None = None
+        self._model = ""
+        self._begun_at = time.monotonic()
+        self._size = 0
         self.ending = False
         """Whether the end is being written; what is then heard of an end is most likely this one."""
+
+    def working(self, elapsed: float) -> Working:
+        """What is done of it by now; `elapsed`: the seconds since this was last asked."""
+        size, before = self._batch.size, self._size
+        self._size = size
+        attempt = self._attempt
+        return Working(
+            self._job.response,
+            self._job.conversation,
+            self._model,
+            attempt.number if attempt is not None else 0,
+            round(time.monotonic() - self._begun_at, 1),
+            attempt.written if attempt is not None else 0,
+            size,
+            round((size - before) / elapsed, 1),
+        )
 
     async def run(self) -> None:
         """Answer the job's response; return when its log has an end, or is no longer this worker's."""
         try:
             await self._run()
         except SupersededError:
-            logger.info("response %s: this attempt is over", self._job.response)
+            logger.info("the attempt is over", extra=self._about)
         except asyncio.CancelledError:
-            logger.info("response %s: this attempt is over", self._job.response)
+            logger.info("the attempt is over", extra=self._about)
             raise
         except StoreError as error:
             # No failure of the answer: whoever takes the job over finds all that was written.
-            logger.warning("response %s is left to its lease (%s)", self._job.response, type(error).__name__)
+            logger.warning("the response is left to its lease (%s)", type(error).__name__, extra=self._about)
         except Exception as error:
             # The frames without the message: that may hold what somebody wrote.
             where = "".join(traceback.format_tb(error.__traceback__))
-            logger.error("response %s failed in the worker (%s)\n%s", self._job.response, type(error).__name__, where)
+            logger.error("the worker failed (%s)\n%s", type(error).__name__, where, extra=self._about)
             await self._give_up("internal", "The answer could not be written.", retryable=True)
 
     async def _run(self) -> None:
@@ -104,6 +124,7 @@ class Generation:
         if not isinstance(queued, Queued):
             await self._give_up("expired", "The message waited too long to be answered.", retryable=True)
             return
+        self._model = queued.model
         served = self._providers.get(queued.model)
         if served is None:
             await self._give_up("unknown_model", "There is no such model.", retryable=False)
@@ -123,7 +144,7 @@ class Generation:
                 return
             case _:
                 return
-        logger.info("response %s, attempt %d begins", job.response, begun.number)
+        logger.info("the attempt begins", extra=self._about)
         if begun.number == 1:
             metrics.FIRST_ATTEMPTS.inc()
             metrics.QUEUE_WAIT.observe(max(0.0, time.time() - job.queued_at))
@@ -215,7 +236,7 @@ class Generation:
             pause = problem.retry_after if problem.retry_after is not None else min(8.0, 0.5 * 2**tries)
             pause *= random.uniform(1.0, 1.1)  # noqa: S311 - spreads the tries of many workers
             if heard or not problem.retryable or self._now() + pause > deadline:
-                logger.info("response %s: the provider failed (%s)", self._job.response, problem.code)
+                logger.info("the provider failed (%s)", problem.code, extra=self._about)
                 return End("failed", error=Problem(problem.code, problem.message), retryable=problem.retryable)
             assert self._attempt is not None
             metrics.PROVIDER_WAITS.labels(problem.code).inc()
@@ -295,7 +316,7 @@ class Generation:
                 case Ended(now=now):
                     if now:
                         metrics.ENDED.labels(how.reason).inc()
-                        logger.info("response %s ended: %s", self._job.response, how.reason)
+                        logger.info("the response ended: %s", how.reason, extra=self._about)
                     return
                 case None:
                     return
@@ -311,8 +332,15 @@ class Generation:
                 ended = await log.end(self._store, self._job.conversation, self._job.response, how, owner=self._owner)
                 if isinstance(ended, Ended) and ended.now:
                     metrics.ENDED.labels(how.reason).inc()
+                    logger.info("the response ended: %s (%s)", how.reason, code, extra=self._about)
         except (SupersededError, StoreError) as error:
-            logger.info("response %s is left to another worker (%s)", self._job.response, type(error).__name__)
+            logger.info("the response is left to another worker (%s)", type(error).__name__, extra=self._about)
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        """What a log record is about."""
+        attempt = self._attempt.number if self._attempt is not None else None
+        return {"conversation": self._job.conversation, "response": self._job.response, "attempt": attempt}
 
     @property
     def _owner(self) -> tuple[str, str]:

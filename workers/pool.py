@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import secrets
-import socket
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
-from gateway.streams import jobs, keys, log
+from gateway.streams import jobs, keys, log, presence
 from gateway.streams.events import End, Problem
+from gateway.streams.records import MOST_RESPONSES, Worker
 from gateway.streams.store import Store, StoreError
 from workers import metrics
 from workers.batch import Window
@@ -47,7 +45,8 @@ class Pool:
         self, store: Store, targets: Mapping[str, str], terms: Terms, *, concurrency: int, demo_rate: float
     ) -> None:
         """`targets`: alias to `provider/model`. Raises ValueError for one that can not be served."""
-        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._pulse = presence.Pulse()
+        self.name = self._pulse.name
         self._store = store
         self._terms = terms
         self._concurrency = concurrency
@@ -79,7 +78,7 @@ class Pool:
             return
         self._loops = [
             asyncio.create_task(loop)
-            for loop in (self._take_jobs(), self._keep_leases(), self._hear_control(), self._sweep())
+            for loop in (self._take_jobs(), self._keep_leases(), self._hear_control(), self._sweep(), self._be_seen())
         ]
         try:
             await asyncio.gather(*self._loops)
@@ -108,6 +107,7 @@ class Pool:
             for running in rest:
                 await jobs.release(self._store, running.job, self.name)
             await jobs.leave(self._store, self.name)
+            await presence.leave(self._store, self._record())
         except (StoreError, RedisError, OSError) as error:
             # The leases run out by themselves.
             logger.warning("jobs could not be handed over (%s)", type(error).__name__)
@@ -164,7 +164,8 @@ class Pool:
         del self._running[job.response]
         metrics.RUNNING.set(len(self._running))
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("response %s was left to another worker (%s)", job.response, type(error).__name__)
+            about = {"conversation": job.conversation, "response": job.response}
+            logger.error("the response was left to another worker (%s)", type(error).__name__, extra=about)
         if was_full:
             self._woken.update(range(keys.PARTITIONS))
             self._wake.set()
@@ -216,6 +217,31 @@ class Pool:
         if running is not None and not running.generation.ending:
             metrics.FENCES.labels("control").inc()
             running.task.cancel()
+
+    async def _be_seen(self) -> None:
+        """Give signs of life."""
+        while True:
+            await asyncio.sleep(presence.EVERY)
+            try:
+                await presence.show(self._store, self._record())
+            except (StoreError, RedisError, OSError) as error:
+                logger.info("no sign of life could be given (%s)", type(error).__name__)
+
+    def _record(self) -> Worker:
+        pulse = self._pulse
+        pulse.beat()
+        running = [running.generation.working(pulse.elapsed) for running in self._running.values()]
+        return Worker(
+            pulse.name,
+            pulse.age,
+            pulse.cpu,
+            pulse.memory,
+            len(running),
+            self._concurrency,
+            tuple(sorted(self._providers)),
+            tuple(running[:MOST_RESPONSES]),
+            self._leaving,
+        )
 
     async def _sweep(self) -> None:
         while True:

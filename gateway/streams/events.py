@@ -79,6 +79,16 @@ TEXT: Final = b"T"
 REASONING: Final = b"R"
 WAITING: Final = b"W"
 END: Final = b"E"
+KINDS: Final = {
+    QUEUED: "queued",
+    START: "start",
+    CONTINUE: "continue",
+    TEXT: "text",
+    REASONING: "reasoning",
+    WAITING: "waiting",
+    END: "end",
+}
+"""What they are called where people see them."""
 
 # Kinds of entries in a conversation log.
 MESSAGE: Final = b"M"

@@ -96,3 +96,13 @@ def feed(name: str) -> str:
 def control(partition: int) -> str:
     """Channel: `job`, and `end <response>`, for workers."""
     return f"tw:{{p{partition:02d}}}:control"
+
+
+def presence() -> str:
+    """Set: the names of the gateways and workers that gave a sign of life, and may be gone."""
+    return "tw:{p00}:presence"
+
+
+def sign_of_life(name: str) -> str:
+    """String: what a gateway or a worker says of itself; gone when it has said nothing for a while."""
+    return f"tw:{{p00}}:presence:{name}"

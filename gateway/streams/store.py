@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SCRIPTS: Final = ("submit", "claim", "append", "end", "renew", "release", "requeue", "compare")
+SCRIPTS: Final = ("submit", "claim", "append", "end", "renew", "release", "requeue", "compare", "show", "queue")
 SCHEMES: Final = ("memory", "embedded", "redis", "rediss", "unix")
 
 CONNECT_TIMEOUT: Final = 3.0

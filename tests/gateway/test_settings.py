@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import ValidationError
 
-from gateway.settings import Settings, SettingsError, load
+from gateway.settings import Settings, SettingsError, effective, load, unknown, without_password
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,6 +86,7 @@ WRONG = [
     ("drain", "-1", "greater than or equal to 0"),
     ("memory", "15", "greater than or equal to 16"),
     ("metrics_port", "65536", "less than or equal to 65535"),
+    ("log_format", "xml", "'text' or 'json'"),
     ("log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
 ]
 
@@ -120,6 +121,78 @@ def test_an_operators_token_that_can_be_guessed_is_refused_and_never_shown() -> 
     token = load({"operator_token": "guess-me-if-you-can"}).operator_token
     assert token is not None
     assert "guess" not in repr(token)
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("TOKENWIRE_JWTKEY", "TOKENWIRE_JWT_KEY"),
+        ("TOKENWIRE_ORIGIN", "TOKENWIRE_ORIGINS"),
+        ("tokenwire_stor", "TOKENWIRE_STORE"),
+        ("TOKENWIRE_LOGLEVEL", "TOKENWIRE_LOG_LEVEL"),
+    ],
+)
+def test_a_misspelled_variable_stops_the_start_and_is_named_with_the_one_that_is_meant(
+    variable: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "its-value")
+    assert refused() == f"{variable} is no setting: is {meant} meant?"
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "TOKENWIRE_SERVICE_HOST",
+        "TOKENWIRE_SERVICE_PORT_HTTP",
+        "TOKENWIRE_GATEWAY_PORT",
+        "TOKENWIRE_METRICS_PORT_9100_TCP_ADDR",
+        "TOKENWIRE_ELSEWHERE",
+    ],
+)
+def test_what_is_near_no_setting_stops_nothing(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "tcp://10.0.0.1:8000")
+    load({})
+    # Of what Kubernetes sets, not a word.
+    assert unknown(os.environ) == ({variable: None} if variable.endswith("ELSEWHERE") else {})
+
+
+def test_a_port_that_kubernetes_set_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENWIRE_PORT", "tcp://10.0.0.1:8000")
+    assert "enableServiceLinks: false" in refused()
+
+
+def test_the_settings_in_effect_say_where_they_come_from_and_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENWIRE_STORE", "redis://me:pa/ss@w0rd@example.com:6379/1?password=w0rd")
+    monkeypatch.setenv("tokenwire_lease", "2.5")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted")
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://me:w0rd@example.com/v1")
+    monkeypatch.setenv("TOKENWIRE_ORIGINS", "https://a.example,https://b.example")
+    given = {"jwt_key": SECRET, "port": "9000", "models": '{"default": "demo"}'}
+    rows = effective(load(given), given, os.environ)
+    told = {row.name: (row.value, row.source) for row in rows}
+    assert [row.name for row in rows][: len(Settings.model_fields)] == [
+        f"TOKENWIRE_{name.upper()}" for name in Settings.model_fields
+    ]
+    assert told["TOKENWIRE_STORE"] == ("redis://********@example.com:6379/1?********", "environment")
+    assert told["TOKENWIRE_LEASE"] == ("2.5", "environment")
+    assert told["TOKENWIRE_JWT_KEY"] == ("********", "option")
+    assert told["TOKENWIRE_PORT"] == ("9000", "option")
+    assert told["TOKENWIRE_MODELS"] == ('{"default": "demo"}', "option")
+    assert told["TOKENWIRE_ORIGINS"] == ("https://a.example,https://b.example", "environment")
+    assert told["TOKENWIRE_MEMORY"] == ("256", "default")
+    assert told["TOKENWIRE_OPERATOR_TOKEN"] == ("-", "default")
+    assert told["OPENAI_API_KEY"] == ("********", "environment")
+    assert told["OPENAI_BASE_URL"] == ("https://********@example.com/v1", "environment")
+    assert not any(secret in str(rows) for secret in ("w0rd", "pa/ss", "planted", SECRET))
+
+
+@pytest.mark.parametrize("address", ["memory://", "unix:///run/valkey.sock", "redis://127.0.0.1:6379/0"])
+def test_an_address_without_a_password_is_shown_as_it_is(address: str) -> None:
+    assert without_password(address) == address
+
+
+def test_what_is_no_address_is_not_shown() -> None:
+    assert without_password("hunter2") == "********"
 
 
 def test_several_wrong_values_are_all_named() -> None:

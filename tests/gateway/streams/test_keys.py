@@ -96,6 +96,12 @@ def test_two_submissions_never_share_a_key(one: str, other: str, key: str, other
         assert keys.submission(one, key) != keys.submission(other, other_key)
 
 
+def test_those_who_are_there_are_found_with_one_command() -> None:
+    signs = [keys.presence(), keys.sign_of_life("gateway:g1"), keys.sign_of_life("worker:w1")]
+    assert {slot_of(key) for key in signs} == {"p00"}
+    assert len(set(signs)) == 3
+
+
 def test_a_colon_in_a_name_leads_to_no_other_submission() -> None:
     """Conversation `a`, key `b:c` and conversation `a:b`, key `c`, which may lie in one partition."""
     assert keys.submission("a", "b:c").partition("}")[2] != keys.submission("a:b", "c").partition("}")[2]

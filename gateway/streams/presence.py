@@ -1,0 +1,119 @@
+"""Who is there: each gateway and each worker says what it does, once a second; who falls silent is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.streams import keys, records
+from gateway.streams.records import Queue
+from gateway.streams.store import Store, milliseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.streams.records import Record
+
+EVERY: Final = 1.0
+"""Seconds between two signs of life."""
+
+FORGOTTEN_AFTER: Final = 5.0
+STATM: Final = Path("/proc/self/statm")
+"""Pages of memory, the resident ones second: proc(5)."""
+
+
+class Pulse:
+    """How a process does: its name, its age, and its share of a core since it was last asked."""
+
+    def __init__(self, name: str | None = None) -> None:
+        """`name`: a new one, if it is not given."""
+        self.name = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._born = self._asked_at = time.monotonic()
+        self._computed = time.process_time()
+        self.cpu = 0.0
+        self.elapsed = 0.0
+        """The seconds between the last two askings."""
+
+    def beat(self) -> None:
+        """Look at the clocks."""
+        now, computed = time.monotonic(), time.process_time()
+        self.elapsed = max(now - self._asked_at, 1e-6)
+        self.cpu = round((computed - self._computed) / self.elapsed, 3)
+        self._asked_at, self._computed = now, computed
+
+    @property
+    def age(self) -> float:
+        """The seconds that this process has run."""
+        return round(time.monotonic() - self._born, 1)
+
+    @property
+    def memory(self) -> int:
+        """The bytes of memory that it has; 0 where the system does not say."""
+        try:
+            return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except OSError:
+            return 0
+
+
+async def show(store: Store, record: Record) -> None:
+    """Give a sign of life; raises StoreError."""
+    name = records.name_of(record)
+    ttl = milliseconds(FORGOTTEN_AFTER)
+    await store.call(
+        "show", [keys.presence(), keys.sign_of_life(name)], name, records.encode(record), ttl, patience=EVERY
+    )
+
+
+async def leave(store: Store, record: Record) -> None:
+    """Be forgotten at once; raises RedisError, OSError."""
+    name = records.name_of(record)
+    await store.client.srem(keys.presence(), name)
+    await store.client.delete(keys.sign_of_life(name))
+
+
+async def seen(store: Store) -> list[Record]:
+    """What everybody who is there says of himself, by name; raises StoreError, RedisError."""
+    names = await _names(store)
+    if not names:
+        return []
+    said: Sequence[bytes | None] = await store.repeat(
+        lambda: store.client.mget([keys.sign_of_life(name) for name in names]), EVERY
+    )
+    silent = [name for name, record in zip(names, said, strict=True) if record is None]
+    if silent:
+        await store.client.srem(keys.presence(), *silent)
+    found = [records.decode(record) for record in said if record is not None]
+    return [record for record in found if record is not None]
+
+
+async def counts(store: Store) -> dict[str, int]:
+    """How many gateways and workers are there; raises StoreError, RedisError."""
+    names = await _names(store)
+    found = {"gateway": 0, "worker": 0}
+    for kind in found:
+        signs = [keys.sign_of_life(name) for name in names if name.startswith(f"{kind}:")]
+        if signs:
+            found[kind] = int(await store.client.exists(*signs))
+    return found
+
+
+async def _names(store: Store) -> list[str]:
+    reply: Any = await store.repeat(lambda: store.client.smembers(keys.presence()), EVERY)
+    return sorted(name.decode() for name in reply)
+
+
+async def queue(store: Store) -> Queue:
+    """The whole queue; raises StoreError."""
+    parts = await asyncio.gather(
+        *(
+            store.call("queue", [keys.jobs(number), keys.open_responses(number)], keys.GROUP, patience=EVERY)
+            for number in range(keys.PARTITIONS)
+        )
+    )
+    waiting, running, behind, _ = (sum(part[index] for part in parts) for index in range(4))
+    return Queue(waiting, running, behind, max(part[3] for part in parts) / 1000)

@@ -1,0 +1,144 @@
+"""What is logged: one answer can be followed by its id over all processes, and nobody's words or secrets are there."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import jwt
+import pytest
+
+from gateway.logs import JsonFormat, TextFormat
+from tests.live.client import Client
+from tests.live.conftest import LEASE
+from tests.live.processes import GatewayProcess, WorkerProcess
+from tests.provider_server import ProviderServer, Scenario
+from tests.stores import RealServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.live.processes import Process
+
+KEY = "planted-jwt-key-of-thirty-two-bytes-or-more"
+OPERATOR = "planted-operators-token"
+API_KEY = "sk-planted-key-of-the-provider"
+PASSWORD = "planted-password-of-the-store"
+QUESTION = "PlantedQuestion"
+ANSWER = "PlantedAnswer"
+INSTRUCTIONS = "PlantedInstructions"
+
+pytestmark = pytest.mark.live
+
+
+def events_of(process: Process) -> list[dict[str, Any]]:
+    """What a process logged; all but its announcements is JSON."""
+    lines = [line for line in process.output if not line.startswith(("Tokenwire", "Metrics are at"))]
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def parts() -> Iterator[tuple[GatewayProcess, list[WorkerProcess], ProviderServer]]:
+    """A gateway and two workers that log all that they ever do, at a provider and a store with secrets."""
+    with ExitStack() as stack:
+        server = stack.enter_context(RealServer())
+        server.command("ACL", "SETUSER", "tokenwire", "on", f">{PASSWORD}", "~*", "&*", "+@all")
+        store = server.url.replace("redis://", f"redis://tokenwire:{PASSWORD}@")
+        scenario = Scenario(pieces=tuple(f"{ANSWER}{n} " for n in range(100)), delay=0.02)
+        provider = stack.enter_context(ProviderServer(scenario))
+        logged = ("--log-format", "json", "--log-level", "debug")
+        gateway = stack.enter_context(
+            GatewayProcess(store, *logged, TOKENWIRE_JWT_KEY=KEY, TOKENWIRE_OPERATOR_TOKEN=OPERATOR)
+        )
+        workers = [
+            stack.enter_context(
+                WorkerProcess(
+                    store,
+                    *logged,
+                    *("--models", '{"default": "openai/fake"}', "--lease", str(LEASE)),
+                    OPENAI_BASE_URL=f"{provider.url}/v1",
+                    OPENAI_API_KEY=API_KEY,
+                )
+            )
+            for _ in range(2)
+        ]
+        yield gateway, workers, provider
+
+
+async def test_one_answer_is_followed_by_its_id_over_a_workers_death_and_no_secret_is_there(
+    parts: tuple[GatewayProcess, list[WorkerProcess], ProviderServer], conversation: str
+) -> None:
+    gateway, workers, provider = parts
+    claims = {"sub": "planted-subject", "exp": time.time() + 600, "conversations": [conversation]}
+    token = jwt.encode(claims, KEY, "HS256")
+    async with Client(conversation, token) as client:
+        await client.connect(gateway.socket_url)
+        await client.watches()
+        response = await client.ask(f"{QUESTION} one", instructions=INSTRUCTIONS)
+        await client.shows(response, 60)
+        busy = next(w for w in workers if any(e.get("response") == response for e in events_of(w)))
+        busy.kill()
+        await client.attempted(response, 2)
+        await client.settled(response)
+        provider.scenarios[f"{QUESTION} two"] = Scenario(status=500, error=ANSWER)
+        failed = await client.ask(f"{QUESTION} two")
+        await client.stop(failed)
+        await client.ended(failed)
+        # What is refused is logged no more than what is not.
+        await client.say({"type": "send", "key": "k", "conversation": "another", "text": QUESTION})
+        await client.say(f'{{"type": "send", "text": "{QUESTION}"')
+        await client.until(lambda: len(client.errors) >= 2)
+    async with Client(conversation, f"{token}x") as stranger:
+        await stranger.connect(gateway.socket_url)
+        assert await stranger.closed() == 4401
+    processes: list[Process] = [gateway, *workers]
+    for process in processes:
+        process.close()
+    followed = sorted(
+        (event for process in processes for event in events_of(process) if event.get("response") == response),
+        key=lambda event: str(event["time"]),
+    )
+    assert [(event["event"], event.get("attempt")) for event in followed] == [
+        ("the response was asked for", None),
+        ("the attempt begins", 1),
+        ("the attempt begins", 2),
+        ("the response ended: complete", 2),
+    ]
+    assert {event["conversation"] for event in followed} == {conversation}
+    everything = "".join(process.text for process in processes)
+    for planted in (KEY, OPERATOR, API_KEY, PASSWORD, QUESTION, ANSWER, INSTRUCTIONS, token, token.split(".")[2]):
+        assert planted not in everything
+
+
+def record(message: str, *arguments: object, **about: object) -> logging.LogRecord:
+    made = logging.makeLogRecord({"name": "gateway.feed", "levelno": logging.INFO, "levelname": "INFO", **about})
+    made.msg, made.args = message, arguments
+    return made
+
+
+def test_an_event_is_one_line_of_json_whatever_it_holds() -> None:
+    line = JsonFormat().format(record("two\nlines \ud800 %s", "and more", response="r1", attempt=2, user="unknown"))
+    assert "\n" not in line
+    event = json.loads(line)
+    assert (event["event"], event["level"]) == ("two\nlines \ud800 and more", "info")
+    assert (event["response"], event["attempt"], event["logger"]) == ("r1", 2, "gateway.feed")
+    assert "conversation" not in event
+    assert "user" not in event
+
+
+def test_for_people_the_ids_stand_behind() -> None:
+    line = TextFormat().format(record("it ended", conversation="c1", response="r1"))
+    assert line.endswith("INFO gateway.feed: it ended conversation=c1 response=r1")
+
+
+def test_a_failure_is_told_within_the_line() -> None:
+    try:
+        raise ValueError(secrets.token_hex(2))
+    except ValueError as error:
+        failed = record("it failed")
+        failed.exc_info = (type(error), error, error.__traceback__)
+    assert "ValueError" in json.loads(JsonFormat().format(failed))["trace"]
