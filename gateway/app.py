@@ -39,6 +39,7 @@ from gateway.requests import Failure, Requests
 from gateway.session import Session
 from gateway.streams import jobs, keys, log, presence, records
 from gateway.streams.store import Store, StoreError
+from gateway.streams.tracing import HEADER
 from gateway.uvicorn_protocol import TAKE_OVER
 from gateway.wheel import STEP, Wheel
 from gateway.wire import Close, Retry, Send, Stop
@@ -243,7 +244,9 @@ class Gateway:
             return body
         key = request.headers.get("idempotency-key") or secrets.token_hex(16)
         try:
-            send = msgspec.convert({**body, "type": "send", "conversation": entered[1], "key": key}, Send)
+            send = msgspec.convert(
+                {**_traced(request, body), "type": "send", "conversation": entered[1], "key": key}, Send
+            )
         except msgspec.ValidationError as error:
             return _error("bad_frame", str(error)[:200])
         result = await self.requests.send(send)
@@ -263,7 +266,7 @@ class Gateway:
         if isinstance(body, Response):
             return body
         key = request.headers.get("idempotency-key") or secrets.token_hex(16)
-        fields = {**body, "type": "retry", "response": request.path_params["response"], "key": key}
+        fields = {**_traced(request, body), "type": "retry", "response": request.path_params["response"], "key": key}
         try:
             retry = msgspec.convert(fields, Retry)
         except msgspec.ValidationError as error:
@@ -428,6 +431,12 @@ async def _body(request: Request) -> dict[str, Any] | Response:
     if not isinstance(fields, dict):
         return _error("bad_frame", "The body must be a JSON object.")
     return fields
+
+
+def _traced(request: Request, body: dict[str, Any]) -> dict[str, Any]:
+    parent = request.headers.get(HEADER, "")
+    # One that is none of ours is no mistake of the request's (W3C Trace Context, section 3.2).
+    return {**body, HEADER: parent} if wire.is_traceparent(parent) else body
 
 
 def _error(code: str, message: str, retry_after: float | None = None) -> Response:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import traceback
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from opentelemetry.trace import SpanKind
 from redis.exceptions import RedisError
 
 from gateway import metrics
 from gateway.hub import Tally
-from gateway.streams import conversations, events, keys, log
+from gateway.streams import conversations, events, keys, log, tracing
 from gateway.streams.comparison import different
 from gateway.streams.store import Store, StoreError
 from gateway.streams.subscription import listen
@@ -160,13 +162,22 @@ class Feed:
 
     def _measure(self) -> None:
         now = asyncio.get_running_loop().time()
+        heard_at = self._heard_at or now
         if self._heard_at:
             metrics.ADDED_DELAY.observe(now - self._heard_at)
             self._heard_at = 0.0
         while self._hub.spoken:
-            asked_at = self._submitted.pop(self._hub.spoken.pop().response, None)
+            replica = self._hub.spoken.pop()
+            asked_at = self._submitted.pop(replica.response, None)
             if asked_at is not None:
                 metrics.FIRST_TOKEN.observe(now - asked_at)
+            if replica.queued is not None and replica.queued.trace is not None:
+                about = {tracing.RESPONSE: replica.response, tracing.CONVERSATION: replica.queued.conversation}
+                ended_at = time.time_ns()
+                begun_at = ended_at - int((now - heard_at) * 1e9)
+                tracing.begin("first frame", SpanKind.INTERNAL, replica.queued.trace, about, begun_at=begun_at).end(
+                    ended_at
+                )
 
     def _repair_soon(self, room: Room) -> None:
         if room.wanted and room.ready:

@@ -7,14 +7,18 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from opentelemetry.trace import SpanKind
+
 from gateway import metrics
-from gateway.streams import conversations, jobs, keys, log
+from gateway.streams import conversations, jobs, keys, log, tracing
 from gateway.streams.conversations import Accepted, Refused, Submission
 from gateway.streams.events import End
 from gateway.streams.store import Store, StoreFullError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from opentelemetry.trace import Span
 
     from gateway.auth import Identity
     from gateway.wire import Retry, Send, Stop
@@ -81,7 +85,7 @@ class Requests:
             max_tokens=request.max_tokens,
             replaces=request.replaces,
         )
-        return await self._submit(submission, request.if_busy)
+        return await self._submit(submission, request.if_busy, request.traceparent)
 
     async def stop(self, request: Stop, identity: Identity) -> Stopped | Failure:
         """End a response, in whatever state it is; to stop it again changes nothing."""
@@ -126,12 +130,26 @@ class Requests:
             replaces=request.response,
             mode=request.mode,
         )
-        return await self._submit(submission, "queue")
+        return await self._submit(submission, "queue", request.traceparent)
 
-    async def _submit(self, submission: Submission, if_busy: str) -> Accepted | Failure:
+    async def _submit(self, submission: Submission, if_busy: str, parent: str | None) -> Accepted | Failure:
+        about = {tracing.CONVERSATION: submission.conversation}
+        span = tracing.begin("submit", SpanKind.SERVER, parent, about)
+        try:
+            result = await self._submit_in(span, submission, if_busy)
+            if isinstance(result, Accepted):
+                span.set_attribute(tracing.RESPONSE, result.response)
+            else:
+                span.set_attribute("error.type", result.code)
+            return result
+        finally:
+            span.end()
+
+    async def _submit_in(self, span: Span, submission: Submission, if_busy: str) -> Accepted | Failure:
         asked_at = asyncio.get_running_loop().time()
         try:
-            result = await conversations.submit(self._store, submission, "reject" if if_busy == "reject" else "queue")
+            busy: conversations.IfBusy = "reject" if if_busy == "reject" else "queue"
+            result = await conversations.submit(self._store, submission, busy, tracing.traceparent(span))
             if isinstance(result, Accepted) and if_busy == "interrupt":
                 # The message stands already; whatever happens now, it comes after these.
                 for response in result.ahead:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -18,6 +19,8 @@ MOST_WATCHED: Final = 32
 Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
 Cursor: TypeAlias = Annotated[str, Meta(max_length=128)]
 Key: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[!-~]+\Z")]
+_TRACE: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+Trace: TypeAlias = Annotated[str, Meta(pattern=rf"^{_TRACE.pattern}\Z")]
 Alias: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+\Z")]
 
 
@@ -66,6 +69,7 @@ class Send(msgspec.Struct, frozen=True, tag_field="type", tag="send"):
     max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     replaces: Id | None = None
     if_busy: Literal["queue", "reject", "interrupt"] = "queue"
+    traceparent: Trace | None = None
 
 
 class Stop(msgspec.Struct, frozen=True, tag_field="type", tag="stop"):
@@ -81,6 +85,7 @@ class Retry(msgspec.Struct, frozen=True, tag_field="type", tag="retry"):
     response: Id
     key: Key
     mode: Literal["restart", "continue"] = "restart"
+    traceparent: Trace | None = None
 
 
 class Token(msgspec.Struct, frozen=True, tag_field="type", tag="token"):
@@ -92,6 +97,11 @@ class Token(msgspec.Struct, frozen=True, tag_field="type", tag="token"):
 ClientFrame: TypeAlias = Hello | Watch | Unwatch | Send | Stop | Retry | Token
 
 _DECODER: Final = msgspec.json.Decoder(ClientFrame)
+
+
+def is_traceparent(text: str) -> bool:
+    """Tell whether a header may stand in a frame as its `traceparent`."""
+    return _TRACE.fullmatch(text) is not None
 
 
 class BadFrame(msgspec.Struct, frozen=True):

@@ -7,13 +7,13 @@ import logging
 import random
 import time
 import traceback
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+from opentelemetry.trace import SpanKind
 
-from gateway.streams import conversations, events, log
+from gateway.streams import conversations, events, log, tracing
 from gateway.streams.events import End, LogId, Problem, Queued, Start, Waiting
 from gateway.streams.log import Claimed, Ended, Moved
 from gateway.streams.records import Working
@@ -78,6 +78,8 @@ class Generation:
         self._complete = False
         self._attempt: Attempt | None = None
         self._model = ""
+        self._trace: str | None = None
+        """The traceparent of this attempt."""
         self._begun_at = time.monotonic()
         self._size = 0
         self.ending = False
@@ -154,7 +156,17 @@ class Generation:
         if not partial and queued.mode == "continue" and queued.replaces is not None:
             partial = await self._text_of(queued.replaces)
             self._batch.add(events.TEXT, partial)
-        await self._answer(await self._request(queued, served.model, partial), served, Seam(partial))
+        about = {
+            tracing.RESPONSE: job.response,
+            tracing.CONVERSATION: job.conversation,
+            "tokenwire.attempt": begun.number,
+        }
+        span = tracing.begin("attempt", SpanKind.CONSUMER, queued.trace, about)
+        self._trace = tracing.traceparent(span)
+        try:
+            await self._answer(await self._request(queued, served.model, partial), served, Seam(partial))
+        finally:
+            span.end()
 
     async def _request(self, queued: Queued, model: str, partial: str) -> Request:
         turns = await conversations.read(self._store, self._job.conversation, patience=self._terms.patience)
@@ -191,10 +203,10 @@ class Generation:
         tries = 0
         while True:
             heard = False
-            call = Call(served.name, served.model)
+            call = Call(served.name, served.model, request, self._trace)
             error = "internal"
             try:
-                async with aclosing(served.provider(request)) as stream:
+                async with call.answered(served.provider(request)) as stream:
                     async with asyncio.timeout(self._terms.first_timeout) as limit:
                         lasts = 0.0
                         async for event in stream:

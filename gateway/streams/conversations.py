@@ -64,8 +64,13 @@ def nonce() -> int:
     return secrets.randbelow(NONCES)
 
 
-async def submit(store: Store, submission: Submission, if_busy: IfBusy = "queue") -> Accepted | Refused:
-    """Accept a submission once, however often it is sent; raises StoreUnavailableError, StoreFullError."""
+async def submit(
+    store: Store, submission: Submission, if_busy: IfBusy = "queue", trace: str | None = None
+) -> Accepted | Refused:
+    """Accept a submission once, however often it is sent; raises StoreUnavailableError, StoreFullError.
+
+    `trace`: the traceparent of the request, which counts for nothing.
+    """
     name = submission.conversation
     response = keys.response_id(name, secrets.token_hex(8))
     message = submission.message or f"m{secrets.token_hex(8)}"
@@ -81,6 +86,7 @@ async def submit(store: Store, submission: Submission, if_busy: IfBusy = "queue"
         submission.max_tokens,
         submission.replaces,
         submission.mode,
+        trace,
     )
     opened = Opened(response, message, submission.model, submission.replaces, again=submission.text is None)
     life = store.lifetimes

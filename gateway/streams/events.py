@@ -106,6 +106,8 @@ class Queued(msgspec.Struct, frozen=True, omit_defaults=True):
     max_tokens: int | None = None
     replaces: str | None = None
     mode: Literal["restart", "continue"] = "restart"
+    trace: str | None = None
+    """A traceparent: the request of which the answer is a part."""
 
 
 class Start(msgspec.Struct, frozen=True, omit_defaults=True):

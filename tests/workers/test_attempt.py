@@ -53,6 +53,7 @@ def test_an_attempt_writes_what_it_is_given_behind_its_start() -> None:
     attempt.appended(append)
     assert attempt.next() is None
     assert attempt.tail == LogId(START.attempt, 4)
+    assert (attempt.number, attempt.written) == (START.number, 3)
 
 
 def test_what_comes_while_an_append_is_on_its_way_is_the_next_append() -> None:

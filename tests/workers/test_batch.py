@@ -231,8 +231,10 @@ def test_an_answer_is_never_longer_than_it_may_be_and_what_there_is_of_it_is_its
 def test_text_and_reasoning_share_what_room_there_is() -> None:
     batch = Batch(4)
     batch.add(events.REASONING, "abc")
+    assert batch.size == 3
     batch.add(events.TEXT, "de")
     assert batch.full
+    assert batch.size == 4
     batch.add(events.REASONING, "f")
     assert batch.take(1) == [b"Rabc", b"Td"]
 

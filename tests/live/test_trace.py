@@ -1,0 +1,171 @@
+"""One trace follows one answer over processes, and what a client sent is passed on where nobody records."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+
+from gateway.streams import log
+from gateway.streams.store import open_store
+from tests.live.client import Client
+from tests.live.processes import GatewayProcess, WorkerProcess
+from tests.provider_server import Scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.live.conftest import House, Operated
+
+pytestmark = pytest.mark.live
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+CALLER = "b7ad6b7169203331"
+TRACEPARENT = f"00-{TRACE}-{CALLER}-01"
+
+SDK = """
+import os
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+
+file = open(os.environ["SPANS"], "a", buffering=1)
+exporter = ConsoleSpanExporter(out=file, formatter=lambda span: span.to_json(indent=None) + "\\n")
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+trace.set_tracer_provider(provider)
+"""
+"""What an operator brings: an SDK, and somewhere for spans to go."""
+
+
+class Traced:
+    """A gateway and a worker with an SDK, which write their spans to one file."""
+
+    def __init__(self, gateway: GatewayProcess, file: Path) -> None:
+        self.gateway = gateway
+        self._file = file
+
+    def spans(self) -> dict[str, dict[str, Any]]:
+        """The spans of the trace, by name."""
+        lines = [json.loads(line) for line in self._file.read_text().splitlines()] if self._file.exists() else []
+        return {line["name"]: line for line in lines if line["context"]["trace_id"] == f"0x{TRACE}"}
+
+    async def until(self, *names: str) -> dict[str, dict[str, Any]]:
+        """Those spans, once they all are there."""
+        deadline = time.monotonic() + 10.0
+        while not set(names) <= (found := self.spans()).keys():
+            assert time.monotonic() < deadline, found
+            await asyncio.sleep(0.02)
+        return found
+
+
+@pytest.fixture
+def traced(operated: Operated, tmp_path: Path) -> Iterator[Callable[..., Traced]]:
+    with ExitStack() as stack:
+        (tmp_path / "sitecustomize.py").write_text(SDK)
+
+        def begin() -> Traced:
+            file = tmp_path / "spans.jsonl"
+            environment = {"PYTHONPATH": str(tmp_path), "SPANS": str(file)}
+            gateway = stack.enter_context(GatewayProcess(operated.server.url, **environment))
+            stack.enter_context(
+                WorkerProcess(
+                    operated.server.url,
+                    *("--models", '{"traced": "openai/fake-4"}'),
+                    OPENAI_BASE_URL=f"{operated.provider.url}/v1",
+                    OPENAI_API_KEY="sk-planted-secret",
+                    **environment,
+                )
+            )
+            return Traced(gateway, file)
+
+        yield begin
+
+
+def parent(span: dict[str, Any]) -> str:
+    return str(span["parent_id"]).removeprefix("0x")
+
+
+def own(span: dict[str, Any]) -> str:
+    return str(span["context"]["span_id"]).removeprefix("0x")
+
+
+async def test_from_the_request_through_the_store_to_the_provider_and_the_first_frame(
+    traced: Callable[..., Traced], operated: Operated, conversation: str
+) -> None:
+    # The worker that all others share serves no such model; whoever takes the job first answers, so it has to leave.
+    operated.provider.scenarios["Trace me"] = Scenario(pieces=("Planted ", "answer"))
+    operated.worker.freeze()
+    try:
+        deployment = traced()
+        async with Client(conversation) as client, httpx2.AsyncClient() as http:
+            await client.connect(deployment.gateway.socket_url)
+            await client.watches()
+            posted = await http.post(
+                f"{deployment.gateway.url}/v1/conversations/{conversation}/messages",
+                json={"text": "Trace me", "model": "traced", "max_tokens": 99},
+                headers={"traceparent": TRACEPARENT},
+            )
+            response = posted.json()["response"]
+            await client.settled(response)
+        spans = await deployment.until("submit", "attempt", "chat fake-4", "first frame")
+    finally:
+        operated.worker.resume()
+    assert parent(spans["submit"]) == CALLER
+    assert parent(spans["attempt"]) == own(spans["submit"])
+    assert parent(spans["chat fake-4"]) == own(spans["attempt"])
+    assert parent(spans["first frame"]) == own(spans["submit"])
+    kinds = {name: span["kind"].removeprefix("SpanKind.") for name, span in spans.items()}
+    assert kinds == {"submit": "SERVER", "attempt": "CONSUMER", "chat fake-4": "CLIENT", "first frame": "INTERNAL"}
+    chat = spans["chat fake-4"]
+    assert chat["attributes"] == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "fake-4",
+        "gen_ai.request.stream": True,
+        "gen_ai.request.max_tokens": 99,
+        "gen_ai.conversation.id": conversation,
+        "gen_ai.usage.input_tokens": 7,
+        "gen_ai.usage.output_tokens": 4,
+    }
+    assert [event["name"] for event in chat["events"]] == ["first chunk"]
+    assert spans["attempt"]["attributes"]["tokenwire.attempt"] == 1
+    for name in ("submit", "attempt", "first frame"):
+        assert spans[name]["attributes"]["tokenwire.response"] == response
+    assert not any(words in json.dumps(spans) for words in ("Planted", "Trace me", "sk-planted"))
+
+
+async def trace_of(house: House, response: str) -> str | None:
+    store = await open_store(house.server.url)
+    try:
+        queued = await log.request(store, response)
+    finally:
+        await store.close()
+    assert queued is not None
+    return queued.trace
+
+
+async def test_where_nobody_records_what_a_client_sent_is_passed_on(house: House, conversation: str) -> None:
+    async with Client(conversation) as client, httpx2.AsyncClient() as http:
+        await client.connect(house.urls()[0])
+        await client.watches()
+        response = await client.ask("Trace me", model="fake", traceparent=TRACEPARENT)
+        await client.settled(response)
+        assert await trace_of(house, response) == TRACEPARENT
+        untraced = await client.ask("Trace me not", model="fake")
+        await client.settled(untraced)
+        assert await trace_of(house, untraced) is None
+        # What is no traceparent breaks no request, but a frame's field is the protocol's.
+        url = f"{house.gateways[0].url}/v1/conversations/{conversation}/messages"
+        posted = await http.post(url, json={"text": "Trace me"}, headers={"traceparent": "nonsense"})
+        assert await trace_of(house, posted.json()["response"]) is None
+        frame = {"type": "send", "key": "k1", "conversation": conversation, "text": "x", "traceparent": "nonsense"}
+        await client.say(frame)
+        await client.until(lambda: client.errors)
+        assert client.errors[0]["code"] == "bad_frame"
