@@ -1,0 +1,271 @@
+"""The alerts: each fires on figures that mean trouble and on none that do not, and has a page that says what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+import yaml
+from gateway.streams.metrics import REGISTRY
+
+from gateway import metrics as _gateway_metrics  # noqa: F401 - they register what they count
+from tests.core_coverage import ROOT
+from workers import metrics as _worker_metrics  # noqa: F401
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+RULES: Final = ROOT / "deploy" / "prometheus" / "alerts.yaml"
+RUNBOOKS: Final = ROOT / "deploy" / "runbooks"
+DASHBOARD: Final = ROOT / "deploy" / "grafana" / "tokenwire.json"
+CHART: Final = ROOT / "deploy" / "helm" / "tokenwire"
+
+ALERTS: Final[list[dict[str, Any]]] = [
+    rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
+]
+NAMES: Final = [alert["alert"] for alert in ALERTS]
+
+# Prometheus' own words.
+FUNCTIONS: Final = {
+    *("absent", "and", "avg", "by", "clamp_min", "count", "histogram_quantile", "group_left", "ignoring", "increase"),
+    *("label_replace", "max", "min", "on", "or", "rate", "sum", "time", "topk", "unless", "without"),
+}
+
+HOUR: Final = "x120"
+"""Of series with a figure each 30 s."""
+
+# What a deployment shows in which nothing is wrong: two gateways and a worker, a question every few seconds.
+WELL: Final = {
+    'up{job="tokenwire-gateway", instance="g1"}': "1",
+    'up{job="tokenwire-gateway", instance="g2"}': "1",
+    'up{job="tokenwire-worker", instance="w1"}': "1",
+    'tokenwire_connections{instance="g1", kind="websocket"}': "100",
+    'tokenwire_fleet_processes{instance="g1", kind="worker"}': "1",
+    'tokenwire_store_errors_total{instance="g1", kind="unavailable"}': "0",
+    'tokenwire_store_errors_total{instance="g1", kind="full"}': "0",
+    'tokenwire_queue_lag_seconds{instance="g1"}': "0.4",
+    'tokenwire_worker_responses{instance="w1"}': "40",
+    'tokenwire_worker_concurrency{instance="w1"}': "300",
+    'tokenwire_time_to_first_token_seconds_bucket{instance="g1", le="1.0"}': "0+9",
+    'tokenwire_time_to_first_token_seconds_bucket{instance="g1", le="20.0"}': "0+9",
+    'tokenwire_time_to_first_token_seconds_bucket{instance="g1", le="+Inf"}': "0+9",
+    'tokenwire_added_delay_seconds_bucket{instance="g1", le="0.01"}': "0+1000",
+    'tokenwire_added_delay_seconds_bucket{instance="g1", le="0.5"}': "0+1000",
+    'tokenwire_added_delay_seconds_bucket{instance="g1", le="+Inf"}': "0+1000",
+    'tokenwire_store_round_trip_seconds_bucket{instance="g1", le="0.01"}': "0+1000",
+    'tokenwire_store_round_trip_seconds_bucket{instance="g1", le="0.5"}': "0+1000",
+    'tokenwire_store_round_trip_seconds_bucket{instance="g1", le="+Inf"}': "0+1000",
+    'tokenwire_viewers{instance="g1"}': "100",
+    'tokenwire_viewers_behind{instance="g1"}': "1",
+    'tokenwire_responses_ended_total{instance="w1", reason="complete"}': "0+100",
+    'tokenwire_responses_ended_total{instance="w1", reason="failed"}': "0+1",
+    'tokenwire_provider_waits_total{instance="w1", error_type="provider_rate_limited"}': "0+1",
+    'tokenwire_refused_total{instance="g1", code="1013"}': "0",
+    'tokenwire_refused_total{instance="g1", code="4401"}': "0+100",
+    'process_open_fds{job="tokenwire-gateway", instance="g1"}': "400",
+    'process_max_fds{job="tokenwire-gateway", instance="g1"}': "65536",
+    'process_open_fds{job="other", instance="o1"}': "1000",
+    'process_max_fds{job="other", instance="o1"}': "1024",
+    'tokenwire_build_info{job="tokenwire-gateway", instance="g1", version="0.1.0"}': "1",
+    'tokenwire_build_info{job="tokenwire-gateway", instance="g2", version="0.1.0"}': "1",
+    'tokenwire_attempts_total{instance="w1", kind="first"}': "0+100",
+    'tokenwire_attempts_total{instance="w1", kind="take_over"}': "0",
+    'tokenwire_repairs_total{instance="g1"}': "0",
+    'tokenwire_gaps_total{instance="g1"}': "0+1",
+    'tokenwire_watches_total{instance="g1", outcome="resumed"}': "0+100",
+    'tokenwire_watches_total{instance="g1", outcome="lost"}': "0",
+}
+
+# What is different when something is; None is a series that is not there.
+TROUBLE: Final[dict[str, dict[str, str | None]]] = {
+    "TokenwireNoGateway": {'tokenwire_connections{instance="g1", kind="websocket"}': None},
+    "TokenwireNoWorker": {'tokenwire_fleet_processes{instance="g1", kind="worker"}': "0"},
+    "TokenwireStoreUnavailable": {'tokenwire_store_errors_total{instance="g1", kind="unavailable"}': "0+2"},
+    "TokenwireStoreFull": {'tokenwire_store_errors_total{instance="g1", kind="full"}': "0+2"},
+    "TokenwireQueueLag": {'tokenwire_queue_lag_seconds{instance="g1"}': "0+30"},
+    "TokenwireWorkersFull": {'tokenwire_worker_responses{instance="w1"}': "298"},
+    "TokenwireFirstTokenSlow": {'tokenwire_time_to_first_token_seconds_bucket{instance="g1", le="1.0"}': "0+1"},
+    "TokenwireAddedDelay": {'tokenwire_added_delay_seconds_bucket{instance="g1", le="0.01"}': "0+700"},
+    "TokenwireStoreSlow": {'tokenwire_store_round_trip_seconds_bucket{instance="g1", le="0.01"}': "0+700"},
+    "TokenwireViewersBehind": {'tokenwire_viewers_behind{instance="g1"}': "30"},
+    "TokenwireAnswersFail": {'tokenwire_responses_ended_total{instance="w1", reason="failed"}': "0+20"},
+    "TokenwireProviderRefuses": {
+        'tokenwire_provider_waits_total{instance="w1", error_type="provider_rate_limited"}': "0+15"
+    },
+    "TokenwireClientsTurnedAway": {'tokenwire_refused_total{instance="g1", code="1013"}': "0+100"},
+    "TokenwireFewDescriptors": {'process_open_fds{job="tokenwire-gateway", instance="g1"}': "60000"},
+    "TokenwireProcessDown": {'up{job="tokenwire-gateway", instance="g2"}': "0"},
+    "TokenwireTakeOvers": {'tokenwire_attempts_total{instance="w1", kind="take_over"}': "0+1"},
+    "TokenwirePublishesLost": {'tokenwire_repairs_total{instance="g1"}': "0+50"},
+    "TokenwireCursorsLost": {'tokenwire_watches_total{instance="g1", outcome="lost"}': "0+3"},
+    "TokenwireVersionsDiffer": {
+        'tokenwire_build_info{job="tokenwire-gateway", instance="g2", version="0.1.0"}': None,
+        'tokenwire_build_info{job="tokenwire-gateway", instance="g2", version="0.2.0"}': "1",
+    },
+}
+
+
+def case(name: str, change: dict[str, str | None], firing: list[str]) -> dict[str, Any]:
+    """What promtool is to find two hours into the series that a change makes of `WELL`."""
+    series = {name: values for name, values in {**WELL, **change}.items() if values is not None}
+    return {
+        "name": name,
+        "interval": "30s",
+        "input_series": [
+            {"series": name, "values": f"{values if '+' in values else f'{values}+0'}x240"}
+            for name, values in series.items()
+        ],
+        "promql_expr_test": [
+            {
+                "expr": f'count(ALERTS{{alertname="{alert}", alertstate="firing"}})',
+                "eval_time": "110m",
+                "exp_samples": [{"labels": "{}", "value": 1}] if alert in firing else [],
+            }
+            for alert in NAMES
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def promtool() -> str:
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("there is no promtool: install Debian's package prometheus")
+    return found
+
+
+def test_each_alert_fires_on_its_trouble_alone(promtool: str, tmp_path: Path) -> None:
+    assert set(TROUBLE) == set(NAMES)
+    tests = [case("all is well", {}, []), *(case(name, change, [name]) for name, change in TROUBLE.items())]
+    file = tmp_path / "alerts_test.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "30s", "tests": tests}))
+    done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_expression_can_be_read(promtool: str, tmp_path: Path) -> None:
+    rules = [{"record": f"of_dashboard:{number}", "expr": text} for number, (_, text) in enumerate(panels())]
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = subprocess.run([promtool, "check", "rules", str(RULES), str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def panels() -> Iterator[tuple[str, str]]:
+    """Each panel's title with each of its expressions."""
+    dashboard = json.loads(DASHBOARD.read_text())
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", []):
+            text = target["expr"].replace("$__rate_interval", "1m").replace("$job", ".*").replace("$instance", ".*")
+            yield panel["title"], text
+
+
+def metrics_of(expression: str) -> set[str]:
+    """The metrics that an expression names."""
+    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|\b(by|on|without|ignoring|group_left) *\([^)]*\)', " ", expression)
+    return set(re.findall(r"[a-z_][a-z0-9_:]*", bare)) - FUNCTIONS
+
+
+def labels_of(expression: str) -> set[tuple[str, str]]:
+    """Each metric of an expression with each label that it is picked by."""
+    found = set()
+    for name, picked in re.findall(r"([a-z_][a-z0-9_:]*)\{([^}]*)\}", expression):
+        found |= {(name, label) for label in re.findall(r"([a-z_]+) *(?:=~|!~|!=|=)", picked)}
+    return found
+
+
+def counted() -> dict[str, tuple[str, ...]]:
+    """Every series that gateways and workers have, with its own labels."""
+    found = {}
+    for family in REGISTRY.collect():
+        kinds = {
+            "counter": ("_total",),
+            "histogram": ("_bucket", "_sum", "_count"),
+        }
+        labels = next((tuple(sample.labels) for sample in family.samples), None)
+        for suffix in kinds.get(family.type, ("",)):
+            collector = REGISTRY._names_to_collectors.get(family.name)
+            found[family.name + suffix] = labels or tuple(getattr(collector, "_labelnames", ()))
+    return found
+
+
+GIVEN: Final = {"job", "instance", "namespace", "pod", "service", "le"}
+"""Labels that are not ours: those of the scrape and of histograms."""
+
+
+def named() -> Iterator[tuple[str, str]]:
+    """Where a metric is named, and the expression that names it."""
+    for alert in ALERTS:
+        yield alert["alert"], alert["expr"]
+    yield from panels()
+    templates = (CHART / "templates" / "autoscaling.yaml").read_text()
+    for name, labels in re.findall(r'"(?:sum|max)\((tokenwire_\w+)\{((?:[^{}])*)\}\)"', templates):
+        yield "autoscaling", f"{name}{{{labels.replace('%s', '')}}}"
+    for name in re.findall(r'"name" "(tokenwire_\w+)"', templates):
+        yield "autoscaling", name
+
+
+def test_every_metric_that_is_named_is_counted() -> None:
+    have = {**counted(), "up": ()}
+    places = list(named())
+    assert len([place for place, _ in places if place == "autoscaling"]) == 6
+    for place, expression in places:
+        assert metrics_of(expression), (place, expression)
+        assert metrics_of(expression) <= set(have), (place, metrics_of(expression) - set(have))
+        for name, label in labels_of(expression):
+            assert label in GIVEN or label in have.get(name, ()), (place, name, label)
+
+
+def test_a_metric_that_nobody_counts_would_be_found() -> None:
+    expression = 'sum by (code) (rate(tokenwire_nobody_total{code="1"}[5m])) / max(up)'
+    assert metrics_of(expression) == {"tokenwire_nobody_total", "up"}
+    assert labels_of('sum(rate(tokenwire_refused_total{nothing=~"1"}[5m]))') == {("tokenwire_refused_total", "nothing")}
+
+
+def test_every_alert_has_a_page_and_every_page_an_alert() -> None:
+    assert sorted(NAMES) == sorted(page.stem for page in RUNBOOKS.glob("*.md") if page.stem != "README")
+    for alert in ALERTS:
+        assert alert["annotations"]["runbook"] == f"deploy/runbooks/{alert['alert']}.md"
+        assert alert["labels"]["severity"] in ("critical", "warning")
+        page = (RUNBOOKS / f"{alert['alert']}.md").read_text()
+        assert page.startswith(f"# {alert['alert']}\n")
+        assert re.findall(r"^## (.+)$", page, re.MULTILINE) == [
+            "What it means",
+            "What users see",
+            "How to look",
+            "What to do",
+        ]
+        # A page: what somebody reads who has been woken.
+        assert len(page.splitlines()) <= 50
+
+
+@pytest.mark.parametrize("page", sorted(RUNBOOKS.glob("*.md")), ids=lambda page: page.stem)
+def test_a_page_names_only_what_there_is(page: Path) -> None:
+    text = page.read_text()
+    names = set(re.findall(r"\b(?:tokenwire|gen_ai|process)_[a-z0-9_]+", text))
+    assert names <= set(counted()) | {name.removesuffix("_bucket") for name in counted()}
+
+
+def test_the_dashboard_is_laid_out() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    identities = [panel["id"] for panel in dashboard["panels"]]
+    assert len(identities) == len(set(identities))
+    taken: set[tuple[int, int]] = set()
+    for panel in dashboard["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert all(x < 24 for x, _ in cells), panel["title"]
+        taken |= cells
+        if panel["type"] != "row":
+            assert panel["description"], panel["title"]
+            assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
