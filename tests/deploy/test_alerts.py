@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import yaml
-from gateway.streams.metrics import REGISTRY
 
 from gateway import metrics as _gateway_metrics  # noqa: F401 - they register what they count
+from gateway.streams.metrics import REGISTRY
 from tests.core_coverage import ROOT
 from workers import metrics as _worker_metrics  # noqa: F401
 

@@ -1,0 +1,350 @@
+"""The compose file: held to its schema, and carried out by hand, with users who chat while one of each is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import shutil
+import tempfile
+import time
+import urllib.parse
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import jsonschema
+import jwt
+import pytest
+import yaml
+from websockets.exceptions import WebSocketException
+
+from gateway.settings import Settings
+from tests.core_coverage import ROOT
+from tests.deploy.composed import Composed, interpolated, seconds
+from tests.deploy.services import fetched, free_port
+from tests.deploy.test_alerts import ALERTS, metrics_of, named
+from tests.live.client import Client
+from tests.provider_server import ProviderServer, Scenario
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+FILE: Final = ROOT / "deploy" / "compose.yaml"
+DOCUMENT: Final[dict[str, Any]] = yaml.safe_load(interpolated(FILE.read_text(), {}))
+SERVICES: Final[dict[str, dict[str, Any]]] = DOCUMENT["services"]
+OURS: Final = ("gateway-1", "gateway-2", "worker-1", "worker-2")
+KEY: Final = secrets.token_urlsafe(48)
+STORY: Final = tuple(f"word{number} " for number in range(120))
+EXPRESSIONS: Final[dict[str, str]] = {alert["alert"]: alert["expr"] for alert in ALERTS}
+
+
+def test_the_file_is_what_its_specification_says() -> None:
+    package = find_spec("check_jsonschema")
+    if package is None or package.origin is None:
+        pytest.skip("there is no schema of compose files: make tools")
+    schema = json.loads((Path(package.origin).parent / "builtin_schemas/vendor/compose-spec.json").read_text())
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    validator.validate(DOCUMENT)
+    with pytest.raises(jsonschema.ValidationError):
+        validator.validate({**DOCUMENT, "services": {"gateway-1": {**SERVICES["gateway-1"], "restarts": "always"}}})
+
+
+def test_every_service_can_be_looked_at_is_bounded_and_may_do_little() -> None:
+    assert set(SERVICES) == {*OURS, "valkey", "caddy", "prometheus", "grafana"}
+    for name, service in SERVICES.items():
+        assert service["restart"] == "unless-stopped", name
+        assert service["deploy"]["resources"]["limits"]["memory"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert ":latest" not in service["image"], name
+        assert ":" in service["image"], name
+        # The image has one for our own.
+        assert "healthcheck" in service or name in OURS, name
+        assert set(service["networks"]) <= set(DOCUMENT["networks"]), name
+    for name in ("prometheus", "grafana"):
+        assert SERVICES[name]["profiles"] == ["observe"]
+
+
+def test_nobody_reaches_the_store_but_ours() -> None:
+    assert "ports" not in SERVICES["valkey"]
+    assert DOCUMENT["networks"]["store"] == {"internal": True}
+    assert {name for name, service in SERVICES.items() if "store" in service["networks"]} == {*OURS, "valkey"}
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert published == {"caddy": ["80:80", "443:443", "443:443/udp"], "grafana": ["127.0.0.1:3000:3000"]}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_service_has_the_time_that_its_drain_takes(name: str) -> None:
+    drain = float(SERVICES[name]["environment"]["TOKENWIRE_DRAIN"])
+    assert seconds(SERVICES[name]["stop_grace_period"]) >= drain + 10
+
+
+def test_a_gateway_s_memory_has_room_for_what_it_keeps() -> None:
+    kept: int = Settings.model_fields["memory"].default
+    assert SERVICES["gateway-1"]["deploy"]["resources"]["limits"]["memory"] == "1g"
+    assert kept * 2 < 1024
+
+
+class Deployment(Composed):
+    """The services of compose.yaml, and what a user and an operator see of them."""
+
+    def __init__(self, folder: Path, provider: ProviderServer) -> None:
+        self.site = ""
+        super().__init__(
+            FILE,
+            folder,
+            {
+                "jwt_key": KEY,
+                # Its own addresses are where Caddy is.
+                "PROXIES": "127.0.0.0/8",
+                "worker.env": f"OPENAI_API_KEY=sk-planted\nOPENAI_BASE_URL={provider.url}/v1",
+            },
+        )
+
+    def up(self) -> None:
+        """Start everything, as the engine would, in the order in which one waits for another."""
+        self.site = f"{self.addresses['caddy']}:{free_port()}"
+        self.start("valkey")
+        self.start(*OURS)
+        self.front()
+        if shutil.which("prometheus"):
+            # The file's own says each 15 s.
+            configuration = self.place("prometheus", "./prometheus") / "prometheus.yaml"
+            configuration.write_text(configuration.read_text().replace("15s", "1s"))
+            self.start("prometheus")
+
+    def front(self) -> None:
+        """Start Caddy, for a site without a certificate."""
+        self.start("caddy", SITE=f"http://{self.site}", ADMIN=f"{self.addresses['caddy']}:2019")
+
+    def mend(self) -> None:
+        """Start again what a test that failed has left dead, as the engine would."""
+        self.start(*(name for name in ("valkey", *OURS) if name in self.running and not self.running[name].running))
+
+    def scraped(self) -> dict[str, float]:
+        """Every series of gateways and workers that run, each summed over them, by its name and labels."""
+        found: dict[str, float] = {}
+        for name in OURS:
+            for line in (fetched(f"http://{self.addresses[name]}:9100/metrics") or "").splitlines():
+                if not line.startswith("#"):
+                    series, _, value = line.rpartition(" ")
+                    found[series] = found.get(series, 0.0) + float(value)
+        return found
+
+    def asked(self, expression: str) -> list[dict[str, Any]]:
+        """What Prometheus finds for an expression at this moment."""
+        query = urllib.parse.urlencode({"query": expression})
+        text = fetched(f"http://{self.addresses['prometheus']}:9090/api/v1/query?{query}")
+        assert text is not None
+        return list(json.loads(text)["data"]["result"])
+
+    async def shows(self, alert: str, *, expected: bool = True, within: float = 20.0) -> None:
+        """Wait until an alert's condition holds, or no longer does."""
+        if "prometheus" in self.running:
+            await eventually(lambda: bool(self.asked(EXPRESSIONS[alert])) is expected, within, alert)
+
+    async def enter(self, client: Client) -> None:
+        """Connect, as a page does: again and again."""
+        async with asyncio.timeout(20.0):
+            while True:
+                try:
+                    await client.connect(f"ws://{self.site}/v1/ws")
+                    return
+                except (OSError, WebSocketException):
+                    await asyncio.sleep(0.1)
+
+
+async def eventually(condition: Callable[[], object], within: float, what: str) -> None:
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within} s: {what}"
+        await asyncio.sleep(0.2)
+
+
+async def nothing_of(remaining: Callable[[], object], within: float = 10.0) -> None:
+    """Wait until nothing remains."""
+    deadline = time.monotonic() + within
+    while left := remaining():
+        assert time.monotonic() < deadline, f"not within {within} s: {left}"
+        await asyncio.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[ProviderServer]:
+    with ProviderServer(Scenario(pieces=STORY, delay=0.02)) as server:
+        server.scenarios["be refused first"] = Scenario(status=429, times=1, headers={"retry-after": "1"})
+        yield server
+
+
+@pytest.fixture(scope="module")
+def deployment(provider: ProviderServer) -> Iterator[Deployment]:
+    if shutil.which("caddy") is None:
+        pytest.skip("there is no caddy on this machine")
+    folder = Path(tempfile.mkdtemp(prefix="tw-compose-"))
+    deployed = Deployment(folder, provider)
+    try:
+        deployed.up()
+        yield deployed
+    finally:
+        deployed.close()
+        shutil.rmtree(folder)
+
+
+class Users:
+    """People at the site, each with a token of their own."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self.clients: list[Client] = []
+
+    async def come(self, conversation: str) -> Client:
+        """Somebody who watches a conversation."""
+        claims = {"sub": conversation, "exp": time.time() + 600, "conversations": [conversation]}
+        client = Client(conversation, jwt.encode(claims, KEY, "HS256"))
+        self.clients.append(client)
+        await self._deployment.enter(client)
+        return client
+
+
+@pytest.fixture
+async def users(deployment: Deployment) -> AsyncIterator[Users]:
+    came = Users(deployment)
+    yield came
+    for client in came.clients:
+        await client.close()
+    await asyncio.to_thread(deployment.mend)
+
+
+# What stands still where nothing is wrong, or what the faults below are for.
+STILL: Final = {
+    "tokenwire_gaps_total",
+    "tokenwire_leaving",
+    "tokenwire_queue_lag_seconds",
+    "tokenwire_repairs_total",
+    "tokenwire_store_errors_total",
+    "tokenwire_viewers_behind",
+}
+
+
+@pytest.mark.live
+async def test_a_user_chats_and_every_metric_that_is_named_moves(deployment: Deployment, users: Users) -> None:
+    alice, tab = await users.come("c-alice"), await users.come("c-alice")
+    await tab.watches()
+    seen: set[str] = set()
+
+    def moved() -> set[str]:
+        seen.update(series.partition("{")[0] for series, value in deployment.scraped().items() if value)
+        return seen
+
+    first = await alice.ask("Tell a story.")
+    await alice.shows(first, 100)
+    moved()
+    tab.cut()
+    await alice.shows(first, 200)
+    await deployment.enter(tab)
+    for client in (alice, tab):
+        answer = await client.ended(first)
+        assert (answer.reason, answer.text) == ("complete", "".join(STORY))
+    stopped = await alice.ask("Tell another.")
+    await alice.shows(stopped)
+    await alice.stop(stopped)
+    assert (await alice.ended(stopped)).reason == "stopped"
+    refused = await alice.ask("be refused first")
+    assert (await alice.ended(refused)).reason == "complete"
+
+    nobody = await Client("c-alice", "no token").connect(f"ws://{deployment.site}/v1/ws")
+    assert await nobody.closed() == 4401
+    assert fetched(f"http://{deployment.site}/metrics") is None
+    assert fetched(f"http://{deployment.site}/healthz") == "ok\n"
+
+    wanted = {name for _, expression in named() for name in metrics_of(expression)} - {"up"}
+    have = {series.partition("{")[0] for series in deployment.scraped()}
+    # A labelled counter has no series before the first time.
+    assert wanted <= have | {"tokenwire_fences_total"}
+    await nothing_of(lambda: wanted - STILL - moved())
+
+
+@pytest.mark.live
+async def test_a_worker_that_is_killed_loses_nothing(deployment: Deployment, users: Users) -> None:
+    people = [await users.come(f"c-worker-{number}") for number in range(10)]
+    answers = [await user.ask("Tell a story.") for user in people]
+    for user, answer in zip(people, answers, strict=True):
+        await user.shows(answer, 50)
+    deployment.kill("worker-1")
+    await deployment.shows("TokenwireProcessDown")
+    for user, answer in zip(people, answers, strict=True):
+        ended = await user.ended(answer)
+        assert (ended.reason, ended.text) == ("complete", "".join(STORY))
+    assert sum(value for name, value in deployment.scraped().items() if 'kind="take_over"' in name) > 0
+    # Half of them were its own, and three would have been remarkable.
+    await deployment.shows("TokenwireTakeOvers")
+    deployment.kill("worker-2")
+    await deployment.shows("TokenwireNoWorker", within=40.0)
+    late = await users.come("c-late")
+    waiting = await late.ask("Tell a story.")
+    await asyncio.to_thread(deployment.start, "worker-1", "worker-2")
+    assert (await late.ended(waiting)).text == "".join(STORY)
+    await deployment.shows("TokenwireNoWorker", expected=False)
+    await deployment.shows("TokenwireProcessDown", expected=False)
+
+
+@pytest.mark.live
+async def test_a_gateway_that_is_killed_loses_nothing(deployment: Deployment, users: Users) -> None:
+    people = [await users.come(f"c-gateway-{number}") for number in range(6)]
+    answers = [await user.ask("Tell a story.") for user in people]
+    for user, answer in zip(people, answers, strict=True):
+        await user.shows(answer, 50)
+    deployment.kill("gateway-1")
+    for user, answer in zip(people, answers, strict=True):
+        await user.until(lambda user=user, answer=answer: user.close_code is not None or user.answer(answer).ends)  # type: ignore[misc]
+        if not user.answer(answer).ends:
+            await deployment.enter(user)
+        ended = await user.ended(answer)
+        assert (ended.reason, ended.text, ended.resets) == ("complete", "".join(STORY), [])
+    await deployment.shows("TokenwireProcessDown")
+    await asyncio.to_thread(deployment.start, "gateway-1")
+    await deployment.shows("TokenwireProcessDown", expected=False)
+
+
+@pytest.mark.live
+async def test_a_store_that_is_killed_loses_nothing(deployment: Deployment, users: Users) -> None:
+    user = await users.come("c-store")
+    answer = await user.ask("Tell a story.")
+    await user.shows(answer, 100)
+    deployment.kill("valkey")
+    await eventually(
+        lambda: fetched(f"http://{deployment.addresses['gateway-1']}:8000/readyz") is None, 5.0, "not ready"
+    )
+    await deployment.shows("TokenwireStoreUnavailable")
+    await asyncio.to_thread(deployment.start, "valkey")
+    ended = await user.ended(answer)
+    assert (ended.reason, ended.text) == ("complete", "".join(STORY))
+
+
+@pytest.mark.live
+async def test_a_proxy_that_is_killed_loses_nothing(deployment: Deployment, users: Users) -> None:
+    user = await users.come("c-proxy")
+    answer = await user.ask("Tell a story.")
+    await user.shows(answer, 100)
+    deployment.kill("caddy")
+    await user.closed()
+    await asyncio.to_thread(deployment.front)
+    await deployment.enter(user)
+    ended = await user.ended(answer)
+    assert (ended.reason, ended.text, ended.resets) == ("complete", "".join(STORY), [])
+
+
+@pytest.mark.live
+async def test_everything_leaves_within_its_grace(deployment: Deployment, users: Users) -> None:
+    user = await users.come("c-leave")
+    answer = await user.ask("Tell a story.")
+    await user.shows(answer, 50)
+    leaving = [asyncio.to_thread(deployment.stop, name) for name in ("worker-1", "gateway-1")]
+    assert await asyncio.gather(*leaving) == [0, 0]
+    if user.close_code is not None:
+        await deployment.enter(user)
+    ended = await user.ended(answer)
+    assert (ended.reason, ended.text) == ("complete", "".join(STORY))
+    rest = [asyncio.to_thread(deployment.stop, name) for name in ("worker-2", "gateway-2", "caddy", "valkey")]
+    assert await asyncio.gather(*rest) == [0, 0, 0, 0]
