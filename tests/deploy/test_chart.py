@@ -238,6 +238,7 @@ def test_a_pod_can_do_nothing_but_run(least: list[dict[str, Any]]) -> None:
         pod = one(least, "Deployment", part)["spec"]["template"]["spec"]
         # The standard that Kubernetes calls restricted.
         assert pod["automountServiceAccountToken"] is False
+        assert pod["enableServiceLinks"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         inside = container(least, part)["securityContext"]

@@ -50,6 +50,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- /* What a pod says of where and as whom it runs. */}}
 {{- define "tokenwire.pod" -}}
 automountServiceAccountToken: false
+# Of a service called tokenwire they would be taken for settings: TOKENWIRE_PORT=tcp://...
+enableServiceLinks: false
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
