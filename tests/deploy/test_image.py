@@ -108,6 +108,9 @@ def test_the_builder_is_sent_what_the_wheel_needs_and_no_more() -> None:
         *("LICENSE", "README.md", "gateway", "pyproject.toml", "workers", "web", "tests"),
         *("requirements-build.lock", "requirements.lock"),
     }
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for folder in wheel["force-include"]:
+        assert any(path.startswith(f"{folder}/") for path in sent), f".dockerignore keeps {folder} away"
     assert not [path for path in sent if path.startswith("tests/") and not path.startswith("tests/bench/")]
 
 
