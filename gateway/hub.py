@@ -13,7 +13,7 @@ import msgspec
 
 from gateway import wire
 from gateway.burst import Burst
-from gateway.replica import UNKNOWN, Extended, ResponseReplica
+from gateway.replica import ACCEPTED, UNKNOWN, Extended, ResponseReplica
 from gateway.streams import events
 from gateway.streams.events import LogId, Settled, TurnId
 from gateway.turns import ORIGIN, ConversationReplica
@@ -357,11 +357,11 @@ class Hub:
                     replica = room.responses[part.response] = ResponseReplica(part.response)
                     room.silent.add(part.response)
                 result = replica.hear(part)
-                if result is Extended.FOREIGN:
+                if result is not ACCEPTED and result is Extended.FOREIGN:
                     # It must not pass for the whole answer until the log has been read.
                     del room.responses[part.response]
             self.tally.received += len(part.values)
-            if result in (Extended.GAP, Extended.FOREIGN):
+            if result is not ACCEPTED and result is not Extended.KNOWN:
                 self.tally.gaps += 1
                 room.wanted.add(part.response or "")
         self._changed(room)

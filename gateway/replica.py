@@ -48,6 +48,10 @@ class Extended(Enum):
     """They contradict what is here: the log lost a tail that this copy still has. Start a new copy."""
 
 
+ACCEPTED: Final = Extended.ACCEPTED
+"""What nearly always comes of what is published, by a name that costs no look-up among the members."""
+
+
 Id = TypeVar("Id", LogId, TurnId)
 
 
@@ -91,11 +95,11 @@ class Track:
         self.data += piece
         ends.append(len(self.data))
 
-    def after(self, seq: int) -> bytes:
+    def after(self, seq: int) -> bytes | bytearray:
         """What entries beyond `seq` hold, as one piece."""
         if seq >= len(self._ends):
             return b""
-        return bytes(memoryview(self.data)[self._ends[seq - 1] if seq else 0 :])
+        return self.data[self._ends[seq - 1] if seq else 0 :]
 
     def clear(self) -> None:
         self.data.clear()
@@ -107,6 +111,7 @@ class ResponseReplica:
 
     __slots__ = (
         "_attempts",
+        "_last_from",
         "_reset_at",
         "_spelled",
         "_start_id",
@@ -137,6 +142,8 @@ class ResponseReplica:
         self.reasoning = Track()
         self._attempts: list[tuple[int, int]] = []
         """The first seq of each attempt, and the attempt."""
+        self._last_from = 0
+        """The first seq of the last of them."""
         self._spelled = b""
         """`tail` as it is published."""
         self._start_id = UNKNOWN
@@ -171,19 +178,19 @@ class ResponseReplica:
         self.heard = True
         tail = self.tail
         if tail is not None and part.previous == self._spelled and self.end is None and part.values:
-            attempt, seq = tail
+            attempt, seq = tail.attempt, tail.seq
             if part.first == b"%d-%d" % (attempt, seq + 1):
                 # What nearly every message is: the next entries of the same attempt.
                 for value in part.values:
                     seq += 1
                     self._take(LogId(attempt, seq), value)
                 self._spelled = part.first if len(part.values) == 1 else b"%d-%d" % (attempt, seq)
-                return Extended.ACCEPTED
+                return ACCEPTED
         first, previous = events.parse_log_id(part.first), events.parse_log_id(part.previous)
         if first is None or not part.values:
             # What is no id of ours is no entry of ours, and what was too large to publish is not here: both are read.
             return Extended.GAP
-        attempt, seq = first
+        attempt, seq = first.attempt, first.seq
         return self.extend(previous, [(LogId(attempt, seq + index), value) for index, value in enumerate(part.values)])
 
     def extend(self, previous: LogId | None, entries: Sequence[tuple[LogId, bytes]]) -> Extended:
@@ -201,7 +208,7 @@ class ResponseReplica:
             return Extended.KNOWN
         for entry, value in new:
             self._take(entry, value)
-        self._spelled = b"%d-%d" % new[-1][0]
+        self._spelled = str(self.tail).encode()
         return Extended.ACCEPTED
 
     def repair(self, asked: LogId | None, entries: Sequence[tuple[LogId, bytes]]) -> Extended:
@@ -219,6 +226,7 @@ class ResponseReplica:
         kind = value[:1]
         if self.tail is None or entry.attempt != self.tail.attempt:
             self._attempts.append((entry.seq, entry.attempt))
+            self._last_from = entry.seq
         if kind == events.TEXT:
             self.text.append(entry.seq, value[1:])
             self.waiting = None
@@ -250,9 +258,8 @@ class ResponseReplica:
         """Tell whether the entry `cursor` is part of this log."""
         if self.tail is None or not 1 <= cursor.seq <= self.tail.seq:
             return False
-        first_of_last, last = self._attempts[-1]
-        if cursor.seq >= first_of_last:
-            return cursor.attempt == last
+        if cursor.attempt == self.tail.attempt:
+            return cursor.seq >= self._last_from
         position = bisect_right(self._attempts, (cursor.seq, events.NONCES**2)) - 1
         return self._attempts[position][1] == cursor.attempt
 

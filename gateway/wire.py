@@ -226,16 +226,11 @@ def start(
     return _frame("start", fields, response, cursor)
 
 
-def delta(response: str, cursor: str, text: bytes, reasoning: bytes) -> Frame:
+def delta(response: str, cursor: str, text: bytes | bytearray, reasoning: bytes | bytearray) -> Frame:
     """Escaped text to append. Built from bytes: it is the frame that there are a thousand of."""
-    more = b'","reasoning":"%b' % reasoning if reasoning else b""
-    body = b'{"type":"delta","response":"%b","cursor":"%b","text":"%b%b"}' % (
-        response.encode(),
-        cursor.encode(),
-        text,
-        more,
-    )
-    return Frame("delta", body, response, cursor)
+    head = f'{{"type":"delta","response":"{response}","cursor":"{cursor}","text":"'.encode()
+    pieces = (head, text, b'","reasoning":"', reasoning, b'"}') if reasoning else (head, text, b'"}')
+    return Frame("delta", b"".join(pieces), response, cursor)
 
 
 def reset(response: str, cursor: str, text: bytes, reasoning: bytes, reason: str) -> Frame:

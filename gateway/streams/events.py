@@ -8,7 +8,7 @@ is escaped once, in the worker. No body holds a raw line feed, so published entr
 from __future__ import annotations
 
 import re
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -22,7 +22,7 @@ MOST_ENTRIES: Final = 2000
 _ID: Final = re.compile(r"(0|[1-9]\d{0,15})-(0|[1-9]\d{0,15})", re.ASCII)
 
 
-class LogId(NamedTuple):
+class LogId(msgspec.Struct, frozen=True, order=True, gc=False):
     """The id of an entry of a response log, which is also the cursor of a viewer that has been given it.
 
     `attempt` holds the attempt's number above and its nonce below. So ids of a later attempt sort after all of an
@@ -42,7 +42,7 @@ class LogId(NamedTuple):
         return f"{self.attempt}-{self.seq}"
 
 
-class TurnId(NamedTuple):
+class TurnId(msgspec.Struct, frozen=True, order=True, gc=False):
     """The id of an entry of a conversation log: a dense number, and a nonce that tells a re-issued number apart."""
 
     seq: int
@@ -248,11 +248,9 @@ def parse_published(data: bytes) -> list[Published]:
     Never raises, whatever the bytes.
     """
     parts: list[Published] = []
-    for line in data.split(b"\n"):
-        if line.startswith(b"@"):
-            log, _, ids = line.partition(b" ")
-            first, _, previous = ids.partition(b" ")
-            parts.append(Published(None if log == b"@c" else str(log, "latin-1")[1:], first, previous, []))
-        elif parts:
-            parts[-1].values.append(line)
+    for part in (b"\n" + data).split(b"\n@")[1:]:
+        head, *values = part.split(b"\n")
+        log, _, ids = head.partition(b" ")
+        first, _, previous = ids.partition(b" ")
+        parts.append(Published(None if log == b"c" else str(log, "latin-1"), first, previous, values))
     return parts

@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.streams import jobs, log, pipeline
+from gateway.streams.events import LogId
 from gateway.streams.pipeline import Pipeline
 from gateway.streams.store import open_store
 from tests.gateway.streams.steps import Talk, fold, text
@@ -237,7 +238,7 @@ async def test_appends_of_many_attempts_are_made_once_each_whatever_happens_to_t
         async def give_up() -> None:
             # An append whose ids are wrong: it changes nothing, wherever it is cancelled.
             writer = chance.choice(writers)
-            wrong = writer.start._replace(seq=writer.start.seq + 10_000)
+            wrong = LogId(writer.start.attempt, writer.start.seq + 10_000)
             call = asyncio.create_task(
                 log.append(store, writer.job.conversation, writer.job.response, wrong, wrong, text("!"), 10.0)
             )
