@@ -1,6 +1,7 @@
 # make run     the product, at http://127.0.0.1:8000, on an embedded store and the built-in demo provider
 # make test    every check and every test
 # make bench   what a delivered token costs, beside a floor and beside others (about 15 minutes)
+# make chaos   random failures on whole deployments; SEED=1 SCHEDULES=60, and what else OPTIONS="--help" names
 # make check   format, lint, types, import contracts; sizes and age of the built files, where there is node
 # make tools   what further tests of deploy/ need, in .venv: helm, schemas, a linter
 # make lock    renew the lock files; nothing younger than a week is taken
@@ -9,7 +10,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test bench check format tools lock clean
+SEED ?= 1
+SCHEDULES ?= 60
+
+.PHONY: run test bench chaos check format tools lock clean
 
 run: $(VENV)/run
 	$(BIN)/python -m gateway run
@@ -19,6 +23,9 @@ test: check
 
 bench: $(VENV)/run
 	$(BIN)/python -m tests.bench
+
+chaos: $(VENV)/dev
+	$(BIN)/python -m tests.chaos --seed $(SEED) --schedules $(SCHEDULES) $(OPTIONS)
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .

@@ -394,7 +394,8 @@ class Hub:
 
         A copy that contradicts the store stands until the log was read from its beginning, and is then replaced.
         """
-        if room.stale and asked is None:
+        replaced = room.stale and asked is None
+        if replaced:
             room.turns, room.stale = ConversationReplica(room.name), False
             # Another history may have what the last one had not. And what was published while the log was read went
             # to the old copy.
@@ -406,9 +407,11 @@ class Hub:
             room.wanted.add("")
             return True
         room.wanted.update(name for name in room.turns.open() if name not in room.responses and name not in room.gone)
-        if result is not Extended.KNOWN:
+        # An empty log brings nothing that is new, and is news all the same to those who have what was lost.
+        news = replaced or result is not Extended.KNOWN
+        if news:
             self._changed(room)
-        return result is not Extended.KNOWN
+        return news
 
     def load_response(
         self, room: Room, response: str, asked: LogId | None, entries: Sequence[tuple[LogId, bytes]]

@@ -111,12 +111,19 @@ class ProviderServer:
     """The server, in a thread of its own, from `with` on; `.url` is its address without a path.
 
     `scenario` and `scenarios` (by the last message's text; it goes first) may be changed at any time, and hold for the
-    calls that begin after. `calls` has every call in the order of arrival, refused ones too.
+    calls that begin after. `script` goes before both, where it has a scenario for a call; it is asked in the server's
+    thread. `calls` has every call in the order of arrival, refused ones too.
     """
 
     def __init__(
-        self, scenario: Scenario | None = None, scenarios: Mapping[str, Scenario] | None = None, *, port: int = 0
+        self,
+        scenario: Scenario | None = None,
+        scenarios: Mapping[str, Scenario] | None = None,
+        *,
+        script: Callable[[Call], Scenario | None] | None = None,
+        port: int = 0,
     ) -> None:
+        self.script = script
         self.scenario = scenario or Scenario()
         self.scenarios = dict(scenarios or {})
         self.calls: list[Call] = []
@@ -178,7 +185,8 @@ class ProviderServer:
         if len(headers) == len(request.headers):
             call.finished = True
             return JSONResponse(wire.error("authentication_error"), 401)
-        scenario = self.scenarios.get(call.prompt, self.scenario)
+        scripted = self.script(call) if self.script is not None else None
+        scenario = scripted or self.scenarios.get(call.prompt, self.scenario)
         if scenario.status != 200 and (scenario.times is None or self._refused[call.prompt] < scenario.times):
             self._refused[call.prompt] += 1
             call.finished = True

@@ -35,6 +35,7 @@ from redis.exceptions import (
 )
 
 from gateway.streams import metrics
+from gateway.streams.connection import expectable
 from gateway.streams.pipeline import Argument, Pipeline
 
 if TYPE_CHECKING:
@@ -212,6 +213,7 @@ async def open_store(url: str, lifetimes: Lifetimes | None = None) -> Store:
             # redis-py's connection over a Unix socket refuses the word.
             **({} if scheme in ("unix", "embedded") else {"socket_keepalive": True}),
         )
+        expectable(pool)
         client: aioredis.Redis = aioredis.Redis.from_pool(pool)
         address = f"{scheme}://{parts.hostname or parts.path}{f':{parts.port}' if parts.port else ''}"
     except ValueError:

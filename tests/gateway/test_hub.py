@@ -762,6 +762,20 @@ def test_a_history_that_was_lost_is_replaced_and_every_viewer_begins_anew() -> N
     assert screen.frames[1]["responses"][0]["state"] == "running"
 
 
+def test_viewers_are_told_of_a_history_that_was_lost_whole() -> None:
+    """Found by tests.chaos, seed 49: they went on to show messages that were no more."""
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED, SETTLED], [QUEUED, STARTED, TEXT, ENDED])
+    screen = Screen()
+    watch(hub, room, screen)
+    screen.kinds()
+    assert hub.load_turns(room, SETTLED[0], [])
+    assert hub.load_turns(room, None, [])
+    hub.flush()
+    assert screen.frames[-1]["messages"] == []
+    assert screen.kinds() == ["watching", "snapshot"]
+
+
 def test_a_viewer_whose_response_is_being_read_again_misses_nothing_of_it() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT, ENDED])

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from gateway.streams import conversations, jobs, log
@@ -325,3 +326,24 @@ async def test_a_real_server_keeps_its_data_over_a_crash_and_an_orderly_stop() -
 
 def test_there_is_always_a_valkey() -> None:
     assert binary("valkey") is not None
+
+
+def test_a_closed_connection_is_said_to_be_closed_on_every_event_loop() -> None:
+    """uvloop's transports raise RuntimeError where asyncio's raise ConnectionError, and a worker died of it."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def close_and_write(url: str) -> None:
+        store = await open_store(url)
+        pool = store.client.connection_pool
+        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        # As where the server resets it after the pool has looked at it.
+        connection._writer.transport.abort()
+        await asyncio.sleep(0)
+        with pytest.raises(RedisConnectionError):
+            await connection.send_command("PING", check_health=False)
+        await pool.release(connection)
+        assert await store.client.ping()
+        await store.close()
+
+    with RealServer() as server, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(close_and_write(server.url))

@@ -1,0 +1,1 @@
+"""Random failures, drawn from a seed, on a whole deployment; and a checker that knows only the protocol."""
