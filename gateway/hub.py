@@ -203,6 +203,9 @@ class Room:
             self.wanted.add(response)
             return None
         settled = self.turns.settled.get(response)
+        if settled is None and response in self.turns.opened:
+            # The workers settle what is open and has lost its log; the end is to say the same.
+            return None
         if settled is None or not isinstance(settled.entry, Settled):
             problem = events.Problem("gone", "Nothing is left of this answer.")
             return [wire.end(self.name, response, "", "failed", None, error=problem, retryable=False)]

@@ -269,7 +269,10 @@ class Watcher:
                 self._go_on(frame)
             case "reset":
                 shown = self.shown.setdefault(frame["response"], Shown())
-                self._reopen(frame["response"], shown)
+                if frame["text"] != shown.text:
+                    self._reopen(frame["response"], shown)
+                # Otherwise it was cut off between the end and the settled copy, and is told both again.
+                shown.end = None
                 shown.text, shown.reasoning = frame["text"], frame.get("reasoning", "")
                 shown.resets.append(frame["reason"])
                 self._at(frame["response"], shown, frame["cursor"])

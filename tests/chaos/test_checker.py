@@ -131,9 +131,14 @@ def test_the_end_comes_before_the_settled_copy_and_is_the_last_frame() -> None:
 
 
 def test_an_end_is_taken_back_only_where_the_store_lost_it() -> None:
-    frames = [*OPENING, *PIECES, CLOSING[0], reset("1-10", TEXT), *CLOSING]
+    last = PIECES[-1]
+    shorter = reset("1-9", TEXT.removesuffix(last["text"]))
+    frames = [*OPENING, *PIECES, CLOSING[0], shorter, last, *CLOSING]
     assert verdicts(frames) == {"taken_back"}
     assert verdicts(frames, lossy=True) == set()
+    # Cut off between the end and the settled copy.
+    assert verdicts([*OPENING, *PIECES, CLOSING[0], reset("1-10", TEXT), *CLOSING]) == set()
+    assert verdicts([*OPENING, *PIECES, CLOSING[0], reset("1-10", TEXT)]) >= {"stuck"}
 
 
 def test_a_cursor_stands_for_one_text() -> None:

@@ -647,13 +647,29 @@ def test_a_response_whose_log_is_gone_ends_with_its_settled_text() -> None:
 
 def test_a_response_of_which_nothing_is_left_ends_as_failed() -> None:
     hub = Hub()
-    room = room_with(hub, [OPENED, ASKED], [])
+    room = room_with(hub, [], [])
     hub.load_response(room, RESPONSE, None, [])
     screen = Screen()
-    watch(hub, room, screen)
+    watch(hub, room, screen, None, **{RESPONSE: str(TEXT[0])})
     assert screen.frames[-1]["type"] == "end"
     assert screen.frames[-1]["error"]["code"] == "gone"
     assert "chars" not in screen.frames[-1]
+
+
+def test_an_open_response_that_lost_its_log_ends_with_what_the_workers_make_of_it() -> None:
+    """Found by tests.chaos, seed 2041: it ended at once, with a text that was then settled as another."""
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
+    screen = Screen()
+    watch(hub, room, screen)
+    hub.load_response(room, RESPONSE, TEXT[0], [])
+    hub.load_response(room, RESPONSE, None, [])
+    screen.frames.clear()
+    hub.flush()
+    assert screen.kinds() == []
+    hub.take(room, published(SETTLED, ASKED[0], None))
+    hub.flush()
+    assert screen.kinds() == ["reset", "end", "message"]
 
 
 def test_the_log_of_another_conversation_is_not_shown() -> None:
