@@ -18,7 +18,7 @@ pytestmark = pytest.mark.live
 
 SEED = 1000
 SCHEDULES = 60
-HOUSES = 5
+HOUSES = 4
 
 
 @pytest.mark.timeout(240)
