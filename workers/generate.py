@@ -156,6 +156,10 @@ class Generation:
         if not partial and queued.mode == "continue" and queued.replaces is not None:
             partial = await self._text_of(queued.replaces)
             self._batch.add(events.TEXT, partial)
+        request = await self._request(queued, served.model, partial)
+        if request is None:
+            await self._give_up("expired", "The message is no longer kept.", retryable=False)
+            return
         about = {
             tracing.RESPONSE: job.response,
             tracing.CONVERSATION: job.conversation,
@@ -164,13 +168,16 @@ class Generation:
         span = tracing.begin("attempt", SpanKind.CONSUMER, queued.trace, about)
         self._trace = tracing.traceparent(span)
         try:
-            await self._answer(await self._request(queued, served.model, partial), served, Seam(partial))
+            await self._answer(request, served, Seam(partial))
         finally:
             span.end()
 
-    async def _request(self, queued: Queued, model: str, partial: str) -> Request:
+    async def _request(self, queued: Queued, model: str, partial: str) -> Request | None:
+        """What the provider is asked; None where the history no longer holds the message."""
         turns = await conversations.read(self._store, self._job.conversation, patience=self._terms.patience)
         said = history.messages([value for _, value in turns], queued.message, self._terms.context)
+        if not said:
+            return None
         if partial:
             going_on: list[Message] = [
                 {"role": "assistant", "content": partial},

@@ -106,7 +106,7 @@ FAULTS: Final[dict[str, Kind]] = {
     "fill store": Kind("F17", 2, (0.3, 1.5), costs=1, fails=True),
     "delete log": Kind("F18", 1, costs=1, lossy=True, fails=True),
     "expire log": Kind("F18", 1, costs=1, lossy=True, fails=True),
-    "trim history": Kind("F19", 1, lossy=True),
+    "trim history": Kind("F19", 1, lossy=True, fails=True),
     "kill gateway": Kind("F20", 6),
     "leave gateway": Kind("F21", 3),
     "freeze gateway": Kind("F24", 2, (0.3, 3.0)),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
-from gateway.streams import events, jobs, log
+from gateway.streams import events, jobs, keys, log
 from gateway.streams.events import End
 from gateway.streams.store import open_store
 from tests.gateway.streams.steps import Talk, fold
@@ -203,3 +203,18 @@ async def test_cancelling_one_answer_neither_loses_nor_doubles_anothers_tokens(s
         else:
             assert fold(entries) == "".join(said[number])
         assert one.script.closed
+
+
+async def test_no_provider_is_asked_for_an_answer_to_a_message_that_is_no_longer_kept(store: Store) -> None:
+    """Found by tests.chaos, seed 1013: it was asked nothing, and what it said passed for the answer."""
+    one = Answer(store, LONG)
+    await one.talk.prepare()
+    response = (await one.talk.ask()).response
+    await store.client.delete(keys.conversation(one.talk.name))
+    generation = Generation(
+        store, await one.talk.take("w1"), "w1", {"default": (one.script, "m")}, one.terms, one.beats
+    )
+    one.response = response
+    await generation.run()
+    end = await one.end()
+    assert (end.reason, end.error and end.error.code) == ("failed", "expired")
