@@ -212,7 +212,7 @@ async def test_no_provider_is_asked_for_an_answer_to_a_message_that_is_no_longer
     response = (await one.talk.ask()).response
     await store.client.delete(keys.conversation(one.talk.name))
     generation = Generation(
-        store, await one.talk.take("w1"), "w1", {"default": (one.script, "m")}, one.terms, one.beats
+        store, await one.talk.take("w1"), "w1", {"default": Served(one.script, "m", "script")}, one.terms, one.beats
     )
     one.response = response
     await generation.run()
