@@ -160,6 +160,10 @@ export function keepConnected(options: Options, user: User): Connection {
       case "delta":
         if (globalThis.document?.visibilityState !== "hidden" && choice.heard(heard)) void connect();
         break;
+      case "error":
+        // There is no room, and the line is closed next.
+        if (frame.code === "overloaded") due = heard + 1000 * frame.retry_after!;
+        break;
       case "moving": {
         // The line may go before that; the gateways that stay are to be spared all the same.
         const wait = 1000 * frame.within * Math.random();

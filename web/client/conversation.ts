@@ -102,7 +102,7 @@ export class Chat implements Conversation {
   }
 
   withdraw(key: string): string | undefined {
-    this.#outbox.refuse(key, { code: "withdrawn", message: "It was taken back." });
+    this.#outbox.refuse(key, { code: "withdrawn", message: "Taken back." });
     const frame = this.#outbox.drop(key)?.frame;
     this.changed();
     return frame?.type === "send" ? frame.text : undefined;
@@ -237,7 +237,7 @@ export class Chat implements Conversation {
   close(): void {
     this.#over = true;
     this.lost();
-    this.#outbox.refuse(undefined, { code: "closed", message: "The client was closed." });
+    this.#outbox.refuse(undefined, { code: "closed", message: "Closed here." });
     this.changed();
   }
 

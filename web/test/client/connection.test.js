@@ -162,6 +162,21 @@ describe("a line", () => {
     await until(() => sockets.length === 3, 150);
   });
 
+  test("that has no room says when, and is not tried before", async () => {
+    const one = client();
+    one.conversation("c").subscribe(() => {});
+    sockets[0].readyState = 1;
+    sockets[0].onopen();
+    sockets[0].tell({ type: "error", code: "overloaded", message: "Too many connections.", retry_after: 0.4 });
+    const begin = performance.now();
+    sockets[0].shut(1013, "too many connections");
+    assert.equal(one.state.name, "reconnecting");
+    await until(() => sockets.length === 2);
+    assert.ok(performance.now() - begin > 380);
+    sockets[1].greet();
+    assert.equal(one.state.name, "live");
+  });
+
   test("gets a fresh token before the old one expires", async () => {
     const token = (exp) => `e30.${btoa(JSON.stringify({ exp }))}.x`;
     const tokens = [token(Date.now() / 1000 + 30.5), token(Date.now() / 1000 + 3600)];
