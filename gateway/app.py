@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import random
 import secrets
+import signal
 import sys
 import time
 from contextlib import asynccontextmanager
@@ -84,6 +86,8 @@ class Gateway:
         metrics.LEAVING.set_function(lambda: float(self.leaving))
         self.failed = asyncio.Event()
         """Set when the process is of no use any more and has to be started anew."""
+        self.mortal = False
+        """Whether its own page may kill it, where another one takes over."""
         token = settings.operator_token
         self._operator_token = token.get_secret_value() if token is not None else None
         self._metrics_elsewhere = settings.metrics_port is not None
@@ -391,6 +395,17 @@ class Gateway:
 
         return StreamingResponse(body(), headers=HEADERS)
 
+    async def kill(self, request: Request) -> Response:
+        """`/kill`: the page asks what it would kill (204: nothing), and with POST kills this process."""
+        if not self.mortal:
+            return Response(status_code=204)
+        if request.method == "POST":
+            origin = request.headers.get("origin")
+            if origin is None or not self.allows(origin):
+                return _error("forbidden", "Only the page of this gateway may kill it.")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return JSONResponse({"gateway": os.getpid()})
+
     async def healthz(self, _: Request) -> Response:
         """The process runs its loop."""
         return PlainTextResponse("ok\n")
@@ -489,6 +504,7 @@ def create(gateway: Gateway, settings: Settings) -> Starlette:
         Route("/healthz", gateway.healthz),
         Route("/readyz", gateway.readyz),
         Route("/metrics", gateway.metrics),
+        Route("/kill", gateway.kill, methods=["GET", "POST"]),
         *widget_routes(),
     ]
     if settings.operator_token is not None:

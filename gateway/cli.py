@@ -13,7 +13,7 @@ from gateway import console
 from gateway.commands import needs_shared_store, run_to_end, with_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from starlette.responses import Response
 
@@ -35,10 +35,38 @@ for command in (console.doctor, console.config, console.top, console.tail):
 
 
 @main.command()
+@click.option(
+    "--gateways", default=1, metavar="N", type=click.IntRange(1, 9), help="gateways, of which the page can kill one"
+)
 @with_settings
-def run(settings: Settings) -> None:
+def run(settings: Settings, gateways: int) -> None:
     """Gateway and worker in one process: everything, on one machine."""
-    run_to_end(_serve(settings, with_worker=True))
+    if gateways == 1:
+        run_to_end(_serve(settings, with_worker=True))
+        return
+    from contextlib import ExitStack
+
+    from gateway.processes import Family
+    from gateway.server import reserve
+
+    if settings.store.startswith("memory:"):
+        click.echo("Several gateways need a store that they share: this one is embedded://")
+        settings = settings.model_copy(update={"store": "embedded://"})
+    with ExitStack() as stack:
+        places = [stack.enter_context(reserve(settings.host, port)) for port in (settings.port, *[0] * gateways)]
+        ports = [place.getsockname()[1] for place in places]
+        _announce(settings.host, ports[0])
+        sys.exit(Family(gateways + 2, partial(_one_of_a_house, settings, ports)).run())
+
+
+def _one_of_a_house(settings: Settings, ports: list[int], place: int) -> int:
+    """The switch, one of the gateways behind it, or their worker."""
+    own = settings.model_copy(update={"port": ports[place] if place < len(ports) else 0, "metrics_port": None})
+    if place == 0:
+        return _exit_status(_switch(own, ports[1:]))
+    if place < len(ports):
+        return _exit_status(_serve(own, with_worker=False, behind=ports[0]))
+    return _exit_status(_work(own, one_of_many=True))
 
 
 @main.command()
@@ -62,8 +90,12 @@ def _one_of_many(settings: Settings, place: int) -> int:
     if settings.metrics_port:
         # A scrape is to reach each of them.
         settings = settings.model_copy(update={"metrics_port": settings.metrics_port + place})
+    return _exit_status(_serve(settings, with_worker=False))
+
+
+def _exit_status(work: Coroutine[Any, Any, None]) -> int:
     try:
-        run_to_end(_serve(settings, with_worker=False))
+        run_to_end(work)
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -107,7 +139,22 @@ def worker(settings: Settings) -> None:
     run_to_end(_work(settings))
 
 
-async def _serve(settings: Settings, *, with_worker: bool) -> None:
+async def _switch(settings: Settings, ports: list[int]) -> None:
+    from gateway.processes import orphaned
+    from gateway.server import listen
+    from gateway.signals import Signals
+    from gateway.switch import Switch
+
+    with listen(settings.host, settings.port, shared=True) as listener:
+        signals = Signals()
+        server = await Switch((settings.host, port) for port in ports).serve(listener)
+        ends: list[asyncio.Task[Any]] = [asyncio.create_task(orphaned()), asyncio.create_task(signals.leave.wait())]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        server.close()
+
+
+async def _serve(settings: Settings, *, with_worker: bool, behind: int | None = None) -> None:
+    """`behind`: the port of the switch in front, from which the page comes."""
     from gateway.app import Gateway
     from gateway.processes import orphaned
     from gateway.server import Server, listen
@@ -115,16 +162,17 @@ async def _serve(settings: Settings, *, with_worker: bool) -> None:
     from gateway.streams.store import open_store
 
     pool: Any = None
-    many = settings.processes > 1 and not with_worker
+    many = behind is not None or (settings.processes > 1 and not with_worker)
     with listen(settings.host, settings.port, shared=many) as listener:
         port = listener.getsockname()[1]
         store = await open_store(settings.store, settings.lifetimes)
         signals = Signals()
         known = settings.targets() if with_worker else settings.models
-        shared = Gateway(settings, store, port, tuple(known) if known is not None else None)
+        shared = Gateway(settings, store, behind or port, tuple(known) if known is not None else None)
+        shared.mortal = behind is not None and settings.loopback
         if with_worker:
             pool = _pool(settings, store)
-        server = Server(shared, settings, signals, 0.0 if with_worker else settings.drain)
+        server = Server(shared, settings, signals, 0.0 if with_worker or behind else settings.drain)
         if not many:
             _announce(settings.host, port)
         tasks = [asyncio.create_task(server.serve(sockets=[listener])), asyncio.create_task(_failed(shared))]
@@ -205,7 +253,8 @@ def _pool(settings: Settings, store: Store) -> Pool:
     return Pool(store, settings.targets(), terms, concurrency=settings.concurrency, demo_rate=settings.demo_rate)
 
 
-async def _work(settings: Settings) -> None:
+async def _work(settings: Settings, *, one_of_many: bool = False) -> None:
+    from gateway.processes import orphaned
     from gateway.server import settle_collector
     from gateway.signals import Signals
     from gateway.streams.store import open_store
@@ -216,12 +265,15 @@ async def _work(settings: Settings) -> None:
         settle_collector()
         signals = Signals()
         running = asyncio.create_task(pool.run())
-        leaving = asyncio.create_task(signals.leave.wait())
+        leaving: list[asyncio.Task[Any]] = [asyncio.create_task(signals.leave.wait())]
+        if one_of_many:
+            leaving.append(asyncio.create_task(orphaned()))
         exposition = _expose(settings, partial(_ready, store))
         click.echo(f"Tokenwire worker {pool.name} serves {', '.join(sorted(pool.models))}")
         sys.stdout.flush()
-        await asyncio.wait([running, leaving], return_when=asyncio.FIRST_COMPLETED)
-        leaving.cancel()
+        await asyncio.wait([running, *leaving], return_when=asyncio.FIRST_COMPLETED)
+        for task in leaving:
+            task.cancel()
         await _hand_over(pool, settings.drain, signals)
         await running
         await _conceal(exposition)

@@ -50,7 +50,9 @@ class Family:
             place, started = known
             code = os.waitstatus_to_exitcode(status)
             logger.error("process %d ended by itself (%d)", child, code)
-            self._failures = self._failures + 1 if time.monotonic() - started < SETTLED_AFTER else 0
+            # One that is killed has made no mistake.
+            failed = code != -signal.SIGKILL
+            self._failures = self._failures + failed if time.monotonic() - started < SETTLED_AFTER else 0
             if self._failures >= MOST_FAILURES:
                 self._leave(signal.SIGTERM, None)
             else:

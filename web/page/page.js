@@ -50,7 +50,10 @@ phone.line.gather = SLOW;
 let late = null;
 
 const raw = new Raw(element("wire").querySelector("ol"), element("wire").querySelector("output"));
-chat.line.passed = (frame, sent) => raw.add(frame, sent);
+chat.line.passed = (frame, sent) => {
+  raw.add(frame, sent);
+  if (frame.type === "ready") void look();
+};
 
 /** Put a chat into a place of the page. @param {HTMLElement} place @param {object} settings */
 function show(place, settings) {
@@ -144,6 +147,29 @@ element("cut").addEventListener("click", () => {
 element("reload").addEventListener("click", () => location.reload());
 
 element("stop").addEventListener("click", () => tab.conversation?.stop());
+
+/** The number of the process that serves this page, where it may be killed. @type {number | undefined} */
+let gateway;
+
+/** Ask whom one would kill. */
+async function look() {
+  try {
+    const reply = await fetch("kill");
+    gateway = reply.status === 200 ? (await reply.json()).gateway : undefined;
+  } catch {
+    // It has been killed, or the line is cut.
+    return;
+  }
+  element("kill").disabled = gateway === undefined;
+  if (gateway !== undefined) write(element("kill").querySelector(".words"), `Kill this gateway (${gateway})`);
+}
+
+element("kill").addEventListener("click", async () => {
+  element("kill").disabled = true;
+  raw.note(`gateway ${gateway} is killed`);
+  // It dies before it can answer.
+  await fetch("kill", { method: "POST" }).catch(() => {});
+});
 
 element("entry").addEventListener("submit", (/** @type {Event} */ event) => {
   event.preventDefault();

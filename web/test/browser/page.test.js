@@ -2,8 +2,9 @@
 
 import assert from "node:assert/strict";
 import { createHmac } from "node:crypto";
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe as group, test } from "node:test";
 
@@ -131,6 +132,40 @@ group("the page", { skip: missing }, () => {
     await whole(page);
     for (const place of ["#chat", "#tab", "#late", "#phone"]) assert.equal(await page.locator(`${place} .question .text`).innerText(), "/long 12");
     await page.context().close();
+  });
+
+  test("its gateway killed, it goes on at the other one, with nothing shown twice, and again when that one is killed", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "tokenwire-store-"));
+    const house = await Gateway.start({ TOKENWIRE_STORE: `embedded://${folder}`, TOKENWIRE_DEMO_RATE: "60" }, [], ["--gateways", "2"]);
+    try {
+      const page = await opened("killed", {}, house.url);
+      await ask(page, "/long 600");
+      const killed = [];
+      for (let round = 0; round < 2; round += 1) {
+        const length = await page.locator("#chat .answer .text").count() ? (await answer(page, "#chat")).length : 0;
+        await until(async () => (await page.locator("#chat .answer .text").count()) === 1 && (await answer(page, "#chat")).length > length + 150);
+        await page.locator("#kill:enabled").click();
+        killed.push(/\d+/.exec(await page.locator("#wire .note").last().innerText())[0]);
+        await until(async () => {
+          const words = await page.locator("#kill:enabled .words").allTextContents();
+          return words.length === 1 && !words[0].includes(killed.at(-1));
+        });
+      }
+      assert.notEqual(killed[0], killed[1]);
+      await page.locator("#chat .halt").waitFor();
+      await ended(page);
+      await whole(page);
+      const { messages } = await (await fetch(`${house.url}/v1/conversations/killed`)).json();
+      const wanted = messages[1].text.replace(/\s+|\*\*/g, "");
+      for (const place of ["#chat", "#tab", "#late", "#phone"]) assert.equal((await answer(page, place)).replace(/\s+/g, ""), wanted);
+      // The worker went on writing: each gateway resumed from the cursor, and none began anew.
+      assert.equal((await rows(page)).filter(([type]) => type === "reset").length, 0);
+      await page.screenshot({ path: join(PICTURES, "page-killed.png") });
+      await page.context().close();
+    } finally {
+      await house.stop();
+      rmSync(folder, { recursive: true, force: true });
+    }
   });
 
   test("asks for a token where the gateway wants one", async () => {

@@ -21,11 +21,11 @@ export const missing = CHROMIUM === undefined ? "no Chromium is installed (set C
 
 /** A gateway with its worker, as `tokenwire run` starts it, on a free port. */
 export class Gateway {
-  /** @param paths where its generators are found */
-  static async start(settings = {}, paths = []) {
+  /** @param paths where its generators are found; @param options of the command line */
+  static async start(settings = {}, paths = [], options = []) {
     const gateway = new Gateway();
     const env = { ...process.env, PYTHONPATH: [ROOT, ...paths].join(delimiter), TOKENWIRE_STORE: "memory://", TOKENWIRE_DEMO_RATE: "60", ...settings };
-    gateway.process = spawn(PYTHON, ["-m", "gateway", "run", "--port", String(settings.port ?? 0)], { cwd: ROOT, env, stdio: ["ignore", "pipe", "pipe"] });
+    gateway.process = spawn(PYTHON, ["-m", "gateway", "run", "--port", String(settings.port ?? 0), ...options], { cwd: ROOT, env, stdio: ["ignore", "pipe", "pipe"] });
     gateway.log = "";
     gateway.url = await new Promise((resolve, reject) => {
       const read = (data) => {

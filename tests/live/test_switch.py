@@ -1,0 +1,80 @@
+"""`tokenwire run --gateways 2`: one port, two gateways behind it, of which the page may kill the one that serves it."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import httpx2
+import pytest
+
+from tests.live.processes import Process
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.live
+
+WITHIN = 20.0
+
+
+def gone(process: int) -> bool:
+    """Whether a process ends, and is taken note of by its parent, in time."""
+    deadline = time.monotonic() + WITHIN
+    while time.monotonic() < deadline:
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def asked(client: httpx2.Client) -> int:
+    """The gateway that answers, which may be one that has just taken over."""
+    deadline = time.monotonic() + WITHIN
+    while True:
+        try:
+            return int(client.get("/kill").json()["gateway"])
+        except httpx2.TransportError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def test_the_page_kills_its_gateway_and_is_served_by_the_other(tmp_path: Path) -> None:
+    house = Process("run", f"embedded://{tmp_path}", "--gateways", "2", "--port", "0")
+    try:
+        url = house.announcement.split()[-1]
+        with httpx2.Client(base_url=url, timeout=WITHIN) as client:
+            first = asked(client)
+            for origin in ({}, {"origin": "http://127.0.0.1:1"}, {"origin": "https://other.example"}):
+                assert client.post("/kill", headers=origin).status_code == 403
+            assert asked(client) == first
+            killed = [first]
+            for _ in range(3):
+                with pytest.raises(httpx2.TransportError):
+                    client.post("/kill", headers={"origin": url})
+                assert gone(killed[-1])
+                killed.append(asked(client))
+            # One that was killed is started again, as a process of its own.
+            assert len(set(killed)) == len(killed)
+            assert client.get("/readyz").status_code == 200
+        house.terminate()
+        assert house.wait() == 0
+        assert gone(killed[-1])
+    finally:
+        house.close()
+
+
+def test_a_gateway_on_its_own_can_not_be_killed() -> None:
+    gateway = Process("run", "memory://", "--port", "0")
+    try:
+        url = gateway.announcement.split()[-1]
+        with httpx2.Client(base_url=url, timeout=WITHIN) as client:
+            for answer in (client.get("/kill"), client.post("/kill", headers={"origin": url})):
+                assert (answer.status_code, answer.content) == (204, b"")
+            assert client.get("/healthz").status_code == 200
+    finally:
+        gateway.close()
