@@ -59,6 +59,7 @@ async def test_the_image_answers_as_nobody_on_a_root_that_is_read_only(image: Im
     with RealServer() as server:
         work = environment(image, free_port(), TOKENWIRE_STORE=server.url, TOKENWIRE_DEMO_RATE="400")
         serve = environment(image, free_port(), TOKENWIRE_STORE=server.url, TOKENWIRE_PORT=str(port))
+        serve["TOKENWIRE_OPERATOR_TOKEN"] = "let-operators-look"
         with (
             Service(image.argv([*image.entry, "worker"]), work) as worker,
             Service(image.argv([*image.entry, *command]), serve) as gateway,
@@ -71,8 +72,9 @@ async def test_the_image_answers_as_nobody_on_a_root_that_is_read_only(image: Im
                 answer = await client.ended(response)
                 assert answer.reason == "complete"
                 assert answer.text == await client.settled(response)
-            # The page and the widget came along.
-            assert "tokenwire" in (fetched(f"{url}/") or "").lower()
+            # The pages and the widget came along.
+            for page in ("/", "/live/"):
+                assert "tokenwire" in (fetched(f"{url}{page}") or "").lower()
             assert fetched(f"{url}/widget.js")
             assert gateway.terminate(20.0) == 0, gateway.text
             assert worker.terminate(20.0) == 0, worker.text
