@@ -21,12 +21,14 @@ HOME_AND_CLEAR: str = "\x1b[H\x1b[J"
 
 
 @click.command()
+@click.option("--url", help="also look at the gateway at this address of the clients', and the proxies before it")
+@click.option("--token", help="opens a conversation doctor-* there; needless with a secret in TOKENWIRE_JWT_KEY")
 @with_settings
-def doctor(settings: Settings) -> None:
-    """Check the store, the limits of this machine and the keys, and say what to do."""
+def doctor(settings: Settings, url: str | None, token: str | None) -> None:
+    """Check the store, the limits of this machine, the keys and the way to a gateway, and say what to do."""
     from gateway.doctor import examine
 
-    findings = asyncio.run(examine(settings))
+    findings = asyncio.run(examine(settings, url, token))
     for finding in findings:
         click.echo(f"{finding.mark:<5} {finding.subject}: {finding.text}")
     if any(finding.mark == "FAIL" for finding in findings):

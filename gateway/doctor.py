@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
+from gateway import approach
+from gateway.finding import Finding
 from gateway.streams import events
 from gateway.streams.store import Store, StoreError, open_store
 
@@ -24,17 +25,8 @@ FEW_FILES: Final = 16_384
 PROBE: Final = "tw:{p00}:doctor"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. WARN works but should be changed; FAIL does not work."""
-
-    mark: Literal["ok", "WARN", "FAIL"]
-    subject: str
-    text: str
-
-
-async def examine(settings: Settings) -> list[Finding]:
-    """Look at everything that these settings use."""
+async def examine(settings: Settings, address: str | None = None, token: str | None = None) -> list[Finding]:
+    """Look at everything that these settings use, and at the gateway at `address`; see `approach.examine`."""
     found: list[Finding] = []
     try:
         store = await open_store(settings.store, settings.lifetimes)
@@ -45,24 +37,28 @@ async def examine(settings: Settings) -> list[Finding]:
             found += await _store(store, settings)
         finally:
             await store.close()
-    found.append(_files())
+    found.append(_files(settings))
     found += _keys(settings)
     found.append(_access(settings))
+    if address is not None:
+        found += await approach.examine(address, settings, token)
     return found
 
 
 async def _store(store: Store, settings: Settings) -> list[Finding]:
-    found = [await _latency(store), *await _scripts(store)]
     if settings.store.startswith("memory:"):
+        found = [await _latency(store), *await _scripts(store)]
         text = "in this process: nothing is kept over a restart; embedded:// keeps it, redis:// serves several machines"
         return [Finding("WARN", "persistence", text), *found]
     try:
         information: dict[str, Any] = await store.client.info()
     except RedisError as error:
+        found = [await _latency(store), *await _scripts(store)]
         return [*found, Finding("WARN", "version", f"INFO is not permitted ({type(error).__name__})")]
-    found.append(_version(information))
     if information.get("role") not in (None, "master"):
-        found.append(Finding("FAIL", "role", "this server is a replica and takes no writes: use the primary's address"))
+        # Whatever else there were to say of it would be of another server in the end.
+        return [Finding("FAIL", "role", "this server is a replica and takes no writes: use the primary's address")]
+    found = [await _latency(store), *await _scripts(store), await _clock(store), _version(information)]
     found.append(_persistence(information))
     policy = str(information.get("maxmemory_policy", "noeviction"))
     if int(information.get("maxmemory", 0)) and policy != "noeviction":
@@ -87,6 +83,13 @@ def _persistence(information: dict[str, Any]) -> Finding:
     if int(information.get("aof_enabled", 0)):
         return Finding("ok", "persistence", "append-only file")
     return Finding("WARN", "persistence", "no append-only file: a crash loses what came last; set appendonly yes")
+
+
+async def _clock(store: Store) -> Finding:
+    begun = time.time()
+    seconds, microseconds = await store.client.time()
+    took = time.time() - begun
+    return approach.apart("store's clock", seconds + microseconds / 1e6 - begun - took / 2, took)
 
 
 async def _latency(store: Store) -> Finding:
@@ -142,12 +145,17 @@ async def _scripts(store: Store) -> list[Finding]:
     return found
 
 
-def _files() -> Finding:
+def _files(settings: Settings) -> Finding:
     try:
         import resource  # noqa: PLC0415 - not on Windows
     except ImportError:
         return Finding("WARN", "files", "the limit of open files is not known on this system")
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if settings.sockets is not None and 0 <= soft < settings.sockets:
+        text = (
+            f"{soft} open files are fewer than TOKENWIRE_SOCKETS={settings.sockets}: ulimit -n {2 * settings.sockets}"
+        )
+        return Finding("FAIL", "files", text)
     if 0 <= soft < FEW_FILES:
         return Finding("WARN", "files", f"{soft} open files allow about {soft - 100} clients: ulimit -n 65536")
     return Finding("ok", "files", f"{soft} open files")

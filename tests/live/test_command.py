@@ -22,7 +22,6 @@ from gateway.streams.store import open_store
 from tests.live.client import Client
 from tests.live.conftest import House, entries, text_of
 from tests.live.processes import GatewayProcess, WorkerProcess
-from tests.stores import RealServer
 from workers.providers import demo
 
 if TYPE_CHECKING:
@@ -314,94 +313,6 @@ def test_help_and_version_say_what_there_is() -> None:
     unknown = tokenwire("rnu")
     assert unknown.returncode == 2
     assert "No such command" in unknown.stderr
-
-
-# doctor
-
-
-def examined(*words: str, **variables: str) -> tuple[int, dict[str, tuple[str, str]]]:
-    """The doctor's exit status, and what it found: subject to mark and text."""
-    done = tokenwire("doctor", *words, **variables)
-    assert done.stderr == ""
-    found = {}
-    for line in done.stdout.splitlines():
-        mark, _, rest = line.partition(" ")
-        subject, _, text = rest.strip().partition(": ")
-        assert mark in ("ok", "WARN", "FAIL"), line
-        found[subject] = (mark, text)
-    return done.returncode, found
-
-
-def test_doctor_of_memory_finds_nothing_that_fails() -> None:
-    status, found = examined("--store", "memory://")
-    assert status == 0
-    mark, text = found["persistence"]
-    assert mark == "WARN"
-    assert "embedded://" in text
-    assert found["scripts"][0] == found["publish"][0] == found["access"][0] == "ok"
-
-
-@pytest.mark.parametrize("make", ["valkey", "redis"])
-def test_doctor_of_a_good_store_finds_nothing(make: Any) -> None:
-    with RealServer(make) as server:
-        status, found = examined("--store", server.url)
-        assert status == 0
-        assert {subject: mark for subject, (mark, _) in found.items() if mark != "ok"}.keys() <= {"files", "latency"}
-        assert make in found["version"][1]
-        # It leaves nothing behind.
-        assert server.command("KEYS", "*") == []
-
-
-def test_doctor_names_what_is_wrong_with_a_store_and_what_to_do() -> None:
-    with RealServer() as server:
-        server.command("CONFIG", "SET", "maxmemory", "100mb")
-        server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-        status, found = examined("--store", server.url)
-        assert status == 1
-        assert found["eviction"] == (
-            "FAIL",
-            "allkeys-lru deletes running answers when memory is short: set maxmemory-policy noeviction",
-        )
-        server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
-        server.command("CONFIG", "SET", "appendonly", "no")
-        status, found = examined("--store", server.url)
-        assert status == 0
-        mark, text = found["persistence"]
-        assert mark == "WARN"
-        assert "set appendonly yes" in text
-
-
-def test_doctor_names_a_replica() -> None:
-    with RealServer() as primary, RealServer() as replica:
-        replica.command("REPLICAOF", "127.0.0.1", primary.port)
-        status, found = examined("--store", replica.url)
-    assert status == 1
-    mark, text = found["role"]
-    assert mark == "FAIL"
-    assert "use the primary's address" in text
-
-
-def test_doctor_names_what_is_not_permitted() -> None:
-    with RealServer() as server:
-        server.command("ACL", "SETUSER", "tw", "on", ">pw", "~*", "&*", "+@all", "-eval", "-evalsha", "-info")
-        status, found = examined("--store", f"redis://tw:pw@127.0.0.1:{server.port}/0")
-        assert status == 1
-        assert found["scripts"][0] == "FAIL"
-        server.command("ACL", "SETUSER", "tw", "+eval", "+evalsha", "+info", "resetchannels")
-        status, found = examined("--store", f"redis://tw:pw@127.0.0.1:{server.port}/0")
-        assert status == 1
-        mark, text = found["publish"]
-        assert mark == "FAIL"
-        assert "SUBSCRIBE" in text
-
-
-def test_doctor_names_a_store_that_does_not_answer_and_a_key_that_is_not_there() -> None:
-    status, found = examined("--store", "redis://127.0.0.1:1/0", "--models", '{"fast": "openai/gpt-4o-mini"}')
-    assert status == 1
-    assert found["store"][0] == "FAIL"
-    assert "start it, or set TOKENWIRE_STORE" in found["store"][1]
-    assert found["model fast"][0] == "FAIL"
-    assert "OPENAI_API_KEY" in found["model fast"][1]
 
 
 # tail
