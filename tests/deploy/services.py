@@ -84,10 +84,11 @@ class Service:
         self.close()
 
 
-def fetched(url: str, seconds: float = 2.0) -> str | None:
-    """What a page says; None when it does not answer with 200."""
+def fetched(url: str, token: str | None = None, seconds: float = 2.0) -> str | None:
+    """What a page says to whoever bears a token; None when it does not answer with 200."""
+    headers = {"authorization": f"Bearer {token}"} if token else {}
     try:
-        with urllib.request.urlopen(url, timeout=seconds) as reply:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=seconds) as reply:
             text: str = reply.read().decode()
             return text if reply.status == 200 else None
     except (OSError, http.client.HTTPException):

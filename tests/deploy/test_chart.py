@@ -32,7 +32,14 @@ MOST: Final = {
     "proxies": "10.0.0.0/8",
     "settings": {"RETENTION": 3600, "LOG_LEVEL": "info"},
     "imagePullSecrets": [{"name": "registry"}],
-    "gateway": {"autoscaling": {"kind": "keda"}, "drain": 40, "settings": {"LOG_LEVEL": "debug"}},
+    "gateway": {
+        "autoscaling": {"kind": "keda"},
+        "drain": 40,
+        "settings": {"LOG_LEVEL": "debug"},
+        "extraEnv": [
+            {"name": "TOKENWIRE_OPERATOR_TOKEN", "valueFrom": {"secretKeyRef": {"name": "operators", "key": "token"}}}
+        ],
+    },
     "worker": {
         "autoscaling": {"kind": "hpa"},
         "drain": 60,

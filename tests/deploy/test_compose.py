@@ -36,6 +36,7 @@ DOCUMENT: Final[dict[str, Any]] = yaml.safe_load(interpolated(FILE.read_text(), 
 SERVICES: Final[dict[str, dict[str, Any]]] = DOCUMENT["services"]
 OURS: Final = ("gateway-1", "gateway-2", "worker-1", "worker-2")
 KEY: Final = secrets.token_urlsafe(48)
+OPERATOR: Final = secrets.token_urlsafe(24)
 STORY: Final = tuple(f"word{number} " for number in range(120))
 EXPRESSIONS: Final[dict[str, str]] = {alert["alert"]: alert["expr"] for alert in ALERTS}
 
@@ -99,6 +100,7 @@ class Deployment(Composed):
                 "jwt_key": KEY,
                 # Its own addresses are where Caddy is.
                 "PROXIES": "127.0.0.0/8",
+                "gateway.env": f"TOKENWIRE_OPERATOR_TOKEN={OPERATOR}",
                 "worker.env": f"OPENAI_API_KEY=sk-planted\nOPENAI_BASE_URL={provider.url}/v1",
             },
         )
@@ -263,6 +265,9 @@ async def test_a_user_chats_and_every_metric_that_is_named_moves(deployment: Dep
     assert await nobody.closed() == 4401
     assert fetched(f"http://{deployment.site}/metrics") is None
     assert fetched(f"http://{deployment.site}/healthz") == "ok\n"
+    assert fetched(f"http://{deployment.site}/live/fleet") is None
+    fleet = json.loads(fetched(f"http://{deployment.site}/live/fleet", OPERATOR) or "{}")
+    assert (len(fleet["gateways"]), len(fleet["workers"])) == (2, 2)
 
     wanted = {name for _, expression in named() for name in metrics_of(expression)} - {"up"}
     have = {series.partition("{")[0] for series in deployment.scraped()}
