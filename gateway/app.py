@@ -40,7 +40,7 @@ from gateway.live import Live
 from gateway.requests import Failure, Requests
 from gateway.session import Session
 from gateway.streams import jobs, keys, log, presence, records
-from gateway.streams.store import Store, StoreError
+from gateway.streams.errors import StoreError
 from gateway.streams.tracing import HEADER
 from gateway.uvicorn_protocol import TAKE_OVER
 from gateway.wheel import STEP, Wheel
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from gateway.hub import Room
     from gateway.settings import Settings
+    from gateway.streams.store import Store
     from gateway.wire import Frame
 
 logger = logging.getLogger(__name__)

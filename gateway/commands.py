@@ -63,7 +63,7 @@ def needs_shared_store(settings: Settings) -> None:
 
 def run_to_end(work: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine, on the fastest loop that there is; raises ClickException."""
-    from gateway.streams.store import StoreError
+    from gateway.streams.errors import StoreError
 
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -13,7 +13,7 @@ from gateway import metrics, wire
 from gateway.burst import Burst
 from gateway.requests import Failure, Stopped
 from gateway.session import Carry, End, Say
-from gateway.streams.store import StoreError
+from gateway.streams.errors import StoreError
 from gateway.wire import Close, Frame, Retry, Send, Stop, Unwatch, Watch
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from redis.exceptions import RedisError
 from gateway import approach
 from gateway.finding import Finding
 from gateway.streams import events
-from gateway.streams.store import Store, StoreError, open_store
+from gateway.streams.errors import StoreError
+from gateway.streams.store import Store, open_store
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
@@ -128,20 +129,22 @@ async def _scripts(store: Store) -> list[Finding]:
         except RedisError:
             # It expires with the store's own clean-up, and is a few bytes.
             pass
-    subscription = store.subscriber()
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+    acknowledged = asyncio.Event()
     try:
-        await subscription.subscribe(PROBE)
         async with asyncio.timeout(2.0):
-            while await subscription.get_message(ignore_subscribe_messages=False, timeout=0.1) is None:
-                pass
-            await client.publish(PROBE, b"doctor")
-            while (message := await subscription.get_message(timeout=0.1)) is None:
-                pass
-        found.append(Finding("ok", "publish", f"arrives ({len(message['data'])} bytes)"))
-    except (TimeoutError, RedisError):
-        found.append(Finding("FAIL", "publish", "a subscription heard nothing: permit SUBSCRIBE and PUBLISH on tw:*"))
-    finally:
-        await subscription.aclose()  # type: ignore[no-untyped-call]
+            subscription = await store.listen(lambda _, data: heard.put_nowait(data), lambda _: acknowledged.set())
+            try:
+                subscription.subscribe(PROBE.encode())
+                await acknowledged.wait()
+                await store.publish(PROBE, b"doctor")
+                found.append(Finding("ok", "publish", f"arrives ({len(await heard.get())} bytes)"))
+            finally:
+                await subscription.close()
+    except (TimeoutError, RedisError, OSError):
+        found.append(
+            Finding("FAIL", "publish", f"a subscription heard nothing: permit {store.servers.publish} on tw:*")
+        )
     return found
 
 

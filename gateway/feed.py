@@ -16,13 +16,13 @@ from gateway import metrics
 from gateway.hub import Tally
 from gateway.streams import conversations, events, keys, log, tracing
 from gateway.streams.comparison import different
-from gateway.streams.store import Store, StoreError
-from gateway.streams.subscription import listen
+from gateway.streams.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Mapping
 
     from gateway.hub import Hub, Position, Room, Viewer
+    from gateway.streams.store import Store
     from gateway.streams.subscription import Subscription
     from gateway.wire import Frame
 
@@ -250,7 +250,7 @@ class Feed:
         pause = FIRST_PAUSE
         while True:
             try:
-                subscription = await listen(self._store, self._heard, self._subscribed)
+                subscription = await self._store.listen(self._heard, self._subscribed)
             except (RedisError, OSError) as error:
                 logger.warning("the store could not be listened to (%s)", type(error).__name__)
             else:

@@ -14,7 +14,7 @@ from gateway import pages
 from gateway.exposition import bears
 from gateway.overview import overview
 from gateway.streams import events, keys, log
-from gateway.streams.store import StoreError
+from gateway.streams.errors import StoreError
 
 if TYPE_CHECKING:
     from starlette.requests import Request

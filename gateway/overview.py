@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from gateway.fleet import survey
 from gateway.streams import presence
-from gateway.streams.store import StoreUnavailableError
+from gateway.streams.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from gateway.fleet import Fleet

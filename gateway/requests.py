@@ -12,8 +12,8 @@ from opentelemetry.trace import SpanKind
 from gateway import metrics
 from gateway.streams import conversations, jobs, keys, log, tracing
 from gateway.streams.conversations import Accepted, Refused, Submission
+from gateway.streams.errors import StoreFullError, StoreUnavailableError
 from gateway.streams.events import End
-from gateway.streams.store import Store, StoreFullError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from gateway.auth import Identity
+    from gateway.streams.store import Store
     from gateway.wire import Retry, Send, Stop
 
 

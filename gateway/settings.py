@@ -40,7 +40,9 @@ class Settings(BaseSettings):
     )
 
     store: str = Field(
-        "memory://", repr=False, description="memory://, embedded://[FOLDER], redis://, rediss:// or unix://"
+        "memory://",
+        repr=False,
+        description="memory://, embedded://[FOLDER], redis://, unix://, sentinel:// or cluster://",
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")

@@ -30,6 +30,7 @@ CORE: Final = {
     "gateway.streams.keys": "tests/gateway/streams/test_keys.py",
     "gateway.streams.records": "tests/gateway/streams/test_records.py",
     "gateway.top": "tests/gateway/test_top.py",
+    "gateway.streams.topology": "tests/gateway/streams/test_topology.py",
     "gateway.turns": "tests/gateway/test_turns.py",
     "gateway.wheel": "tests/gateway/test_wheel.py",
     "gateway.wire": "tests/gateway/test_wire.py",

@@ -33,10 +33,14 @@ from gateway.streams.store import Lifetimes, Store, open_store
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-Kind: TypeAlias = Literal["memory", "embedded", "redis"]
 Make: TypeAlias = Literal["valkey", "redis"]
 
-KINDS: Final[tuple[Kind, ...]] = ("memory", "embedded", "redis")
+ONE_SERVER: Final = ("memory", "embedded", "redis")
+KINDS: Final = (
+    *(*ONE_SERVER, "redis_sentinel", "valkey_cluster"),
+    # The same again on the other make.
+    *(pytest.param(kind, marks=pytest.mark.long) for kind in ("valkey_sentinel", "redis_cluster")),
+)
 START_TIMEOUT: Final = 15.0
 
 
@@ -56,11 +60,11 @@ class RealServer:
         program = binary(make)
         if program is None:
             pytest.skip("there is no redis-server on this machine")
-        self._program = program
+        self.program = program
         self._options = options
         # Short, because a socket's address holds 108 bytes at most.
         self.folder = Path(tempfile.mkdtemp(prefix="tw-"))
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -69,9 +73,19 @@ class RealServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
+    def socket(self) -> Path:
+        """Where the server listens on this machine."""
+        return self.folder / "server.sock"
+
+    @property
     def socket_url(self) -> str:
         """The address over a Unix socket, the same after every start."""
-        return f"unix://{self.folder}/server.sock"
+        return f"unix://{self.socket}"
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives, frozen or not."""
+        return self._process is not None
 
     @property
     def pid(self) -> int:
@@ -85,9 +99,9 @@ class RealServer:
         with (self.folder / "server.log").open("ab") as output:
             self._process = subprocess.Popen(
                 [
-                    self._program,
+                    self.program,
                     *("--bind", "127.0.0.1", "--port", str(self.port)),
-                    *("--unixsocket", str(self.folder / "server.sock"), "--dir", str(self.folder)),
+                    *("--unixsocket", str(self.socket), "--dir", str(self.folder)),
                     *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
                     *self._options,
                 ],
@@ -151,8 +165,7 @@ class RealServer:
 
     def command(self, *words: str | bytes | int) -> Any:
         """Send one command on a connection of its own, and return its reply."""
-        path = str(self.folder / "server.sock")
-        with redis.Redis(unix_socket_path=path, socket_timeout=10.0, retry=Retry(NoBackoff(), 0)) as client:
+        with redis.Redis(unix_socket_path=str(self.socket), socket_timeout=10.0, retry=Retry(NoBackoff(), 0)) as client:
             return client.execute_command(*words)
 
     def close(self) -> None:
@@ -173,7 +186,8 @@ class RealServer:
             return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -183,7 +197,7 @@ def _free_port() -> int:
 class Stores:
     """One store of one kind, opened as often as a test wants."""
 
-    def __init__(self, kind: Kind, url: str) -> None:
+    def __init__(self, kind: str, url: str) -> None:
         self.kind = kind
         self.url = url
         self._opened: list[Store] = []
@@ -192,7 +206,7 @@ class Stores:
         """A connection to the store, as another process or with other `lifetimes` would have it."""
         if self.kind == "memory" and self._opened:
             # Its data are in the client.
-            return Store(self._opened[0].client, lifetimes or Lifetimes())
+            return Store(self._opened[0].servers, lifetimes or Lifetimes())
         store = await open_store(self.url, lifetimes)
         self._opened.append(store)
         return store
@@ -214,7 +228,7 @@ class ForgetfulStore(Store):
 
 def forgetful(store: Store) -> ForgetfulStore:
     """The same store over a network that loses replies."""
-    return ForgetfulStore(store.client, store.lifetimes)
+    return ForgetfulStore(store.servers, store.lifetimes)
 
 
 @pytest.fixture(scope="session")
@@ -234,15 +248,55 @@ def redis_url() -> Iterator[str]:
         yield server.socket_url
 
 
-@pytest.fixture(params=KINDS)
-async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
-    """An empty store of each kind in turn."""
-    kind: Kind = request.param
+@pytest.fixture(scope="session")
+def redis_sentinel_url() -> Iterator[str]:
+    """The address of a Redis with a replica and sentinels, started for the whole session."""
+    from tests.topologies import RealSentinels
+
+    with RealSentinels("redis") as sentinels:
+        yield sentinels.url
+
+
+@pytest.fixture(scope="session")
+def valkey_sentinel_url() -> Iterator[str]:
+    """The same of Valkey."""
+    from tests.topologies import RealSentinels
+
+    with RealSentinels("valkey") as sentinels:
+        yield sentinels.url
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_url() -> Iterator[str]:
+    """The address of a cluster of Redis, started for the whole session."""
+    from tests.topologies import RealCluster
+
+    with RealCluster("redis") as cluster:
+        yield cluster.url
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster_url() -> Iterator[str]:
+    """The same of Valkey."""
+    from tests.topologies import RealCluster
+
+    with RealCluster("valkey") as cluster:
+        yield cluster.url
+
+
+async def of_kind(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
+    """An empty store of the kind that is asked for."""
+    kind: str = request.param
     url = "memory://" if kind == "memory" else request.getfixturevalue(f"{kind}_url")
     opened = Stores(kind, url)
-    await (await opened.open()).client.flushall()
+    for client in (await opened.open()).servers.clients:
+        await client.flushall()
     yield opened
     await opened.close()
+
+
+stores = pytest.fixture(params=KINDS, name="stores")(of_kind)
+"""An empty store of each kind in turn."""
 
 
 @pytest.fixture

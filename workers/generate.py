@@ -14,10 +14,10 @@ import msgspec
 from opentelemetry.trace import SpanKind
 
 from gateway.streams import conversations, events, log, tracing
+from gateway.streams.errors import StoreError
 from gateway.streams.events import End, LogId, Problem, Queued, Start, Waiting
 from gateway.streams.log import Claimed, Ended, Moved
 from gateway.streams.records import Working
-from gateway.streams.store import StoreError
 from workers import history, metrics
 from workers.attempt import Attempt
 from workers.batch import Batch

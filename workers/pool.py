@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import RedisError
 
 from gateway.streams import jobs, keys, log, presence
+from gateway.streams.errors import StoreError
 from gateway.streams.events import End, Problem
 from gateway.streams.records import MOST_RESPONSES, Worker
-from gateway.streams.store import Store, StoreError
 from workers import metrics
 from workers.batch import Window
 from workers.beats import Beats
@@ -22,6 +22,8 @@ from workers.providers import Served, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from gateway.streams.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,8 @@ class Pool:
         self._blind_at = float("-inf")
         """When this worker last could not reach the store, or waited long for it."""
         self._loops: list[asyncio.Task[None]] = []
+        self._partitions = {keys.control(partition).encode(): partition for partition in range(keys.PARTITIONS)}
+        """By their control channels."""
 
     @property
     def models(self) -> list[str]:
@@ -186,32 +190,27 @@ class Pool:
                     running.task.cancel()
 
     async def _hear_control(self) -> None:
-        channels = {keys.control(partition).encode(): partition for partition in range(keys.PARTITIONS)}
         while True:
-            pubsub = self._store.subscriber()
             try:
-                await pubsub.subscribe(*channels)
-                # What was published before is found by looking.
-                self._woken.update(range(keys.PARTITIONS))
-                self._wake.set()
-                while True:
-                    message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=1.0)
-                    if message is not None:
-                        self._heard(channels[message["channel"]], message["data"])
+                subscription = await self._store.listen(self._heard, self._listens)
+                try:
+                    subscription.subscribe(*self._partitions)
+                    await subscription.closed
+                finally:
+                    await subscription.close()
+                logger.warning("the control channel was lost")
             except (RedisError, OSError) as error:
                 logger.warning("the control channel was lost (%s)", type(error).__name__)
-            finally:
-                try:
-                    await pubsub.aclose()  # type: ignore[no-untyped-call]
-                except (RedisError, OSError):
-                    # It was being given up.
-                    pass
             await asyncio.sleep(POLL_EVERY / 4)
 
-    def _heard(self, partition: int, data: bytes) -> None:
+    def _listens(self, channel: bytes) -> None:
+        # What was published before is found by looking.
+        self._woken.add(self._partitions[channel])
+        self._wake.set()
+
+    def _heard(self, channel: bytes, data: bytes) -> None:
         if data == b"job":
-            self._woken.add(partition)
-            self._wake.set()
+            self._listens(channel)
             return
         running = self._running.get(data.removeprefix(b"end ").decode())
         if running is not None and not running.generation.ending:

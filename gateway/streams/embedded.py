@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from gateway.streams.store import StoreError
+from gateway.streams.errors import StoreError
 
 START_TIMEOUT: Final = 10.0
 _PING_TIMEOUT: Final = 2.0

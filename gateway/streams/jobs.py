@@ -11,9 +11,12 @@ from redis.exceptions import ResponseError
 
 from gateway.streams import keys
 from gateway.streams.store import Store, milliseconds
+from gateway.streams.topology import key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from gateway.streams.pipeline import Argument
 
 SLOW: Final = 0.2
 """Seconds of a round trip in which no worker, however short its lease, is taken for silent."""
@@ -51,55 +54,56 @@ async def prepare(store: Store) -> None:
 
 async def take(store: Store, consumer: str, partitions: Iterable[int], room: int, lease: float | None) -> list[Job]:
     """Take at most `room` jobs: new ones, and those whose worker was silent for `lease` seconds, if that is given."""
-    found: list[Job] = []
     names = list(partitions)
-    pipeline = store.client.pipeline(transaction=False)
     idle = milliseconds(lease or 0.0)
-    # Not XAUTOCLAIM: it looks at ten times COUNT jobs and no further, so jobs in good hands would hide a lost one.
-    for partition in names if lease is not None else ():
-        pipeline.xpending_range(keys.jobs(partition), keys.GROUP, "-", "+", room, idle=idle)
-    left = room
     begun = asyncio.get_running_loop().time()
-    looked = await _run(store, pipeline)
+    # Not XAUTOCLAIM: it looks at ten times COUNT jobs and no further, so jobs in good hands would hide a lost one.
+    looked = await _ask(
+        store,
+        *(
+            ("XPENDING", keys.jobs(each), keys.GROUP, "IDLE", idle, "-", "+", room)
+            for each in names
+            if lease is not None
+        ),
+    )
     if lease is not None and asyncio.get_running_loop().time() - begun > max(lease / 3, SLOW):
         # The store was away just now, and those who hold jobs had no chance to say that they live.
         looked = []
+    left = room
+    claims: list[tuple[Argument, ...]] = []
     for partition, silent in zip(names, looked, strict=False):
-        if silent and left > 0:
-            ids = [each["message_id"] for each in silent[:left]]
-            left -= len(ids)
-            pipeline.xclaim(keys.jobs(partition), keys.GROUP, consumer, idle, ids)
-    for reply in await _run(store, pipeline):
-        found += [_job(*entry) for entry in reply if entry[1]]
+        ids = [job for job, *_ in silent[:left]]
+        left -= len(ids)
+        if ids:
+            claims.append(("XCLAIM", keys.jobs(partition), keys.GROUP, consumer, idle, *ids))
+    # An entry that was deleted is None there, or has no fields.
+    found = [_job(*entry) for entries in await _ask(store, *claims) for entry in entries if entry and entry[1]]
     for partition in names:
         if len(found) >= room:
             break
-        pipeline.xreadgroup(keys.GROUP, consumer, {keys.jobs(partition): ">"}, count=room - len(found))
-        for streams in await _run(store, pipeline):
-            found += [_job(*entry) for _, entries in _pairs(streams) for entry in entries]
+        count = room - len(found)
+        read = ("XREADGROUP", "GROUP", keys.GROUP, consumer, "COUNT", count, "STREAMS", keys.jobs(partition), ">")
+        for streams in await _ask(store, read):
+            # By name in RESP3, in pairs in RESP2.
+            for _, entries in streams.items() if isinstance(streams, dict) else streams or ():
+                found += [_job(*entry) for entry in entries]
     return found
 
 
-def _pairs(streams: Any) -> Iterable[tuple[Any, Any]]:
-    if isinstance(streams, dict):  # RESP3
-        return [(name, entries[0]) for name, entries in streams.items()]
-    return streams or []
-
-
-async def _run(store: Store, pipeline: Any) -> list[Any]:
+async def _ask(store: Store, *commands: tuple[Argument, ...]) -> list[Any]:
     # Not repeated: a job that was taken by a call whose reply was lost is taken over after a lease.
     try:
-        replies: list[Any] = await pipeline.execute()
+        return await asyncio.gather(*(store.ask(str(key_of(words)), *words) for words in commands))
     except ResponseError as error:
         if "NOGROUP" not in str(error):
             raise
         await prepare(store)
         return []
-    return replies
 
 
-def _job(entry: bytes, fields: dict[bytes, bytes]) -> Job:
-    return Job(entry.decode(), fields[b"response"].decode(), fields[b"conversation"].decode())
+def _job(entry: bytes, fields: Sequence[bytes]) -> Job:
+    values = dict(zip(fields[::2], fields[1::2], strict=True))
+    return Job(entry.decode(), values[b"response"].decode(), values[b"conversation"].decode())
 
 
 async def renew(store: Store, job: Job, consumer: str) -> Renewal:

@@ -18,6 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from gateway.streams import metrics
+from gateway.streams.errors import is_read_only
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -71,6 +72,13 @@ class Pipeline:
             self._departs = True
             loop.call_soon(self._depart)
         return reply
+
+    def drop(self, error: Exception) -> None:
+        """Give up what is under way or waits, which fails with `error`, and the connection."""
+        waiting, self._waiting = self._waiting, []
+        _fail(waiting, error)
+        if self._line is not None:
+            self.broke(self._line, error)
 
     async def close(self) -> None:
         """Give up what is under way or waits, which is cancelled, and the connection."""
@@ -238,6 +246,9 @@ class _Line(asyncio.Protocol):
                     continue
                 if not pipeline.expects:
                     raise hiredis.ProtocolError("a reply to nothing")
+                if isinstance(reply, Exception) and is_read_only(reply):
+                    # A replica now. A connection anew may lead to who has taken its place.
+                    self._transport.abort()
                 pipeline.replied(reply)
         except hiredis.HiredisError:
             self._transport.abort()

@@ -7,7 +7,7 @@ to hiredis itself, because redis-py's own way to a published message costs sever
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -15,10 +15,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from redis.asyncio.client import PubSub
+    from redis.asyncio.client import PubSub, Redis
     from redis.asyncio.connection import AbstractConnection
-
-    from gateway.streams.store import Store
 
     Heard = Callable[[bytes, bytes], None]
     Acknowledged = Callable[[bytes], None]
@@ -26,6 +24,20 @@ if TYPE_CHECKING:
 
 GATHER: Final = 0.001
 """Seconds. A turn of the loop and a system call cost more than a message: under load they are shared."""
+
+
+class Vocabulary(NamedTuple):
+    """The words of one kind of channels: what is sent, and what is heard."""
+
+    subscribe: bytes
+    unsubscribe: bytes
+    message: bytes
+    subscribed: bytes
+    unsubscribed: bytes
+
+
+PLAIN: Final = Vocabulary(b"SUBSCRIBE", b"UNSUBSCRIBE", b"message", b"subscribe", b"unsubscribe")
+SHARDED: Final = Vocabulary(b"SSUBSCRIBE", b"SUNSUBSCRIBE", b"smessage", b"ssubscribe", b"sunsubscribe")
 
 
 class Subscription(Protocol):
@@ -43,23 +55,40 @@ class Subscription(Protocol):
         """Give the connection up."""
 
 
-async def listen(store: Store, heard: Heard, acknowledged: Acknowledged) -> Subscription:
-    """Open a subscription: `heard` is called with channel and data of each message, `acknowledged` with a channel.
+async def listen(
+    client: Redis,
+    heard: Heard,
+    acknowledged: Acknowledged,
+    vocabulary: Vocabulary = PLAIN,
+    moved: Acknowledged | None = None,
+) -> Subscription:
+    """Open a subscription: `heard` is called with channel and data of each message, `acknowledged` with a channel, and
+    `moved` with a channel that the server has given up of itself.
 
     Raises RedisError, OSError.
     """
-    connection: AbstractConnection = store.client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-    await connection.connect()  # type: ignore[no-untyped-call]
+    connection: AbstractConnection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
     transport: asyncio.Transport | None = getattr(connection._writer, "transport", None)
     if transport is None:
         await connection.disconnect()
-        return _Emulated(store.subscriber(), heard, acknowledged)
-    return _Listener(connection, transport, heard, acknowledged)
+        return _Emulated(client.pubsub(), heard, acknowledged)
+    return _Listener(connection, transport, heard, acknowledged, vocabulary, moved)
 
 
 class _Listener(asyncio.Protocol):
     def __init__(
-        self, connection: AbstractConnection, transport: asyncio.Transport, heard: Heard, acknowledged: Acknowledged
+        self,
+        connection: AbstractConnection,
+        transport: asyncio.Transport,
+        heard: Heard,
+        acknowledged: Acknowledged,
+        vocabulary: Vocabulary,
+        moved: Acknowledged | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.closed = self._loop.create_future()
@@ -68,16 +97,20 @@ class _Listener(asyncio.Protocol):
         self._transport = transport
         self._heard = heard
         self._acknowledged = acknowledged
+        self._vocabulary = vocabulary
+        self._moved = moved
+        self._dropped: set[bytes] = set()
         self._reader = hiredis.Reader()
         # redis-py still closes the connection, and waits for its own protocol to hear of that.
         self._former = transport.get_protocol()
         transport.set_protocol(self)
 
     def subscribe(self, *channels: bytes) -> None:
-        self._transport.write(packed(b"SUBSCRIBE", *channels))
+        self._transport.write(packed(self._vocabulary.subscribe, *channels))
 
     def unsubscribe(self, channel: bytes) -> None:
-        self._transport.write(packed(b"UNSUBSCRIBE", channel))
+        self._dropped.add(channel)
+        self._transport.write(packed(self._vocabulary.unsubscribe, channel))
 
     async def close(self) -> None:
         await self._connection.disconnect()
@@ -89,18 +122,26 @@ class _Listener(asyncio.Protocol):
             self._transport.pause_reading()
             self._loop.call_later(GATHER, self._transport.resume_reading)
         self._quiet_until = now + GATHER
-        reader, heard = self._reader, self._heard
+        reader, heard, message_kind = self._reader, self._heard, self._vocabulary.message
         try:
             reader.feed(data)
             while (message := reader.gets()) is not False:
                 kind = message[0]
-                if kind == b"message":
+                if kind == message_kind:
                     heard(message[1], message[2])
-                elif kind == b"subscribe":
+                elif kind == self._vocabulary.subscribed:
                     self._acknowledged(message[1])
+                elif kind == self._vocabulary.unsubscribed:
+                    self._given_up(message[1])
         except (hiredis.HiredisError, TypeError):
             # It refuses us, or speaks something else; a subscription anew will tell.
             self._transport.abort()
+
+    def _given_up(self, channel: bytes) -> None:
+        if channel in self._dropped:
+            self._dropped.discard(channel)
+        elif self._moved is not None:
+            self._moved(channel)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._former.connection_lost(exc)

@@ -19,8 +19,6 @@ from workers.attempt import Attempt
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from redis.asyncio.client import PubSub
-
     from gateway.streams.jobs import Job
     from gateway.streams.store import Store
 
@@ -212,7 +210,7 @@ return held
 
 async def dump(store: Store) -> Any:
     """All that the store holds, but for how long it is kept."""
-    return await store.client.eval(_DUMP, 0)
+    return [await client.eval(_DUMP, 0) for client in store.servers.clients]
 
 
 @asynccontextmanager
@@ -239,25 +237,25 @@ async def lose_tail(store: Store, response: str, count: int) -> None:
 class Ear:
     """Hears a conversation's feed and its partition's control channel, in the order in which they speak."""
 
-    store: Store
     talk: Talk
-    pubsub: PubSub
+    messages: asyncio.Queue[tuple[bytes, bytes]]
+    acknowledged: asyncio.Queue[bytes]
+    """Each channel whenever it is subscribed to."""
+    closed: asyncio.Future[None]
 
     async def heard(self) -> list[tuple[str, bytes]]:
         """All that was published and not heard yet: `feed` or `control`, and what was said."""
         # Messages of one connection keep their order: what comes before our own word is all that there was.
         word = secrets.token_bytes(8)
-        await self.store.client.publish(keys.feed(self.talk.name), word)
+        await self.talk.store.publish(keys.feed(self.talk.name), word)
         names = {keys.feed(self.talk.name).encode(): "feed", keys.control(self.talk.partition).encode(): "control"}
         messages: list[tuple[str, bytes]] = []
         async with asyncio.timeout(10):
             while True:
-                message = await self.pubsub.get_message(ignore_subscribe_messages=True, timeout=1.0)
-                if message is None:
-                    continue
-                if message["data"] == word:
+                channel, data = await self.messages.get()
+                if data == word:
                     return messages
-                messages.append((names[message["channel"]], message["data"]))
+                messages.append((names[channel], data))
 
     async def feed(self) -> list[bytes]:
         return [data for channel, data in await self.heard() if channel == "feed"]
@@ -266,14 +264,15 @@ class Ear:
 @asynccontextmanager
 async def listening(talk: Talk) -> AsyncIterator[Ear]:
     """Hear all that is published from now on."""
-    pubsub = talk.store.subscriber()
-    await pubsub.subscribe(keys.feed(talk.name), keys.control(talk.partition))
-    for _ in range(2):
-        async with asyncio.timeout(10):
-            while await pubsub.get_message(timeout=1.0) is None:
-                pass
-    yield Ear(talk.store, talk, pubsub)
-    await pubsub.aclose()  # type: ignore[no-untyped-call]
+    messages: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue()
+    acknowledged: asyncio.Queue[bytes] = asyncio.Queue()
+    subscription = await talk.store.listen(lambda *message: messages.put_nowait(message), acknowledged.put_nowait)
+    subscription.subscribe(keys.feed(talk.name).encode(), keys.control(talk.partition).encode())
+    async with asyncio.timeout(10):
+        for _ in range(2):
+            await acknowledged.get()
+    yield Ear(talk, messages, acknowledged, subscription.closed)
+    await subscription.close()
 
 
 def lines(*parts: str | bytes) -> bytes:

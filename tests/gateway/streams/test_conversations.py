@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any
 
 import pytest
 
@@ -238,6 +239,9 @@ async def test_every_key_of_a_conversation_is_in_its_slot(store: Store) -> None:
     await talk.ask()
     await jobs.prepare(store)
     await (await talk.begin()).end(COMPLETE)
-    await store.client.delete(*(keys.jobs(each) for each in range(keys.PARTITIONS) if each != talk.partition))
-    tags = {re.search(rb"\{(.*?)\}", key) for key in await talk.redis.keys("*")}
+    for partition in range(keys.PARTITIONS):
+        if partition != talk.partition:
+            await store.client.delete(keys.jobs(partition))
+    named: list[Any] = [await client.keys("*") for client in store.servers.clients]
+    tags = {re.search(rb"\{(.*?)\}", key) for found in named for key in found}
     assert {match and match[1] for match in tags} == {f"p{talk.partition:02d}".encode()}

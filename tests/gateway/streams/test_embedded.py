@@ -21,7 +21,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from gateway.streams import embedded
-from gateway.streams.store import StoreError, open_store
+from gateway.streams.errors import StoreError
+from gateway.streams.store import open_store
 from tests.gateway.streams.steps import Talk
 
 if TYPE_CHECKING:

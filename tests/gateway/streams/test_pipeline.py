@@ -16,7 +16,7 @@ from gateway.streams.events import LogId
 from gateway.streams.pipeline import Pipeline
 from gateway.streams.store import open_store
 from tests.gateway.streams.steps import Talk, fold, text
-from tests.stores import RealServer
+from tests.stores import ONE_SERVER, RealServer, of_kind
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -57,6 +57,10 @@ class Watched(Pipeline):
         async with asyncio.timeout(10):
             while not self._under_way:
                 await asyncio.sleep(0)
+
+
+# A pipeline leads to one server.
+stores = pytest.fixture(params=ONE_SERVER, name="stores")(of_kind)
 
 
 @pytest.fixture

@@ -12,15 +12,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from gateway.streams import conversations, jobs, log
+from gateway.streams.errors import StoreError, StoreFullError, StoreUnavailableError
 from gateway.streams.log import Ended
-from gateway.streams.store import (
-    SCRIPTS,
-    Store,
-    StoreError,
-    StoreFullError,
-    StoreUnavailableError,
-    open_store,
-)
+from gateway.streams.store import SCRIPTS, Store, open_store
 from tests.gateway.streams.steps import STOPPED, Talk, fold, nothing_changes
 from tests.stores import RealServer, Stores, binary
 
@@ -57,8 +51,9 @@ async def test_every_script_is_there_again_after_the_server_forgot_it(store: Sto
     await talk.prepare()
 
     async def forget() -> None:
-        await store.client.script_flush()
-        assert await store.client.script_exists(*store._digests.values()) == [False] * len(SCRIPTS)
+        for client in store.servers.clients:
+            await client.script_flush()
+            assert await client.script_exists(*store._digests.values()) == [False] * len(SCRIPTS)
 
     await forget()
     accepted = await talk.ask()
@@ -177,7 +172,7 @@ async def test_a_server_that_may_not_write_is_unavailable_and_nothing_is_half_do
         server.command("REPLICAOF", "127.0.0.1", 1)
     before = await conversations.read(away, talk.name)
     with pytest.raises(StoreUnavailableError):
-        await Talk(Impatient(away.client, away.lifetimes), talk.name).ask()
+        await Talk(Impatient(away.servers, away.lifetimes), talk.name).ask()
     assert await conversations.read(away, talk.name) == before
 
 
