@@ -16,7 +16,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from redis.exceptions import RedisError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -61,8 +60,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SOCKET: Final = "/v1/ws"
-LOOK_AROUND_EVERY: Final = 2
-"""Signs of life between two looks at the queue and at who is there."""
 
 FILES_TO_SPARE: Final = 64
 """Descriptors that are not for sockets: the store, requests, and those who have to be told that there is no room."""
@@ -102,15 +99,17 @@ class Gateway:
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Everything that goes on beside the routes."""
-        tasks = [asyncio.create_task(work) for work in (self.feed.run(), self._tick(), self._be_seen())]
+        tasks = [asyncio.create_task(self.feed.run()), asyncio.create_task(self._tick())]
         for task in tasks:
             task.add_done_callback(self._ended)
+        # Whatever befalls it, those who are served do not notice.
+        seen = asyncio.create_task(presence.keep_showing(self.store, self._record, self._look_around))
         try:
             yield
         finally:
-            for task in tasks:
+            for task in (*tasks, seen):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, seen, return_exceptions=True)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
@@ -129,28 +128,8 @@ class Gateway:
             for connection in self.wheel.due(now):
                 connection.tick(now, wall)
 
-    async def _be_seen(self) -> None:
-        """Give signs of life, and look at how the fleet does."""
-        turns = 0
-        try:
-            while True:
-                await asyncio.sleep(presence.EVERY)
-                turns += 1
-                try:
-                    await presence.show(self.store, self._record())
-                    if turns % LOOK_AROUND_EVERY == 0:
-                        await self._look_around()
-                except (StoreError, RedisError, OSError) as error:
-                    logger.info("no sign of life could be given (%s)", type(error).__name__)
-        finally:
-            try:
-                async with asyncio.timeout(presence.EVERY):
-                    await presence.leave(self.store, self._record())
-            except (TimeoutError, RedisError, OSError):
-                # It is forgotten by itself.
-                pass
-
     async def _look_around(self) -> None:
+        """Look at the queue, and at who is there."""
         queue = await presence.queue(self.store)
         for state, count in (("waiting", queue.waiting), ("running", queue.running), ("behind", queue.behind)):
             metrics.QUEUE.labels(state).set(count)

@@ -158,7 +158,9 @@ class Room:
                     frames += last
                 continue
             frames += replica.read(cursor)
-            frames.entries += _entries(cursor, replica)
+            if replica.tail is not None:
+                # Not `_entries`: this is done for every token.
+                frames.entries += replica.tail.seq - cursor.seq if cursor is not None else replica.tail.seq
             if replica.end is None or not self._is_settled(response, turns):
                 # Until its settled copy is given: should a failover take its end back, it goes on with a reset.
                 cursors.append((response, replica.tail))
@@ -476,10 +478,10 @@ class Hub:
         burst, group.position = room.read(group.position)
         if not burst:
             return
-        count = len(group.viewers)
-        self.tally.frames += len(burst) * count
+        count, tally = len(group.viewers), self.tally
+        tally.frames += len(burst) * count
         if burst.entries > 0:
-            self.tally.delivered += burst.entries * count
+            tally.delivered += burst.entries * count
         # A copy, because giving may end with a viewer leaving.
         for viewer in [viewer for viewer in tuple(group.viewers) if not viewer.give(burst)]:
             for other in self._watched.get(viewer, ()):

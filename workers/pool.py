@@ -82,7 +82,13 @@ class Pool:
             return
         self._loops = [
             asyncio.create_task(loop)
-            for loop in (self._take_jobs(), self._keep_leases(), self._hear_control(), self._sweep(), self._be_seen())
+            for loop in (
+                self._take_jobs(),
+                self._keep_leases(),
+                self._hear_control(),
+                self._sweep(),
+                presence.keep_showing(self._store, self._record),
+            )
         ]
         try:
             await asyncio.gather(*self._loops)
@@ -111,7 +117,6 @@ class Pool:
             for running in rest:
                 await jobs.release(self._store, running.job, self.name)
             await jobs.leave(self._store, self.name)
-            await presence.leave(self._store, self._record())
         except (StoreError, RedisError, OSError) as error:
             # The leases run out by themselves.
             logger.warning("jobs could not be handed over (%s)", type(error).__name__)
@@ -216,15 +221,6 @@ class Pool:
         if running is not None and not running.generation.ending:
             metrics.FENCES.labels("control").inc()
             running.task.cancel()
-
-    async def _be_seen(self) -> None:
-        """Give signs of life."""
-        while True:
-            await asyncio.sleep(presence.EVERY)
-            try:
-                await presence.show(self._store, self._record())
-            except (StoreError, RedisError, OSError) as error:
-                logger.info("no sign of life could be given (%s)", type(error).__name__)
 
     def _record(self) -> Worker:
         pulse = self._pulse

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import socket
@@ -15,12 +16,17 @@ from gateway.streams.records import Queue
 from gateway.streams.store import Store, milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from gateway.streams.records import Record
 
+logger = logging.getLogger(__name__)
+
 EVERY: Final = 1.0
 """Seconds between two signs of life."""
+
+PATIENCE: Final = 3.0
+"""Seconds in which the store has to answer: what it would say later is old."""
 
 FORGOTTEN_AFTER: Final = 5.0
 STATM: Final = Path("/proc/self/statm")
@@ -65,7 +71,7 @@ async def show(store: Store, record: Record) -> None:
     name = records.name_of(record)
     ttl = milliseconds(FORGOTTEN_AFTER)
     await store.call(
-        "show", [keys.presence(), keys.sign_of_life(name)], name, records.encode(record), ttl, patience=EVERY
+        "show", [keys.presence(), keys.sign_of_life(name)], name, records.encode(record), ttl, patience=PATIENCE
     )
 
 
@@ -76,13 +82,41 @@ async def leave(store: Store, record: Record) -> None:
     await store.client.delete(keys.sign_of_life(name))
 
 
+async def keep_showing(
+    store: Store, record: Callable[[], Record], look: Callable[[], Awaitable[None]] | None = None
+) -> None:
+    """Give signs of life until cancelled, and be forgotten then; nothing that goes wrong with them ends it.
+
+    `look` is called at every other one.
+    """
+    turn = 0
+    try:
+        while True:
+            await asyncio.sleep(EVERY)
+            turn += 1
+            try:
+                await show(store, record())
+                if look is not None and turn % 2 == 0:
+                    await look()
+            except Exception as error:
+                # Who can not be seen works all the same.
+                logger.debug("no sign of life could be given (%s)", type(error).__name__)
+    finally:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await leave(store, record())
+        except Exception as error:
+            # It is forgotten by itself.
+            logger.debug("no leave could be taken (%s)", type(error).__name__)
+
+
 async def seen(store: Store) -> list[Record]:
     """What everybody who is there says of himself, by name; raises StoreError, RedisError."""
     names = await _names(store)
     if not names:
         return []
     said: Sequence[bytes | None] = await store.repeat(
-        lambda: store.client.mget([keys.sign_of_life(name) for name in names]), EVERY
+        lambda: store.client.mget([keys.sign_of_life(name) for name in names]), PATIENCE
     )
     silent = [name for name, record in zip(names, said, strict=True) if record is None]
     if silent:
@@ -103,7 +137,7 @@ async def counts(store: Store) -> dict[str, int]:
 
 
 async def _names(store: Store) -> list[str]:
-    reply: Any = await store.repeat(lambda: store.client.smembers(keys.presence()), EVERY)
+    reply: Any = await store.repeat(lambda: store.client.smembers(keys.presence()), PATIENCE)
     return sorted(name.decode() for name in reply)
 
 
@@ -111,7 +145,7 @@ async def queue(store: Store) -> Queue:
     """The whole queue; raises StoreError."""
     parts = await asyncio.gather(
         *(
-            store.call("queue", [keys.jobs(number), keys.open_responses(number)], keys.GROUP, patience=EVERY)
+            store.call("queue", [keys.jobs(number), keys.open_responses(number)], keys.GROUP, patience=PATIENCE)
             for number in range(keys.PARTITIONS)
         )
     )

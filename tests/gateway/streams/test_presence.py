@@ -50,6 +50,32 @@ async def test_who_falls_silent_is_forgotten(store: Store, monkeypatch: pytest.M
     assert not await store.client.exists(keys.presence())
 
 
+async def test_signs_of_life_go_on_whatever_goes_wrong_and_end_with_a_leave(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "EVERY", 0.01)
+    tries = 0
+
+    def record() -> Worker:
+        nonlocal tries
+        tries += 1
+        if tries % 2:
+            raise KeyError("a mistake of ours")
+        return WORKER
+
+    async def look() -> None:
+        raise ZeroDivisionError
+
+    showing = asyncio.create_task(presence.keep_showing(store, record, look))
+    async with asyncio.timeout(10.0):
+        while tries < 6 or not await presence.seen(store):
+            await asyncio.sleep(0.005)
+    tries = 1
+    showing.cancel()
+    await asyncio.gather(showing, return_exceptions=True)
+    assert await presence.seen(store) == []
+
+
 async def test_what_a_newer_release_says_is_passed_over(store: Store) -> None:
     await presence.show(store, WORKER)
     await store.client.sadd(keys.presence(), "gateway:new")
