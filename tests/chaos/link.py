@@ -166,6 +166,7 @@ class End(asyncio.Protocol):
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self.transport: asyncio.Transport | None = None
+        self._finished = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
@@ -203,8 +204,14 @@ class End(asyncio.Protocol):
 
     def finish(self) -> None:
         """Say that nothing more comes."""
-        if self.transport is not None and not self.transport.is_closing() and self.transport.can_write_eof():
+        if self.transport is not None and not self.transport.is_closing():
+            self._finished = True
             self.transport.write_eof()
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes on; what comes after the end is lost."""
+        if self.transport is not None and not self.transport.is_closing() and not self._finished:
+            self.transport.write(data)
 
     def reset(self) -> None:
         """Close with a reset."""
@@ -243,7 +250,7 @@ class Flow:
             wire.cut()
             return
         if weather.clear and self._pump is None and self._to.transport is not None:
-            self._to.transport.write(data)
+            self._to.write(data)
             return
         delay = weather.latency + weather.jitter * wire.link.chance.random()
         self._waiting.append((asyncio.get_running_loop().time() + delay, data))
@@ -291,14 +298,11 @@ class Flow:
             self._pump = None
 
     async def _send(self, data: bytes) -> None:
-        weather, transport = self._weather, self._to.transport
-        assert transport is not None
+        weather = self._weather
         while data:
             size = weather.slice or (max(1, int(weather.rate * 0.05)) if weather.rate else len(data))
             part, data = data[:size], data[size:]
-            if transport.is_closing():
-                return
-            transport.write(part)
+            self._to.write(part)
             if weather.rate:
                 await asyncio.sleep(len(part) / weather.rate)
             elif weather.slice:
