@@ -291,7 +291,7 @@ class Gateway:
         if isinstance(entered, Response):
             return entered
         try:
-            room = await self.feed.enter(entered[1], ())
+            room = await self.feed.enter(entered[1], {})
         except StoreError:
             return _error("unavailable", "The conversation can not be read for a moment.", 2.0)
         frames, _ = room.begin(None, {})
@@ -307,7 +307,7 @@ class Gateway:
         place = Place.parse(request.headers.get("last-event-id"))
 
         async def begin() -> tuple[EventStream, Room, Position]:
-            room = await self.feed.enter(name, place.responses)
+            room = await self.feed.enter(name, place.responses, place.turns)
             frames, position = self.feed.begin(room, place.turns, place.responses)
             stream = EventStream(self.feed, place, identity.expires)
             stream.give(Burst(frames))
@@ -329,8 +329,9 @@ class Gateway:
             name = queued.conversation if queued else await jobs.conversation_of(self.store, response)
             if name is None or not identity.opens(name):
                 return _error("not_found", "There is no such response.")
-            room = await self.feed.enter(name, (response,))
-            after = cursor_of(request.headers.get("last-event-id"))
+            last = request.headers.get("last-event-id")
+            room = await self.feed.enter(name, {response: last or ""})
+            after = cursor_of(last)
             replica = room.responses.get(response)
             if replica is not None and replica.end is not None and after == replica.tail:
                 return Response(status_code=204)

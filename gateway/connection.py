@@ -255,7 +255,7 @@ class Connection:
             await self._drained.wait()
         named = dict(request.responses)
         try:
-            room = await self._feed.enter(name, named)
+            room = await self._feed.enter(name, named, request.after)
         except StoreError:
             self._say(wire.refusal(request, "unavailable", "The conversation can not be read for a moment.", 2.0))
             return

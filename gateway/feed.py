@@ -19,7 +19,7 @@ from gateway.streams.comparison import different
 from gateway.streams.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Mapping
+    from collections.abc import Coroutine, Mapping
 
     from gateway.hub import Hub, Position, Room, Viewer
     from gateway.streams.store import Store
@@ -86,8 +86,9 @@ class Feed:
             group.create_task(self._listen())
             group.create_task(self._compare())
 
-    async def enter(self, name: str, responses: Iterable[str]) -> Room:
-        """The room of a conversation with its logs read, those of `responses` too; raises StoreUnavailableError.
+    async def enter(self, name: str, named: Mapping[str, str], after: str | None = None) -> Room:
+        """The room of a conversation with its logs read, those of the responses `named` too, as far as a client that
+        comes with these cursors has been given them; raises StoreUnavailableError.
 
         However many come at once, the logs are read once.
         """
@@ -98,7 +99,7 @@ class Feed:
                 entering = self._entering[name] = asyncio.create_task(self._open(room))
                 entering.add_done_callback(partial(self._entered, name))
             await asyncio.shield(entering)
-        missing = room.unknown(dict.fromkeys(responses, ""))
+        missing = room.unknown(named, after)
         if missing:
             room.wanted |= missing
             await self._load(room)

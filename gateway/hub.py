@@ -280,9 +280,18 @@ class Room:
             return []
         return [replica.status()]
 
-    def unknown(self, named: Mapping[str, str]) -> set[str]:
-        """Those of the named responses whose log has to be read before a watch can begin."""
-        return {response for response in named if response not in self.responses and response not in self.gone}
+    def unknown(self, named: Mapping[str, str], after: str | None = None) -> set[str]:
+        """The logs that have to be read before a watch from these cursors can begin.
+
+        Those that are not here, and those of which another gateway has given more than is here.
+        """
+        lacking = {response for response in named if response not in self.responses and response not in self.gone}
+        for response, spelled in named.items():
+            replica, cursor = self.responses.get(response), events.parse_log_id(spelled)
+            if replica is not None and replica.tail and cursor and cursor.seq > replica.tail.seq:
+                lacking.add(response)
+        turn = events.parse_turn_id(after) if after is not None else None
+        return lacking | {""} if turn is not None and turn.seq > self.turns.tail.seq else lacking
 
     def forget(self) -> None:
         """Drop the logs that ended and that no viewer still reads."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.streams import events, keys, log
-from tests.chaos.checker import Checker, Question, Truth, Verdict
+from tests.chaos.checker import Checker, Question, Truth, Verdict, Watcher
 from tests.chaos.faults import inject
 from tests.chaos.house import LEASE, House, Member
 from tests.chaos.provider import ENDS, Script
@@ -222,7 +222,8 @@ class Run:
         )
 
     async def _truth(self) -> Truth:
-        histories = {name: await self._history(name) for name in self.conversations}
+        late = {name: await self._come_last(name) for name in self.conversations}
+        histories = {name: list(watcher.messages.values()) for name, watcher in late.items()}
         responses = [
             message["response"] for history in histories.values() for message in history if "response" in message
         ]
@@ -239,10 +240,11 @@ class Run:
             histories,
             logs,
             {key: self.script.sent(key) for key in self.keys()},
+            shortened=frozenset(name for name, watcher in late.items() if watcher.shortened),
             lossy=self.schedule.lossy,
         )
 
-    async def _history(self, name: str) -> list[dict[str, Any]]:
+    async def _come_last(self, name: str) -> Watcher:
         """What somebody who comes last is given."""
         late = Viewer(Checker().watcher(f"{name}/late", name), self.house.urls, 0, self.chance)
         late.start()
@@ -254,7 +256,7 @@ class Run:
             self.checker.blame("stuck", late.watcher.name, "history", "a new viewer is given nothing")
         finally:
             await late.close()
-        return list(late.watcher.messages.values())
+        return late.watcher
 
     def _log(self, response: str) -> str | None:
         entries = log.entries(self.house.primary.command("XRANGE", keys.log(response), "-", "+"))

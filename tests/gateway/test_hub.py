@@ -102,11 +102,11 @@ class Gateway:
             self.read(logs, name)
         self.load(logs)
 
-    def enter(self, logs: Logs, named: dict[str, str]) -> None:
+    def enter(self, logs: Logs, named: dict[str, str], after: str | None) -> None:
         if not self.loaded:
             self.loaded = True
             self.room.wanted.add("")
-        self.room.wanted |= self.room.unknown(named)
+        self.room.wanted |= self.room.unknown(named, after)
         self.load(logs)
 
 
@@ -325,7 +325,7 @@ class Delivery(RuleBasedStateMachine):
         after = watch.get("after")
         if spoiled is not None:
             after = spoiled if after is not None else None
-        gateway.enter(self.logs, named)
+        gateway.enter(self.logs, named, after)
         frames, position = gateway.room.begin(after, named)
         client.gateway, client.full = gateway, False
         client.give(Burst(frames))
@@ -776,6 +776,16 @@ def test_a_history_that_was_lost_is_replaced_and_every_viewer_begins_anew() -> N
     assert [frame["type"] for frame in screen.frames] == ["watching", "snapshot"]
     assert screen.frames[0]["reason"] == "lost"
     assert screen.frames[1]["responses"][0]["state"] == "running"
+
+
+def test_what_another_gateway_has_given_is_read_before_it_is_called_lost() -> None:
+    """Found by tests.chaos, seed 10082: a gateway that had missed an answer's end took it back from the screen."""
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
+    assert room.unknown({RESPONSE: str(TEXT[0])}, str(ASKED[0])) == set()
+    assert room.unknown({RESPONSE: "nonsense"}, "nonsense") == set()
+    assert room.unknown({RESPONSE: str(ENDED[0])}, str(ASKED[0])) == {RESPONSE}
+    assert room.unknown({}, str(SETTLED[0])) == {""}
 
 
 def test_viewers_are_told_of_a_history_that_was_lost_whole() -> None:
