@@ -102,9 +102,12 @@ class Truth:
 class Checker:
     """All viewers of a run."""
 
-    def __init__(self, *, speaks_words: bool = True) -> None:
-        """`speaks_words`: whether the answers are `words`; otherwise viewers are only compared with each other."""
+    def __init__(self, *, speaks_words: bool = True, kind: type[Watcher] | None = None) -> None:
+        """`speaks_words`: whether the answers are `words`; otherwise viewers are only compared with each other.
+        `kind`: what its viewers are.
+        """
         self.speaks_words = speaks_words
+        self._kind = kind or Watcher
         self.watchers: dict[str, Watcher] = {}
         self.verdicts: list[Verdict] = []
         self.tokens = 0
@@ -113,7 +116,7 @@ class Checker:
 
     def watcher(self, name: str, conversation: str) -> Watcher:
         """One more viewer."""
-        watcher = self.watchers[name] = Watcher(self, name, conversation)
+        watcher = self.watchers[name] = self._kind(self, name, conversation)
         return watcher
 
     def blame(self, kind: Kind, viewer: str, about: str, detail: str) -> None:

@@ -52,11 +52,21 @@ class Outcome:
 class Run:
     """A schedule that is being carried out."""
 
-    def __init__(self, house: House, script: Script, schedule: Schedule) -> None:
+    def __init__(
+        self,
+        house: House,
+        script: Script,
+        schedule: Schedule,
+        *,
+        watcher: type[Watcher] | None = None,
+        patience: float = STUCK_AFTER,
+    ) -> None:
+        """`watcher`: what its viewers are; `patience`: seconds after the last fault in which all has to end."""
+        self._patience = patience
         self.house = house
         self.script = script
         self.schedule = schedule
-        self.checker = Checker()
+        self.checker = Checker(kind=watcher)
         self.questions: list[Question] = []
         self.conversations: dict[str, list[Viewer]] = {}
         self.injected: Counter[str] = Counter()
@@ -206,7 +216,7 @@ class Run:
         """Wait until nobody waits for anything, or for as long as may be waited."""
         begun = self.now()
         # Those that were led to another store learn of its history when they have subscribed and read.
-        least, deadline = begun + (SETTLES if self.schedule.lossy else 0.0), begun + STUCK_AFTER
+        least, deadline = begun + (SETTLES if self.schedule.lossy else 0.0), begun + self._patience
         viewers = [viewer for viewers in self.conversations.values() for viewer in viewers]
         while self.now() < deadline:
             if self.now() >= least and all(viewer.settled for viewer in viewers):
