@@ -1273,11 +1273,24 @@ def mutated(chance: random.Random) -> bytes:
 
 
 async def test_three_thousand_mutated_frames(gate: Gate, witness: Witness) -> None:
+    await fuzz(gate, witness, FUZZED)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+async def test_a_hundred_thousand_mutated_frames(gate: Gate, witness: Witness) -> None:
+    await fuzz(gate, witness, 100_000)
+    said = gate.gateway.text
+    assert not [line for line in said.splitlines() if "Traceback" in line or " ERROR " in line or " CRITICAL " in line]
+
+
+async def fuzz(gate: Gate, witness: Witness, count: int) -> None:
+    """Send so many frames, each mutated, over connections that end in any way; nobody else notices."""
     chance = random.Random(SEED)
     before = gate.descriptors
     codes: dict[int, int] = {}
     sent = 0
-    while sent < FUZZED:
+    while sent < count:
         async with raw(gate, token="" if chance.random() < 0.9 else None) as opened:
             frames = [mutated(chance) for _ in range(chance.randint(1, 12))]
             # In one piece, or cut anywhere.
