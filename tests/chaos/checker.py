@@ -335,6 +335,10 @@ class Watcher:
         if frame["type"] == "status" and frame["state"] == "ended":
             return
         shown = self.shown.setdefault(response, Shown())
+        if shown.end is not None and frame["type"] == "start" and (shown.end.get("error") or {}).get("code") == "gone":
+            # Nothing was left of it, as far as one gateway knew, and another one still has it.
+            self._reopen(response, shown)
+            shown = self.shown[response] = Shown()
         if shown.end is not None:
             self._blame("doubled", response, f"a {frame['type']} after its end")
             return
