@@ -11,23 +11,26 @@ from redis.exceptions import RedisError
 
 from gateway import approach
 from gateway.finding import Finding
-from gateway.streams import events
+from gateway.streams import address, events
 from gateway.streams.errors import StoreError
 from gateway.streams.store import Store, open_store
 
 if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
     from gateway.settings import Settings
 
 OLDEST: Final = {"redis": (6, 2), "valkey": (7, 2)}
 SLOW: Final = 0.005
 """Seconds of a round trip from which on first tokens are noticeably late."""
 
+REACHED_WITHIN: Final = 2.0
 FEW_FILES: Final = 16_384
 PROBE: Final = "tw:{p00}:doctor"
 
 
-async def examine(settings: Settings, address: str | None = None, token: str | None = None) -> list[Finding]:
-    """Look at everything that these settings use, and at the gateway at `address`; see `approach.examine`."""
+async def examine(settings: Settings, url: str | None = None, token: str | None = None) -> list[Finding]:
+    """Look at everything that these settings use, and at the gateway at `url`; see `approach.examine`."""
     found: list[Finding] = []
     try:
         store = await open_store(settings.store, settings.lifetimes)
@@ -41,8 +44,8 @@ async def examine(settings: Settings, address: str | None = None, token: str | N
     found.append(_files(settings))
     found += _keys(settings)
     found.append(_access(settings))
-    if address is not None:
-        found += await approach.examine(address, settings, token)
+    if url is not None:
+        found += await approach.examine(url, settings, token)
     return found
 
 
@@ -51,46 +54,75 @@ async def _store(store: Store, settings: Settings) -> list[Finding]:
         found = [await _latency(store), *await _scripts(store)]
         text = "in this process: nothing is kept over a restart; embedded:// keeps it, redis:// serves several machines"
         return [Finding("WARN", "persistence", text), *found]
-    try:
-        information: dict[str, Any] = await store.client.info()
-    except RedisError as error:
-        found = [await _latency(store), *await _scripts(store)]
-        return [*found, Finding("WARN", "version", f"INFO is not permitted ({type(error).__name__})")]
-    if information.get("role") not in (None, "master"):
-        # Whatever else there were to say of it would be of another server in the end.
-        return [Finding("FAIL", "role", "this server is a replica and takes no writes: use the primary's address")]
-    found = [await _latency(store), *await _scripts(store), await _clock(store), _version(information)]
-    found.append(_persistence(information))
-    policy = str(information.get("maxmemory_policy", "noeviction"))
-    if int(information.get("maxmemory", 0)) and policy != "noeviction":
-        text = f"{policy} deletes running answers when memory is short: set maxmemory-policy noeviction"
-        found.append(Finding("FAIL", "eviction", text))
-    else:
-        found.append(Finding("ok", "eviction", f"nothing is evicted ({policy})"))
+    found = await _places(settings.store)
+    servers = store.servers.clients
+    for client in servers:
+        of = f" of {_name(client)}" if len(servers) > 1 else ""
+        found += await _server(client, of)
+    if any(finding.subject == "role" for finding in found):
+        # Whatever else there were to say would be of another server in the end.
+        return found
+    return [*found, await _latency(store), *await _scripts(store)]
+
+
+async def _places(url: str) -> list[Finding]:
+    """Those of several nodes that do not answer."""
+    found = []
+    for place in address.parse(url).places:
+        try:
+            async with asyncio.timeout(REACHED_WITHIN):
+                _, writer = await asyncio.open_connection(place.host, place.port)
+            writer.close()
+        except (TimeoutError, OSError) as error:
+            text = f"{place} does not answer ({type(error).__name__}): start it, or take it out of TOKENWIRE_STORE"
+            found.append(Finding("WARN", "node", text))
     return found
 
 
-def _version(information: dict[str, Any]) -> Finding:
+def _name(client: Redis) -> str:
+    where = client.connection_pool.connection_kwargs
+    return f"{where.get('host')}:{where.get('port')}"
+
+
+async def _server(client: Redis, of: str) -> list[Finding]:
+    """What one server is and how it is set up; `of` is which one, where there are several."""
+    try:
+        information: dict[str, Any] = await client.info()
+    except RedisError as error:
+        return [Finding("WARN", f"version{of}", f"INFO is not permitted ({type(error).__name__})")]
+    if information.get("role") not in (None, "master"):
+        return [Finding("FAIL", "role", "this server is a replica and takes no writes: use the primary's address")]
+    found = [await _clock(client, of), _version(information, of), _persistence(information, of)]
+    policy = str(information.get("maxmemory_policy", "noeviction"))
+    if int(information.get("maxmemory", 0)) and policy != "noeviction":
+        text = f"{policy} deletes running answers when memory is short: set maxmemory-policy noeviction"
+        found.append(Finding("FAIL", f"eviction{of}", text))
+    else:
+        found.append(Finding("ok", f"eviction{of}", f"nothing is evicted ({policy})"))
+    return found
+
+
+def _version(information: dict[str, Any], of: str) -> Finding:
     server = "valkey" if "valkey_version" in information else "redis"
     version = str(information.get(f"{server}_version", "0"))
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     oldest = OLDEST[server]
     if numbers < oldest:
-        return Finding("FAIL", "version", f"{server} {version} is too old: use {oldest[0]}.{oldest[1]} or newer")
-    return Finding("ok", "version", f"{server} {version}")
+        return Finding("FAIL", f"version{of}", f"{server} {version} is too old: use {oldest[0]}.{oldest[1]} or newer")
+    return Finding("ok", f"version{of}", f"{server} {version}")
 
 
-def _persistence(information: dict[str, Any]) -> Finding:
+def _persistence(information: dict[str, Any], of: str) -> Finding:
     if int(information.get("aof_enabled", 0)):
-        return Finding("ok", "persistence", "append-only file")
-    return Finding("WARN", "persistence", "no append-only file: a crash loses what came last; set appendonly yes")
+        return Finding("ok", f"persistence{of}", "append-only file")
+    return Finding("WARN", f"persistence{of}", "no append-only file: a crash loses what came last; set appendonly yes")
 
 
-async def _clock(store: Store) -> Finding:
+async def _clock(client: Redis, of: str) -> Finding:
     begun = time.time()
-    seconds, microseconds = await store.client.time()
+    seconds, microseconds = await client.time()
     took = time.time() - begun
-    return approach.apart("store's clock", seconds + microseconds / 1e6 - begun - took / 2, took)
+    return approach.apart(f"store's clock{of}", seconds + microseconds / 1e6 - begun - took / 2, took)
 
 
 async def _latency(store: Store) -> Finding:
@@ -129,6 +161,8 @@ async def _scripts(store: Store) -> list[Finding]:
         except RedisError:
             # It expires with the store's own clean-up, and is a few bytes.
             pass
+    publish = store.servers.publish
+    listens = publish.replace("PUBLISH", "SUBSCRIBE")
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     acknowledged = asyncio.Event()
     try:
@@ -143,7 +177,7 @@ async def _scripts(store: Store) -> list[Finding]:
                 await subscription.close()
     except (TimeoutError, RedisError, OSError):
         found.append(
-            Finding("FAIL", "publish", f"a subscription heard nothing: permit {store.servers.publish} on tw:*")
+            Finding("FAIL", "publish", f"a subscription heard nothing: permit {listens} and {publish} on tw:*")
         )
     return found
 

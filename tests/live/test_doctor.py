@@ -22,6 +22,7 @@ from gateway.doctor import examine
 from gateway.settings import load
 from tests.live.processes import GatewayProcess
 from tests.stores import RealServer
+from tests.topologies import RealCluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -270,6 +271,18 @@ async def test_10_a_store_or_a_gateway_that_can_not_be_reached() -> None:
     assert found["store"].mark == found["gateway"].mark == "FAIL"
     assert "start it, or set TOKENWIRE_STORE" in found["store"].text
     assert "nothing answers at http://127.0.0.1:1" in found["gateway"].text
+
+
+async def test_of_a_cluster_each_node_is_looked_at_and_one_that_does_not_answer_is_named() -> None:
+    with RealCluster() as cluster:
+        one = cluster.primaries()[0]
+        one.command("CONFIG", "SET", "maxmemory", "100mb")
+        one.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        found = await examined(f"{cluster.url},127.0.0.1:1")
+    assert wrong(found) == {"node", f"eviction of 127.0.0.1:{one.port}"}
+    assert found["node"].mark == "WARN"
+    assert found["node"].text.startswith("127.0.0.1:1 does not answer")
+    assert found["scripts"].mark == found["publish"].mark == "ok"
 
 
 # What is not permitted
