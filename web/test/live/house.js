@@ -57,12 +57,14 @@ export async function endProcesses() {
 
 /** A gateway, a worker, or both (`run`), on a free port. */
 export class Process {
+  /** @param options of the command line; an object among them has environment variables */
   static async start(command, ...options) {
+    const variables = options.filter((option) => typeof option === "object");
     const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(TOKENWIRE|OPENAI|ANTHROPIC)_/.test(name)));
     const port = command === "worker" ? [] : ["--port", "0"];
-    const child = spawn(PYTHON, ["-m", "gateway", command, ...port, ...options], {
+    const child = spawn(PYTHON, ["-m", "gateway", command, ...port, ...options.filter((option) => typeof option === "string")], {
       cwd: ROOT,
-      env: { ...environment, PYTHONPATH: ROOT, PYTHONUNBUFFERED: "1" },
+      env: { ...environment, PYTHONPATH: ROOT, PYTHONUNBUFFERED: "1", ...Object.assign({}, ...variables) },
       stdio: ["ignore", "pipe", "pipe"],
     });
     const started = new Process(child);
