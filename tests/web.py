@@ -16,6 +16,9 @@ ROOT: Final = Path(__file__).parent.parent
 WEB: Final = ROOT / "web"
 OLDEST_NODE: Final = 20
 
+AT_ONCE: Final = 2
+"""Test files that run at once: most of their time they wait for a browser, which waits for what it shows."""
+
 
 def missing() -> str | None:
     """Why the web side can not be looked at here; None if it can."""
@@ -52,7 +55,9 @@ def test() -> bool:
         return False
     # The tests start gateways of their own, with this Python.
     os.environ["TOKENWIRE_PYTHON"] = sys.executable
-    return _succeeds("node", str(WEB / "build.js"), "--tests") and _succeeds("node", "--test", *files)
+    return _succeeds("node", str(WEB / "build.js"), "--tests") and _succeeds(
+        "node", f"--test-concurrency={AT_ONCE}", "--test", *files
+    )
 
 
 def _succeeds(program: str, *arguments: str) -> bool:

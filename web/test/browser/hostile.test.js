@@ -46,9 +46,23 @@ group("hostile answers", { skip: missing }, () => {
       const address = pages.add("/hostile", '<div id="here"></div>', { policy: policy?.() });
       await tab.goto(address);
       await tab.evaluate(
-        async ([module, texts]) => {
+        async ([module, texts, everywhere]) => {
           const { markdown } = await import(module);
           const here = document.getElementById("here");
+          // Cut in two at every place: each is taken away again, and what it has begun is not.
+          for (const text of everywhere ? texts : []) {
+            for (let at = 0; at <= text.length; at += 1) {
+              const parent = document.createElement("div");
+              here.append(parent);
+              const view = markdown(parent, {});
+              view.write(text.slice(0, at));
+              view.write(text.slice(at));
+              view.end();
+              globalThis.splits = (globalThis.splits ?? 0) + 1;
+              if (parent.querySelector("script, img, iframe, object, embed, link, style, form, input, svg, video, audio, base, meta, [style], [src], [srcset]")) throw new Error(text);
+              parent.remove();
+            }
+          }
           for (const text of texts) {
             const parent = document.createElement("div");
             here.append(parent);
@@ -62,11 +76,12 @@ group("hostile answers", { skip: missing }, () => {
             }
           }
         },
-        [`${gateway.url}/widget/${CHUNK}`, HOSTILE],
+        [`${gateway.url}/widget/${CHUNK}`, HOSTILE, policy !== undefined],
       );
       // Whatever was begun has been begun by the next two frames.
       await tab.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))));
       assert.equal(await tab.locator("#here > div").count(), HOSTILE.length);
+      if (policy) assert.equal(await tab.evaluate(() => globalThis.splits), HOSTILE.reduce((sum, text) => sum + text.length + 1, 0));
       assert.equal(await tab.evaluate(() => globalThis.hacked), undefined);
       assert.equal(tab.url(), address);
       assert.equal(await tab.locator("#here :is(script, img, iframe, object, embed, link, style, form, input, svg, video, audio, base, meta)").count(), 0);

@@ -2,9 +2,11 @@
 
 import assert from "node:assert/strict";
 import { createHash, createHmac } from "node:crypto";
+import { mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { after, before, describe as group, test } from "node:test";
 
-import { Gateway, Pages, browser, missing, strict, until } from "./stage.js";
+import { Gateway, PICTURES, Pages, browser, missing, strict, until } from "./stage.js";
 
 const QUESTION = "Why is the sky blue?";
 
@@ -31,6 +33,7 @@ group("the widget", { skip: missing }, () => {
   let gateway, pages, chromium;
 
   before(async () => {
+    mkdirSync(PICTURES, { recursive: true });
     pages = await Pages.start();
     gateway = await Gateway.start({ TOKENWIRE_ORIGINS: pages.origin, TOKENWIRE_DEMO_RATE: "100" });
     chromium = await browser();
@@ -410,6 +413,24 @@ group("the widget", { skip: missing }, () => {
     await tab.locator(".line .pill", { hasText: "Try now" }).waitFor();
     await context.close();
     other.stop();
+  });
+
+  test("comes to the demonstration's page of another origin with nothing but its tag, under that page's policy", async () => {
+    const demo = readFileSync(new URL("../../demo/embed.html", import.meta.url), "utf8").replaceAll("127.0.0.1:8000", new URL(gateway.url).host);
+    pages.all.set("/embed.html", { body: demo });
+    const context = await chromium.newContext({ viewport: { width: 1100, height: 800 } });
+    const tab = await context.newPage();
+    const faults = [];
+    tab.on("pageerror", (error) => faults.push(error.message));
+    tab.on("console", (message) => message.type() === "error" && !/favicon/.test(message.location().url) && faults.push(message.text()));
+    await tab.goto(`${pages.origin}/embed.html`);
+    await tab.locator(".launcher").click();
+    await tab.locator(".prompt", { hasText: "Who reads the log?" }).click();
+    await tab.locator(".answer figure").waitFor();
+    await tab.locator(".halt").waitFor({ state: "hidden" });
+    await tab.screenshot({ path: join(PICTURES, "embed.png") });
+    assert.deepEqual(faults, []);
+    await context.close();
   });
 
   test("can be driven by the page", async () => {

@@ -56,6 +56,47 @@ describe("two gateways on one store", () => {
   });
 });
 
+describe("two workers on one store", () => {
+  let folder;
+
+  before(() => {
+    folder = mkdtempSync(join(tmpdir(), "tokenwire-web-"));
+  });
+  after(async () => {
+    await endProcesses();
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  test("one is killed, and the other begins anew within seconds: said in words, shown once, as the log has it", async () => {
+    const store = ["--store", `embedded://${folder}`];
+    const lease = ["--lease", "1"];
+    const [gateway, first] = [await Process.start("gateway", ...store), await Process.start("worker", ...store, ...lease, "--demo-rate", "80")];
+    const id = name();
+    const [chat, other] = [tab(gateway.url).conversation(id), tab(gateway.url).conversation(id)];
+    const states = [];
+    chat.subscribe(() => {
+      const { state, text } = chat.messages.at(-1) ?? {};
+      if (state !== states.at(-1)?.state) states.push({ state, text });
+    });
+    await chat.send("/long 2000");
+    await seen(chat, begun);
+    await Process.start("worker", ...store, ...lease, "--demo-rate", "800");
+    await first.kill();
+    const killed = performance.now();
+    await Promise.all([chat, other].map((each) => seen(each, ({ answering }) => answering?.attempt === 2)));
+    assert.ok(performance.now() - killed < 6000);
+    await Promise.all([chat, other].map((each) => seen(each, done)));
+    assert.ok(states.some(({ state }) => state === "recovering"), JSON.stringify(states.map(({ state }) => state)));
+    const { messages } = await gateway.snapshot(id);
+    for (const each of [chat, other]) {
+      assert.deepEqual(each.messages.map(({ text }) => text), messages.map(({ text }) => text));
+      assert.equal(each.messages[1].reason, "complete");
+      // What the first had written is taken back once, and then only grows.
+      assert.ok(each.messages[1].revision <= 1);
+    }
+  });
+});
+
 describe("who is there", () => {
   const KEY = "a secret of thirty-two bytes, at least";
   let gateway;
