@@ -1,0 +1,332 @@
+"""RFC 6455, case by case: the protocol class of `/v1/ws` before an application that says what it hears.
+
+The sections are those of Autobahn's fuzzing client, which needs Python 2 and so does not run here: framing, pings,
+reserved bits, opcodes, fragmentation, UTF-8, the closing handshake, limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+import pytest_asyncio
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from websockets.frames import Frame, Opcode
+
+from gateway.burst import Burst
+from gateway.uvicorn_protocol import TAKE_OVER, HttpProtocol, WebSocketProtocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.websockets import WebSocket
+
+    from gateway.direct_socket import DirectSocket
+
+pytestmark = [pytest.mark.live, pytest.mark.asyncio(loop_scope="module")]
+
+TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 1, 2, 8, 9, 10, 0
+LARGEST: Final = 1 << 20
+KEY: Final = bytes((0x37, 0xFA, 0x21, 0x3D))
+UTF8: Final = "Hello-µ@ßöäüàá-UTF-8!! κόσμε 😀".encode()
+
+
+class Said(Burst):
+    """A message as it was heard."""
+
+    def __init__(self, data: str | bytes) -> None:
+        super().__init__()
+        opcode = Opcode.TEXT if isinstance(data, str) else Opcode.BINARY
+        self._packet = Frame(opcode, data.encode() if isinstance(data, str) else data).serialize(mask=False)
+
+
+class Echo:
+    """What stands in the place of a `Connection`."""
+
+    def __init__(self, socket: DirectSocket) -> None:
+        self._socket = socket
+
+    def receive(self, data: str | bytes) -> None:
+        self._socket.write(Said(data))
+
+    def drained(self) -> None:
+        pass
+
+    def lost(self) -> None:
+        pass
+
+
+async def echo(socket: WebSocket) -> None:
+    await socket.accept()
+    direct: DirectSocket = socket.scope["extensions"][TAKE_OVER]()
+    connection: Any = Echo(direct)
+    await direct.serve(connection)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def port() -> AsyncIterator[int]:
+    """Where the echo is."""
+    config = uvicorn.Config(
+        Starlette(routes=[WebSocketRoute("/", echo)]),
+        port=0,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        http=HttpProtocol,
+        ws=WebSocketProtocol,
+        ws_max_size=LARGEST,
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server._serve())
+    async with asyncio.timeout(10):
+        while not server.started:
+            await asyncio.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    await serving
+
+
+def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, reserved: int = 0, masked: bool = True) -> bytes:
+    """A client's frame (RFC 6455, section 5.2)."""
+    head = bytes([(0x80 if fin else 0) | reserved << 4 | opcode])
+    mask = 0x80 if masked else 0
+    if len(payload) < 126:
+        head += bytes([mask | len(payload)])
+    elif len(payload) < 1 << 16:
+        head += struct.pack("!BH", mask | 126, len(payload))
+    else:
+        head += struct.pack("!BQ", mask | 127, len(payload))
+    if not masked:
+        return head + payload
+    return head + KEY + bytes(byte ^ KEY[number % 4] for number, byte in enumerate(payload))
+
+
+class Raw:
+    """A client that spells its frames by hand."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def say(self, *frames: bytes, chop: int = 0) -> None:
+        data = b"".join(frames)
+        for begin in range(0, len(data), chop or len(data)):
+            self._writer.write(data[begin : begin + (chop or len(data))])
+            if chop:
+                await asyncio.sleep(0)
+        await self._writer.drain()
+
+    async def hear(self) -> tuple[int, bytes]:
+        """The next frame's opcode and payload; it is final and not masked."""
+        async with asyncio.timeout(10):
+            first, length = await self._reader.readexactly(2)
+            assert first & 0xF0 == 0x80
+            assert not length & 0x80
+            if length == 126:
+                (length,) = struct.unpack("!H", await self._reader.readexactly(2))
+            elif length == 127:
+                (length,) = struct.unpack("!Q", await self._reader.readexactly(8))
+            return first & 0x0F, await self._reader.readexactly(length)
+
+    async def closed(self) -> int | None:
+        """The code of the close frame that comes next, and the end of the connection behind it."""
+        opcode, payload = await self.hear()
+        assert opcode == CLOSE, (opcode, payload[:100])
+        try:
+            async with asyncio.timeout(10):
+                assert await self._reader.read(1) == b""
+        except ConnectionResetError:
+            # What was sent behind its cause had not been read.
+            pass
+        return int(struct.unpack("!H", payload[:2])[0]) if payload else None
+
+    async def close(self) -> None:
+        self._writer.transport.abort()
+        await asyncio.gather(self._writer.wait_closed(), return_exceptions=True)
+
+
+@asynccontextmanager
+async def client(port: int) -> AsyncIterator[Raw]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b" 101 " in head
+    assert b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head
+    raw = Raw(reader, writer)
+    try:
+        yield raw
+    finally:
+        await raw.close()
+
+
+@pytest.mark.parametrize("chop", [0, 1, 997])
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 128, 65_535, 65_536])
+async def test_framing(port: int, opcode: int, size: int, chop: int) -> None:
+    if chop == 1 and size > 1000:
+        chop = 8191
+    payload = b"*" * size if opcode == TEXT else bytes(number % 256 for number in range(size))
+    async with client(port) as raw:
+        await raw.say(frame(opcode, payload), chop=chop)
+        assert await raw.hear() == (opcode, payload)
+
+
+@pytest.mark.parametrize("size", [LARGEST // 16, LARGEST // 4, LARGEST])
+@pytest.mark.parametrize("pieces", [1, 64])
+async def test_limits(port: int, size: int, pieces: int) -> None:
+    payload = b"x" * size
+    step = size // pieces
+    async with client(port) as raw:
+        for number in range(pieces):
+            part = payload[number * step : (number + 1) * step]
+            await raw.say(frame(CONTINUATION if number else BINARY, part, fin=number == pieces - 1))
+        assert await raw.hear() == (BINARY, payload)
+        await raw.say(frame(BINARY, b"x" * LARGEST + b"y"))
+        assert await raw.closed() == 1009
+
+
+@pytest.mark.parametrize("payload", [b"", b"Hello", bytes((0, 255, 254, 253)), b"\xfe" * 125])
+@pytest.mark.parametrize("chop", [0, 1])
+async def test_pings(port: int, payload: bytes, chop: int) -> None:
+    async with client(port) as raw:
+        # A pong that nobody asked for is ignored.
+        await raw.say(frame(PONG, b"?"), *[frame(PING, payload)] * 10, chop=chop)
+        for _ in range(10):
+            assert await raw.hear() == (PONG, payload)
+
+
+@pytest.mark.parametrize("reserved", range(1, 8))
+@pytest.mark.parametrize("opcode", [TEXT, BINARY, PING, CLOSE])
+async def test_reserved_bits(port: int, opcode: int, reserved: int) -> None:
+    async with client(port) as raw:
+        await raw.say(frame(TEXT, b"before"))
+        assert await raw.hear() == (TEXT, b"before")
+        await raw.say(frame(opcode, b"\x03\xe8" * (opcode == CLOSE), reserved=reserved))
+        assert await raw.closed() == 1002
+
+
+BROKEN: Final = {
+    **{f"opcode {opcode}": frame(opcode, b"x") for opcode in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)},
+    "a ping of 126 bytes": frame(PING, b"x" * 126),
+    "a ping in two fragments": frame(PING, b"x", fin=False) + frame(CONTINUATION, b"y"),
+    "a pong in two fragments": frame(PONG, b"x", fin=False) + frame(CONTINUATION, b"y"),
+    "a continuation of nothing": frame(CONTINUATION, b"x"),
+    "the first fragment's continuation was the last": frame(TEXT, b"x") + frame(CONTINUATION, b"y"),
+    "a message within a message": frame(TEXT, b"x", fin=False) + frame(TEXT, b"y"),
+    "no mask": frame(TEXT, b"x", masked=False),
+    "a close of one byte": frame(CLOSE, b"\x03"),
+    "a close of 126 bytes": frame(CLOSE, b"\x03\xe8" + b"x" * 124),
+    **{
+        f"close code {code}": frame(CLOSE, struct.pack("!H", code))
+        for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535)
+    },
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_what_the_protocol_forbids_is_closed_with_1002(port: int, name: str) -> None:
+    async with client(port) as raw:
+        await raw.say(BROKEN[name])
+        heard: Any = None
+        while heard is None or heard[0] != CLOSE:
+            heard = await raw.hear()
+        assert struct.unpack("!H", heard[1][:2]) == (1002,)
+
+
+@pytest.mark.parametrize("chop", [0, 1])
+async def test_fragmentation(port: int, chop: int) -> None:
+    async with client(port) as raw:
+        await raw.say(
+            frame(TEXT, UTF8[:7], fin=False),
+            frame(PING, b"between"),
+            frame(CONTINUATION, b"", fin=False),
+            frame(CONTINUATION, UTF8[7:]),
+            frame(BINARY, b"", fin=False),
+            frame(CONTINUATION, b""),
+            chop=chop,
+        )
+        # A pong may overtake what is read in the same moment, or be overtaken.
+        heard = [await raw.hear() for _ in range(3)]
+        assert [said for said in heard if said[0] != PONG] == [(TEXT, UTF8), (BINARY, b"")]
+        assert (PONG, b"between") in heard
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+async def test_utf8_is_cut_anywhere(port: int, size: int) -> None:
+    parts = [UTF8[begin : begin + size] for begin in range(0, len(UTF8), size)]
+    async with client(port) as raw:
+        last = len(parts) - 1
+        frames = [frame(CONTINUATION if n else TEXT, part, fin=n == last) for n, part in enumerate(parts)]
+        await raw.say(*frames)
+        assert await raw.hear() == (TEXT, UTF8)
+
+
+VALID: Final = [
+    "",
+    "\x00",
+    "\x7f",
+    "\x80",
+    "\u07ff",
+    "\u0800",
+    "\ud7ff",
+    "\ue000",
+    "\uffff",
+    "\U00010000",
+    "\U0010ffff",
+]
+INVALID: Final = [
+    *(b"\xce\xba\xe1\xbd\xb9\xed\xa0\x80edited", b"\xf4\x90\x80\x80", b"\x80", b"\xbf", b"\xc0\xaf", b"\xe0\x80\xaf"),
+    *(
+        b"\xf0\x80\x80\xaf",
+        b"\xf8\x88\x80\x80\x80",
+        b"\xfc\x84\x80\x80\x80\x80",
+        b"\xfe",
+        b"\xff",
+        b"\xce",
+        b"\xe1\xbd",
+    ),
+    *(b"\xf0\x90\x80", b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xed\xa0\x80\xed\xb0\x80", b"\xc1\xbf", b"ok\xce"),
+]
+
+
+@pytest.mark.parametrize("text", VALID)
+async def test_valid_utf8(port: int, text: str) -> None:
+    async with client(port) as raw:
+        await raw.say(frame(TEXT, text.encode()))
+        assert await raw.hear() == (TEXT, text.encode())
+
+
+@pytest.mark.parametrize("data", INVALID)
+@pytest.mark.parametrize("where", ["message", "fragments", "close reason"])
+async def test_invalid_utf8_is_closed_with_1007(port: int, data: bytes, where: str) -> None:
+    frames = {
+        "message": [frame(TEXT, data)],
+        "fragments": [frame(TEXT, data[:1], fin=False), frame(CONTINUATION, data[1:])],
+        "close reason": [frame(CLOSE, b"\x03\xe8" + data)],
+    }
+    async with client(port) as raw:
+        await raw.say(*frames[where])
+        assert await raw.closed() in ((1002, 1007) if where == "close reason" else (1007,))
+
+
+@pytest.mark.parametrize("code", [None, 1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999])
+@pytest.mark.parametrize("reason", [b"", b"Hello World!", b"*" * 123])
+async def test_a_close_is_answered_with_its_code(port: int, code: int | None, reason: bytes) -> None:
+    async with client(port) as raw:
+        said = struct.pack("!H", code) + reason if code is not None else b""
+        await raw.say(frame(TEXT, b"Hello"))
+        assert await raw.hear() == (TEXT, b"Hello")
+        # What comes behind a close is not heard.
+        await raw.say(frame(CLOSE, said), frame(PING), frame(TEXT, b"?"))
+        assert await raw.closed() == code
