@@ -100,6 +100,9 @@ class Feed:
                 entering.add_done_callback(partial(self._entered, name))
             await asyncio.shield(entering)
         missing = room.unknown(named, after)
+        if self._emptied.pop(name, None) is not None:
+            # Nobody compared it while nobody watched, and a failover need not have cut the subscription.
+            missing |= {"", *room.turns.open()}
         if missing:
             room.wanted |= missing
             await self._load(room)

@@ -272,6 +272,18 @@ class House:
                 path.unlink(missing_ok=True)
             del member.outputs[:-1]
 
+    def waited(self) -> dict[int, float]:
+        """For each worker, and for the store, the seconds that it wanted to run and the machine did not let it."""
+        pids = [member.child.pid for member in self.workers if member.child is not None]
+        found = {}
+        for pid in (*pids, *(server.pid for server in (self.primary, self.replica) if server._process is not None)):
+            try:
+                # The second field is in nanoseconds (Linux, Documentation/scheduler/sched-stats.rst).
+                found[pid] = int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+            except (OSError, IndexError):
+                continue
+        return found
+
     async def _watch_the_clock(self) -> None:
         loop = asyncio.get_running_loop()
         while True:

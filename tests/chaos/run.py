@@ -113,6 +113,7 @@ class Run:
         if schedule.lossy:
             await house.followed()
         self._begun = time.monotonic()
+        waited = house.waited()
         parts = [self._converse(number, each) for number, each in enumerate(schedule.conversations)]
         parts += [self._fault(fault) for fault in schedule.faults]
         try:
@@ -121,6 +122,7 @@ class Run:
             calm_at = self.now()
             await self._calm()
             calm = self.now() - calm_at
+            house.lag = max(house.lag, *(now - waited.get(pid, 0.0) for pid, now in house.waited().items()), 0.0)
             verdicts = self.checker.finish(await self._truth())
             verdicts += [Verdict("forbidden", "a process", "output", line) for line in house.problems()]
             evidence = self._evidence() if verdicts else ""
