@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.chaos.checker import KINDS
+from tests.chaos.elsewhere import CLIENT_FAULTS, Elsewhere
 from tests.chaos.house import House
 from tests.chaos.nursery import Nursery
 from tests.chaos.provider import Script
@@ -97,6 +98,8 @@ async def campaign(
     only: tuple[str, ...] = (),
     sabotage: tuple[str, ...] = (),
     loud: bool = False,
+    gateways: tuple[str, ...] = (),
+    model: str = "default",
 ) -> tuple[Tally, list[Outcome]]:
     """Run the schedules of all seeds, so many houses at once; return what they came to, and those that failed."""
     tally = Tally()
@@ -110,7 +113,7 @@ async def campaign(
         for seed in waiting:
             try:
                 if house is None:
-                    house = House(nursery, provider.url, make, sabotage)
+                    house = Elsewhere(gateways, model) if gateways else House(nursery, provider.url, make, sabotage)
                     await house.__aenter__()
                 outcome = await Run(house, script, draw(seed, only)).play()
             except Exception:
@@ -157,17 +160,29 @@ def main() -> int:
     parser.add_argument("--make", default="valkey", choices=("valkey", "redis"), help="whose store")
     parser.add_argument("--only", default="", help="kinds of faults, with commas between")
     parser.add_argument("--sabotage", default="", help="protections to do without, with commas between")
+    parser.add_argument("--gateways", default="", help="WebSockets (ws://) of gateways that run already, with commas")
+    parser.add_argument("--model", default="default", help="the alias to ask those gateways for")
     parser.add_argument("--json", type=Path, help="where to write the result")
     parser.add_argument("--quiet", action="store_true", help="say nothing of schedules that hold")
     options = parser.parse_args()
     seeds = list(range(options.seed, options.seed + options.schedules))
-    only = tuple(filter(None, options.only.split(",")))
+    gateways = tuple(filter(None, options.gateways.split(",")))
+    only = tuple(filter(None, options.only.split(","))) or (CLIENT_FAULTS if gateways else ())
     sabotage = tuple(filter(None, options.sabotage.split(",")))
     # A provider that breaks off is meant to.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     begun = time.monotonic()
     tally, failed = asyncio.run(
-        campaign(seeds, min(options.houses, len(seeds)), options.make, only, sabotage, loud=not options.quiet)
+        campaign(
+            seeds,
+            min(options.houses, len(seeds)),
+            options.make,
+            only,
+            sabotage,
+            loud=not options.quiet,
+            gateways=gateways,
+            model=options.model,
+        )
     )
     if options.quiet:
         for outcome in failed:

@@ -24,7 +24,17 @@ LEASE: Final = 1.5
 
 READY_WITHIN: Final = 30.0
 PROBLEMS: Final = ("Traceback", " ERROR ", " CRITICAL ", "never awaited", "never retrieved")
-SERVER: Final = ("--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0", "--repl-timeout", "60")
+# What was acknowledged survives a crash: with everysec a busy disk loses up to two seconds, and the run its meaning.
+SERVER: Final = (
+    "--appendfsync",
+    "always",
+    "--enable-debug-command",
+    "yes",
+    "--repl-diskless-sync-delay",
+    "0",
+    "--repl-timeout",
+    "60",
+)
 WORKER: Final = (
     "--models", json.dumps({"fake": "openai/fake"}), "--lease", str(LEASE), "--attempts", "3", "--drain", "1",
     "--first-timeout", "8", "--idle-timeout", "4.5", "--patience", "25",
@@ -148,6 +158,10 @@ class Member:
 
 class House:
     """All of it. A schedule may hurt whatever it likes; `mend` makes it whole again."""
+
+    model = "fake"
+    speaks_words = True
+    """Whether the provider is ours, so that what the answers must be is known."""
 
     def __init__(self, nursery: Nursery, provider: str, make: Any = "valkey", sabotage: tuple[str, ...] = ()) -> None:
         """`provider`: the address of the fake one. `sabotage`: protections that this house goes without."""

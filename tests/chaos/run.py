@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 STUCK_AFTER: Final = 25.0
 """Seconds after the last fault within which everything has its end: a sweep, a lease and an answer, twice."""
 
+EVERY_REASON: Final = frozenset({"complete", "length", "refused", "filtered", "tool_calls", "failed", "guarded"})
+
 SETTLES: Final = 2.0
 """Seconds after which whoever was led to another store has read what it has."""
 
@@ -66,7 +68,7 @@ class Run:
         self.house = house
         self.script = script
         self.schedule = schedule
-        self.checker = Checker(kind=watcher)
+        self.checker = Checker(speaks_words=house.speaks_words, kind=watcher)
         self.questions: list[Question] = []
         self.conversations: dict[str, list[Viewer]] = {}
         self.injected: Counter[str] = Counter()
@@ -198,21 +200,23 @@ class Run:
         reasons = set(ENDS[turn.provider])
         reasons |= {"stopped"} if stops else set()
         reasons |= {"failed"} if self.schedule.fails else set()
+        if not self.house.speaks_words:
+            reasons |= EVERY_REASON
         key = f"k-{words_key}"
         question = Question(name, key, words_key, frozenset(reasons), 1 + self.schedule.costs, refusable=turn.conflict)
         self.script.expect(words_key, turn)
         self.questions.append(question)
-        if turn.provider not in ("finish", "thinks"):
+        if turn.provider not in ("finish", "thinks") and self.house.speaks_words:
             self.injected[f"{PROVIDERS[turn.provider]} provider: {turn.provider}"] += 1
         await self.at(turn.at)
         viewers = self.conversations[name][: turn.copies]
         if turn.copies > 1:
             self.injected[f"{OTHERS['copies']} the same submit at once"] += 1
         for viewer in viewers:
-            await viewer.ask(key, words_key)
+            await viewer.ask(key, words_key, self.house.model)
         if turn.conflict:
             self.injected[f"{OTHERS['conflict']} the same key, another text"] += 1
-            await viewers[-1].ask(key, words_key + " or something else")
+            await viewers[-1].ask(key, words_key + " or something else", self.house.model)
 
     async def _calm(self) -> None:
         """Wait until nobody waits for anything, or for as long as may be waited."""
@@ -239,6 +243,8 @@ class Run:
         responses = [
             message["response"] for history in histories.values() for message in history if "response" in message
         ]
+        if not self.house.speaks_words:
+            responses = []
         logs = await asyncio.to_thread(lambda: {response: self._log(response) for response in responses})
         viewers = [viewer for viewers in self.conversations.values() for viewer in viewers]
         extra = 1 if self.house.lag > TOO_SLOW else 0
