@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from tests.stores import Make
 
 SERVICE: Final = "tokenwire"
-DOWN_AFTER: Final = 0.5
-"""Seconds until a server that does not answer is taken for down."""
+DOWN_AFTER: Final = 1.0
+"""Seconds until a server that does not answer is taken for down. Who was cut off for ten times as long is not made the
+primary any more.
+"""
 
 TOGETHER_WITHIN: Final = 30.0
 AT_ONCE: Final = ("--repl-diskless-sync-delay", "0", "--repl-timeout", "5")
@@ -42,7 +44,50 @@ def until(condition: Callable[[], Any], what: str, seconds: float = TOGETHER_WIT
         time.sleep(0.02)
 
 
-class RealSentinels:
+class _Together:
+    """Servers that a test ends, freezes and starts as one; which is what becomes of a rack."""
+
+    servers: list[RealServer]
+
+    def kill(self) -> None:
+        """End every server at once, as a crash does."""
+        for server in self.servers:
+            server.kill()
+
+    def restart(self) -> None:
+        """Crash, and start every server with the data that were written."""
+        self.kill()
+        for server in self.servers:
+            server.start()
+
+    def freeze(self) -> None:
+        """Stop every server where it is."""
+        for server in self.servers:
+            server.freeze()
+
+    def resume(self) -> None:
+        """Let every server go on."""
+        for server in self.servers:
+            server.resume()
+
+    def cut_off(self, primary: RealServer, replica: RealServer) -> None:
+        """From now on the replica gets nothing of what its primary acknowledges."""
+        # A password that the primary does not want: it refuses the replica's handshake.
+        replica.command("CONFIG", "SET", "masterauth", "wrong")
+        primary.command("CLIENT", "KILL", "TYPE", "replica")
+
+    def reunite(self) -> None:
+        """Let replicas follow again; wait until everything is together."""
+        for server in self.servers:
+            server.command("CONFIG", "SET", "masterauth", "")
+        self.together()
+
+    def together(self) -> None:
+        """Wait until all are agreed, and replicas follow."""
+        raise NotImplementedError
+
+
+class RealSentinels(_Together):
     """A primary, one replica of it, and three sentinels that watch over them."""
 
     def __init__(self, make: Make = "valkey", *options: str) -> None:
@@ -78,10 +123,14 @@ class RealSentinels:
 
     def promote(self) -> None:
         """Make the replica the primary, in order, and wait until the old primary follows it."""
+        self.fail_over()
+        self.together()
+
+    def fail_over(self) -> None:
+        """Make the replica the primary, whatever it has."""
         before = self.primary
         until(lambda: self.ask("SENTINEL", "FAILOVER", SERVICE), "a replica that can be promoted")
         until(lambda: self.primary is not before, "another primary")
-        self.together()
 
     def together(self) -> None:
         """Wait until the sentinels agree, and the replica follows its primary."""
@@ -163,7 +212,7 @@ class RealSentinels:
         self.close()
 
 
-class RealCluster:
+class RealCluster(_Together):
     """Three primaries, and a replica for each."""
 
     def __init__(self, make: Make = "valkey", *options: str) -> None:
@@ -171,7 +220,7 @@ class RealCluster:
         self._make: Make = make
         self._options = (
             *AT_ONCE,
-            *("--cluster-enabled", "yes", "--cluster-node-timeout", str(int(DOWN_AFTER * 2000))),
+            *("--cluster-enabled", "yes", "--cluster-node-timeout", str(int(DOWN_AFTER * 1000))),
             *("--cluster-replica-validity-factor", "0", "--cluster-allow-replica-migration", "no"),
             *options,
         )
@@ -205,6 +254,12 @@ class RealCluster:
         while self.migrate_keys(slot, target, keys):
             pass
         self.end_migration(slot, target)
+
+    def migrate_at_once(self, slot: int, target: RealServer) -> None:
+        """Let Valkey 9 move a slot by itself."""
+        source = self.owner(slot)
+        source.command("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", self.name(target))
+        until(lambda: self.owner(slot) is target, "a slot that has moved")
 
     def begin_migration(self, slot: int, target: RealServer) -> None:
         """From now on keys of the slot may be at either of the two."""

@@ -10,8 +10,8 @@ from redis.exceptions import RedisError
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
 
-ANSWER_WITHIN: Final = 1.0
-"""Seconds."""
+ANSWER_WITHIN: Final = 3.0
+"""Seconds. Only where too few answer is it as long as this."""
 
 Answer = TypeVar("Answer")
 

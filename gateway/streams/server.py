@@ -37,6 +37,8 @@ def pool(options: Mapping[str, Any], **more: Any) -> aioredis.BlockingConnection
             "retry": Retry(NoBackoff(), 0),
             "socket_connect_timeout": CONNECT_TIMEOUT,
             "socket_timeout": COMMAND_TIMEOUT,
+            # Not CLIENT SETINFO, which Redis 7.0 does not know and so can not be permitted there.
+            "driver_info": None,
             **options,
             **more,
         }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import secrets
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -16,11 +17,29 @@ from tests.live.client import Client
 from tests.live.processes import GatewayProcess, WorkerProcess
 from tests.provider_server import ProviderServer
 from tests.stores import RealServer
+from tests.topologies import RealCluster, RealSentinels
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from gateway.streams.events import LogId
+
+SERVERS: Final[dict[str, Callable[[], RealServer | RealSentinels | RealCluster]]] = {
+    "server": RealServer,
+    "sentinel": RealSentinels,
+    "cluster": RealCluster,
+    "redis-sentinel": partial(RealSentinels, "redis"),
+    "redis-cluster": partial(RealCluster, "redis"),
+}
+"""What a house may stand on; of the make Valkey where no other is named."""
+
+SPINE: Final = ("test_delivery", "test_outage", "test_stop", "test_worker_death")
+"""Modules that hold over sentinels and over a cluster, too: the whole of them in the long form, and these always."""
+ALWAYS: Final = (
+    "test_random_cuts_lose_and_double_nothing",
+    "test_a_hundred_submits_with_one_key_are_one",
+    "test_while_it_streams",
+)
 
 MODELS = {"default": "demo", "fake": "openai/fake"}
 LEASE = 1.0
@@ -30,10 +49,11 @@ LEASE = 1.0
 class House:
     """A whole deployment on this machine."""
 
-    server: RealServer
+    server: RealServer | RealSentinels | RealCluster
     provider: ProviderServer
     gateways: list[GatewayProcess]
     stack: ExitStack
+    workers: list[WorkerProcess] = field(default_factory=list)
 
     def worker(self, *options: str, **environment: str) -> WorkerProcess:
         """One more worker, which lives until it is closed, or as long as the house."""
@@ -46,7 +66,12 @@ class House:
             **environment,
         )
         self.stack.callback(worker.close)
+        self.workers.append(worker)
         return worker
+
+    def told(self) -> str:
+        """What gateways and workers have logged."""
+        return "".join(process.text for process in (*self.gateways, *self.workers))
 
     def urls(self) -> list[str]:
         return [gateway.socket_url for gateway in self.gateways]
@@ -56,28 +81,42 @@ class House:
         return sum(call.prompt == prompt for call in self.provider.calls)
 
 
-def build(stack: ExitStack, *options: str) -> House:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Let the tests of the spine run on every kind of servers."""
+    fixture = next((name for name in ("house", "empty_house") if name in metafunc.fixturenames), None)
+    module = metafunc.module.__name__.rpartition(".")[2]
+    if fixture is None or module not in SPINE:
+        return
+    marks = () if metafunc.function.__name__ in ALWAYS else (pytest.mark.long,)
+    kinds = ["server", *(pytest.param(kind, marks=marks) for kind in ("sentinel", "cluster"))]
+    kinds += [pytest.param(kind, marks=pytest.mark.long) for kind in ("redis-sentinel", "redis-cluster")]
+    metafunc.parametrize(fixture, kinds, indirect=True)
+
+
+def build(stack: ExitStack, *options: str, on: str = "server") -> House:
     """A house without workers, which stands as long as `stack`."""
-    server = stack.enter_context(RealServer())
+    server = SERVERS[on]()
+    stack.callback(server.close)
+    server.start()
     provider = stack.enter_context(ProviderServer())
     gateways = [stack.enter_context(GatewayProcess(server.url, *options)) for _ in range(2)]
     return House(server, provider, gateways, stack)
 
 
 @pytest.fixture(scope="session")
-def house() -> Iterator[House]:
+def house(request: pytest.FixtureRequest) -> Iterator[House]:
     """The house that most tests share, with one worker: they differ in their conversations."""
     with ExitStack() as stack:
-        built = build(stack)
+        built = build(stack, on=getattr(request, "param", "server"))
         built.worker()
         yield built
 
 
 @pytest.fixture
-def empty_house() -> Iterator[House]:
+def empty_house(request: pytest.FixtureRequest) -> Iterator[House]:
     """A house of one's own, without a worker."""
     with ExitStack() as stack:
-        yield build(stack)
+        yield build(stack, on=getattr(request, "param", "server"))
 
 
 OPERATOR = "an-operator's-planted-token"

@@ -187,3 +187,17 @@ async def test_fifty_deaths(empty_house: House, kind: Literal["kill", "freeze"])
     waits = sorted(deaths.waits)
     print(f"{len(waits)} trials of {kind}: taken over after {waits[25]:.2f} s (median), {waits[-1]:.2f} s (most)")
     assert waits[-1] < LEASE + 2
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+async def test_a_thousand_fenced_attempts(empty_house: House) -> None:
+    """Fifty answers of a worker that is stopped past its lease and goes on: not one entry of it comes after the start
+    of the next attempt.
+    """
+    deaths = Deaths(empty_house)
+    for _ in range(20):
+        await deaths.round(50, "freeze")
+    waits = sorted(deaths.waits)
+    print(f"{len(waits)} fenced attempts: taken over after {waits[500]:.2f} s (median), {waits[-1]:.2f} s (most)")
+    assert len(waits) == 1000

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.stores import RealServer
 
 
-@pytest.fixture(scope="module", params=["valkey", "redis"])
+@pytest.fixture(scope="module", params=["valkey", pytest.param("redis", marks=pytest.mark.long)])
 def cluster(request: pytest.FixtureRequest) -> Iterator[RealCluster]:
     with RealCluster(request.param) as started:
         yield started

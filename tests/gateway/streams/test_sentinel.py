@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 
-@pytest.fixture(scope="module", params=["valkey", "redis"])
+@pytest.fixture(scope="module", params=["valkey", pytest.param("redis", marks=pytest.mark.long)])
 def sentinels(request: pytest.FixtureRequest) -> Iterator[RealSentinels]:
     with RealSentinels(request.param) as started:
         yield started

@@ -1,0 +1,210 @@
+"""The store's servers change places under answers that are being written: exact in the end, or a `reset` before it.
+
+`pytest tests/live/test_failover.py -m long` runs a hundred failovers that lose what was acknowledged, and fifty moves
+of slots, of each kind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.streams import keys
+from gateway.streams.topology import slot_of
+from tests.live.client import Client
+from tests.live.conftest import House, entries, text_of
+from tests.provider_server import Scenario
+from tests.stores import RealServer
+from tests.topologies import RealCluster
+
+if TYPE_CHECKING:
+    from tests.live.processes import WorkerProcess
+
+
+pytestmark = pytest.mark.live
+
+PIECES = tuple(f"word{n} " for n in range(300))
+LOST = 60
+"""Characters at least that a failover loses of each answer."""
+
+LATER_SENTINEL = pytest.param("sentinel", marks=pytest.mark.long)
+LATER_CLUSTER = pytest.param("cluster", marks=pytest.mark.long)
+ALL = ["sentinel", "cluster", "redis-sentinel", "redis-cluster"]
+
+
+class Answers:
+    """Answers that are being written, each watched by a tab on either gateway."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.clients: list[Client] = []
+        self.responses: list[str] = []
+        self.prompts: list[str] = []
+
+    async def begin(self, conversations: list[str]) -> None:
+        for number, conversation in enumerate(conversations):
+            prompt = f"failover {secrets.token_hex(4)}"
+            self.house.provider.scenarios[prompt] = Scenario(pieces=PIECES, delay=0.02)
+            asking, other = Client(conversation), Client(conversation)
+            await asking.connect(self.house.urls()[number % 2])
+            await other.connect(self.house.urls()[(number + 1) % 2])
+            response = await asking.ask(prompt, model="fake")
+            self.clients += [asking, other]
+            self.responses += [response, response]
+            self.prompts.append(prompt)
+        await self.show(30)
+
+    async def show(self, characters: int) -> None:
+        """Wait until so many more characters of each are shown."""
+        seen = [len(self.text(number)) for number in range(len(self.clients))]
+        for number, client in enumerate(self.clients):
+            await client.shows(self.responses[number], seen[number] + characters)
+
+    def text(self, number: int) -> str:
+        return self.clients[number].answer(self.responses[number]).text
+
+    async def end(self, calls: int = 1) -> int:
+        """Wait for the ends; return how many tabs were told that their text is void. Each shows the log, or `Client`
+        has failed: it holds that nothing is shown but what follows from frames.
+        """
+        resets = 0
+        for client, response in zip(self.clients, self.responses, strict=True):
+            answer = await client.ended(response, 60.0)
+            assert answer.reason == "complete"
+            log = await entries(self.house.server.url, response)
+            assert answer.text == "".join(PIECES) == text_of(log) == await client.settled(response)
+            assert [entry.seq for entry, _ in log] == list(range(1, len(log) + 1))
+            assert client.close_code is None
+            resets += bool(answer.resets)
+            await client.close()
+        assert {self.house.calls(prompt) for prompt in self.prompts} <= set(range(1, calls + 1)), self.house.told()
+        return resets
+
+
+def spread(cluster: RealCluster, owner: RealServer, count: int) -> list[str]:
+    """The names of new conversations that one primary has."""
+    partitions = {each for each in range(keys.PARTITIONS) if cluster.owner(slot_of(keys.jobs(each))) is owner}
+    found: list[str] = []
+    while len(found) < count:
+        name = f"failover-{secrets.token_hex(5)}"
+        if keys.partition_of(name) in partitions:
+            found.append(name)
+    return found
+
+
+class Failovers:
+    """Failovers in which the new primary lacks what the old one had acknowledged last."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.healed = self.reset = 0
+
+    async def round(self, count: int, worker: WorkerProcess | None = None) -> None:
+        """Let `count` answers lose their tails at once; with `worker`, it dies too and leaves them to another."""
+        servers = self.house.server
+        assert not isinstance(servers, RealServer)
+        if isinstance(servers, RealCluster):
+            primary = servers.primaries()[secrets.randbelow(3)]
+            replica = servers.replica(primary)
+            names = spread(servers, primary, count)
+        else:
+            primary, replica = servers.primary, servers.replica
+            names = [f"failover-{secrets.token_hex(5)}" for _ in range(count)]
+        answers = Answers(self.house)
+        await answers.begin(names)
+        servers.cut_off(primary, replica)
+        await answers.show(LOST)
+        if worker is not None:
+            worker.kill()
+        # The old primary lives and acknowledges; it learns of the other when that is the primary.
+        if isinstance(servers, RealCluster):
+            replica.command("CLUSTER", "FAILOVER", "TAKEOVER")
+        else:
+            await asyncio.to_thread(servers.fail_over)
+        if worker is not None:
+            await asyncio.to_thread(self.house.worker)
+        await asyncio.to_thread(servers.reunite)
+        resets = await answers.end(2 if worker is not None else 1)
+        self.reset += resets
+        self.healed += len(answers.clients) - resets
+
+
+@pytest.fixture
+def failovers(empty_house: House) -> Failovers:
+    return Failovers(empty_house)
+
+
+@pytest.mark.parametrize("empty_house", ["cluster", LATER_SENTINEL], indirect=True)
+async def test_a_worker_that_lives_writes_the_lost_tail_again(failovers: Failovers) -> None:
+    """With the same ids and the same bytes: who had seen it sees no seam, and the provider is not asked again."""
+    failovers.house.worker()
+    await failovers.round(5)
+    assert failovers.reset == 0
+
+
+@pytest.mark.parametrize("empty_house", ["sentinel", LATER_CLUSTER], indirect=True)
+async def test_a_lost_tail_without_its_worker_is_a_reset(failovers: Failovers) -> None:
+    """Another worker begins anew, with numbers that can not be taken for the lost ones."""
+    await failovers.round(5, failovers.house.worker())
+    assert failovers.healed == 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("empty_house", ALL, indirect=True)
+async def test_a_hundred_failovers(failovers: Failovers) -> None:
+    worker = failovers.house.worker()
+    for number in range(100):
+        if number % 4 == 3:
+            await failovers.round(3, worker)
+            worker = failovers.house.worker()
+        else:
+            await failovers.round(3)
+    print(f"100 failovers that lost a tail: {failovers.healed} tabs healed, {failovers.reset} reset, none mixed")
+
+
+async def move(house: House, trials: int, *, at_once: bool = False) -> None:
+    """Move the slot of answers that are being written from primary to primary."""
+    cluster = house.server
+    assert isinstance(cluster, RealCluster)
+    house.worker()
+    for _ in range(trials):
+        answers = Answers(house)
+        source = cluster.primaries()[secrets.randbelow(3)]
+        names = spread(cluster, source, 1)
+        slot = slot_of(keys.feed(names[0]))
+        target = next(server for server in cluster.primaries() if server is not source)
+        while len(names) < 3:
+            name = f"failover-{secrets.token_hex(5)}"
+            if slot_of(keys.feed(name)) == slot:
+                names.append(name)
+        await answers.begin(names)
+        if at_once:
+            await asyncio.to_thread(cluster.migrate_at_once, slot, target)
+        else:
+            await asyncio.to_thread(cluster.migrate, slot, target, 2)
+        assert cluster.owner(slot) is target
+        assert await answers.end() == 0
+
+
+@pytest.mark.parametrize("empty_house", ["cluster"], indirect=True)
+async def test_a_slot_moves_while_answers_are_written_in_it(empty_house: House) -> None:
+    await move(empty_house, 1)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("empty_house", ["cluster", "redis-cluster"], indirect=True)
+async def test_fifty_moves(empty_house: House) -> None:
+    await move(empty_house, 50)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("empty_house", ["cluster"], indirect=True)
+async def test_fifty_moves_at_once(empty_house: House) -> None:
+    """As Valkey 9 does it by itself: the slot is at one place at any time."""
+    await move(empty_house, 50, at_once=True)
