@@ -206,7 +206,11 @@ class End(asyncio.Protocol):
         """Say that nothing more comes."""
         if self.transport is not None and not self.transport.is_closing():
             self._finished = True
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:
+                # The other side was faster.
+                pass
 
     def write(self, data: bytes) -> None:
         """Hand bytes on; what comes after the end is lost."""
