@@ -373,3 +373,9 @@ def test_a_client_tells_from_the_thousands_of_a_close_code_whether_to_come_back(
 def test_a_refusal_names_what_was_refused(request_: Any, named: dict[str, str]) -> None:
     refused = fields(wire.refusal(request_, "unavailable", "Not now.", 2.0))
     assert refused == {"type": "error", "code": "unavailable", "message": "Not now.", "retry_after": 2.0, **named}
+
+
+def test_a_traceparent_is_told_from_what_is_none() -> None:
+    assert wire.is_traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    assert not wire.is_traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\n")
+    assert not wire.is_traceparent("")
