@@ -35,6 +35,8 @@ class Refusal:
     retry_after: float
     crowded: bool = False
     """It is the address that has too many, not this gateway."""
+    leaving: bool = False
+    """Another gateway may let it in at once."""
 
 
 class Admission:
@@ -69,7 +71,7 @@ class Admission:
     def admit(self, address: str, now: float) -> Refusal | None:
         """Count a connection from an address, until `dismiss`; or refuse it, and count nothing."""
         if self._closed:
-            return Refusal("this gateway is leaving", ELSEWHERE_WITHIN * self._chance())
+            return Refusal("this gateway is leaving", ELSEWHERE_WITHIN * self._chance(), leaving=True)
         if self._open >= self._most:
             return Refusal("too many connections", self._after_a_place())
         if self._addresses[address] >= self._bound(address):

@@ -25,7 +25,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from gateway import fleet, metrics, pages, wire
-from gateway.admission import Admission
+from gateway.admission import Admission, Refusal
 from gateway.asgi_socket import AsgiSocket
 from gateway.assets import widget_routes
 from gateway.auth import Authenticator, Denied, Identity, origin_allowed
@@ -60,6 +60,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SOCKET: Final = "/v1/ws"
+
+DENIAL: Final = "websocket.http.response"
+"""The extension of an ASGI scope by which a handshake can be refused with a status of one's own."""
 
 FILES_TO_SPARE: Final = 64
 """Descriptors that are not for sockets: the store, requests, and those who have to be told that there is no room."""
@@ -165,6 +168,10 @@ class Gateway:
         address = socket.client.host if socket.client else ""
         refusal = self.admission.admit(address, time.monotonic())
         if refusal is not None:
+            if refusal.leaving and DENIAL in socket.scope.get("extensions", {}):
+                # A proxy that is told so before the handshake asks another gateway, and the client never knows.
+                await socket.send_denial_response(_refusal(refusal))
+                return
             again = wire.error("overloaded", "Too many connections.", retry_after=round(refusal.retry_after, 3))
             await self._refuse(socket, Close.OVERLOADED, refusal.reason, again)
             return
@@ -347,8 +354,7 @@ class Gateway:
         address = request.client.host if request.client else ""
         refusal = self.admission.admit(address, time.monotonic())
         if refusal is not None:
-            code = "too_many" if refusal.crowded else "overloaded"
-            return _error(code, f"{refusal.reason[0].upper()}{refusal.reason[1:]}.", refusal.retry_after)
+            return _refusal(refusal)
         begun: tuple[EventStream, Room, Position] | Response | None = None
         try:
             begun = await begin()
@@ -440,6 +446,11 @@ def _error(code: str, message: str, retry_after: float | None = None) -> Respons
     if code == "unauthenticated":
         headers["www-authenticate"] = "Bearer"
     return JSONResponse({"error": {"code": code, "message": message}}, wire.ERRORS[code], headers)
+
+
+def _refusal(refusal: Refusal) -> Response:
+    code = "too_many" if refusal.crowded else "overloaded"
+    return _error(code, f"{refusal.reason[0].upper()}{refusal.reason[1:]}.", refusal.retry_after)
 
 
 def most_sockets() -> int:

@@ -67,7 +67,7 @@ def test_nobody_is_let_in_by_a_gateway_that_leaves() -> None:
     assert door.admit("10.0.0.1", 0.0) is None
     door.close()
     refusal = refused(door, "10.0.0.2")
-    assert refusal == Refusal("this gateway is leaving", ELSEWHERE_WITHIN * CHANCE)
+    assert refusal == Refusal("this gateway is leaving", ELSEWHERE_WITHIN * CHANCE, leaving=True)
     door.dismiss("10.0.0.1")
     assert door.open == 0
 
