@@ -19,6 +19,13 @@ SEED = 20261122
 
 async def test_random_cuts_lose_and_double_nothing(house: House) -> None:
     """Fifty answers, each watched by a client that is cut off again and again and comes back to either gateway."""
+    cuts = await cut_at_random(house, 50)
+    print(f"{cuts} cuts over 50 answers")
+    assert cuts >= 500
+
+
+async def cut_at_random(house: House, answers: int) -> int:
+    """So many answers, each followed exactly by a client that is cut off at random; return the number of cuts."""
     chance = random.Random(SEED)
     cuts = 0
 
@@ -49,10 +56,9 @@ async def test_random_cuts_lose_and_double_nothing(house: House) -> None:
         assert [entry.seq for entry, _ in log] == list(range(1, len(log) + 1))
 
     async with asyncio.TaskGroup() as group:
-        for number in range(50):
+        for number in range(answers):
             group.create_task(follow(number))
-    print(f"{cuts} cuts over 50 answers")
-    assert cuts >= 500
+    return cuts
 
 
 async def test_tabs_that_did_not_ask_see_everything(house: House, conversation: str) -> None:

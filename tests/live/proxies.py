@@ -1,0 +1,229 @@
+"""Real proxies in front of gateways, each with the configuration of deploy/proxy/ and a test's own addresses in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+import pytest
+
+from tests.core_coverage import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SHIPPED: Final = ROOT / "deploy" / "proxy"
+SHIPPED_IDLE: Final = 60.0
+MOST_CLIENTS: Final = 2000
+READY_WITHIN: Final = 15.0
+
+# Debian puts them where only root looks.
+PATH: Final = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
+
+
+class Proxy:
+    """One proxy on a free port; `url` is what clients are given."""
+
+    name: str
+    """Of the program."""
+    file: str
+    """In deploy/proxy/."""
+    keeps_streams = True
+    """Whether a reload leaves open what is open."""
+
+    def __init__(self, gateways: Sequence[str], idle: float = SHIPPED_IDLE) -> None:
+        """`gateways` are three addresses, host:port; `idle` seconds of silence, in place of the sixty that are shipped.
+
+        Skips the test where the machine has no such proxy.
+        """
+        if not self.present():
+            pytest.skip(f"there is no {self.name} on this machine")
+        self.program = str(shutil.which(self.name, path=PATH))
+        self.folder = Path(tempfile.mkdtemp(prefix="tw-"))
+        # Its workers may run as nobody.
+        self.folder.chmod(0o755)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.socket_url = f"ws://127.0.0.1:{self.port}/v1/ws"
+        text = (SHIPPED / self.file).read_text()
+        for number, address in enumerate(gateways, 1):
+            text = replaced(text, f"gateway-{number}:8000", address)
+        self.configuration = self.folder / self.file
+        if idle != SHIPPED_IDLE:
+            text = replaced(text, f"{SHIPPED_IDLE:g}s", f"{idle:g}s")
+        self.configuration.write_text(self.adapted(text))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def present(cls) -> bool:
+        """Whether this machine has one."""
+        return shutil.which(cls.name, path=PATH) is not None
+
+    def adapted(self, text: str) -> str:
+        """The shipped configuration on this machine: its port, and files of its own."""
+        raise NotImplementedError
+
+    def command(self) -> list[str]:
+        """How to start it, in the foreground."""
+        raise NotImplementedError
+
+    def reload(self) -> None:
+        """Read the configuration anew, as its operator would; return when that is done."""
+        raise NotImplementedError
+
+    def children(self) -> set[int]:
+        """The processes that the first one has started."""
+        path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return {int(child) for child in path.read_text().split()}
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """All that it has said."""
+        return (self.folder / "log").read_text()
+
+    def start(self) -> Self:
+        with (self.folder / "log").open("ab") as output:
+            self._process = subprocess.Popen(
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "PATH": PATH, "HOME": str(self.folder), "XDG_CONFIG_HOME": str(self.folder)},
+            )
+        until(self.serves, lambda: self.log)
+        return self
+
+    def serves(self) -> bool:
+        """Tell whether requests get through."""
+        assert self._process is not None
+        assert self._process.poll() is None, self.log
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1.0) as probe:
+                probe.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                return b" 200 " in probe.recv(100)
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        if self._process is not None:
+            # The first one first, or it would start the others anew.
+            children = self.children() if self._process.poll() is None else set()
+            self._process.kill()
+            self._process.wait()
+            for child in children:
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Nginx(Proxy):
+    """nginx: reloaded, its old workers go on with what they have."""
+
+    name, file = "nginx", "nginx.conf"
+
+    def adapted(self, text: str) -> str:
+        text = replaced(text, "listen 80 ", f"listen 127.0.0.1:{self.port} ")
+        text = replaced(text, "/run/nginx.pid", f"{self.folder}/nginx.pid")
+        paths = "".join(
+            f"    {kind}_temp_path {self.folder}/{kind};\n"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        return replaced(text, "http {", f"http {{\n{paths}")
+
+    def command(self) -> list[str]:
+        return [self.program, "-p", str(self.folder), "-c", str(self.configuration), "-g", "daemon off;"]
+
+    def reload(self) -> None:
+        before = self.children()
+        subprocess.run([*self.command()[:5], "-s", "reload"], check=True, capture_output=True)
+        until(lambda: bool(self.children() - before), lambda: self.log)
+        until(self.serves, lambda: self.log)
+
+
+class HAProxy(Proxy):
+    """HAProxy as master and worker: the old worker goes on with what it has."""
+
+    name, file = "haproxy", "haproxy.cfg"
+
+    def adapted(self, text: str) -> str:
+        # So many as this machine's limit of open files allows.
+        text = replaced(text, "maxconn 30000", f"maxconn {MOST_CLIENTS}")
+        return replaced(text, "bind :80 ", f"bind 127.0.0.1:{self.port} ")
+
+    def command(self) -> list[str]:
+        return [self.program, "-W", "-f", str(self.configuration)]
+
+    def reload(self) -> None:
+        before = self.children()
+        os.kill(self.pid, signal.SIGUSR2)
+        until(lambda: bool(self.children() - before), lambda: self.log)
+        until(self.serves, lambda: self.log)
+
+
+class Caddy(Proxy):
+    """Caddy: one process, which before version 2.7 closes sockets when it is reloaded."""
+
+    name, file = "caddy", "Caddyfile"
+    keeps_streams = False
+
+    def adapted(self, text: str) -> str:
+        text = replaced(text, ":80 {", f"http://127.0.0.1:{self.port} {{")
+        return replaced(text, "admin localhost:2019", f"admin 127.0.0.1:{free_port()}")
+
+    def command(self) -> list[str]:
+        return [self.program, "run", "--config", str(self.configuration), "--adapter", "caddyfile"]
+
+    def reload(self) -> None:
+        subprocess.run(
+            [self.program, "reload", "--force", *self.command()[2:]],
+            check=True,
+            capture_output=True,
+            env={**os.environ, "HOME": str(self.folder), "XDG_CONFIG_HOME": str(self.folder)},
+        )
+        until(self.serves, lambda: self.log)
+
+
+PROXIES: Final[dict[str, type[Proxy]]] = {"nginx": Nginx, "haproxy": HAProxy, "caddy": Caddy}
+
+
+def replaced(text: str, old: str, new: str) -> str:
+    """The text with another word for one that must be in it, and not only in a comment."""
+    lines = [line if line.lstrip().startswith("#") else line.replace(old, new) for line in text.splitlines()]
+    assert lines != text.splitlines(), f"the shipped configuration has no {old!r} any more"
+    return "\n".join([*lines, ""])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def until(condition: object, explain: object) -> None:
+    """Wait for a condition, or fail with what `explain` returns."""
+    assert callable(condition)
+    assert callable(explain)
+    deadline = time.monotonic() + READY_WITHIN
+    while not condition():
+        assert time.monotonic() < deadline, explain()
+        time.sleep(0.02)

@@ -1,0 +1,343 @@
+"""Three gateways and three workers behind nginx, HAProxy and Caddy, with the configurations of deploy/proxy/.
+
+The spine's own tests run here again, their clients behind proxies: behind all three at once in `make test`, and behind
+each by itself with `pytest tests/live/test_proxies.py -m long`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import secrets
+import statistics
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import httpx2
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.live import test_delivery, test_stop
+from tests.live.client import Client
+from tests.live.conftest import House, build, entries, text_of
+from tests.live.processes import GatewayProcess
+from tests.live.proxies import PROXIES, Proxy
+from tests.provider_server import Scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.live.processes import WorkerProcess
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(240)]
+
+WORKERS = 3
+TOKENS = tuple(f"word{n} " for n in range(40))
+EVERY = 0.05
+"""Seconds between two tokens; more than twice what a worker gathers them for."""
+
+IDLE = 2.0
+"""Seconds of silence after which the proxies of a test give up, instead of sixty."""
+
+
+@dataclass
+class ProxiedHouse(House):
+    """A house whose clients come through proxies."""
+
+    proxies: dict[str, Proxy] = field(default_factory=dict)
+    workers: list[WorkerProcess] = field(default_factory=list)
+    turn: Iterator[int] = field(default_factory=itertools.count)
+
+    def urls(self) -> list[str]:
+        """As if each proxy was a gateway, and the first one another one each time; two of them at least."""
+        urls = [proxy.socket_url for proxy in self.proxies.values()]
+        first = next(self.turn) % len(urls)
+        return [*urls[first:], *urls[:first], urls[first]]
+
+
+class HastyGateway(GatewayProcess):
+    """A gateway with a heartbeat each second."""
+
+    module = "tests.live.hasty_gateway"
+
+
+@pytest.fixture(scope="module")
+def whole() -> Iterator[ProxiedHouse]:
+    """A house with three gateways, three workers and every proxy that this machine has."""
+    with ExitStack() as stack:
+        built = build(stack)
+        gateways = [*built.gateways, stack.enter_context(GatewayProcess(built.server.url))]
+        house = ProxiedHouse(built.server, built.provider, gateways, stack)
+        house.workers = [house.worker() for _ in range(WORKERS)]
+        addresses = [gateway.url.removeprefix("http://") for gateway in gateways]
+        for name, kind in PROXIES.items():
+            if kind.present():
+                house.proxies[name] = stack.enter_context(kind(addresses))
+        if not house.proxies:
+            pytest.skip(f"there is none of {', '.join(PROXIES)} on this machine")
+        yield house
+        # A gateway that a test has put in another's place.
+        for gateway in house.gateways:
+            gateway.close()
+
+
+@pytest.fixture(params=["all", *(pytest.param(name, marks=pytest.mark.long) for name in PROXIES)])
+def house(request: pytest.FixtureRequest, whole: ProxiedHouse) -> ProxiedHouse:
+    """The house with its clients behind all proxies at once, or behind one."""
+    if request.param == "all":
+        return whole
+    if request.param not in whole.proxies:
+        pytest.skip(f"there is no {request.param} on this machine")
+    only = {request.param: whole.proxies[request.param]}
+    return ProxiedHouse(whole.server, whole.provider, whole.gateways, whole.stack, only, whole.workers)
+
+
+@pytest.fixture(params=PROXIES)
+def proxy(request: pytest.FixtureRequest, whole: ProxiedHouse) -> Proxy:
+    """Each of the proxies in turn."""
+    if request.param not in whole.proxies:
+        pytest.skip(f"there is no {request.param} on this machine")
+    return whole.proxies[request.param]
+
+
+# The spine
+
+
+tabs = test_stop.tabs
+test_tabs_that_did_not_ask = test_delivery.test_tabs_that_did_not_ask_see_everything
+test_cursors_that_can_not_be_continued = test_delivery.test_cursors_that_can_not_be_continued_are_never_passed_over
+test_submits_with_one_key = test_delivery.test_a_hundred_submits_with_one_key_are_one
+test_stop_while_it_streams = test_stop.test_while_it_streams
+test_stop_by_everybody = test_stop.test_twice_and_by_everybody_at_once
+
+
+async def test_random_cuts(house: ProxiedHouse, request: pytest.FixtureRequest) -> None:
+    """Each time the client comes back it may be through another proxy, and to another gateway."""
+    answers = 50 if request.node.get_closest_marker("long") else 8
+    cuts = await test_delivery.cut_at_random(house, answers)
+    print(f"{cuts} cuts over {answers} answers")
+    assert cuts >= 10 * answers
+
+
+async def test_workers_die(house: ProxiedHouse, whole: ProxiedHouse) -> None:
+    """All that write are killed in mid-answer: others take over, and every client has all of it."""
+    clients, responses, prompts = [], [], []
+    for url in (*house.urls()[:-1], *house.urls()[:-1]):
+        prompt = f"deaths {secrets.token_hex(4)}"
+        house.provider.scenarios[prompt] = Scenario(pieces=TOKENS * 3, delay=0.02)
+        client = await Client(f"proxied-{secrets.token_hex(4)}").connect(url)
+        responses.append(await client.ask(prompt, model="fake"))
+        clients.append(client)
+        prompts.append(prompt)
+    for client, response in zip(clients, responses, strict=True):
+        await client.shows(response, 50)
+    killed, whole.workers[:] = list(whole.workers), []
+    for worker in killed:
+        worker.kill()
+    whole.workers.extend(whole.worker() for _ in killed)
+    for client, response, prompt in zip(clients, responses, prompts, strict=True):
+        answer = await client.ended(response)
+        assert answer.attempt == 2
+        assert answer.resets == ["attempt"]
+        assert answer.text == "".join(TOKENS * 3) == text_of(await entries(house.server.url, response))
+        assert house.calls(prompt) == 2
+        await client.close()
+
+
+# What a proxy may do to a stream
+
+
+async def test_tokens_arrive_one_by_one(whole: ProxiedHouse, proxy: Proxy, conversation: str) -> None:
+    """On a socket and on an event stream: a proxy that gathers them would bring them in lumps."""
+    whole.provider.scenarios[conversation] = Scenario(pieces=TOKENS, delay=EVERY)
+    sse: list[float] = []
+    ws: list[float] = []
+    async with Client(conversation) as client, httpx2.AsyncClient(timeout=30.0) as http:
+        await client.connect(proxy.socket_url)
+        await client.watches()
+        opened = asyncio.Event()
+
+        async def read() -> None:
+            async with http.stream("GET", f"{proxy.url}/v1/conversations/{conversation}/events") as reply:
+                async for line in reply.aiter_lines():
+                    opened.set()
+                    if line.startswith("data: "):
+                        frame = json.loads(line.removeprefix("data: "))
+                        if frame["type"] == "delta":
+                            sse.append(time.monotonic())
+                        elif frame["type"] == "end":
+                            return
+
+        reading = asyncio.create_task(read())
+        await opened.wait()
+        response = await client.ask(conversation, model="fake")
+        while not client.answer(response).ends:
+            before = len(client.frames)
+            await client.until(lambda: len(client.frames) > before)  # noqa: B023 - awaited at once
+            ws += [time.monotonic() for frame in client.frames[before:] if frame["type"] == "delta"]
+        await reading
+        assert client.answer(response).text == "".join(TOKENS)
+    for moments in (ws, sse):
+        pauses = [later - earlier for earlier, later in itertools.pairwise(moments)]
+        print(f"{proxy.name}: {len(moments)} deltas, {statistics.median(pauses) * 1000:.0f} ms between two")
+        assert len(moments) > len(TOKENS) / 2
+        assert EVERY / 2 < statistics.median(pauses) < 2 * EVERY
+
+
+async def silence(proxy: Proxy, conversation: str, seconds: float) -> tuple[bool, bool]:
+    """Whether a socket and an event stream on which nothing is said are both still open after so many seconds."""
+    async with Client(conversation) as client, httpx2.AsyncClient(timeout=30.0) as http:
+        await client.connect(proxy.socket_url)
+        await client.watches()
+
+        async def read() -> None:
+            try:
+                async with http.stream("GET", f"{proxy.url}/v1/conversations/{conversation}/events") as reply:
+                    assert reply.status_code == 200
+                    async for _ in reply.aiter_bytes():
+                        pass
+            except httpx2.RemoteProtocolError:
+                # Cut in the middle of the chunked body.
+                pass
+
+        reading = asyncio.create_task(read())
+        done, _ = await asyncio.wait([reading], timeout=seconds)
+        if not done:
+            reading.cancel()
+        return client.close_code is None, not done
+
+
+async def test_heartbeats_beat_the_patience_of_a_proxy(whole: ProxiedHouse) -> None:
+    """Three times as long as the proxy is patient. With the usual heartbeat, which is then too slow, all are cut."""
+    with ExitStack() as stack:
+        hasty = [stack.enter_context(HastyGateway(whole.server.url)) for _ in range(3)]
+        impatient: list[tuple[str, Proxy, tuple[bool, bool]]] = []
+        for name in whole.proxies:
+            for gateways, open_after in ((hasty, (True, True)), (whole.gateways, (False, False))):
+                addresses = [gateway.url.removeprefix("http://") for gateway in gateways]
+                impatient.append((name, stack.enter_context(PROXIES[name](addresses, IDLE)), open_after))
+        found = await asyncio.gather(
+            *(silence(proxy, f"idle-{secrets.token_hex(4)}", 3 * IDLE) for _, proxy, _ in impatient)
+        )
+        assert list(zip([name for name, _, _ in impatient], found, strict=True)) == [
+            (name, open_after) for name, _, open_after in impatient
+        ]
+
+
+async def follow(client: Client, proxy: Proxy, response: str) -> list[int | None]:
+    """Stay with a response to its end, and come back through the proxy as often as needed; return the close codes."""
+    codes: list[int | None] = []
+    async with asyncio.timeout(30.0):
+        while not client.answer(response).ends:
+            await client.until(lambda: client.close_code is not None or client.answer(response).ends)
+            if not client.answer(response).ends:
+                codes.append(client.close_code)
+                await client.connect(proxy.socket_url)
+    return codes
+
+
+@dataclass
+class Audience:
+    """Clients in mid-answer behind one proxy, each on one of the gateways."""
+
+    proxy: Proxy
+    clients: list[Client]
+    response: str
+
+    async def stays(self) -> list[int | None]:
+        """Stay to the end of the answer, and come back whenever a socket is closed; return the close codes."""
+        codes = await asyncio.gather(*(follow(client, self.proxy, self.response) for client in self.clients))
+        return [code for each in codes for code in each]
+
+    async def has_all(self, house: House) -> None:
+        """All of them have all of it, once, and nothing had to be begun anew."""
+        text = text_of(await entries(house.server.url, self.response))
+        assert text == "".join(TOKENS * 4)
+        for client in self.clients:
+            assert await client.settled(self.response) == text == client.answer(self.response).text
+            assert client.answer(self.response).resets == []
+            assert client.transcript.snapshots == 1
+            await client.close()
+
+
+async def audience(house: ProxiedHouse, proxy: Proxy) -> Audience:
+    conversation = f"proxied-{secrets.token_hex(4)}"
+    house.provider.scenarios[conversation] = Scenario(pieces=TOKENS * 4, delay=0.03)
+    clients = [await Client(conversation).connect(proxy.socket_url) for _ in range(6)]
+    for client in clients:
+        await client.watches()
+    response = await clients[0].ask(conversation, model="fake")
+    for client in clients:
+        await client.shows(response, 50)
+    return Audience(proxy, clients, response)
+
+
+async def test_a_gateway_is_killed(whole: ProxiedHouse) -> None:
+    """Its clients come back through the same proxy, to another gateway, from where they were."""
+    audiences = await asyncio.gather(*(audience(whole, proxy) for proxy in whole.proxies.values()))
+    victim = whole.gateways[0]
+    victim.kill()
+    for each, codes in zip(audiences, await asyncio.gather(*(each.stays() for each in audiences)), strict=True):
+        print(f"{each.proxy.name}: {len(codes)} of {len(each.clients)} sockets were lost, with {codes}")
+        assert 0 < len(codes) < len(each.clients)
+        await each.has_all(whole)
+    port = victim.url.rsplit(":", 1)[1]
+    whole.gateways[0] = GatewayProcess(whole.server.url, "--port", port)
+
+
+async def test_a_reload_under_load(whole: ProxiedHouse) -> None:
+    """Streams go on over it, and who comes while it reloads is served; Caddy before 2.7 sends its sockets away."""
+
+    async def reload(proxy: Proxy) -> None:
+        reloading = asyncio.create_task(asyncio.to_thread(proxy.reload))
+        while not reloading.done():
+            async with Client(f"reload-{secrets.token_hex(4)}") as client:
+                try:
+                    await client.connect(proxy.socket_url)
+                    await client.until(lambda: client.transcript.snapshots or client.close_code)
+                except ConnectionClosed:
+                    pass
+                assert client.transcript.snapshots or not proxy.keeps_streams
+        await reloading
+
+    audiences = await asyncio.gather(*(audience(whole, proxy) for proxy in whole.proxies.values()))
+    staying = [asyncio.create_task(each.stays()) for each in audiences]
+    await asyncio.gather(*(reload(each.proxy) for each in audiences))
+    for each, codes in zip(audiences, await asyncio.gather(*staying), strict=True):
+        print(f"{each.proxy.name}: {len(codes)} of {len(each.clients)} sockets were closed, with {codes}")
+        assert not codes or not each.proxy.keeps_streams
+        await each.has_all(whole)
+
+
+async def test_a_leaving_gateway_is_never_met(whole: ProxiedHouse) -> None:
+    """From SIGTERM to its end nobody who comes is refused: the proxy sees that it leaves, or asks another one."""
+    victim = whole.gateways[1]
+    port = victim.url.rsplit(":", 1)[1]
+    victim.close()
+    leaving = GatewayProcess(whole.server.url, "--port", port, "--drain", "4", "--notice", "2")
+
+    async def come(proxy: Proxy) -> int:
+        conversation, times = f"leaving-{secrets.token_hex(4)}", 0
+        async with httpx2.AsyncClient() as http:
+            while leaving.running:
+                async with Client(conversation) as client:
+                    await client.connect(proxy.socket_url)
+                    await client.watches()
+                reply = await http.get(f"{proxy.url}/v1/conversations/{conversation}")
+                assert reply.status_code == 200, proxy.name
+                times += 1
+        return times
+
+    with leaving:
+        held = [await Client("held").connect(proxy.socket_url) for proxy in whole.proxies.values() for _ in range(6)]
+        leaving.terminate()
+        times = await asyncio.gather(*(come(proxy) for proxy in whole.proxies.values()))
+        print(f"came {times} times while a gateway left")
+        assert leaving.wait() == 0
+    for client in held:
+        assert client.close_code in (None, 1012)
+        await client.close()
+    whole.gateways[1] = GatewayProcess(whole.server.url, "--port", port)
