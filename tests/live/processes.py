@@ -23,6 +23,8 @@ class Process:
     """One `tokenwire` process. Everything that it prints is kept in `output`, for a test that fails."""
 
     module = "gateway"
+    prefix: tuple[str, ...] = ()
+    """What runs it elsewhere, as `ip netns exec` does."""
 
     def __init__(self, command: str, store: str, *options: str, **environment: str) -> None:
         """`options` as on the command line; `environment` beside a clean one."""
@@ -34,7 +36,7 @@ class Process:
         self.output: list[str] = []
         self._announced: queue.Queue[str] = queue.Queue()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", self.module, command, "--store", store, *options],
+            [*self.prefix, sys.executable, "-m", self.module, command, "--store", store, *options],
             env={**clean, **environment, "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

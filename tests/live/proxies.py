@@ -39,14 +39,16 @@ class Proxy:
     keeps_streams = True
     """Whether a reload leaves open what is open."""
 
-    def __init__(self, gateways: Sequence[str], idle: float = SHIPPED_IDLE) -> None:
-        """`gateways` are three addresses, host:port; `idle` seconds of silence, in place of the sixty that are shipped.
+    def __init__(self, gateways: Sequence[str], idle: float = SHIPPED_IDLE, most: int = MOST_CLIENTS) -> None:
+        """`gateways` are three addresses, host:port; `idle` seconds of silence, in place of the sixty that are shipped;
+        `most` clients, where that is configured, because a machine's limit of open files may not allow more.
 
         Skips the test where the machine has no such proxy.
         """
         if not self.present():
             pytest.skip(f"there is no {self.name} on this machine")
         self.program = str(shutil.which(self.name, path=PATH))
+        self.most = most
         self.folder = Path(tempfile.mkdtemp(prefix="tw-"))
         # Its workers may run as nobody.
         self.folder.chmod(0o755)
@@ -165,8 +167,7 @@ class HAProxy(Proxy):
     name, file = "haproxy", "haproxy.cfg"
 
     def adapted(self, text: str) -> str:
-        # So many as this machine's limit of open files allows.
-        text = replaced(text, "maxconn 30000", f"maxconn {MOST_CLIENTS}")
+        text = replaced(text, "maxconn 30000", f"maxconn {self.most}")
         return replaced(text, "bind :80 ", f"bind 127.0.0.1:{self.port} ")
 
     def command(self) -> list[str]:
