@@ -1,0 +1,183 @@
+"""Many clients behind HAProxy: three gateways restarted one after the other, and all clients cut off at once.
+
+`pytest tests/live/test_rolling_restart.py -m long -s` does it with a thousand, and with ten thousand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections import Counter
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.live.client import Client
+from tests.live.conftest import House, build, entries, text_of
+from tests.live.crowd import Member
+from tests.live.processes import GatewayProcess
+from tests.live.proxies import HAProxy
+from tests.provider_server import Scenario
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+pytestmark = pytest.mark.live
+
+SEED = 20261126
+INTERRUPTED = 1.0
+CAUGHT_UP_WITHIN = 10.0
+
+
+@dataclass
+class Crowd:
+    """Clients of several conversations, in each of which something is being answered."""
+
+    house: House
+    members: list[Member]
+    askers: list[Client] = field(default_factory=list)
+    responses: dict[str, str] = field(default_factory=dict)
+
+    async def until(self, condition: object, seconds: float) -> None:
+        assert callable(condition)
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.05)
+
+    async def exact(self, seconds: float) -> None:
+        """Everybody has all of its answer, once, in order, and nothing was begun anew."""
+        for asker in self.askers:
+            await asker.ended(self.responses[asker.transcript.conversation], seconds)
+        texts = {
+            name: text_of(await entries(self.house.server.url, response)) for name, response in self.responses.items()
+        }
+
+        def ended(member: Member) -> bool:
+            answer = member.transcript.answers.get(self.responses[member.transcript.conversation])
+            return answer is not None and bool(answer.ends)
+
+        await self.until(lambda: all(ended(member) for member in self.members), 30.0)
+        for member in self.members:
+            name = member.transcript.conversation
+            answer = member.transcript.answers[self.responses[name]]
+            assert member.broken is None, member.broken
+            assert answer.text == texts[name]
+            assert answer.resets == []
+            assert member.transcript.snapshots == 1
+
+
+@asynccontextmanager
+async def crowd(
+    house: House, urls: list[Sequence[str]], count: int, conversations: int, seconds: float, every: float
+) -> AsyncIterator[Crowd]:
+    """`urls` for each client in turn; each answer goes on for so many seconds."""
+    chance = random.Random(SEED)
+    names = [f"crowd-{secrets.token_hex(4)}" for _ in range(conversations)]
+    pieces = tuple(f"word{n} " for n in range(int(seconds / every)))
+    members = [
+        Member(names[n % conversations], list(urls[n % len(urls)]), chance, obeys=n // conversations % 2 == 0)
+        for n in range(count)
+    ]
+    gathered = Crowd(house, members)
+    try:
+        # Not all at once: the storm comes later.
+        for begin in range(0, count, 200):
+            await asyncio.gather(*(member.connect() for member in members[begin : begin + 200]))
+            await gathered.until(lambda begin=begin: all(m.live for m in members[begin : begin + 200]), 30.0)
+        for name in names:
+            house.provider.scenarios[name] = Scenario(pieces=pieces, delay=every)
+            asker = await Client(name).connect(house.urls()[-1])
+            gathered.askers.append(asker)
+            gathered.responses[name] = await asker.ask(name, model="fake")
+        for asker in gathered.askers:
+            await asker.shows(gathered.responses[asker.transcript.conversation])
+        yield gathered
+    finally:
+        for member in members:
+            member.close()
+        for asker in gathered.askers:
+            await asker.close()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("count", "drain", "notice"), [(90, 5, 1), pytest.param(1000, 13, 3, marks=pytest.mark.long)], ids=["90", "1000"]
+)
+async def test_three_gateways_are_restarted_one_after_the_other(count: int, drain: float, notice: float) -> None:
+    """Half of the clients obey `moving`, half wait to be closed: none loses a token or sees a 1006."""
+    with ExitStack() as stack:
+        house = build(stack)
+        house.worker()
+        options = ("--drain", str(drain), "--notice", str(notice))
+        gateways = [stack.enter_context(GatewayProcess(house.server.url, *options)) for _ in range(3)]
+        addresses = [gateway.url.removeprefix("http://") for gateway in gateways]
+        proxy = stack.enter_context(HAProxy(addresses))
+        async with crowd(house, [[proxy.socket_url]], count, 10, 3 * drain + 12, 0.2) as gathered:
+            window = drain - notice
+            for number, address in enumerate(addresses):
+                leaving = gateways[number]
+                there = leaving.counts("tokenwire_connections")['kind="websocket"']
+                begun = time.monotonic()
+                leaving.terminate()
+                assert await asyncio.to_thread(leaving.wait) == 0
+                assert time.monotonic() - begun < drain + 2
+                moments = [at - begun for member in gathered.members for at in member.returned if at > begun]
+                rates = Counter(int(moment) for moment in moments)
+                print(f"{there:.0f} clients came back at {max(rates.values())} a second at the most, over {window} s")
+                assert max(rates.values()) <= 2 * there / window
+                gateways[number] = stack.enter_context(
+                    GatewayProcess(house.server.url, *options, "--port", address.rpartition(":")[2])
+                )
+            await gathered.exact(60.0)
+            away = sorted(seconds for member in gathered.members for seconds in member.away)
+            codes = Counter(code for member in gathered.members for code in member.codes)
+            p99 = away[int(len(away) * 0.99)]
+            refused = sum(member.refusals for member in gathered.members)
+            print(
+                f"{count} clients, {len(away)} interruptions: median {away[len(away) // 2]:.3f} s, p99 {p99:.3f} s, "
+                f"most {away[-1]:.3f} s; close codes {dict(codes)}; {refused} refused"
+            )
+            assert set(codes) <= {1000, 1012}
+            assert p99 <= INTERRUPTED
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("count", "conversations"), [pytest.param(10_000, 50, marks=pytest.mark.long), (300, 10)], ids=["10000", "300"]
+)
+async def test_all_are_cut_off_at_once(count: int, conversations: int) -> None:
+    """Behind HAProxy with two gateways; two of it, where one has not the descriptors for so many."""
+    with ExitStack() as stack:
+        house = build(stack)
+        house.worker()
+        addresses = [gateway.url.removeprefix("http://") for gateway in house.gateways]
+        most = 6000
+        proxies = [
+            stack.enter_context(HAProxy([*addresses, addresses[0]], most=most)) for _ in range(-(-count // most))
+        ]
+        urls = [[proxy.socket_url] for proxy in proxies]
+        async with crowd(house, list(urls), count, conversations, 45.0 if count > 1000 else 8.0, 0.5) as gathered:
+            calls = len(house.provider.calls)
+            before = [gateway.counts("tokenwire_log_reads_total") for gateway in house.gateways]
+            begun = time.monotonic()
+            for member in gathered.members:
+                member.cut()
+            await gathered.until(lambda: all(len(member.away) == 1 for member in gathered.members), 60.0)
+            took = time.monotonic() - begun
+            back = sorted(moment - begun for member in gathered.members for moment in member.returned)
+            refused = sum(member.refusals for member in gathered.members)
+            print(
+                f"{count} clients cut at once: half were back after {back[len(back) // 2]:.2f} s, 99 % after "
+                f"{back[int(len(back) * 0.99)]:.2f} s, all after {took:.2f} s; {refused} times one was refused"
+            )
+            after = [gateway.counts("tokenwire_log_reads_total") for gateway in house.gateways]
+            for earlier, later in zip(before, after, strict=True):
+                assert all(later[kind] - earlier.get(kind, 0) <= conversations for kind in later)
+                print(f"logs read: { {kind: later[kind] - earlier.get(kind, 0) for kind in later} }")
+            assert took <= CAUGHT_UP_WITHIN
+            await gathered.exact(60.0)
+            assert len(house.provider.calls) == calls
