@@ -175,18 +175,19 @@ async def test_who_is_stuck_holds_nothing_up(house: House, conversation: str, co
         port = int(gateway.url.rsplit(":", 1)[1])
         async with Client(conversation) as client, AsyncExitStack() as stack:
             await client.connect(gateway.socket_url)
-            for words in (
+            upgrade = (
                 b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                 b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-                + masked({"type": "hello"})
-                + masked({"type": "watch", "conversation": conversation}),
-                f"GET /v1/conversations/{conversation}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
-                b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-            ):
+            )
+            follow = masked({"type": "hello"}) + masked({"type": "watch", "conversation": conversation})
+            events = f"GET /v1/conversations/{conversation}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+            for words, then in ((upgrade, follow), (events, b""), (upgrade, b"")):
                 each = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 each.sendall(words)
+                # The last that it reads; no frame may be sent before it (RFC 6455, section 4.1).
+                assert (await asyncio.to_thread(each.recv, 100)).startswith(b"HTTP/1.1 ")
+                each.sendall(then)
             house.provider.scenarios[conversation] = Scenario(pieces=("x" * 4000,) * 200)
             response = await client.ask(conversation, model="fake")
             await client.shows(response, 700_000)
