@@ -92,7 +92,7 @@ def house(request: pytest.FixtureRequest, whole: ProxiedHouse) -> ProxiedHouse:
     if request.param not in whole.proxies:
         pytest.skip(f"there is no {request.param} on this machine")
     only = {request.param: whole.proxies[request.param]}
-    return ProxiedHouse(whole.server, whole.provider, whole.gateways, whole.stack, only, whole.workers)
+    return ProxiedHouse(whole.server, whole.provider, whole.gateways, whole.stack, proxies=only, workers=whole.workers)
 
 
 @pytest.fixture(params=PROXIES)
