@@ -3,7 +3,7 @@
 /** @typedef {import("./line.js").Frame} Frame */
 
 /** Rows that are kept. */
-const MOST = 60;
+const MOST = 200;
 
 /** What a row shows beside the type and the cursor: the rest of these frames says nothing to a reader. @type {Record<string, (frame: any) => string>} */
 const SAID = {

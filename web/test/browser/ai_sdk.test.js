@@ -85,9 +85,9 @@ group("useChat", { skip: missing }, () => {
 
   test("shows an answer in the tab that asks, in one that was idle, and in one that comes late", async () => {
     const [one, two] = [await opened("tabs"), await opened("tabs")];
-    await ask(one, "/long 250");
+    await ask(one, "/long 1500");
     // The idle one shows the question, and then the same tokens as they come.
-    await two.locator(".user", { hasText: "/long 250" }).waitFor();
+    await two.locator(".user", { hasText: "/long 1500" }).waitFor();
     await status(two, "streaming");
     await until(async () => (await two.locator(".assistant").count()) === 1 && (await answer(two)).length > 100);
     const late = await opened("tabs");
@@ -133,7 +133,7 @@ group("useChat", { skip: missing }, () => {
 
   test("goes on after a reload, and after a cut", async () => {
     const tab = await opened("reload");
-    await ask(tab, "/long 300");
+    await ask(tab, "/long 1200");
     await until(async () => (await tab.locator(".assistant").count()) === 1 && (await answer(tab)).length > 100);
     await tab.reload();
     await status(tab, "streaming");
