@@ -419,7 +419,8 @@ class Delivery(RuleBasedStateMachine):
             assert answer.ends or name in self.logs.responses, "a response that is no more never got its end"
 
 
-TestDelivery = Delivery.TestCase
+# It takes a minute of a processor that it has for itself.
+TestDelivery = pytest.mark.timeout(400)(Delivery.TestCase)
 TestDelivery.settings = settings(
     settings.default,
     # This is the promise: it gets more than its share.
