@@ -1,0 +1,132 @@
+"""Clients that are cut off without a word: no packet comes or goes any more, and their sockets are freed.
+
+They are cut off for real: gateway and clients are in network namespaces of their own, and the router between them drops
+what it is given. To take a link down would not do, because that tells the gateway's end of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from tests.live.client import Client
+from tests.live.conftest import build
+from tests.live.processes import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
+
+FREED_WITHIN: Final = 30.0
+GATEWAY, CLIENTS = "10.213.7.1", "10.213.8.1"
+ESTABLISHED: Final = "01"
+
+FOLLOW: Final = """
+import asyncio, sys
+from tests.live.client import Client
+
+async def main():
+    clients = [await Client(conversation).connect(sys.argv[1]) for conversation in sys.argv[2:]]
+    for client in clients:
+        await client.watches()
+    print("following", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def run(*command: str) -> None:
+    subprocess.run(["ip", *command], check=True, capture_output=True, text=True)
+
+
+class Network:
+    """A namespace for a gateway, one for clients, and one between them that routes."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        """Made on a stack, which removes it; raises CalledProcessError where that is not permitted."""
+        tag = secrets.token_hex(3)
+        self.gateway, self._router, self.clients = (f"tw-{tag}-{end}" for end in "grc")
+        for name in (self.gateway, self._router, self.clients):
+            run("netns", "add", name)
+            stack.callback(run, "netns", "delete", name)
+            run("-n", name, "link", "set", "lo", "up")
+        self._join(f"{tag}g", self.gateway, GATEWAY)
+        self._join(f"{tag}c", self.clients, CLIENTS)
+        run("netns", "exec", self._router, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+
+    def _join(self, device: str, name: str, address: str) -> None:
+        router = address.removesuffix("1") + "2"
+        run(*f"link add {device}0 netns {name} type veth peer name {device}1 netns {self._router}".split())
+        for place, end, own in ((name, "0", address), (self._router, "1", router)):
+            run("-n", place, "address", "add", f"{own}/24", "dev", f"{device}{end}")
+            run("-n", place, "link", "set", f"{device}{end}", "up")
+        run("-n", name, "route", "add", "default", "via", router)
+
+    def cut(self) -> None:
+        """Drop every packet from now on, and tell nobody."""
+        for address in (GATEWAY, CLIENTS):
+            run("-n", self._router, "route", "add", "blackhole", f"{address}/32")
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    if shutil.which("ip") is None:
+        pytest.skip("there is no `ip` on this machine, which makes network namespaces")
+    with ExitStack() as stack:
+        try:
+            made = Network(stack)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"network namespaces are not permitted here ({error.stderr.strip()})")
+        yield made
+
+
+def connected(process: Process, port: int) -> int:
+    """How many clients' sockets the process's kernel holds open (proc_net_tcp in the kernel's documentation)."""
+    lines = Path(f"/proc/{process.pid}/net/tcp").read_text().splitlines()[1:]
+    sockets = [line.split()[1:4] for line in lines]
+    return sum(own.endswith(f":{port:04X}") and state == ESTABLISHED for own, _, state in sockets)
+
+
+async def test_who_is_cut_off_without_a_word_is_freed(network: Network, conversation: str) -> None:
+    """One half is in mid-answer, the other hears nothing: both are given up by the kernel."""
+
+    class Apart(Process):
+        prefix = ("ip", "netns", "exec", network.gateway)
+
+    with ExitStack() as stack:
+        house = build(stack)
+        house.worker()
+        options = ("--host", GATEWAY, "--port", "0", "--auth", "none")
+        gateway = stack.enter_context(Apart("gateway", house.server.socket_url, *options))
+        port = int(gateway.announcement.rpartition(":")[2])
+        url = f"ws://{GATEWAY}:{port}/v1/ws"
+        followed = [conversation] * 5 + [f"{conversation}-idle"] * 5
+        command = ["ip", "netns", "exec", network.clients, sys.executable, "-c", FOLLOW, url, *followed]
+        followers = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+        stack.callback(followers.kill)
+        assert followers.stdout is not None
+        assert await asyncio.to_thread(followers.stdout.readline) == b"following\n"
+        assert connected(gateway, port) == len(followed)
+        async with Client(conversation) as asker:
+            await asker.connect(house.urls()[0])
+            response = await asker.ask("/long 4000")
+            await asker.shows(response)
+            network.cut()
+            begin = time.monotonic()
+            async with asyncio.timeout(FREED_WITHIN):
+                while connected(gateway, port):
+                    await asyncio.sleep(0.1)
+            print(f"{len(followed)} sockets were freed after {time.monotonic() - begin:.1f} s")
+            await asker.stop(response)
+            await asker.ended(response)
