@@ -21,6 +21,7 @@ import pytest
 from tests.live.client import Client
 from tests.live.conftest import build
 from tests.live.processes import Process
+from tests.stores import RealServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,6 +108,7 @@ async def test_who_is_cut_off_without_a_word_is_freed(network: Network, conversa
     with ExitStack() as stack:
         house = build(stack)
         house.worker()
+        assert isinstance(house.server, RealServer)
         options = ("--host", GATEWAY, "--port", "0", "--auth", "none")
         gateway = stack.enter_context(Apart("gateway", house.server.socket_url, *options))
         port = int(gateway.announcement.rpartition(":")[2])
