@@ -187,8 +187,8 @@ class Caddy(Proxy):
     keeps_streams = False
 
     def adapted(self, text: str) -> str:
-        text = replaced(text, ":80 {", f"http://127.0.0.1:{self.port} {{")
-        return replaced(text, "admin localhost:2019", f"admin 127.0.0.1:{free_port()}")
+        text = replaced(text, "{$SITE::80} {", f"http://127.0.0.1:{self.port} {{")
+        return replaced(text, "admin {$ADMIN:localhost:2019}", f"admin 127.0.0.1:{free_port()}")
 
     def command(self) -> list[str]:
         return [self.program, "run", "--config", str(self.configuration), "--adapter", "caddyfile"]
