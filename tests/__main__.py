@@ -41,7 +41,7 @@ def run_beside(output: IO[bytes]) -> list[str]:
 def run_pytest() -> list[str]:
     """Run the tests of Python, but those marked `long`, which have a command of their own; it prints as it goes."""
     # A file stays together, because its tests share a deployment.
-    options = ("-q", "-m", "not long", "-n", str(SIDE_BY_SIDE), "--dist", "loadfile")
+    options = ("-q", "-m", "not long", "-n", str(SIDE_BY_SIDE), "--dist", "loadfile", "--no-loadscope-reorder")
     passed = subprocess.run([sys.executable, "-m", "pytest", *options], cwd=ROOT).returncode == 0
     return [] if passed else ["pytest"]
 

@@ -31,6 +31,7 @@ POLL_EVERY: Final = 1.0
 """Seconds. A job whose wake-up was lost, or whose worker died, is found within this time."""
 
 SWEEP_EVERY: Final = 10.0
+CANCEL_AGAIN_AFTER: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -104,12 +105,8 @@ class Pool:
         if tasks and drain:
             await asyncio.wait(tasks, timeout=drain)
         rest = list(self._running.values())
-        for running in rest:
-            running.task.cancel()
-        await asyncio.gather(*(running.task for running in rest), return_exceptions=True)
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await _end(running.task for running in rest)
+        await _end(self._loops)
         for served in self._providers.values():
             if (close := getattr(served.provider, "aclose", None)) is not None:
                 await close()
@@ -252,3 +249,12 @@ class Pool:
         for conversation, response in await jobs.sweep(self._store, partition, SWEEP_EVERY):
             problem = Problem("expired", "The message waited too long to be answered.")
             await log.end(self._store, conversation, response, End("failed", error=problem, retryable=True))
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended: redis-py waits in ways that up to Python 3.11 may swallow a cancellation."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_AFTER)

@@ -789,6 +789,20 @@ def test_what_another_gateway_has_given_is_read_before_it_is_called_lost() -> No
     assert room.unknown({}, str(SETTLED[0])) == {""}
 
 
+def test_a_log_whose_first_entry_was_too_large_to_be_published_is_read() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [])
+    screen = Screen()
+    watch(hub, room, screen)
+    hub.take(room, [Published(RESPONSE, str(QUEUED[0]).encode(), b"-", [])])
+    hub.flush()
+    assert RESPONSE in room.wanted
+    screen.kinds()
+    hub.load_response(room, RESPONSE, None, [QUEUED, STARTED, TEXT])
+    hub.flush()
+    assert screen.kinds() == ["start", "delta"]
+
+
 def test_viewers_are_told_of_a_history_that_was_lost_whole() -> None:
     """Found by tests.chaos, seed 49: they went on to show messages that were no more."""
     hub = Hub()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import resource
 import shutil
 import socket
@@ -257,7 +258,8 @@ def test_8_a_clock_that_is_wrong(operated: Operated) -> None:
     assert status == 0
     wrongs = [line for line in text.splitlines() if "clock" in line]
     assert [line.split(":")[0] for line in wrongs] == ["WARN  store's clock", "WARN  gateway's clock"]
-    assert all("3600 s behind this machine's: set both by NTP" in line for line in wrongs)
+    # A second more or less, on a machine that is busy.
+    assert all(re.search(r"3(59|60)\d s behind this machine's: set both by NTP", line) for line in wrongs), wrongs
 
 
 async def test_9_a_key_that_is_missing() -> None:

@@ -137,7 +137,8 @@ def failovers(empty_house: House) -> Failovers:
     return Failovers(empty_house)
 
 
-@pytest.mark.parametrize("empty_house", ["cluster", LATER_SENTINEL], indirect=True)
+@pytest.mark.long
+@pytest.mark.parametrize("empty_house", ["cluster", "sentinel"], indirect=True)
 async def test_a_worker_that_lives_writes_the_lost_tail_again(failovers: Failovers) -> None:
     """With the same ids and the same bytes: who had seen it sees no seam, and the provider is not asked again."""
     failovers.house.worker()

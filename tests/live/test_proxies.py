@@ -288,6 +288,7 @@ async def test_a_gateway_is_killed(whole: ProxiedHouse) -> None:
     whole.gateways[0] = GatewayProcess(whole.server.url, "--port", port)
 
 
+@pytest.mark.long
 async def test_a_reload_under_load(whole: ProxiedHouse) -> None:
     """Streams go on over it, and who comes while it reloads is served; Caddy before 2.7 sends its sockets away."""
 

@@ -44,7 +44,7 @@ class Deaths:
         clients, prompts, responses = [], [], []
         for number in range(trials):
             prompt = f"{kind} {secrets.token_hex(4)}"
-            house.provider.scenarios[prompt] = Scenario(pieces=PIECES, delay=0.02)
+            house.provider.scenarios[prompt] = Scenario(pieces=PIECES, delay=0.04)
             client = await Client(f"death-{secrets.token_hex(4)}").connect(house.urls()[number % 2])
             responses.append(await client.ask(prompt, model="fake"))
             clients.append(client)
@@ -137,7 +137,7 @@ async def test_another_worker_goes_on_from_the_text_where_the_operator_wants_it(
 async def test_a_job_that_kills_every_worker_fails_in_the_end(empty_house: House) -> None:
     """Attempts are capped: the response ends `failed`, its text kept, and can be asked for again."""
     house = empty_house
-    house.provider.scenarios["poison"] = Scenario(pieces=PIECES, delay=0.02)
+    house.provider.scenarios["poison"] = Scenario(pieces=PIECES, delay=0.04)
     async with Client("death-poison") as client:
         await client.connect(house.urls()[0])
         worker = house.worker("--attempts", "2")

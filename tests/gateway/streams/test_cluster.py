@@ -104,7 +104,7 @@ async def test_a_script_over_many_keys_waits_until_they_are_together_again(clust
     assert len(await talk.queue()) == 2
 
 
-@pytest.mark.parametrize("how", ["killed", "frozen", "in order"])
+@pytest.mark.parametrize("how", ["killed", pytest.param("frozen", marks=pytest.mark.long), "in order"])
 async def test_a_primary_is_followed_by_its_replica(cluster: RealCluster, spread: Store, how: str) -> None:
     talk = Talk(spread)
     await talk.prepare()
