@@ -30,8 +30,6 @@ PIECES = tuple(f"word{n} " for n in range(300))
 LOST = 60
 """Characters at least that a failover loses of each answer."""
 
-LATER_SENTINEL = pytest.param("sentinel", marks=pytest.mark.long)
-LATER_CLUSTER = pytest.param("cluster", marks=pytest.mark.long)
 ALL = ["sentinel", "cluster", "redis-sentinel", "redis-cluster"]
 
 
@@ -146,7 +144,8 @@ async def test_a_worker_that_lives_writes_the_lost_tail_again(failovers: Failove
     assert failovers.reset == 0
 
 
-@pytest.mark.parametrize("empty_house", ["sentinel", LATER_CLUSTER], indirect=True)
+@pytest.mark.long
+@pytest.mark.parametrize("empty_house", ["sentinel", "cluster"], indirect=True)
 async def test_a_lost_tail_without_its_worker_is_a_reset(failovers: Failovers) -> None:
     """Another worker begins anew, with numbers that can not be taken for the lost ones."""
     await failovers.round(5, failovers.house.worker())

@@ -15,8 +15,11 @@ from tests.topologies import DOWN_AFTER, RealSentinels, until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+# Where everything is slow, sentinels go on changing their minds, and one test's outcome decides the next one's.
+pytestmark = pytest.mark.long
 
-@pytest.fixture(scope="module", params=["valkey", pytest.param("redis", marks=pytest.mark.long)])
+
+@pytest.fixture(scope="module", params=["valkey", "redis"])
 def sentinels(request: pytest.FixtureRequest) -> Iterator[RealSentinels]:
     with RealSentinels(request.param) as started:
         yield started
