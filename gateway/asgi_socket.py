@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from starlette.websockets import WebSocketDisconnect
 
@@ -22,19 +22,23 @@ logger = logging.getLogger(__name__)
 class AsgiSocket:
     """See `gateway.connection.Socket`; after each burst the client takes no more until that was sent."""
 
+    direct: Final = None
+
     def __init__(self, socket: WebSocket) -> None:
         """`socket` is accepted."""
         self._socket = socket
         self._pending = Burst()
+        self._connection: Connection | None = None
         self._closing: tuple[int, str] | None = None
         self._wake = asyncio.Event()
         self._over = asyncio.Event()
 
-    def write(self, burst: Burst) -> bool:
+    def write(self, burst: Burst) -> None:
         """See `Socket.write`."""
         self._pending += burst
         self._wake.set()
-        return False
+        if self._connection is not None:
+            self._connection.filled()
 
     def close(self, code: int, reason: str) -> None:
         """See `Socket.close`."""
@@ -47,6 +51,7 @@ class AsgiSocket:
 
     async def serve(self, connection: Connection) -> None:
         """Bring what happens to this connection, until the socket is closed."""
+        self._connection = connection
         tasks = [
             asyncio.create_task(work) for work in (self._read(connection), self._write(connection), self._over.wait())
         ]

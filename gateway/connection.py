@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gateway.feed import Feed
-    from gateway.hub import Hub, Room
+    from gateway.hub import Hub, Room, Write
     from gateway.requests import Requests
     from gateway.session import Command, Session
     from gateway.streams.conversations import Accepted
@@ -35,14 +35,18 @@ WRITE_WITHIN: Final = 15.0
 """Seconds in which a client must take what was written, or it is let go."""
 
 HEARTBEAT_AFTER: Final = wire.HEARTBEAT - 1.0
-"""Seconds without a frame after which a heartbeat is written."""
+"""Seconds between two heartbeats. They come whatever else does: to look would cost more than they do."""
 
 
 class Socket(Protocol):
     """An open WebSocket, whoever serves it; it tells a `Connection` what happens to it."""
 
-    def write(self, burst: Burst) -> bool:
-        """Write frames whole and in order; False when the client takes no more until `Connection.drained`."""
+    @property
+    def direct(self) -> Write | None:
+        """Writes packets of bursts as `write` does; None where frames have to be written by themselves."""
+
+    def write(self, burst: Burst) -> None:
+        """Write frames whole and in order; calls `Connection.filled` when the client takes no more."""
 
     def close(self, code: int, reason: str) -> None:
         """Close with the closing handshake, once what was written is out."""
@@ -59,6 +63,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
+        "_beats_at",
         "_closed",
         "_drained",
         "_feed",
@@ -72,7 +77,7 @@ class Connection:
         "_socket",
         "_task",
         "_wheel",
-        "_written",
+        "direct",
     )
 
     def __init__(
@@ -87,6 +92,8 @@ class Connection:
     ) -> None:
         """`socket` is open; `wheel` says when `tick` is called next; `gone` is called once, when it is closed."""
         self._socket = socket
+        self.direct = socket.direct
+        """See `hub.Viewer`."""
         self._session = session
         self._hub = hub
         self._feed = feed
@@ -100,7 +107,7 @@ class Connection:
         self._drained: asyncio.Event | None = None
         """Set when the client takes more again; None while it does."""
         self._full_since = 0.0
-        self._written = wheel.now
+        self._beats_at = wheel.now + HEARTBEAT_AFTER
         self._tick_at(wheel.now, time.time())
 
     def receive(self, data: str | bytes) -> None:
@@ -117,6 +124,14 @@ class Connection:
         except Exception as error:
             self._fail(error)
 
+    def filled(self) -> None:
+        """The client takes no more until `drained`."""
+        if self._drained is None:
+            self._drained = asyncio.Event()
+            self._full_since = self._wheel.now
+            self._wheel.set(self, self._full_since + WRITE_WITHIN)
+        self._feed.full(self)
+
     def drained(self) -> None:
         """The client takes more again."""
         if self._drained is not None:
@@ -131,16 +146,9 @@ class Connection:
             self._task.cancel()
         self._gone(self)
 
-    def give(self, burst: Burst) -> bool:
-        """See `hub.Viewer`: what comes while the client takes no more waits in the log."""
-        self._written = self._wheel.now
-        if self._socket.write(burst):
-            return True
-        if self._drained is None:
-            self._drained = asyncio.Event()
-            self._full_since = self._wheel.now
-            self._wheel.set(self, self._full_since + WRITE_WITHIN)
-        return False
+    def give(self, burst: Burst) -> None:
+        """See `hub.Viewer`."""
+        self._socket.write(burst)
 
     def tick(self, now: float, wall: float) -> None:
         """What the passing of time demands: closing, or a heartbeat. `now` monotonic, `wall` seconds since 1970."""
@@ -151,12 +159,13 @@ class Connection:
             if now - self._full_since >= WRITE_WITHIN:
                 logger.info("a client took nothing for %d seconds and is let go", WRITE_WITHIN)
                 self._socket.abort()
-        elif now - self._written >= HEARTBEAT_AFTER:
+        elif now >= self._beats_at:
+            self._beats_at = now + HEARTBEAT_AFTER
             self._say(wire.HEARTBEAT_FRAME)
         self._tick_at(now, wall)
 
     def _tick_at(self, now: float, wall: float) -> None:
-        due = self._full_since + WRITE_WITHIN if self._drained is not None else self._written + HEARTBEAT_AFTER
+        due = self._full_since + WRITE_WITHIN if self._drained is not None else self._beats_at
         self._wheel.set(self, max(now, min(due, self._session.due(now, wall))))
 
     def move(self, within: float) -> None:

@@ -27,7 +27,17 @@ CLOSE_WITHIN: Final = 3.0
 class DirectSocket(asyncio.Protocol):
     """The protocol of a transport from the accepted handshake on; see `gateway.connection.Socket`."""
 
-    __slots__ = ("_closing", "_connection", "_early", "_full", "_messages", "_open_sockets", "_parser", "_transport")
+    __slots__ = (
+        "_closing",
+        "_connection",
+        "_early",
+        "_full",
+        "_messages",
+        "_open_sockets",
+        "_parser",
+        "_transport",
+        "direct",
+    )
 
     def __init__(
         self, transport: asyncio.Transport, parser: Protocol, early: list[str | bytes], open_sockets: set[Any]
@@ -37,6 +47,8 @@ class DirectSocket(asyncio.Protocol):
         `open_sockets`: where the server looks for what it has to shut down.
         """
         self._transport = transport
+        self.direct = transport.write
+        """See `Socket.direct`."""
         self._parser = parser
         self._early = early
         self._open_sockets = open_sockets
@@ -54,10 +66,9 @@ class DirectSocket(asyncio.Protocol):
             connection.receive(message)
         self._early.clear()
 
-    def write(self, burst: Burst) -> bool:
+    def write(self, burst: Burst) -> None:
         """See `Socket.write`."""
         self._transport.write(burst.packet)
-        return not self._full
 
     def close(self, code: int, reason: str) -> None:
         """See `Socket.close`."""
@@ -90,6 +101,8 @@ class DirectSocket(asyncio.Protocol):
         if self._closing is None:
             # Who does not read is not listened to: every answer to it would be one more that waits.
             self._transport.pause_reading()
+            if self._connection is not None:
+                self._connection.filled()
 
     def resume_writing(self) -> None:
         """See `asyncio.Protocol`."""

@@ -133,6 +133,10 @@ class Feed:
             # Those who waited have it, too; but they may all be gone.
             task.exception()
 
+    def full(self, viewer: Viewer) -> None:
+        """A viewer can take no more; see `Hub.full`."""
+        self._hub.full(viewer)
+
     def ready(self, viewer: Viewer) -> None:
         """A viewer can take more; see `Hub.ready`."""
         self._hub.ready(viewer)

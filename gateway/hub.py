@@ -19,7 +19,7 @@ from gateway.streams.events import LogId, Settled, TurnId
 from gateway.turns import ORIGIN, ConversationReplica
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from gateway.wire import Frame
 
@@ -36,11 +36,18 @@ class Position(msgspec.Struct, frozen=True, gc=False):
     responses: Cursors = ()
 
 
-class Viewer(Protocol):
-    """One watcher: a socket or an event stream."""
+Write: TypeAlias = "Callable[[bytes], object]"
 
-    def give(self, burst: Burst) -> bool:
-        """Take frames, in order; False when it can not take more until it calls `Hub.ready`."""
+
+class Viewer(Protocol):
+    """One watcher: a socket or an event stream. It calls `Hub.full` when it can take no more, and `Hub.ready` then."""
+
+    @property
+    def direct(self) -> Write | None:
+        """Where packets of bursts go for it, past this object; None where it is to be given the bursts."""
+
+    def give(self, burst: Burst) -> None:
+        """Take frames, in order."""
 
 
 @dataclass(slots=True)
@@ -62,8 +69,8 @@ class Group:
     """Viewers at one position that can take more: they are given the same bytes."""
 
     position: Position
-    viewers: dict[Viewer, None]
-    """In the order in which they came, which is about that in which all that belongs to them lies in memory."""
+    viewers: dict[Viewer, Write | None]
+    """And where their packets go. In the order in which they came, which is about that in which they lie in memory."""
 
 
 @dataclass(slots=True, eq=False)
@@ -113,9 +120,9 @@ class Room:
         """Let a viewer that can take more be at `position`."""
         for group in self.groups:
             if group.position == position:
-                group.viewers[viewer] = None
+                group.viewers[viewer] = viewer.direct
                 return
-        self.groups.append(Group(position, {viewer: None}))
+        self.groups.append(Group(position, {viewer: viewer.direct}))
 
     def displace(self, viewer: Viewer) -> Position:
         """Take a viewer of this room out, and return where it was."""
@@ -319,6 +326,7 @@ class Hub:
         """Responses whose first text was given to viewers, until somebody takes them out."""
         self.tally = Tally()
         self._watched: dict[Viewer, set[Room]] = {}
+        self._full: set[Viewer] = set()
 
     def open(self, name: str) -> Room:
         """The room of a conversation, a new and empty one if there was none."""
@@ -344,8 +352,11 @@ class Hub:
         if room in watched:
             room.displace(viewer)
         watched.add(room)
-        room.place(viewer, position)
-        self._changed(room)
+        if viewer in self._full:
+            room.behind[viewer] = position
+        else:
+            room.place(viewer, position)
+            self._changed(room)
 
     def leave(self, viewer: Viewer, room: Room | None = None) -> None:
         """Let a viewer follow a room, or anything at all, no longer."""
@@ -355,6 +366,8 @@ class Hub:
             watched.discard(left)
         if not watched:
             self._watched.pop(viewer, None)
+        if room is None:
+            self._full.discard(viewer)
 
     def take(self, room: Room, published: Sequence[events.Published]) -> None:
         """Bring what was published on a conversation's channel to its logs."""
@@ -491,13 +504,23 @@ class Hub:
         tally.frames += len(burst) * count
         if burst.entries > 0:
             tally.delivered += burst.entries * count
-        # A copy, because giving may end with a viewer leaving.
-        for viewer in [viewer for viewer in tuple(group.viewers) if not viewer.give(burst)]:
-            for other in self._watched.get(viewer, ()):
-                other.behind[viewer] = other.displace(viewer)
+        packet = burst.packet
+        # A copy, because giving may end with a viewer leaving, or being full.
+        for viewer, write in tuple(group.viewers.items()):
+            if write is not None:
+                write(packet)
+            else:
+                viewer.give(burst)
+
+    def full(self, viewer: Viewer) -> None:
+        """A viewer can take no more: what comes for it waits in the logs."""
+        self._full.add(viewer)
+        for room in self._watched.get(viewer, ()):
+            room.behind[viewer] = room.displace(viewer)
 
     def ready(self, viewer: Viewer) -> None:
         """A viewer that could not take more can again: the next flush gives it all that has come since."""
+        self._full.discard(viewer)
         for room in self._watched.get(viewer, ()):
             position = room.behind.pop(viewer, None)
             if position is not None:

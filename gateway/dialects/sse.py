@@ -89,6 +89,8 @@ class Place:
 class EventStream:
     """A viewer that is one HTTP response."""
 
+    direct: Final = None
+
     def __init__(self, feed: Feed, place: Place | None, expires: float) -> None:
         """`place` for a conversation's events; None for those of one response, whose cursor is the id by itself.
 
@@ -101,11 +103,11 @@ class EventStream:
         self._wake = asyncio.Event()
         self._leaving = False
 
-    def give(self, burst: Burst) -> bool:
-        """See `hub.Viewer`."""
+    def give(self, burst: Burst) -> None:
+        """See `hub.Viewer`; it can take more when these are out."""
         self._pending += burst
         self._wake.set()
-        return False
+        self._feed.full(self)
 
     def move(self, within: float) -> None:
         """Tell the reader to go to another gateway within so many seconds."""

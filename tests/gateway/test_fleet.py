@@ -84,11 +84,10 @@ def test_what_a_gateway_knows_of_an_older_attempt_says_nothing_of_the_new_one() 
 class Screen:
     """A viewer."""
 
-    def __init__(self, *, takes: bool = True) -> None:
-        self.takes = takes
+    direct = None
 
-    def give(self, burst: Burst) -> bool:
-        return self.takes
+    def give(self, burst: Burst) -> None:
+        pass
 
 
 QUEUED = (LogId(1, 1), events.encode(events.QUEUED, Queued("c1", "m1", "default")))
@@ -109,9 +108,11 @@ def test_a_gateway_says_who_watches_an_open_response_and_how_far_behind() -> Non
     hub = Hub()
     room = room_with(hub, "c1", A, QUEUED)
     turns = TurnId(0, 0)
-    for takes in (True, True, False):
-        hub.join(room, Screen(takes=takes), Position(turns, ((A, QUEUED[0] if takes else None),)))
+    screens = [Screen() for _ in range(3)]
+    for screen in screens:
+        hub.join(room, screen, Position(turns, ((A, None),)))
     hub.flush()
+    hub.full(screens[2])
     room.responses[A].extend(QUEUED[0], [STARTED, TEXT])
     assert watched([room]) == (Watched(A, "c1", "running", 1, 3, 1, 2),)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 )
 
 from gateway.burst import Burst
-from gateway.hub import Hub, Position, Room, Tally
+from gateway.hub import Hub, Position, Room, Tally, Write
 from gateway.replica import UNKNOWN
 from gateway.streams import events, keys
 from gateway.streams.events import (
@@ -41,9 +41,6 @@ from gateway.streams.events import (
 )
 from tests.transcript import Transcript
 
-if TYPE_CHECKING:
-    from gateway.wire import Frame
-
 CONVERSATION = "c1"
 LETTERS = st.text('abé😀"\\\n', min_size=1, max_size=6)
 
@@ -56,23 +53,40 @@ class Logs:
     responses: dict[str, list[tuple[LogId, bytes]]] = field(default_factory=dict)
 
 
+def bodies(packet: bytes) -> list[bytes]:
+    """The payloads of WebSocket frames (RFC 6455, section 5.2)."""
+    found = []
+    while packet:
+        size = packet[1]
+        head = 2 + {126: 2, 127: 8}.get(size, 0)
+        size = int.from_bytes(packet[2:head]) if head > 2 else size
+        found.append(packet[head : head + size])
+        packet = packet[head + size :]
+    return found
+
+
 class Client:
     """A client and its connection: frames on their way to it can be lost with the connection, from any one on."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, direct: bool) -> None:
         self.transcript = Transcript(CONVERSATION)
         self.gateway: Gateway | None = None
-        self.in_flight: list[Frame] = []
+        self.in_flight: list[bytes] = []
         self.full = False
+        self.direct = self.write if direct else None
 
-    def give(self, frames: Burst) -> bool:
-        self.in_flight += frames
-        return not self.full
+    def write(self, packet: bytes) -> None:
+        self.in_flight += bodies(packet)
+        if self.full and self.gateway is not None:
+            self.gateway.hub.full(self)
+
+    def give(self, frames: Burst) -> None:
+        self.write(frames.packet)
 
     def receive(self, count: int | None = None) -> None:
         taken, self.in_flight = self.in_flight[:count], self.in_flight[count:] if count is not None else []
-        for frame in taken:
-            self.transcript.fold(json.loads(frame.body))
+        for body in taken:
+            self.transcript.fold(json.loads(body))
 
 
 class Gateway:
@@ -316,7 +330,7 @@ class Delivery(RuleBasedStateMachine):
     @precondition(lambda self: len(self.clients) < 5)
     @rule(gateway=st.integers(0, 1))
     def join(self, gateway: int) -> None:
-        self.clients.append(Client())
+        self.clients.append(Client(direct=len(self.clients) % 2 == 0))
         self.connect(self.clients[-1], self.gateways[gateway])
 
     def connect(self, client: Client, gateway: Gateway, spoiled: str | None = None) -> None:
@@ -466,17 +480,20 @@ SETTLED = (
 
 
 class Screen:
-    """A viewer that takes as much as it is told to."""
+    """A viewer that is full whenever it was given something, if `full_at` says where."""
 
-    def __init__(self, *, takes: bool = True) -> None:
+    direct: Write | None = None
+
+    def __init__(self, full_at: Hub | None = None) -> None:
         self.frames: list[dict[str, Any]] = []
         self.given: list[Burst] = []
-        self.takes = takes
+        self.full_at = full_at
 
-    def give(self, frames: Burst) -> bool:
+    def give(self, frames: Burst) -> None:
         self.given.append(frames)
         self.frames += [json.loads(frame.body) for frame in frames]
-        return self.takes
+        if self.full_at is not None:
+            self.full_at.full(self)
 
     def kinds(self) -> list[str]:
         kinds = [frame["type"] for frame in self.frames]
@@ -517,6 +534,44 @@ def test_viewers_at_one_position_are_given_the_same_bytes() -> None:
     assert [frame.type for frame in given[0]] == ["delta"]
 
 
+def test_who_takes_packets_is_given_those_and_may_be_full_at_once() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
+    screen, direct = Screen(), Screen()
+    packets: list[bytes] = []
+
+    def write(packet: bytes) -> None:
+        packets.append(packet)
+        hub.full(direct)
+
+    direct.direct = write
+    for each in (direct, screen):
+        hub.join(room, each, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
+    hub.take(room, published(TEXT, STARTED[0]))
+    hub.flush()
+    assert packets == [screen.given[0].packet]
+    assert room.behind == {direct: room.groups[0].position}
+    assert direct.given == []
+
+
+def test_one_that_is_full_joins_behind() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
+    full = Screen()
+    hub.full(full)
+    hub.join(room, full, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
+    hub.flush()
+    assert full.kinds() == []
+    hub.ready(full)
+    hub.flush()
+    assert full.kinds() == ["delta"]
+    hub.full(full)
+    hub.leave(full)
+    hub.join(room, full, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
+    hub.flush()
+    assert full.kinds() == ["delta"]
+
+
 def test_one_that_falls_behind_is_given_the_rest_in_one_piece_in_every_room() -> None:
     hub = Hub()
     room, other = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED]), hub.open("c2")
@@ -524,7 +579,7 @@ def test_one_that_falls_behind_is_given_the_rest_in_one_piece_in_every_room() ->
     watch(hub, room, slow)
     watch(hub, other, slow)
     assert slow.kinds() == ["watching", "snapshot"] * 2
-    slow.takes = False
+    slow.full_at = hub
     hub.take(room, published(TEXT, STARTED[0]))
     hub.flush()
     assert slow.kinds() == ["delta"]
@@ -535,7 +590,7 @@ def test_one_that_falls_behind_is_given_the_rest_in_one_piece_in_every_room() ->
     hub.ready(slow)
     hub.flush()
     assert len(slow.kinds()) == 1
-    slow.takes = True
+    slow.full_at = None
     hub.ready(slow)
     hub.flush()
     assert len(slow.kinds()) == 1
@@ -545,15 +600,20 @@ def test_one_that_falls_behind_is_given_the_rest_in_one_piece_in_every_room() ->
 def test_a_viewer_leaves_while_it_is_behind() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
-    slow = Screen(takes=False)
+    slow = Screen(hub)
     watch(hub, room, slow)
+    assert slow.kinds() == ["watching", "snapshot"]
     hub.take(room, published(TEXT, STARTED[0]))
     hub.flush()
+    assert slow.kinds() == []
+    hub.ready(slow)
+    hub.flush()
+    assert slow.kinds() == ["delta"]
     hub.leave(slow)
     assert not room.watched
     hub.take(room, published(ENDED, TEXT[0]))
     hub.flush()
-    assert slow.kinds() == ["watching", "snapshot", "delta"]
+    assert slow.kinds() == []
 
 
 class Rude(Screen):
@@ -564,10 +624,10 @@ class Rude(Screen):
         self._hub = hub
         self._other = other
 
-    def give(self, frames: Burst) -> bool:
+    def give(self, frames: Burst) -> None:
         self._hub.leave(self._other)
         self._hub.leave(self)
-        return super().give(frames)
+        super().give(frames)
 
 
 def test_viewers_leave_while_others_are_given_something() -> None:

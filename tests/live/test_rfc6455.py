@@ -54,6 +54,9 @@ class Echo:
     def receive(self, data: str | bytes) -> None:
         self._socket.write(Said(data))
 
+    def filled(self) -> None:
+        pass
+
     def drained(self) -> None:
         pass
 
