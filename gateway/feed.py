@@ -7,6 +7,7 @@ import logging
 import time
 import traceback
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.trace import SpanKind
@@ -34,6 +35,9 @@ COMPARE_EVERY: Final = 1.0
 COMPARE_IDLE_EVERY: Final = 15
 """Comparisons between two of a conversation in which nothing is being answered."""
 
+AWAY_AFTER: Final = 1.5
+"""Seconds that a comparison may take until those who follow an answer are told that it waits."""
+
 KEEP_EMPTY: Final = 30.0
 """Seconds that a conversation nobody watches stays in memory, for those who come back."""
 
@@ -43,6 +47,9 @@ MOST_READS: Final = 16
 MOST_SUBMITTED: Final = 10_000
 ACKNOWLEDGE_WITHIN: Final = 5.0
 FIRST_PAUSE: Final = 0.05
+LONGEST_PAUSE: Final = 0.25
+"""Seconds between two tries to listen. What came meanwhile is shown this much after the store's return."""
+
 GATEWAYS: Final = b"tw:gateways"
 MOST_STARVED: Final = 3
 """Comparisons in a row that find what should have been published, before the subscription is made anew."""
@@ -66,12 +73,13 @@ class Feed:
         self._reading = asyncio.Semaphore(MOST_READS)
         self._flushing = False
         self._starved = 0
+        self._away: set[int] = set()
+        """Partitions of which the store does not answer; their viewers know."""
         self._partitions: tuple[dict[str, Room], ...] = tuple({} for _ in range(keys.PARTITIONS))
         self._messages = 0
         """Heard since the subscription was last judged."""
         self._different = 0
         """Logs found to differ from their copies since then."""
-        self._round = 0
         self._heard_at = 0.0
         """When what the next flush gives first came; 0.0 where nothing has."""
         self.received = self.delivered = 0.0
@@ -84,7 +92,9 @@ class Feed:
         """Listen and compare until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._listen())
-            group.create_task(self._compare())
+            group.create_task(self._look_after())
+            for partition in range(keys.PARTITIONS):
+                group.create_task(self._compare(partition))
 
     async def enter(self, name: str, named: Mapping[str, str], after: str | None = None) -> Room:
         """The room of a conversation with its logs read, those of the responses `named` too, as far as a client that
@@ -279,7 +289,7 @@ class Feed:
                         pass
             self._starved = 0
             await asyncio.sleep(pause)
-            pause = min(pause * 2, 1.0)
+            pause = min(pause * 2, LONGEST_PAUSE)
 
     def _heard(self, channel: bytes, data: bytes) -> None:
         room = self._channels.get(channel)
@@ -306,22 +316,24 @@ class Feed:
             room.wanted.update({"", *room.responses})
             self._repair_soon(room)
 
-    async def _compare(self) -> None:
-        partition = 0
+    async def _look_after(self) -> None:
         while True:
-            # One after the other, so that no stream waits for the comparison of all.
-            await asyncio.sleep(COMPARE_EVERY / keys.PARTITIONS)
+            await asyncio.sleep(COMPARE_EVERY)
+            await self._judge_subscription()
+            self._drop_empty()
+
+    async def _compare(self, partition: int) -> None:
+        # One after the other, so that no stream waits for the comparison of all; each by itself, so that a server of
+        # a cluster that does not answer keeps nobody from the others.
+        await asyncio.sleep(COMPARE_EVERY * partition / keys.PARTITIONS)
+        for number in count():
+            await asyncio.sleep(COMPARE_EVERY)
             try:
-                await self._compare_partition(partition)
+                await self._compare_once(partition, number)
             except StoreError as error:
                 logger.warning("the store could not be compared with (%s)", type(error).__name__)
-            partition = (partition + 1) % keys.PARTITIONS
-            if partition == 0:
-                self._round += 1
-                await self._judge_subscription()
-                self._drop_empty()
 
-    async def _compare_partition(self, partition: int) -> None:
+    async def _compare_once(self, partition: int, number: int) -> None:
         compared: list[tuple[Room, str]] = []
         lasts: list[tuple[str, str]] = []
         for index, room in enumerate(self._partitions[partition].values()):
@@ -329,11 +341,18 @@ class Feed:
             if not room.ready or not room.watched:
                 continue
             self._repair_soon(room)
-            for name in self._hub.compare(room, idle=(index + self._round) % COMPARE_IDLE_EVERY == 0):
+            for name in self._hub.compare(room, idle=(index + number) % COMPARE_IDLE_EVERY == 0):
                 last = self._hub.ask_response(room, name) if name else self._hub.ask_turns(room)
                 compared.append((room, name))
                 lasts.append((keys.log(name) if name else keys.conversation(room.name), str(last or "")))
-        for position in await different(self._store, lasts):
+        waiting = asyncio.get_running_loop().call_later(AWAY_AFTER, self._is_away, partition)
+        try:
+            differing = await different(self._store, lasts)
+        finally:
+            waiting.cancel()
+        # Or everything was heard of since, which is as good an answer.
+        self._is_back(partition)
+        for position in differing:
             room, name = compared[position]
             room.wanted.add(name)
             self._different += 1
@@ -341,6 +360,19 @@ class Feed:
             about = {"conversation": room.name, "response": name or None}
             logger.info("a copy differs from the store's log and is mended", extra=about)
             self._repair_soon(room)
+
+    def _is_away(self, partition: int) -> None:
+        if partition not in self._away:
+            logger.warning("the store does not answer, and answers wait")
+            self._away.add(partition)
+            self._flush()
+            self._hub.tell_states(self._partitions[partition].values(), away=True)
+
+    def _is_back(self, partition: int) -> None:
+        if partition in self._away:
+            self._away.discard(partition)
+            self._flush()
+            self._hub.tell_states(self._partitions[partition].values(), away=False)
 
     async def _judge_subscription(self) -> None:
         # An entry may have been read before it was heard; that nothing at all is heard is what counts.

@@ -19,7 +19,7 @@ from gateway.streams.events import LogId, Settled, TurnId
 from gateway.turns import ORIGIN, ConversationReplica
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from gateway.wire import Frame
 
@@ -280,6 +280,11 @@ class Room:
             cursors[replica.response] = replica.tail
         return frames, Position(cursor, tuple(cursors.items()))
 
+    def states(self, position: Position) -> Burst:
+        """What the responses that a viewer follows from `position` on do now."""
+        followed = (self.responses.get(response) for response, _ in position.responses)
+        return Burst(replica.status() for replica in followed if replica is not None and replica.end is None)
+
     def _status(self, response: str, cursor: LogId | None) -> list[Frame]:
         replica = self.responses.get(response)
         # A viewer that has all there is would otherwise hear nothing until the next token.
@@ -467,6 +472,14 @@ class Hub:
             self._changed(room)
         return result is not Extended.KNOWN
 
+    def tell_states(self, rooms: Iterable[Room], *, away: bool) -> None:
+        """The store does not answer as to these rooms, or does again: tell everybody who follows an answer there."""
+        for room in rooms:
+            for replica in room.responses.values():
+                replica.away = away
+            for group in tuple(room.groups):
+                self._give(group, room.states(group.position))
+
     def flush(self) -> None:
         """Give every viewer that can take it what it lacks: one read a position, whatever the number of viewers."""
         self.lacking.clear()
@@ -500,10 +513,14 @@ class Hub:
         burst, group.position = room.read(group.position)
         if not burst:
             return
-        count, tally = len(group.viewers), self.tally
-        tally.frames += len(burst) * count
         if burst.entries > 0:
-            tally.delivered += burst.entries * count
+            self.tally.delivered += burst.entries * len(group.viewers)
+        self._give(group, burst)
+
+    def _give(self, group: Group, burst: Burst) -> None:
+        if not burst:
+            return
+        self.tally.frames += len(burst) * len(group.viewers)
         packet = burst.packet
         # A copy, because giving may end with a viewer leaving, or being full.
         for viewer, write in tuple(group.viewers.items()):

@@ -116,6 +116,7 @@ class ResponseReplica:
         "_spelled",
         "_start_id",
         "_waiting_at",
+        "away",
         "chars",
         "end",
         "heard",
@@ -136,6 +137,8 @@ class ResponseReplica:
         self.waiting: Waiting | None = None
         self.end: End | None = None
         self.chars = 0
+        self.away = False
+        """The store does not answer, so nothing can be known of what comes next."""
         self.heard = False
         """Something was published of it since the last comparison with the store."""
         self.text = Track()
@@ -162,13 +165,15 @@ class ResponseReplica:
 
     @property
     def state(self) -> str:
-        """`queued`, `waiting`, `recovering`, `running` or `ended`: derived from the log, so every viewer agrees."""
+        """`queued`, `waiting`, `recovering`, `running` or `ended`: derived from the log, so every viewer agrees, as
+        long as the store answers.
+        """
         if self.end is not None:
             return "ended"
+        if self.waiting is not None or self.away:
+            return "waiting"
         if self.start is None:
             return "queued"
-        if self.waiting is not None:
-            return "waiting"
         if self._reset_at and max(self.text.last, self.reasoning.last) < self._reset_at:
             return "recovering"
         return "running"

@@ -8,6 +8,7 @@ more tokens, and a token costs less.
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import Final
 
 from gateway.streams import events
@@ -68,7 +69,7 @@ class Batch:
     def __init__(self, longest: int) -> None:
         """`longest`: bytes of text and reasoning that are taken."""
         self._longest = self._room = longest
-        self._pieces: list[tuple[bytes, str]] = []
+        self._pieces: list[tuple[bytes, StringIO]] = []
         self._halves: dict[bytes, str] = {}
         self._taken_in = 0
 
@@ -107,10 +108,10 @@ class Batch:
         self._room -= len(data)
         if not text:
             return
-        if self._pieces and self._pieces[-1][0] == kind:
-            self._pieces[-1] = (kind, self._pieces[-1][1] + text)
-        else:
-            self._pieces.append((kind, text))
+        if not self._pieces or self._pieces[-1][0] != kind:
+            self._pieces.append((kind, StringIO()))
+        # While the store is away a whole answer may gather here: that must not cost more by the piece.
+        self._pieces[-1][1].write(text)
 
     def due(self, beat: int) -> bool:
         """Whether there is something to append in the beat of this number."""
@@ -124,11 +125,14 @@ class Batch:
                 self.add(kind, "\N{REPLACEMENT CHARACTER}")
         pieces, self._pieces = self._pieces, []
         self._taken_in = beat
-        return [
-            kind + events.escape(text[start : start + MOST_CHARACTERS])
-            for kind, text in pieces
-            for start in range(0, len(text), MOST_CHARACTERS)
-        ]
+        entries: list[bytes] = []
+        for kind, gathered in pieces:
+            text = gathered.getvalue()
+            entries += [
+                kind + events.escape(text[start : start + MOST_CHARACTERS])
+                for start in range(0, len(text), MOST_CHARACTERS)
+            ]
+        return entries
 
 
 def _whole(text: str) -> str:

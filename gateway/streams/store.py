@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 
 SCRIPTS: Final = ("submit", "claim", "append", "end", "renew", "release", "requeue", "compare", "show", "queue")
 
+LONGEST_PAUSE: Final = 0.25
+"""Seconds between two tries. All calls of a process share one attempt to connect, so few do not help the store."""
+
 Servers: TypeAlias = Server | Cluster
 
 
@@ -129,7 +132,7 @@ class Store:
                 if asyncio.get_running_loop().time() + pause > deadline:
                     raise StoreUnavailableError(f"the store does not answer ({type(error).__name__})") from error
             await asyncio.sleep(pause)
-            pause = min(pause * 2, 1.0)
+            pause = min(pause * 2, LONGEST_PAUSE)
 
     async def close(self) -> None:
         """Close every connection, and stop the embedded server if this process was the last to use it."""

@@ -1,10 +1,12 @@
-"""The store is away for longer than a lease: nothing is lost, and nothing is paid for twice."""
+"""The store is away for longer than a lease: everybody is told, nothing is lost, and nothing is paid for twice."""
 
 from __future__ import annotations
 
 import asyncio
+import resource
 import secrets
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -12,44 +14,114 @@ from tests.live.client import Client
 from tests.live.conftest import House, entries, text_of
 from tests.provider_server import Scenario
 
+if TYPE_CHECKING:
+    from tests.live.processes import WorkerProcess
+
 pytestmark = pytest.mark.live
 
-PIECES = tuple(f"word{n} " for n in range(300))
 AWAY = 4.0
 """Seconds; four times the lease."""
 
+PIECES = tuple(f"word{n} " for n in range(300))
+FLOOD = tuple(f"{n:09} " * 1000 for n in range(120))
+"""More than an answer may have, as fast as a socket takes it."""
 
-@pytest.mark.parametrize("kind", ["killed", "frozen"])
-async def test_answers_go_on_when_the_store_is_back(empty_house: House, kind: Literal["killed", "frozen"]) -> None:
-    house = empty_house
-    house.worker()
-    house.worker()
-    clients, responses, prompts = [], [], []
-    for number in range(8):
+LONGEST = 1_000_000
+
+
+class Asked:
+    """Answers that are being written, each with a client that has some of it."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.clients: list[Client] = []
+        self.responses: list[str] = []
+        self.prompts: list[str] = []
+
+    async def ask(self, scenario: Scenario) -> None:
         prompt = f"outage {secrets.token_hex(4)}"
-        house.provider.scenarios[prompt] = Scenario(pieces=PIECES, delay=0.02)
-        client = await Client(f"outage-{secrets.token_hex(4)}").connect(house.urls()[number % 2])
-        responses.append(await client.ask(prompt, model="fake"))
-        clients.append(client)
-        prompts.append(prompt)
-    for client, response in zip(clients, responses, strict=True):
-        await client.shows(response, 50)
+        self.house.provider.scenarios[prompt] = scenario
+        client = await Client(f"outage-{secrets.token_hex(4)}").connect(self.house.urls()[len(self.clients) % 2])
+        self.responses.append(await client.ask(prompt, model="fake"))
+        self.clients.append(client)
+        self.prompts.append(prompt)
+
+    async def show(self, characters: int) -> None:
+        for client, response in zip(self.clients, self.responses, strict=True):
+            await client.shows(response, characters)
+
+    async def wait(self) -> None:
+        """Until every client was told that its answer waits."""
+        for client, response in zip(self.clients, self.responses, strict=True):
+            await client.told(1, type="status", response=response, state="waiting")
+
+    async def end(self, reason: str, text: str) -> None:
+        for client, response, prompt in zip(self.clients, self.responses, self.prompts, strict=True):
+            answer = await client.ended(response)
+            assert answer.reason == reason
+            assert answer.resets == []
+            assert answer.text == text == text_of(await entries(self.house.server.url, response))
+            assert await client.settled(response) == answer.text
+            assert self.house.calls(prompt) == 1
+            assert client.close_code is None
+            await client.close()
+
+
+def memory(worker: WorkerProcess) -> int:
+    """Its resident bytes."""
+    return int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+async def outage(house: House, kind: Literal["killed", "frozen"], asked: Asked, seconds: float) -> float:
+    """Take the store away, and return when it is back."""
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
     if kind == "killed":
         house.server.kill()
     else:
         house.server.freeze()
+    await asked.wait()
     # Not for a condition: this is how long the outage is.
-    await asyncio.sleep(AWAY)
+    await asyncio.sleep(begun + seconds - loop.time())
     if kind == "killed":
         house.server.restart()
     else:
         house.server.resume()
-    for client, response, prompt in zip(clients, responses, prompts, strict=True):
-        answer = await client.ended(response)
-        assert answer.reason == "complete"
-        assert answer.resets == []
-        assert answer.text == "".join(PIECES) == text_of(await entries(house.server.url, response))
-        assert await client.settled(response) == answer.text
-        assert house.calls(prompt) == 1
-        assert client.close_code is None
-        await client.close()
+    return loop.time()
+
+
+@pytest.mark.parametrize("kind", ["killed", "frozen"])
+@pytest.mark.parametrize("seconds", [AWAY, pytest.param(30.0, marks=(pytest.mark.long, pytest.mark.timeout(120)))])
+async def test_answers_go_on_when_the_store_is_back(
+    empty_house: House, kind: Literal["killed", "frozen"], seconds: float
+) -> None:
+    house = empty_house
+    house.worker()
+    house.worker()
+    asked = Asked(house)
+    for _ in range(8):
+        await asked.ask(Scenario(pieces=PIECES, delay=0.02))
+    await asked.show(50)
+    shown = [len(client.answer(response).text) for client, response in zip(asked.clients, asked.responses, strict=True)]
+    back = await outage(house, kind, asked, seconds)
+    for client, response, before in zip(asked.clients, asked.responses, shown, strict=True):
+        await client.shows(response, before + 1)
+    print(f"{seconds:.0f} s {kind}: shown {asyncio.get_running_loop().time() - back:.2f} s after the store's return")
+    await asked.end("complete", "".join(PIECES))
+
+
+async def test_a_provider_that_floods_meanwhile_fills_no_memory(empty_house: House) -> None:
+    """A worker holds as much of an answer as it may have, and not as much as comes."""
+    house = empty_house
+    worker = house.worker()
+    asked = Asked(house)
+    for _ in range(4):
+        await asked.ask(Scenario(pieces=("Now: ", *FLOOD), wait=0.5))
+    for client, response in zip(asked.clients, asked.responses, strict=True):
+        await client.attempted(response, 1)
+    before = memory(worker)
+    await outage(house, "frozen", asked, AWAY)
+    grown = memory(worker) - before
+    print(f"4 answers of 1.2 MB while the store was away: the worker grew by {grown / 1e6:.1f} MB")
+    assert grown < 4 * 4 * LONGEST
+    await asked.end("length", ("Now: " + "".join(FLOOD))[:LONGEST])
