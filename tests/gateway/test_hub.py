@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 
 from gateway.burst import Burst
 from gateway.hub import Hub, Position, Room, Tally, Write
-from gateway.replica import UNKNOWN
+from gateway.replica import UNKNOWN, ResponseReplica
 from gateway.streams import events, keys
 from gateway.streams.events import (
     NONCES,
@@ -552,6 +552,29 @@ def test_who_takes_packets_is_given_those_and_may_be_full_at_once() -> None:
     assert packets == [screen.given[0].packet]
     assert room.behind == {direct: room.groups[0].position}
     assert direct.given == []
+
+
+def test_while_the_store_is_away_answers_wait_and_then_do_what_they_did() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
+    other = keys.response_id(CONVERSATION, "b" * 16)
+    room.responses[other] = over = ResponseReplica(other)
+    over.extend(None, [QUEUED, STARTED, TEXT, ENDED])
+    screen, full = Screen(), Screen()
+    cursors = ((RESPONSE, STARTED[0]), (other, ENDED[0]))
+    for each in (screen, full):
+        hub.join(room, each, Position(ASKED[0], cursors))
+    hub.full(full)
+    idle = Screen()
+    hub.join(room, idle, Position(ASKED[0]))
+    hub.tell_states([room], away=True)
+    assert [frame["state"] for frame in screen.frames] == ["waiting"]
+    late = Screen()
+    watch(hub, room, late)
+    assert [shown["state"] for shown in late.frames[1]["responses"]] == ["waiting"]
+    hub.tell_states([room], away=False)
+    assert [frame["state"] for frame in screen.frames] == ["waiting", "running"]
+    assert full.frames == idle.frames == []
 
 
 def test_one_that_is_full_joins_behind() -> None:
