@@ -32,11 +32,12 @@ INDEX: Final = {
 def image() -> Iterator[Image]:
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("the image's steps need root and unshare, for mounts of their own")
-    folder = Path(tempfile.mkdtemp(prefix="tw-image-"))
-    # The user of the image has to reach it.
-    folder.chmod(0o755)
-    yield build(DOCKERFILE, ROOT, folder, INDEX)
-    shutil.rmtree(folder)
+    # Removed also where a step fails.
+    with tempfile.TemporaryDirectory(prefix="tw-image-") as name:
+        folder = Path(name)
+        # The user of the image has to reach it.
+        folder.chmod(0o755)
+        yield build(DOCKERFILE, ROOT, folder, INDEX)
 
 
 def environment(image: Image, metrics: int, **settings: str) -> dict[str, str]:
