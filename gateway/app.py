@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
@@ -31,7 +31,7 @@ from gateway.assets import widget_routes
 from gateway.auth import Authenticator, Denied, Identity, origin_allowed
 from gateway.burst import Burst
 from gateway.connection import Connection
-from gateway.dialects.sse import HEADERS, EventStream, Place, cursor_of
+from gateway.dialects.sse import EventResponse, EventStream, Place, cursor_of
 from gateway.exposition import bears, is_local, readiness, scraped
 from gateway.feed import Feed
 from gateway.hub import Hub, Position
@@ -370,17 +370,14 @@ class Gateway:
         self.feed.schedule()
         self.streams.add(stream)
 
-        async def body() -> AsyncIterator[bytes]:
-            try:
-                with metrics.EVENT_STREAMS.track_inprogress():
-                    async for piece in stream.events():
-                        yield piece
-            finally:
-                self.streams.discard(stream)
-                self.hub.leave(stream)
-                self.admission.dismiss(address)
+        def over() -> None:
+            metrics.EVENT_STREAMS.dec()
+            self.streams.discard(stream)
+            self.hub.leave(stream)
+            self.admission.dismiss(address)
 
-        return StreamingResponse(body(), headers=HEADERS)
+        metrics.EVENT_STREAMS.inc()
+        return EventResponse(stream, over)
 
     async def kill(self, request: Request) -> Response:
         """`/kill`: the page asks what it would kill (204: nothing), and with POST kills this process."""

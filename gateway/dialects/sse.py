@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from starlette.responses import StreamingResponse
 
 from gateway import wire
 from gateway.burst import Burst
@@ -16,7 +17,9 @@ from gateway.replica import UNKNOWN
 from gateway.streams import events
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+
+    from starlette.types import Receive, Scope, Send
 
     from gateway.feed import Feed
     from gateway.wire import Frame
@@ -147,6 +150,23 @@ class EventStream:
             cursor = str(self._place) if self._place.turns else None
         head = b"id: %b\n" % cursor.encode() if cursor else b""
         return b"%bdata: %b\n\n" % (head, frame.body)
+
+
+class EventResponse(StreamingResponse):
+    """The HTTP response that an event stream is."""
+
+    def __init__(self, stream: EventStream, over: Callable[[], None]) -> None:
+        """`over` is called once, at the end of the response."""
+        super().__init__(stream.events(), headers=HEADERS)
+        self._over = over
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # Not in the generator: of one whose reader has gone before it began nothing is ever carried out.
+            self._over()
 
 
 def cursor_of(text: str | None) -> events.LogId | None:
