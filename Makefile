@@ -3,6 +3,7 @@
 # make bench   what a delivered token costs, beside a floor and beside others (about 15 minutes)
 # make chaos   random failures on whole deployments; SEED=1 SCHEDULES=60, and what else OPTIONS="--help" names
 # make check   format, lint, types, import contracts; sizes and age of the built files, where there is node
+# make style, types, contracts, web, coverage   one of the checks; the last: core modules by their own tests alone
 # make tools   what further tests of deploy/ need, in .venv: helm, schemas, a linter
 # make lock    renew the lock files; nothing younger than a week is taken
 
@@ -13,12 +14,17 @@ BIN := $(VENV)/bin
 SEED ?= 1
 SCHEDULES ?= 60
 
-.PHONY: run test bench chaos check format tools lock clean
+# Two of them at once: none has a bound on its time.
+CHECKS := style types contracts web
+AT_ONCE := $(MAKE) --no-print-directory --jobs=2
+
+.PHONY: run test bench chaos check $(CHECKS) coverage format tools lock clean
 
 run: $(VENV)/run
 	$(BIN)/python -m gateway run
 
-test: check
+test:
+	$(AT_ONCE) $(CHECKS) coverage
 	$(BIN)/python -m tests
 
 bench: $(VENV)/run
@@ -27,12 +33,25 @@ bench: $(VENV)/run
 chaos: $(VENV)/dev
 	$(BIN)/python -m tests.chaos --seed $(SEED) --schedules $(SCHEDULES) $(OPTIONS)
 
-check: $(VENV)/dev
+check:
+	$(AT_ONCE) $(CHECKS)
+
+style: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(VENV)/dev
 	$(BIN)/mypy
+
+contracts: $(VENV)/dev
 	$(BIN)/lint-imports
+
+# Its packages come while Python's are installed, of which it needs none.
+web: $(BIN)/python
 	$(BIN)/python -m tests.web check
+
+coverage: $(VENV)/dev
+	$(BIN)/python -m tests.core_coverage
 
 format: $(VENV)/dev
 	$(BIN)/ruff format .

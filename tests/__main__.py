@@ -1,4 +1,4 @@
-"""`python -m tests`: every test. `make test` runs it after the checks of style, types and imports."""
+"""`python -m tests`: every test. `make test` runs it after the checks, of which one runs core modules' tests alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ def passes(name: str, *command: str) -> bool:
 def main() -> int:
     """Run all steps, whatever becomes of one; pytest last, so that its closing line is the last one."""
     steps = {
-        "core coverage": ("tests.core_coverage",),
         "web tests": ("tests.web", "test"),
         # Those marked `long` have a command of their own. A file stays together, because its tests share a deployment.
         "pytest": (

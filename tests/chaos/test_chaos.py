@@ -24,7 +24,7 @@ HOUSES = 4
 @pytest.mark.timeout(240)
 def test_sixty_schedules(tmp_path: Path) -> None:
     result = tmp_path / "chaos.json"
-    # A process of its own: the links of five houses in asyncio's debug mode would be what is measured.
+    # A process of its own, as `make chaos` has.
     command = [sys.executable, "-m", "tests.chaos", "--seed", str(SEED), "--schedules", str(SCHEDULES)]
     done = subprocess.run(
         [*command, "--houses", str(HOUSES), "--json", str(result), "--quiet"],
