@@ -18,7 +18,7 @@ from gateway.burst import Burst
 from gateway.dialects.sse import EventResponse, EventStream, Place, cursor_of
 from gateway.hub import Position
 from gateway.requests import Failure
-from gateway.streams import jobs, keys, log
+from gateway.streams import keys
 from gateway.streams.errors import StoreError
 from gateway.streams.tracing import HEADER
 from gateway.wire import Retry, Send, Stop
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from gateway.hub import Hub, Room
     from gateway.requests import Requests
     from gateway.streams.conversations import Accepted
-    from gateway.streams.store import Store
 
 Asked = TypeVar("Asked", Send, Retry)
 Framed = TypeVar("Framed", Send, Retry, Stop)
@@ -44,7 +43,6 @@ class Api:
 
     def __init__(
         self,
-        store: Store,
         hub: Hub,
         feed: Feed,
         requests: Requests,
@@ -55,7 +53,6 @@ class Api:
         """`allows` tells whether a page of an origin may connect."""
         self.streams: set[EventStream] = set()
         """Those who are being sent events."""
-        self._store = store
         self._hub = hub
         self._feed = feed
         self._requests = requests
@@ -179,8 +176,7 @@ class Api:
         identity, response = entered
 
         async def begin() -> tuple[EventStream, Room, Position] | Response:
-            queued = await log.request(self._store, response)
-            name = queued.conversation if queued else await jobs.conversation_of(self._store, response)
+            name = await self._requests.conversation(response)
             if name is None or not identity.opens(name):
                 return failed("not_found", "There is no such response.")
             last = request.headers.get("last-event-id")

@@ -90,7 +90,7 @@ class Gateway:
         self.admission = Admission(
             settings.sockets or most_sockets(), settings.sockets_per_address, settings.accepts, random.random
         )
-        self.api = Api(store, self.hub, self.feed, self.requests, self.authenticator, self.admission, self.allows)
+        self.api = Api(self.hub, self.feed, self.requests, self.authenticator, self.admission, self.allows)
         self.streams = self.api.streams
 
     @asynccontextmanager

@@ -91,7 +91,7 @@ class Requests:
     async def stop(self, request: Stop, identity: Identity) -> Stopped | Failure:
         """End a response, in whatever state it is; to stop it again changes nothing."""
         try:
-            conversation = await self._conversation(request.response)
+            conversation = await self.conversation(request.response)
             if conversation is None or not identity.opens(conversation):
                 return _NOT_FOUND
             ended = await log.end(self._store, conversation, request.response, End(request.reason, retryable=True))
@@ -170,7 +170,8 @@ class Requests:
             logger.info("the response was asked for", extra=about)
         return result
 
-    async def _conversation(self, response: str) -> str | None:
+    async def conversation(self, response: str) -> str | None:
+        """The conversation of a response, as long as anything is known of it; raises StoreError."""
         queued = await log.request(self._store, response)
         return queued.conversation if queued else await jobs.conversation_of(self._store, response)
 
