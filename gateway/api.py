@@ -16,8 +16,8 @@ from gateway import metrics, wire
 from gateway.auth import Authenticator, Denied, Identity
 from gateway.burst import Burst
 from gateway.dialects.sse import EventResponse, EventStream, Place, cursor_of
-from gateway.hub import Position
 from gateway.requests import Failure
+from gateway.room import Position
 from gateway.streams import keys
 from gateway.streams.errors import StoreError
 from gateway.streams.tracing import HEADER
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     from gateway.admission import Admission, Refusal
     from gateway.feed import Feed
-    from gateway.hub import Hub, Room
+    from gateway.hub import Hub
     from gateway.requests import Requests
+    from gateway.room import Room
     from gateway.streams.conversations import Accepted
 
 Asked = TypeVar("Asked", Send, Retry)

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gateway.feed import Feed
-    from gateway.hub import Hub, Room, Write
+    from gateway.hub import Hub
     from gateway.requests import Requests
+    from gateway.room import Room, Write
     from gateway.session import Command, Session
     from gateway.streams.conversations import Accepted
     from gateway.wheel import Wheel
@@ -93,7 +94,7 @@ class Connection:
         """`socket` is open; `wheel` says when `tick` is called next; `gone` is called once, when it is closed."""
         self._socket = socket
         self.direct = socket.direct
-        """See `hub.Viewer`."""
+        """See `gateway.room.Viewer`."""
         self._session = session
         self._hub = hub
         self._feed = feed
@@ -147,7 +148,7 @@ class Connection:
         self._gone(self)
 
     def give(self, burst: Burst) -> None:
-        """See `hub.Viewer`."""
+        """See `gateway.room.Viewer`."""
         self._socket.write(burst)
 
     def tick(self, now: float, wall: float) -> None:

@@ -22,7 +22,8 @@ from gateway.streams.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
-    from gateway.hub import Hub, Position, Room, Viewer
+    from gateway.hub import Hub
+    from gateway.room import Position, Room, Viewer
     from gateway.streams.store import Store
     from gateway.streams.subscription import Subscription
     from gateway.wire import Frame

@@ -11,7 +11,7 @@ from gateway.streams.records import MOST_RESPONSES, Gateway, Queue, Watched, Wor
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from gateway.hub import Room
+    from gateway.room import Room
     from gateway.streams.records import Record
 
 

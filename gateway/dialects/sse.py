@@ -107,7 +107,7 @@ class EventStream:
         self._leaving = False
 
     def give(self, burst: Burst) -> None:
-        """See `hub.Viewer`; it can take more when these are out."""
+        """See `gateway.room.Viewer`; it can take more when these are out."""
         self._pending += burst
         self._wake.set()
         self._feed.full(self)

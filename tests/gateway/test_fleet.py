@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.fleet import Fleet, survey, watched
-from gateway.hub import Hub, Position, Room
+from gateway.hub import Hub
 from gateway.replica import ResponseReplica
+from gateway.room import Position, Room
 from gateway.streams import events
 from gateway.streams.events import NONCES, End, LogId, Queued, Start, TurnId
 from gateway.streams.records import MOST_RESPONSES, Gateway, Queue, Record, Watched, Worker, Working

@@ -24,8 +24,9 @@ from hypothesis.stateful import (
 )
 
 from gateway.burst import Burst
-from gateway.hub import Hub, Position, Room, Tally, Write
+from gateway.hub import Hub, Tally
 from gateway.replica import UNKNOWN, ResponseReplica
+from gateway.room import Position, Room, Write
 from gateway.streams import events, keys
 from gateway.streams.events import (
     NONCES,
