@@ -107,12 +107,13 @@ async def _tail(settings: Settings, response: str, follow: bool) -> None:
             if not entries:
                 raise click.ClickException(f"there is no log of {response}; a log is kept for {settings.retention:g} s")
             for entry, value in entries:
-                if entry == last:
+                if last is not None and entry <= last:
                     continue
                 kind, body = value[:1], value[1:].decode()
                 name = events.KINDS.get(kind, kind.decode())
                 click.echo(f"{entry!s:<20} {name:<9} {body}")
-            last = entries[-1][0]
+            # A log that lost a tail ends before what was shown.
+            last = max(last or entries[-1][0], entries[-1][0])
             if not follow or entries[-1][1][:1] == events.END:
                 return
             await asyncio.sleep(0.2)

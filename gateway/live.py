@@ -74,7 +74,7 @@ class Live:
             entries = await log.read(self._store, response, after)
         except StoreError:
             return PlainTextResponse("the store does not answer\n", 503, PRIVATE)
-        shown = [entry(cursor, value) for cursor, value in entries if cursor != after]
+        shown = [entry(cursor, value) for cursor, value in entries if after is None or cursor > after]
         return JSONResponse({"entries": shown}, 200 if entries else 404, PRIVATE)
 
 

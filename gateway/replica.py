@@ -217,15 +217,20 @@ class ResponseReplica:
         return Extended.ACCEPTED
 
     def repair(self, asked: LogId | None, entries: Sequence[tuple[LogId, bytes]]) -> Extended:
-        """Take what the log held from `asked` on, that entry included: this copy's tail when the log was asked.
+        """Take what the log held from `asked` on, that entry included, or its last entry, if it ends before that;
+        `asked`: this copy's tail when the log was asked.
 
-        Never a gap: where the entry is missing or does not fit, the log is another one than this copy's.
+        Never a gap: where nothing fits, the log is another one than this copy's.
         """
         if asked is None:
             return self.extend(None, entries)
-        if not entries or entries[0][0] != asked:
-            return Extended.FOREIGN
-        return self.extend(asked, entries[1:])
+        if entries and entries[0][0] == asked:
+            return self.extend(asked, entries[1:])
+        if entries and self.end is None and self.has(entries[0][0]):
+            # A failover lost a tail that this copy still has. A worker that lives writes the same again; the first
+            # entry of another one contradicts this copy.
+            return Extended.KNOWN
+        return Extended.FOREIGN
 
     def _take(self, entry: LogId, value: bytes) -> None:
         kind = value[:1]

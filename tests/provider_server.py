@@ -62,6 +62,8 @@ class Scenario:
     delay: float = 0.0
     wait: float = 0.0
     """Seconds before the first byte of the response, headers included."""
+    finish: threading.Event | None = None
+    """If there is one, the last piece comes when it is set."""
     reason: Reason = "complete"
     ending: Ending = "finish"
     usage: Mapping[str, int] = field(
@@ -241,6 +243,9 @@ class Streamed(Response):
             # Waiting for no time still lets a disconnect be seen.
             if await first(over, scenario.delay):
                 return
+            while scenario.finish and not scenario.finish.is_set() and call.sent == len(scenario.pieces) - 1:
+                if await first(over, 0.01):
+                    return
             yield True, write(event)
         match scenario.ending:
             case "finish" | "lingering" | "unannounced":

@@ -71,7 +71,12 @@ class _Together:
             server.resume()
 
     def cut_off(self, primary: RealServer, replica: RealServer) -> None:
-        """From now on the replica gets nothing of what its primary acknowledges."""
+        """From now on the replica gets nothing of what its primary acknowledges; what was before, it has."""
+        written = primary.command("INFO", "replication")["master_repl_offset"]
+        until(
+            lambda: replica.command("INFO", "replication")["slave_repl_offset"] >= written,
+            "a replica that has what was written",
+        )
         # A password that the primary does not want: it refuses the replica's handshake.
         replica.command("CONFIG", "SET", "masterauth", "wrong")
         primary.command("CLIENT", "KILL", "TYPE", "replica")

@@ -169,9 +169,15 @@ async def end(
 async def read(
     store: Store, response: str, after: LogId | None = None, patience: float = 10.0
 ) -> Sequence[tuple[LogId, bytes]]:
-    """The entries of a log from `after` on, that one included; all of them without it; none where there is no log."""
+    """The entries of a log from `after` on, that one included; all of them without it; none where there is no log.
+
+    Of a log that ends before `after`: its last entry.
+    """
+    name = keys.log(response)
     first = str(after) if after else "-"
-    reply = await store.repeat(lambda: store.client.xrange(keys.log(response), min=first), patience)
+    reply = await store.repeat(lambda: store.client.xrange(name, min=first), patience)
+    if not reply and after:
+        reply = await store.repeat(lambda: store.client.xrevrange(name, max=first, count=1), patience)
     return entries(reply)
 
 

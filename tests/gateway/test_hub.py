@@ -107,7 +107,8 @@ class Gateway:
         if name:
             last = self.hub.ask_response(self.room, name)
             stored = logs.responses.get(name, [])
-            self.hub.load_response(self.room, name, last, [e for e in stored if last is None or e[0] >= last])
+            found = [e for e in stored if last is None or e[0] >= last]
+            self.hub.load_response(self.room, name, last, found or stored[-1:])
         else:
             turn = self.hub.ask_turns(self.room)
             self.hub.load_turns(self.room, turn, [e for e in logs.turns if turn is None or e[0] >= turn])
@@ -193,6 +194,11 @@ class Delivery(RuleBasedStateMachine):
             if entry.attempt == log[-1][0].attempt and entry.seq == log[-1][0].seq + 1:
                 self.publish([self.put(response, entry, value)], fates)
 
+    def begin(self, response: str, kind: bytes, fates: list[int]) -> None:
+        last = self.logs.responses[response][-1][0]
+        entry = LogId((last.number + 1) * NONCES + self.fresh(), last.seq + 1)
+        self.publish([self.put(response, entry, events.encode(kind, Start("default", "w")))], fates)
+
     fates = st.lists(st.sampled_from([1, 1, 1, 0, 2]), min_size=2, max_size=2)
 
     @precondition(lambda self: len(self.logs.responses) < 6)
@@ -229,9 +235,7 @@ class Delivery(RuleBasedStateMachine):
     def claim(self, data: st.DataObject, keep: bool, fates: list[int]) -> None:
         response = data.draw(st.sampled_from(self.open()))
         last = self.logs.responses[response][-1][0]
-        kind = events.CONTINUE if keep and last.number else events.START
-        entry = LogId((last.number + 1) * NONCES + self.fresh(), last.seq + 1)
-        self.publish([self.put(response, entry, events.encode(kind, Start("default", "w")))], fates)
+        self.begin(response, events.CONTINUE if keep and last.number else events.START, fates)
 
     @precondition(lambda self: self.written())
     @rule(
@@ -393,6 +397,12 @@ class Delivery(RuleBasedStateMachine):
         for client in self.clients:
             if client.gateway is None:
                 self.connect(client, self.gateways[0])
+        for response in self.open():
+            # Somebody has each job in the end: who wrote it, and writes again what was lost, or another one.
+            if response in self.written():
+                self.rewind(response, [1, 0])
+            else:
+                self.begin(response, events.START, [1, 0])
         for _ in range(4):
             for gateway in self.gateways:
                 if gateway.loaded:

@@ -110,6 +110,27 @@ def test_what_the_store_has_must_begin_with_the_tail() -> None:
     assert copy_of(*LOG[:3]).extend(QUEUED[0], [STARTED, THINKS]) is Extended.FOREIGN
 
 
+@pytest.mark.parametrize("last", LOG[:-1])
+def test_a_log_that_lost_a_tail_is_waited_for(last: tuple[LogId, bytes]) -> None:
+    """Nobody sees a seam: the worker that wrote the tail writes it again, and another one's start contradicts it."""
+    replica = copy_of(*LOG)
+    shown = read(replica, None)
+    assert replica.repair(WORLD[0], [last]) is Extended.KNOWN
+    rest = LOG[LOG.index(last) + 1 :]
+    more = (LogId(FIRST, 6), events.TEXT + b"!")
+    assert replica.extend(last[0], rest) is Extended.KNOWN
+    assert read(replica, None) == shown
+    assert replica.extend(WORLD[0], [more]) is Extended.ACCEPTED
+    another = (LogId(SECOND, last[0].seq + 1), events.encode(events.START, Start("default", "another")))
+    assert copy_of(*LOG).extend(last[0], [another]) is Extended.FOREIGN
+    assert copy_of(*LOG).repair(WORLD[0], [another]) is Extended.FOREIGN
+
+
+def test_an_end_that_is_lost_is_not_waited_for() -> None:
+    """Its worker is done, and writes nothing again."""
+    assert copy_of(*LOG, COMPLETE).repair(COMPLETE[0], [WORLD]) is Extended.FOREIGN
+
+
 def test_a_log_without_its_beginning_or_behind_its_end_is_refused() -> None:
     assert ResponseReplica(RESPONSE).repair(None, LOG[2:]) is Extended.FOREIGN
     replica = copy_of(*LOG, COMPLETE)

@@ -629,6 +629,19 @@ async def test_a_read_begins_at_the_cursor(talk: Talk) -> None:
         assert await log.read(talk.store, accepted.response, after=cursor) == entries[index:]
 
 
+async def test_a_read_from_beyond_the_end_of_a_log_tells_where_that_is(talk: Talk) -> None:
+    """A failover lost what the reader has: it has to know whether the rest is still what it has."""
+    accepted = await talk.ask()
+    writer = await talk.begin()
+    await writer.write("a", "b", "c")
+    entries = await log.read(talk.store, accepted.response)
+    for lost in range(1, len(entries)):
+        await lose_tail(talk.store, accepted.response, 1)
+        assert await log.read(talk.store, accepted.response, after=entries[-1][0]) == [entries[-1 - lost]]
+    await talk.redis.delete(keys.log(accepted.response))
+    assert await log.read(talk.store, accepted.response, after=entries[-1][0]) == []
+
+
 async def test_a_log_is_kept_for_its_time_after_its_start_and_again_after_its_end(stores: Stores) -> None:
     talk = Talk(await stores.open(Lifetimes(log=100, conversation=1000)))
     await talk.prepare()
