@@ -15,13 +15,15 @@ import pytest
 
 from gateway.streams import keys
 from gateway.streams.topology import slot_of
+from tests.gateway.streams.steps import lose_tail
 from tests.live.client import Client
 from tests.live.conftest import House, entries, text_of
 from tests.provider_server import Scenario
 from tests.stores import RealServer
-from tests.topologies import RealCluster
+from tests.topologies import RealCluster, until
 
 if TYPE_CHECKING:
+    from gateway.streams.store import Store
     from tests.live.processes import WorkerProcess
 
 
@@ -134,13 +136,26 @@ class Failovers:
         self.healed += len(answers.clients) - resets
 
 
+async def test_nobody_sees_that_a_tail_was_lost_until_it_is_written_again(house: House, store: Store) -> None:
+    """However long that takes: here the provider is silent until both gateways have found that the log is behind."""
+    answers = Answers(house)
+    await answers.begin(["tail-lost"])
+    for client in answers.clients:
+        await client.shows(answers.responses[0], len("".join(PIECES[:-1])))
+    name = "tokenwire_repairs_total"
+    before = [gateway.counted(name) for gateway in house.gateways]
+    await lose_tail(store, answers.responses[0], 20)
+    for gateway, count in zip(house.gateways, before, strict=True):
+        await asyncio.to_thread(until, lambda: gateway.counted(name) > count, "a gateway that has looked")  # noqa: B023
+    assert await answers.end() == 0
+
+
 @pytest.fixture
 def failovers(empty_house: House) -> Failovers:
     return Failovers(empty_house)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("empty_house", ["cluster", "sentinel"], indirect=True)
+@pytest.mark.parametrize("empty_house", ["cluster", pytest.param("sentinel", marks=pytest.mark.long)], indirect=True)
 async def test_a_worker_that_lives_writes_the_lost_tail_again(failovers: Failovers) -> None:
     """With the same ids and the same bytes: who had seen it sees no seam, and the provider is not asked again."""
     failovers.house.worker()
