@@ -10,9 +10,9 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent
 
-SIDE_BY_SIDE: Final = "2"
-"""Processes that share the files of pytest's tests. With more of them, or with the browsers of the web side beside
-them, two processors are so busy that tests with a bound fail."""
+SIDE_BY_SIDE: Final = "3"
+"""Processes that share the files of pytest's tests: more than two processors, since most tests wait for most of
+their time. Beside the browsers of the web side they would not, and tests with a bound would fail."""
 
 
 def passes(name: str, *command: str) -> bool:

@@ -16,7 +16,7 @@ ROOT: Final = Path(__file__).parent.parent
 WEB: Final = ROOT / "web"
 OLDEST_NODE: Final = 20
 
-AT_ONCE: Final = 2
+AT_ONCE: Final = 3
 """Test files that run at once: most of their time they wait for a browser, which waits for what it shows."""
 
 
