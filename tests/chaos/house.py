@@ -139,7 +139,8 @@ class Member:
             await self.start()
         deadline = time.monotonic() + READY_WITHIN
         while self.kind == "gateway" and not await asyncio.to_thread(self._ready):
-            assert time.monotonic() < deadline, f"{self.name} does not get ready"
+            said = self.child.text[-3000:] if self.child is not None else "it was killed"
+            assert time.monotonic() < deadline, f"{self.name} does not get ready: {said}"
             await asyncio.sleep(0.05)
 
     def _ready(self) -> bool:

@@ -99,7 +99,7 @@ def compare_nothing() -> None:
     """What a gateway did not hear, it never learns."""
     from gateway.feed import Feed
 
-    async def sleep(_: Any) -> None:
+    async def sleep(_: Any, partition: int) -> None:
         await asyncio.Event().wait()
 
     Feed._compare = sleep  # type: ignore[method-assign, assignment]
