@@ -140,7 +140,7 @@ class Pool:
         # While the store could not be reached, nobody could renew: then silence says nothing, for a lease.
         sees = begun - self._blind_at > lease
         try:
-            found = await jobs.take(self._store, self.name, partitions, room, lease if sees else None)
+            found = await jobs.take(self._store, self.name, partitions, room, lease if sees else None, lease)
         except (StoreError, RedisError, OSError) as error:
             logger.warning("no jobs could be taken (%s)", type(error).__name__)
             self._blind_at = asyncio.get_running_loop().time()

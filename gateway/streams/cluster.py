@@ -76,6 +76,12 @@ class Cluster:
         """Send one command, which concerns `key`, to who has it; raises RedisError, OSError."""
         return await self._route(slot_of(key), words, bulk=False)
 
+    def known_for(self, key: str) -> float:
+        """As Server.known_for."""
+        place = self._slots.owner(slot_of(key))
+        node = self._nodes.get(place) if place is not None else None
+        return node.known_for(key) if node is not None else 0.0
+
     async def command(self, key: str | bytes | None, *words: Argument) -> Any:
         """As `ask`, for what has a long reply; to any node where there is no `key`."""
         if key is None:

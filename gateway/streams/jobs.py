@@ -52,30 +52,31 @@ async def prepare(store: Store) -> None:
                 raise
 
 
-async def take(store: Store, consumer: str, partitions: Iterable[int], room: int, lease: float | None) -> list[Job]:
-    """Take at most `room` jobs: new ones, and those whose worker was silent for `lease` seconds, if that is given."""
+async def take(
+    store: Store, consumer: str, partitions: Iterable[int], room: int, lease: float | None, known_for: float = 0.0
+) -> list[Job]:
+    """Take at most `room` jobs: those that were given up, new ones, and those whose worker was silent for `lease`
+    seconds, if that is given and the server has been known for so many seconds.
+    """
     names = list(partitions)
-    idle = milliseconds(lease or 0.0)
+    idle = _LONGER_THAN_EVERY_LEASE if lease is None else milliseconds(lease)
     begun = asyncio.get_running_loop().time()
     # Not XAUTOCLAIM: it looks at ten times COUNT jobs and no further, so jobs in good hands would hide a lost one.
     looked = await _ask(
-        store,
-        *(
-            ("XPENDING", keys.jobs(each), keys.GROUP, "IDLE", idle, "-", "+", room)
-            for each in names
-            if lease is not None
-        ),
+        store, *(("XPENDING", keys.jobs(each), keys.GROUP, "IDLE", idle, "-", "+", room) for each in names)
     )
-    if lease is not None and asyncio.get_running_loop().time() - begun > max(lease / 3, SLOW):
-        # The store was away just now, and those who hold jobs had no chance to say that they live.
-        looked = []
+    # Where the store was away just now, those who hold jobs had no chance to say that they live.
+    away = lease is not None and asyncio.get_running_loop().time() - begun > max(lease / 3, SLOW)
     left = room
     claims: list[tuple[Argument, ...]] = []
     for partition, silent in zip(names, looked, strict=False):
-        ids = [job for job, *_ in silent[:left]]
+        # Nor had they at a server that has just become the primary, which may have lost what they had said.
+        judges = not away and store.known_for(keys.jobs(partition)) >= known_for
+        least = idle if judges else _LONGER_THAN_EVERY_LEASE
+        ids = [job for job, _, silent_for, _ in silent if silent_for >= least][:left]
         left -= len(ids)
         if ids:
-            claims.append(("XCLAIM", keys.jobs(partition), keys.GROUP, consumer, idle, *ids))
+            claims.append(("XCLAIM", keys.jobs(partition), keys.GROUP, consumer, least, *ids))
     # An entry that was deleted is None there, or has no fields.
     found = [_job(*entry) for entries in await _ask(store, *claims) for entry in entries if entry and entry[1]]
     for partition in names:

@@ -53,6 +53,7 @@ class Pipeline:
         self._under_way: deque[_Call] = deque()
         self._line: _Line | _Emulated | None = None
         self._changing: asyncio.Task[None] | None = None
+        self._opened_at = 0.0
         self._departs = False
         self._sent_at = 0.0
         self._watch: asyncio.TimerHandle | None = None
@@ -147,6 +148,11 @@ class Pipeline:
             self._gather()
 
     @property
+    def age(self) -> float:
+        """For how many seconds the connection has been open; 0 where there is none."""
+        return asyncio.get_running_loop().time() - self._opened_at if self._line is not None else 0.0
+
+    @property
     def expects(self) -> bool:
         """Whether a reply is to come."""
         return bool(self._under_way)
@@ -185,6 +191,7 @@ class Pipeline:
                 raise
             transport: asyncio.Transport | None = getattr(connection._writer, "transport", None)
             self._line = _Line(self, connection, transport) if transport else _Emulated(self, connection)
+            self._opened_at = asyncio.get_running_loop().time()
         except Exception as error:  # whatever it is, those who wait have to hear of it
             waiting, self._waiting = self._waiting, []
             _fail(waiting, error)

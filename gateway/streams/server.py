@@ -70,6 +70,10 @@ class Server:
         """Send one command, which concerns `key`; see Pipeline.call."""
         return self._pipeline.call(*words)
 
+    def known_for(self, key: str) -> float:
+        """For how many seconds the connection to who has `key` has been open; 0 where there is none."""
+        return self._pipeline.age
+
     async def listen(
         self,
         heard: Heard,

@@ -93,6 +93,10 @@ class Store:
         """One command, sent once, with what else is asked in this turn of the loop; raises RedisError, OSError."""
         return self.servers.ask(key, *words)
 
+    def known_for(self, key: str) -> float:
+        """For how many seconds this process has been connected to the server that has `key` now."""
+        return self.servers.known_for(key)
+
     def publish(self, channel: str, data: bytes) -> Awaitable[Any]:
         """Publish as the scripts do; raises RedisError, OSError."""
         return self.servers.ask(channel, self.servers.publish, channel, data)

@@ -89,7 +89,9 @@ def take_nothing_over() -> None:
 
     take = jobs.take
 
-    async def take_new(store: Any, consumer: str, partitions: Any, room: int, lease: float | None) -> Any:
+    async def take_new(
+        store: Any, consumer: str, partitions: Any, room: int, lease: float | None, known_for: float = 0.0
+    ) -> Any:
         return await take(store, consumer, partitions, room, None)
 
     jobs.take = take_new

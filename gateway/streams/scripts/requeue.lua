@@ -5,7 +5,9 @@
 local open = redis.call('HGET', KEYS[1], ARGV[2])
 if not open then return 'closed' end
 local job = string.match(open, ' (.+)$')
-if job and redis.call('XRANGE', KEYS[2], job, job)[1] then return 'held' end
+local entry = job and redis.call('XRANGE', KEYS[2], job, job)[1]
+-- Its id may have been given to another one since.
+if entry and entry[2][2] == ARGV[2] then return 'held' end
 
 local head = redis.call('LINDEX', KEYS[3], 0)
 while head and redis.call('HEXISTS', KEYS[1], head) == 0 do

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -92,6 +93,18 @@ async def test_a_job_changes_hands_after_its_lease_and_not_before(talk: Talk) ->
     assert await talk.takes("w2", lease=0.05) == [job]
     assert await talk.pending() == {job.id: "w2"}
     assert await talk.takes("w1") == [], "it is w2's for another lease"
+
+
+async def test_at_a_server_that_is_new_to_a_worker_silence_says_nothing(talk: Talk) -> None:
+    """It may have become the primary without what the others last said there."""
+    await talk.ask()
+    job = await talk.take("w1")
+    await talk.silence(job)
+    take = partial(jobs.take, talk.store, "w2", [talk.partition], 1, LEASE)
+    assert await take(known_for=LEASE) == []
+    assert await take(known_for=talk.store.known_for(keys.jobs(talk.partition))) == [job]
+    await jobs.release(talk.store, job, "w2")
+    assert await take(known_for=LEASE) == [job], "it was given up"
 
 
 async def test_of_many_workers_one_takes_a_job_over(stores: Stores) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.streams import keys
 from gateway.streams.errors import StoreError
 from gateway.streams.store import Store, open_store
 from tests.gateway.streams.steps import Talk, listening
@@ -58,9 +59,11 @@ async def test_a_primary_that_is_killed_is_followed_by_its_replica(sentinels: Re
     writer = await talk.begin()
     await writer.write("Be")
     primary = sentinels.primary
+    began = asyncio.get_running_loop().time()
     primary.kill()
     assert await writer.write("cause")
     await writer.end()
+    assert 0.0 < behind.known_for(keys.jobs(talk.partition)) < asyncio.get_running_loop().time() - began
     assert await talk.settled_text(accepted.response) == "Because"
     await asyncio.to_thread(primary.start)
     await asyncio.to_thread(sentinels.together)
