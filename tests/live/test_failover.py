@@ -132,7 +132,8 @@ class Failovers:
             await asyncio.to_thread(servers.fail_over)
         another = await asyncio.to_thread(self.house.worker) if worker is not None else None
         await asyncio.to_thread(servers.reunite)
-        resets = await answers.end(2 if worker is not None else 1)
+        # Even a take-over may be lost with the old primary, and is made again.
+        resets = await answers.end(3 if worker is not None else 1)
         self.reset += resets
         self.healed += len(answers.clients) - resets
         return another
