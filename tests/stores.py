@@ -11,13 +11,14 @@ A contract test takes `store`, and runs once on each kind. A test that hurts its
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
 
@@ -186,12 +187,21 @@ class RealServer:
             return False
 
 
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(in_a_row: int = 1) -> int:
+    """A TCP port of the loopback interface that nobody listens on now; the first of so many in a row.
+
+    It is below those that outgoing connections are given (on Linux from 32,768 on), so that none takes it meanwhile.
+    """
+    while True:
+        # Not of `random`, which hypothesis makes the same in every process.
+        port = 10_000 + secrets.randbelow(22_000)
+        with ExitStack() as stack:
+            try:
+                for number in range(in_a_row):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port + number))
+            except OSError:
+                continue
+            return port
 
 
 class Stores:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import socket
 import subprocess
 import threading
 import time
@@ -93,11 +92,3 @@ def fetched(url: str, token: str | None = None, seconds: float = 2.0) -> str | N
             return text if reply.status == 200 else None
     except (OSError, http.client.HTTPException):
         return None
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -23,10 +23,11 @@ from websockets.exceptions import WebSocketException
 from gateway.settings import Settings
 from tests.core_coverage import ROOT
 from tests.deploy.composed import Composed, interpolated, seconds
-from tests.deploy.services import fetched, free_port
+from tests.deploy.services import fetched
 from tests.deploy.test_alerts import ALERTS, metrics_of, named
 from tests.live.client import Client
 from tests.provider_server import ProviderServer, Scenario
+from tests.stores import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -15,9 +15,9 @@ import pytest
 
 from tests.core_coverage import ROOT
 from tests.deploy.image import Image, build, context, parse
-from tests.deploy.services import Service, fetched, free_port
+from tests.deploy.services import Service, fetched
 from tests.live.client import Client
-from tests.stores import RealServer
+from tests.stores import RealServer, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 import pytest
 
 from tests.core_coverage import ROOT
+from tests.stores import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -211,13 +212,6 @@ def replaced(text: str, old: str, new: str) -> str:
     lines = [line if line.lstrip().startswith("#") else line.replace(old, new) for line in text.splitlines()]
     assert lines != text.splitlines(), f"the shipped configuration has no {old!r} any more"
     return "\n".join([*lines, ""])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def until(condition: object, explain: object) -> None:

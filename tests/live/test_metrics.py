@@ -15,6 +15,7 @@ from tests.live.client import Client
 from tests.live.conftest import OPERATOR
 from tests.live.processes import GatewayProcess
 from tests.provider_server import Scenario
+from tests.stores import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,7 +159,7 @@ def test_without_one_they_are_for_this_machine_and_not_for_whom_a_proxy_asks() -
 
 def test_each_process_of_a_gateway_has_a_port_of_its_own(operated: Operated) -> None:
     with ExitStack() as stack:
-        first = free_ports(2)
+        first = free_port(2)
         process = stack.enter_context(
             GatewayProcess(operated.server.url, "--processes", "2", "--metrics-port", str(first))
         )
@@ -168,20 +169,3 @@ def test_each_process_of_a_gateway_has_a_port_of_its_own(operated: Operated) -> 
             time.sleep(0.02)
         for port in (first, first + 1):
             assert status(f"http://127.0.0.1:{port}/metrics") == 200
-
-
-def free_ports(count: int) -> int:
-    """The first of so many free ports in a row."""
-    import socket
-
-    while True:
-        with ExitStack() as stack:
-            first = stack.enter_context(socket.socket())
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            try:
-                for number in range(1, count):
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port + number))
-            except OSError:
-                continue
-            return port
