@@ -134,8 +134,16 @@ class RealSentinels(_Together):
     def fail_over(self) -> None:
         """Make the replica the primary, whatever it has."""
         before = self.primary
-        until(lambda: self.ask("SENTINEL", "FAILOVER", SERVICE), "a replica that can be promoted")
-        until(lambda: self.primary is not before, "another primary")
+
+        def done() -> bool:
+            if self.primary is not before:
+                return True
+            # Again and again, because sentinels give up with a replica that took half a second to answer. While one is
+            # under way, this is refused.
+            self.ask("SENTINEL", "FAILOVER", SERVICE)
+            return False
+
+        until(done, "another primary")
 
     def together(self) -> None:
         """Wait until the sentinels agree, and the replica follows its primary."""

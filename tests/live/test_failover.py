@@ -88,9 +88,8 @@ class Answers:
         return resets
 
 
-def spread(cluster: RealCluster, owner: RealServer, count: int) -> list[str]:
-    """The names of new conversations that one primary has."""
-    partitions = {each for each in range(keys.PARTITIONS) if cluster.owner(slot_of(keys.jobs(each))) is owner}
+def named(partitions: set[int], count: int) -> list[str]:
+    """The names of new conversations in some partitions."""
     found: list[str] = []
     while len(found) < count:
         name = f"failover-{secrets.token_hex(5)}"
@@ -115,7 +114,8 @@ class Failovers:
         if isinstance(servers, RealCluster):
             primary = servers.primaries()[secrets.randbelow(3)]
             replica = servers.replica(primary)
-            names = spread(servers, primary, count)
+            all_of = range(keys.PARTITIONS)
+            names = named({each for each in all_of if servers.owner(slot_of(keys.jobs(each))) is primary}, count)
         else:
             primary, replica = servers.primary, servers.replica
             names = [f"failover-{secrets.token_hex(5)}" for _ in range(count)]
@@ -197,15 +197,11 @@ async def move(house: House, trials: int, *, at_once: bool = False) -> None:
     house.worker()
     for _ in range(trials):
         answers = Answers(house)
-        source = cluster.primaries()[secrets.randbelow(3)]
-        names = spread(cluster, source, 1)
-        slot = slot_of(keys.feed(names[0]))
-        target = next(server for server in cluster.primaries() if server is not source)
-        while len(names) < 3:
-            name = f"failover-{secrets.token_hex(5)}"
-            if slot_of(keys.feed(name)) == slot:
-                names.append(name)
-        await answers.begin(names)
+        partition = secrets.randbelow(keys.PARTITIONS)
+        slot = slot_of(keys.jobs(partition))
+        source = cluster.owner(slot)
+        target = secrets.choice([server for server in cluster.primaries() if server is not source])
+        await answers.begin(named({partition}, 3))
         if at_once:
             await asyncio.to_thread(cluster.migrate_at_once, slot, target)
         else:
