@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import threading
 import time
 from typing import TYPE_CHECKING, Literal
 
@@ -42,9 +43,11 @@ class Deaths:
         """Let `trials` answers come to different points, and end their worker at a random one."""
         house = self.house
         clients, prompts, responses = [], [], []
+        # However long it takes to ask and to start a worker, none has ended before that.
+        dead = threading.Event()
         for number in range(trials):
             prompt = f"{kind} {secrets.token_hex(4)}"
-            house.provider.scenarios[prompt] = Scenario(pieces=PIECES, delay=0.04)
+            house.provider.scenarios[prompt] = Scenario(pieces=PIECES, delay=0.04, finish=dead)
             client = await Client(f"death-{secrets.token_hex(4)}").connect(house.urls()[number % 2])
             responses.append(await client.ask(prompt, model="fake"))
             clients.append(client)
@@ -57,6 +60,7 @@ class Deaths:
         await clients[0].until(lambda: len(clients[0].answer(responses[0]).text) >= point)
         died = time.monotonic()
         (self.busy.kill if kind == "kill" else self.busy.freeze)()
+        dead.set()
         await asyncio.gather(
             *(
                 self.follow(client, response, prompt, died)
