@@ -15,7 +15,7 @@ from starlette.routing import Route
 from gateway import metrics, wire
 from gateway.auth import Authenticator, Denied, Identity
 from gateway.burst import Burst
-from gateway.dialects.sse import EventResponse, EventStream, Place, cursor_of
+from gateway.dialects.sse import HEADERS, EventResponse, EventStream, Place, cursor_of
 from gateway.requests import Failure
 from gateway.room import Position
 from gateway.streams import keys
@@ -195,6 +195,8 @@ class Api:
         self, request: Request, begin: Callable[[], Awaitable[tuple[EventStream, Room, Position] | Response]]
     ) -> Response:
         """The events of a viewer that `begin` makes, if there is room for one more."""
+        if request.method == "HEAD":
+            return Response(headers=HEADERS)
         address = request.client.host if request.client else ""
         refusal = self._admission.admit(address, time.monotonic())
         if refusal is not None:

@@ -127,10 +127,12 @@ class Connection:
 
     def filled(self) -> None:
         """The client takes no more until `drained`."""
+        if self._closed:
+            return
         if self._drained is None:
             self._drained = asyncio.Event()
             self._full_since = self._wheel.now
-            self._wheel.set(self, self._full_since + WRITE_WITHIN)
+            self._tick_at(self._wheel.now, time.time())
         self._feed.full(self)
 
     def drained(self) -> None:
@@ -139,6 +141,10 @@ class Connection:
             self._drained.set()
             self._drained = None
         self._feed.ready(self)
+
+    def closing(self) -> None:
+        """The socket is being closed, by whomever: nothing may be written any more."""
+        self._leave()
 
     def lost(self) -> None:
         """The socket is closed, by whomever."""

@@ -74,8 +74,8 @@ class DirectSocket(asyncio.Protocol):
         """See `Socket.close`."""
         if self._parser.state is State.OPEN:
             self._parser.send_close(code, reason)
+            self._begin_to_close()
             self._send()
-            self._wait_for_close()
 
     def abort(self) -> None:
         """See `Socket.abort`."""
@@ -101,8 +101,8 @@ class DirectSocket(asyncio.Protocol):
         if self._closing is None:
             # Who does not read is not listened to: every answer to it would be one more that waits.
             self._transport.pause_reading()
-            if self._connection is not None:
-                self._connection.filled()
+        if self._connection is not None:
+            self._connection.filled()
 
     def resume_writing(self) -> None:
         """See `asyncio.Protocol`."""
@@ -128,9 +128,9 @@ class DirectSocket(asyncio.Protocol):
                 self._messages.append(frame)
                 if frame.fin:
                     self._deliver()
-        self._send()
         if self._parser.state is not State.OPEN:
-            self._wait_for_close()
+            self._begin_to_close()
+        self._send()
 
     def _deliver(self) -> None:
         frames, self._messages = self._messages, []
@@ -151,8 +151,11 @@ class DirectSocket(asyncio.Protocol):
                 # Both have said that they close, or the client broke the protocol. What was written still goes out.
                 self._transport.close()
 
-    def _wait_for_close(self) -> None:
+    def _begin_to_close(self) -> None:
         if self._closing is None:
+            if self._connection is not None:
+                # First: nothing may follow a close frame (RFC 6455, section 5.5.1).
+                self._connection.closing()
             self._closing = asyncio.get_running_loop().call_later(CLOSE_WITHIN, self._transport.abort)
             if self._full:
                 # Its close frame is behind what it sends.

@@ -20,7 +20,7 @@ from gateway.streams.comparison import different
 from gateway.streams.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Coroutine, Mapping, Sequence
 
     from gateway.hub import Hub
     from gateway.room import Position, Room, Viewer
@@ -42,8 +42,8 @@ AWAY_AFTER: Final = 1.5
 KEEP_EMPTY: Final = 30.0
 """Seconds that a conversation nobody watches stays in memory, for those who come back."""
 
-MOST_READS: Final = 16
-"""Logs that are read at once."""
+MOST_READS: Final = 4
+"""Logs of a partition that are read at once. By partition, because a node of a cluster that hangs holds its reads."""
 
 MOST_SUBMITTED: Final = 10_000
 ACKNOWLEDGE_WITHIN: Final = 5.0
@@ -71,7 +71,7 @@ class Feed:
         self._loading: dict[str, asyncio.Lock] = {}
         self._emptied: dict[str, float] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._reading = asyncio.Semaphore(MOST_READS)
+        self._reading = tuple(asyncio.Semaphore(MOST_READS) for _ in range(keys.PARTITIONS))
         self._flushing = False
         self._starved = 0
         self._away: set[int] = set()
@@ -81,6 +81,8 @@ class Feed:
         """Heard since the subscription was last judged."""
         self._different = 0
         """Logs found to differ from their copies since then."""
+        self._compared = 0
+        """Logs compared with them since then."""
         self._heard_at = 0.0
         """When what the next flush gives first came; 0.0 where nothing has."""
         self.received = self.delivered = 0.0
@@ -236,7 +238,7 @@ class Feed:
                 # Taken out first: what is wanted again while the log is read is read again.
                 name = room.wanted.pop()
                 try:
-                    async with self._reading:
+                    async with self._reading[keys.partition_of(room.name)]:
                         await self._read(room, name)
                 except BaseException:
                     room.wanted.add(name)
@@ -324,11 +326,11 @@ class Feed:
             self._drop_empty()
 
     async def _compare(self, partition: int) -> None:
-        # One after the other, so that no stream waits for the comparison of all; each by itself, so that a server of
-        # a cluster that does not answer keeps nobody from the others.
-        await asyncio.sleep(COMPARE_EVERY * partition / keys.PARTITIONS)
+        # Each at its own moment of the second, so that no stream waits for the comparison of all; each by itself, so
+        # that a server of a cluster that does not answer keeps nobody from the others.
+        moment = COMPARE_EVERY * partition / keys.PARTITIONS
         for number in count():
-            await asyncio.sleep(COMPARE_EVERY)
+            await asyncio.sleep(COMPARE_EVERY - (asyncio.get_running_loop().time() - moment) % COMPARE_EVERY)
             try:
                 await self._compare_once(partition, number)
             except StoreError as error:
@@ -346,14 +348,7 @@ class Feed:
                 last = self._hub.ask_response(room, name) if name else self._hub.ask_turns(room)
                 compared.append((room, name))
                 lasts.append((keys.log(name) if name else keys.conversation(room.name), str(last or "")))
-        waiting = asyncio.get_running_loop().call_later(AWAY_AFTER, self._is_away, partition)
-        try:
-            differing = await different(self._store, lasts)
-        finally:
-            waiting.cancel()
-        # Or everything was heard of since, which is as good an answer.
-        self._is_back(partition)
-        for position in differing:
+        for position in await self._answered(partition, lasts):
             room, name = compared[position]
             room.wanted.add(name)
             self._different += 1
@@ -362,24 +357,47 @@ class Feed:
             logger.info("a copy differs from the store's log and is mended", extra=about)
             self._repair_soon(room)
 
-    def _is_away(self, partition: int) -> None:
-        if partition not in self._away:
+    async def _answered(self, partition: int, lasts: Sequence[tuple[str, str]]) -> list[int]:
+        """See `different`; meanwhile viewers are told whether the store answers."""
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        asked = asyncio.create_task(different(self._store, lasts))
+        try:
+            # Twice: where this loop itself was held up, the answer may be here already.
+            for patience in (AWAY_AFTER, AWAY_AFTER / 10):
+                await asyncio.wait((asked,), timeout=patience)
+            if not asked.done():
+                self._store_is(partition, away=True)
+            differing = await asked
+        finally:
+            asked.cancel()
+        # Nothing to ask is as good an answer: everything was heard of. One that comes late is none yet.
+        if loop.time() - asked_at < AWAY_AFTER / 2:
+            self._store_is(partition, away=False)
+        self._compared += len(lasts)
+        return differing
+
+    def _store_is(self, partition: int, *, away: bool) -> None:
+        if away is (partition in self._away):
+            return
+        if away:
             logger.warning("the store does not answer, and answers wait")
             self._away.add(partition)
-            self._flush()
-            self._hub.tell_states(self._partitions[partition].values(), away=True)
-
-    def _is_back(self, partition: int) -> None:
-        if partition in self._away:
+        else:
             self._away.discard(partition)
-            self._flush()
-            self._hub.tell_states(self._partitions[partition].values(), away=False)
+        try:
+            self._hub.tell_states(self._partitions[partition].values(), away=away)
+        except Exception as error:
+            _report("viewers could not be told of the store", error)
 
     async def _judge_subscription(self) -> None:
         # An entry may have been read before it was heard; that nothing at all is heard is what counts.
-        self._starved = self._starved + 1 if self._different and not self._messages else 0
+        if self._messages or (self._compared and not self._different):
+            self._starved = 0
+        elif self._different:
+            self._starved += 1
         metrics.MESSAGES.inc(self._messages)
-        self._messages = self._different = 0
+        self._messages = self._different = self._compared = 0
         self._count()
         if self._starved >= MOST_STARVED and self._subscription is not None:
             await self._subscription.close()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from gateway.burst import Burst
-    from gateway.room import Group, Position, Viewer
+    from gateway.room import Group, Position, Viewer, Write
     from gateway.streams import events
     from gateway.streams.events import LogId, TurnId
 
@@ -85,6 +85,7 @@ class Hub:
         watched = self._watched.get(viewer, set())
         for left in [room] if room else list(watched):
             left.displace(viewer)
+            left.untold.discard(viewer)
             watched.discard(left)
         if not watched:
             self._watched.pop(viewer, None)
@@ -194,8 +195,9 @@ class Hub:
         for room in rooms:
             for replica in room.responses.values():
                 replica.away = away
+            room.untold.update(room.behind)
             for group in tuple(room.groups):
-                self._give(group, room.states(group.position))
+                self._give(tuple(group.viewers.items()), room.states(group.position))
 
     def flush(self) -> None:
         """Give every viewer that can take it what it lacks: one read a position, whatever the number of viewers."""
@@ -232,15 +234,15 @@ class Hub:
             return
         if burst.entries > 0:
             self.tally.delivered += burst.entries * len(group.viewers)
-        self._give(group, burst)
+        # A copy, because giving may end with a viewer leaving, or being full.
+        self._give(tuple(group.viewers.items()), burst)
 
-    def _give(self, group: Group, burst: Burst) -> None:
+    def _give(self, viewers: Sequence[tuple[Viewer, Write | None]], burst: Burst) -> None:
         if not burst:
             return
-        self.tally.frames += len(burst) * len(group.viewers)
+        self.tally.frames += len(burst) * len(viewers)
         packet = burst.packet
-        # A copy, because giving may end with a viewer leaving, or being full.
-        for viewer, write in tuple(group.viewers.items()):
+        for viewer, write in viewers:
             if write is not None:
                 write(packet)
             else:
@@ -260,3 +262,6 @@ class Hub:
             if position is not None:
                 room.place(viewer, position)
                 self._changed(room)
+                if viewer in room.untold:
+                    room.untold.discard(viewer)
+                    self._give(((viewer, viewer.direct),), room.states(position))

@@ -350,7 +350,7 @@ class ResponseReplica:
             conversation=queued.conversation if queued else None,
             replies_to=queued.message if queued else None,
             replaces=queued.replaces if queued else None,
-            retry_in=self.waiting.retry_in if self.waiting else None,
+            retry_in=self.waiting.retry_in if self.waiting and not self.away else None,
             cursor=str(cursor) if cursor else None,
         )
 

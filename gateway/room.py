@@ -68,6 +68,8 @@ class Room:
     groups: list[Group] = field(default_factory=list)
     behind: dict[Viewer, Position] = field(default_factory=dict)
     """Viewers that can not take more: what they lack waits in the logs."""
+    untold: set[Viewer] = field(default_factory=set)
+    """Those of them that have not been told what became of the store; that is in no log."""
     gone: set[str] = field(default_factory=set)
     """Responses whose log is no longer in the store."""
     wanted: set[str] = field(default_factory=set)
@@ -273,7 +275,7 @@ class Room:
     def _status(self, response: str, cursor: LogId | None) -> list[Frame]:
         replica = self.responses.get(response)
         # A viewer that has all there is would otherwise hear nothing until the next token.
-        if replica is None or cursor is None or cursor != replica.tail or replica.state == "running":
+        if replica is None or cursor is None or cursor != replica.tail:
             return []
         return [replica.status()]
 

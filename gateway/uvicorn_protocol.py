@@ -8,7 +8,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from gateway.direct_socket import DirectSocket
+from gateway.direct_socket import LOW_WATER, DirectSocket
 
 if TYPE_CHECKING:
     import asyncio
@@ -107,6 +107,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
         The ASGI call may then return without the socket being closed, and all that it held is free.
         """
+        if self.transport.get_write_buffer_size() > LOW_WATER:
+            # It has not read what it asked for before the upgrade. The transport told another protocol that it is full,
+            # and would not say so again.
+            self.transport.abort()
         if self.disconnected or self.transport.is_closing() or not self.handshake_complete:
             raise ClientDisconnected
         self.stop_keepalive()

@@ -586,6 +586,25 @@ def test_while_the_store_is_away_answers_wait_and_then_do_what_they_did() -> Non
     hub.tell_states([room], away=False)
     assert [frame["state"] for frame in screen.frames] == ["waiting", "running"]
     assert full.frames == idle.frames == []
+    hub.ready(full)
+    assert [frame["state"] for frame in full.frames] == ["running"]
+
+
+def test_who_takes_one_thing_after_the_other_is_told_of_the_store_before_anything_else() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
+    slow = Screen(hub)
+    hub.join(room, slow, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
+    hub.tell_states([room], away=True)
+    hub.tell_states([room], away=False)
+    hub.take(room, published(TEXT, STARTED[0]))
+    given = []
+    for _ in range(3):
+        hub.flush()
+        given += [(frame["type"], frame.get("state")) for frame in slow.frames]
+        slow.frames.clear()
+        hub.ready(slow)
+    assert given == [("status", "waiting"), ("status", "running"), ("delta", None)]
 
 
 def test_one_that_is_full_joins_behind() -> None:

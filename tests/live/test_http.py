@@ -315,6 +315,17 @@ async def test_a_conversation_is_a_snapshot(house: House, client: httpx2.AsyncCl
     await client.post(f"{house.gateways[0].url}/v1/responses/{running}/stop")
 
 
+async def test_to_ask_for_the_head_of_events_begins_none(house: House, conversation: str) -> None:
+    """uvicorn reads no further behind it, and would not notice that the reader goes."""
+    url = f"{house.gateways[0].url}/v1/conversations/{conversation}/events"
+    before = house.gateways[0].counts("tokenwire_connections")
+    async with httpx2.AsyncClient() as client:
+        response = await client.head(url)
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert house.gateways[0].counts("tokenwire_connections") == before
+
+
 @pytest.mark.parametrize("every", [1, 2, 3, 5, 8])
 async def test_a_conversation_s_events_go_on_at_the_other_gateway_after_every_so_many(
     house: House, client: httpx2.AsyncClient, conversation: str, every: int

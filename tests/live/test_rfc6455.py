@@ -57,6 +57,9 @@ class Echo:
     def filled(self) -> None:
         pass
 
+    def closing(self) -> None:
+        pass
+
     def drained(self) -> None:
         pass
 

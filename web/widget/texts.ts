@@ -38,6 +38,7 @@ export const TEXTS = {
 
   queued: "Waits for its turn",
   waiting: "The model is busy. Asking again in {seconds} s",
+  held: "The service does not answer. This goes on when it does",
   recovering: "Going on with another worker",
   thinking: "Thinking",
   stopped: "Stopped",

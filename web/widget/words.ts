@@ -48,6 +48,8 @@ export function ofAnswer(message: AssistantMessage, texts: Texts, secondsLeft: n
     case "queued":
       return calm(texts.queued, true);
     case "waiting":
+      // For the provider it waits for so many seconds, for the gateway's store nobody knows.
+      if (message.retryIn === undefined) return { text: texts.held, tone: "warning", busy: true };
       return { text: filled(texts.waiting, { seconds: Math.max(1, secondsLeft) }), tone: "warning", busy: true };
     case "recovering":
       return { text: texts.recovering, tone: "warning", busy: true };

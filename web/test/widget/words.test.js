@@ -42,8 +42,9 @@ group("an answer", () => {
 
   test("says what it does, where its text does not", () => {
     assert.equal(said({ state: "queued" }), TEXTS.queued);
-    assert.equal(said({ state: "waiting" }, 4), "The model is busy. Asking again in 4 s");
-    assert.equal(said({ state: "waiting" }, -3), "The model is busy. Asking again in 1 s");
+    assert.equal(said({ state: "waiting", retryIn: 4 }, 4), "The model is busy. Asking again in 4 s");
+    assert.equal(said({ state: "waiting", retryIn: 4 }, -3), "The model is busy. Asking again in 1 s");
+    assert.equal(said({ state: "waiting" }), "The service does not answer. This goes on when it does");
     assert.equal(said({ state: "recovering", text: "half" }), TEXTS.recovering);
     assert.equal(said({ state: "running" }), TEXTS.thinking);
     assert.equal(said({ state: "running", text: "half" }), null);

@@ -34,6 +34,7 @@ export declare const TEXTS: {
     tryNow: string;
     queued: string;
     waiting: string;
+    held: string;
     recovering: string;
     thinking: string;
     stopped: string;

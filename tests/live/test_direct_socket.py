@@ -1,0 +1,168 @@
+"""The socket on its transport, under the real server: who closes, and who comes with something left unread."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+import pytest_asyncio
+import uvicorn
+from uvicorn.protocols.utils import ClientDisconnected
+
+from gateway.burst import Burst
+from gateway.uvicorn_protocol import TAKE_OVER, HttpProtocol, WebSocketProtocol
+from gateway.wire import HEARTBEAT_FRAME
+from tests.live.test_rfc6455 import CLOSE, frame
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.types import Receive, Scope, Send
+
+    from gateway.direct_socket import DirectSocket
+
+pytestmark = [pytest.mark.live, pytest.mark.asyncio(loop_scope="module")]
+
+LARGE: Final = 1 << 22
+HANDSHAKE: Final = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+class Told:
+    """What stands in the place of a `Connection`: it notes what it is told."""
+
+    def __init__(self) -> None:
+        self.what: list[str] = []
+
+    def receive(self, data: str | bytes) -> None:
+        self.what.append("received")
+
+    def filled(self) -> None:
+        self.what.append("filled")
+
+    def drained(self) -> None:
+        self.what.append("drained")
+
+    def closing(self) -> None:
+        self.what.append("closing")
+
+    def lost(self) -> None:
+        self.what.append("lost")
+
+
+class Application:
+    """Answers a request with a large body, and takes over every WebSocket."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[DirectSocket, Told]] = []
+        self.refused = False
+        self.port = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = [(b"content-length", b"%d" % LARGE)]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": bytes(LARGE)})
+            return
+        await receive()
+        await send({"type": "websocket.accept"})
+        try:
+            taken: DirectSocket = scope["extensions"][TAKE_OVER]()
+        except ClientDisconnected:
+            self.refused = True
+            raise
+        told: Any = Told()
+        self.taken.append((taken, told))
+        await taken.serve(told)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def application() -> AsyncIterator[Application]:
+    """An application that is served."""
+    made = Application()
+    config = uvicorn.Config(
+        made,
+        port=0,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        http=HttpProtocol,
+        ws=WebSocketProtocol,
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server._serve())
+    async with asyncio.timeout(10):
+        while not server.started:
+            await asyncio.sleep(0.01)
+    made.port = server.servers[0].sockets[0].getsockname()[1]
+    yield made
+    server.should_exit = True
+    await serving
+
+
+async def connected(application: Application) -> socket.socket:
+    """A client with a small buffer, that does not wait."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", application.port))
+    return client
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_its_connection_is_told_before_a_close_is_answered(application: Application) -> None:
+    """Nothing may follow a close frame (RFC 6455, section 5.5.1), and the connection is who writes."""
+    loop = asyncio.get_running_loop()
+    with await connected(application) as client:
+        await loop.sock_sendall(client, HANDSHAKE)
+        assert b" 101 " in await loop.sock_recv(client, 4096)
+        taken, told = application.taken[-1]
+        taken.write(Burst((HEARTBEAT_FRAME,)))
+        await loop.sock_sendall(client, frame(CLOSE, (1000).to_bytes(2)))
+        await until(lambda: "closing" in told.what)
+        heard = b""
+        while piece := await loop.sock_recv(client, 4096):
+            heard += piece
+        assert heard.endswith(bytes((0x80 | CLOSE, 2)) + (1000).to_bytes(2))
+        await until(lambda: "lost" in told.what)
+        assert told.what == ["closing", "lost"]
+
+
+async def test_who_takes_nothing_is_full_and_is_so_no_longer_when_it_takes(application: Application) -> None:
+    loop = asyncio.get_running_loop()
+    with await connected(application) as client:
+        await loop.sock_sendall(client, HANDSHAKE)
+        assert b" 101 " in await loop.sock_recv(client, 4096)
+        taken, told = application.taken[-1]
+        assert taken.direct is not None
+        taken.direct(bytes(LARGE))
+        assert told.what == ["filled"]
+        left = LARGE
+        while left:
+            left -= len(await loop.sock_recv(client, 1 << 16))
+        await until(lambda: told.what == ["filled", "drained"])
+
+
+async def test_who_has_not_read_what_came_before_is_not_taken_over(application: Application) -> None:
+    """The transport has told another protocol that it is full, and nobody would ever be told so again."""
+    loop = asyncio.get_running_loop()
+    before = len(application.taken)
+    with await connected(application) as client:
+        await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await loop.sock_recv(client, 16)
+        await loop.sock_sendall(client, HANDSHAKE)
+        # Without reading: that is what it is about.
+        await until(lambda: application.refused)
+    assert len(application.taken) == before
