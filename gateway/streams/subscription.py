@@ -113,6 +113,8 @@ class _Listener(asyncio.Protocol):
         self._transport.write(packed(self._vocabulary.unsubscribe, channel))
 
     async def close(self) -> None:
+        # Not after what is still to be sent: a frozen server reads nothing any more.
+        self._transport.abort()
         await self._connection.disconnect()
 
     def data_received(self, data: bytes) -> None:

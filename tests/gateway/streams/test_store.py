@@ -72,6 +72,18 @@ async def test_every_script_is_there_again_after_the_server_forgot_it(store: Sto
     assert await talk.settled_text(accepted.response) == "a"
 
 
+async def test_a_subscription_at_a_frozen_server_is_left_at_once(server: RealServer) -> None:
+    """However much of what was asked for there has not been read."""
+    store = await open_store(server.url)
+    subscription = await store.listen(lambda *_: None, lambda _: None)
+    with server.frozen():
+        subscription.subscribe(*(b"%0100d" % number for number in range(100_000)))
+        began = time.monotonic()
+        await store.close()
+        assert time.monotonic() - began < 1.0
+        assert subscription.closed.done()
+
+
 async def test_a_frozen_server_is_unavailable_after_the_callers_patience_and_not_later(
     server: RealServer, away: Store
 ) -> None:
