@@ -158,6 +158,16 @@ def test_the_log_the_history_and_the_viewer_have_the_same_text() -> None:
     assert verdicts(without(GOOD, 2)) == {"lost"}
 
 
+def test_who_was_told_that_there_are_older_messages_need_not_have_those() -> None:
+    snapshot = next(frame for frame in GOOD if frame["type"] == "snapshot")
+    older = {"id": "m0", "role": "user", "text": "Before."}
+    histories = {CONVERSATION: [older, USER, ANSWER]}
+    assert verdicts(GOOD, histories=histories) == {"lost"}
+    told = [{**snapshot, "more": True} if frame is snapshot else frame for frame in GOOD]
+    assert verdicts(told, histories=histories) == set()
+    assert verdicts(told, histories={CONVERSATION: [USER, older, ANSWER]}) == {"lost"}
+
+
 def test_nothing_is_shown_that_the_provider_did_not_say() -> None:
     assert verdicts(GOOD, sent={WORDS: [7]}) == {"garbled"}
     assert "garbled" in verdicts([*OPENING, delta("1-3", "Hello"), *CLOSING])
