@@ -108,8 +108,10 @@ class Hub:
                     room.silent.add(part.response)
                 result = replica.hear(part)
                 if result is not ACCEPTED and result is Extended.FOREIGN:
-                    # It must not pass for the whole answer until the log has been read.
+                    # It must not pass for the whole answer until the log has been read. And what lost a tail of one log
+                    # lost the end of the conversation's too, perhaps, which says that this answer has ended.
                     del room.responses[part.response]
+                    room.wanted.add("")
             self.tally.received += len(part.values)
             if result is not ACCEPTED and result is not Extended.KNOWN:
                 self.tally.gaps += 1

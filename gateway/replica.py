@@ -18,6 +18,7 @@ from gateway.streams.events import (
     LogId,
     Published,
     Queued,
+    Settled,
     Start,
     TurnId,
     Waiting,
@@ -324,6 +325,10 @@ class ResponseReplica:
         elif (self.waiting and seen < self._waiting_at) or (self.start is None and (after is None or not continued)):
             frames.append(self.status(tail))
         return frames
+
+    def is_settled_as(self, entry: Settled) -> bool:
+        """Tell whether a settled copy has the text of this log."""
+        return bytes(entry.text)[1:-1] == self.text.data
 
     def _begun(self, cursor: str) -> list[Frame]:
         if self.start is None or self.queued is None:

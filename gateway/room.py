@@ -192,13 +192,16 @@ class Room:
 
     def _finish(self, response: str, cursor: LogId | None) -> list[Frame] | None:
         """What a viewer lacks of a response that has ended, end included; None while that is not here yet."""
-        replica = self.responses.get(response)
+        replica, settled = self.responses.get(response), self.turns.settled.get(response)
         if replica is not None and replica.end is not None:
-            return replica.read(cursor)
+            if settled is None or not isinstance(settled.entry, Settled) or replica.is_settled_as(settled.entry):
+                return replica.read(cursor)
+            # A failover took this end back, and nobody here heard of the other one: what was settled stands.
+            del self.responses[response]
+            self.gone.add(response)
         if response not in self.gone:
             self.wanted.add(response)
             return None
-        settled = self.turns.settled.get(response)
         if settled is None and response in self.turns.opened:
             # The workers settle what is open and has lost its log; the end is to say the same.
             return None

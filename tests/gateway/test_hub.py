@@ -703,7 +703,7 @@ def test_what_contradicts_a_copy_is_read_anew() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
     hub.take(room, published((LogId(2 * NONCES, 3), events.TEXT + b"Bye"), LogId(2 * NONCES, 2)))
-    assert room.wanted == {RESPONSE}
+    assert room.wanted == {RESPONSE, ""}
     assert RESPONSE not in room.responses
 
 
@@ -742,6 +742,21 @@ def test_the_settled_copy_waits_for_the_end() -> None:
     assert hub.open(CONVERSATION) is room
     room.forget()
     assert not room.responses
+
+
+def test_an_answer_that_a_failover_took_back_and_that_was_ended_otherwise_is_shown_as_it_was_settled() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT, ENDED])
+    screen = Screen()
+    watch(hub, room, screen)
+    screen.kinds()
+    stopped = events.SETTLED + events.settled_head(RESPONSE, "m2", End("stopped", retryable=True)) + b',"text":""}'
+    hub.take(room, published((SETTLED[0], stopped), ASKED[0], None))
+    hub.flush()
+    reset, end, message = screen.frames
+    assert (reset["type"], reset["text"], end["reason"]) == ("reset", "", "stopped")
+    assert message["message"]["text"] == ""
+    assert RESPONSE not in room.responses
 
 
 def test_a_response_whose_log_is_gone_ends_with_its_settled_text() -> None:
