@@ -252,6 +252,10 @@ class Watcher:
         """The responses whose end has not come."""
         return {name: shown for name, shown in self.shown.items() if shown.end is None}
 
+    def knows(self, response: str) -> bool:
+        """Whether anything of a response has come."""
+        return response in self.shown or any(each.get("response") == response for each in self.messages.values())
+
     def watch(self) -> Frame:
         """The frame with which to go on from here."""
         frame: Frame = {"type": "watch", "conversation": self.conversation}

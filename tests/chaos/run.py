@@ -227,7 +227,7 @@ class Run:
         while self.now() < deadline:
             if self.now() >= least and all(viewer.settled for viewer in viewers):
                 done = {key for viewer in viewers for key in (*viewer.accepted, *viewer.refused)}
-                if all(question.key in done for question in self.questions) and await self._same():
+                if all(question.key in done for question in self.questions) and await self._same() and self._shown():
                     return
             await asyncio.sleep(0.05)
 
@@ -235,6 +235,15 @@ class Run:
         """Whether all viewers of each conversation have the same history; the last frames may be under way."""
         return all(
             len({tuple(viewer.watcher.messages) for viewer in viewers}) == 1 for viewers in self.conversations.values()
+        )
+
+    def _shown(self) -> bool:
+        """Whether everybody is shown what was accepted of theirs, where the store has not lost it."""
+        return self.schedule.lossy or all(
+            viewer.watcher.knows(response)
+            for viewers in self.conversations.values()
+            for viewer in viewers
+            for response in viewer.accepted.values()
         )
 
     async def _truth(self) -> Truth:
