@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from gateway.streams.events import (
     LogId,
     Published,
     Queued,
+    Settled,
     Start,
     Waiting,
 )
@@ -245,3 +247,11 @@ def test_a_log_of_another_conversation_is_known_as_such() -> None:
 def test_what_a_newer_release_writes_is_passed_over() -> None:
     replica = copy_of(*LOG[:3], (LogId(FIRST, 4), b"?{}"), (LogId(FIRST, 5), events.TEXT + b"!"))
     assert [frame["text"] for frame in read(replica, STARTED[0])] == ["Hello!"]
+
+
+def test_a_settled_copy_is_of_the_log_that_has_its_text() -> None:
+    replica = copy_of(*LOG, COMPLETE)
+    for text, same in (("Hello, wörld\n", True), ("Hello", False), ("", False)):
+        assert (
+            replica.is_settled_as(Settled(RESPONSE, "m2", "complete", msgspec.Raw(msgspec.json.encode(text)))) is same
+        )
