@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gateway.replica import ACCEPTED, Extended, ResponseReplica
 from gateway.room import Room
-from gateway.turns import ORIGIN, ConversationReplica
+from gateway.turns import ORIGIN, STAYS_IN_QUESTION, ConversationReplica
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -130,13 +130,15 @@ class Hub:
     def compare(self, room: Room, *, idle: bool) -> list[str]:
         """The logs of a room to compare with the store now: those in question of which nothing came since last time.
 
-        A conversation in which nothing is open is in question only if `idle`.
+        A conversation in which nothing is open, and of which nothing was heard of late, is in question only if `idle`.
         """
+        turns = room.turns
+        turns.quiet = 0 if turns.heard else turns.quiet + 1
         live = {name: replica for name, replica in room.responses.items() if replica.end is None}
         logs = [name for name, replica in live.items() if not replica.heard]
-        if (live or idle) and not room.turns.heard:
+        if (live or idle or turns.quiet <= STAYS_IN_QUESTION) and not turns.heard:
             logs.insert(0, "")
-        room.turns.heard = False
+        turns.heard = False
         for replica in live.values():
             replica.heard = False
         return logs

@@ -25,6 +25,10 @@ MOST_MESSAGES: Final = 200
 """A snapshot holds this many messages at most."""
 
 
+STAYS_IN_QUESTION: Final = 15
+"""Comparisons for which a conversation that was heard of stays in question: a failover may take its last end back."""
+
+
 class Turn(NamedTuple):
     """One entry of a conversation log, with the frame that shows it, if one does."""
 
@@ -37,7 +41,7 @@ class Turn(NamedTuple):
 class ConversationReplica:
     """A copy of one conversation log, from the oldest entry that is kept to `tail`."""
 
-    __slots__ = ("_turns", "conversation", "heard", "opened", "settled", "size", "tail")
+    __slots__ = ("_turns", "conversation", "heard", "opened", "quiet", "settled", "size", "tail")
 
     def __init__(self, conversation: str) -> None:
         self.conversation = conversation
@@ -47,6 +51,8 @@ class ConversationReplica:
         self.tail = ORIGIN
         self.heard = False
         """As `ResponseReplica.heard`."""
+        self.quiet = STAYS_IN_QUESTION
+        """Comparisons since something was heard of it, as far as they count."""
         self.size = 0
         """Bytes of the frames held, which is about half of all."""
 

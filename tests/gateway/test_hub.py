@@ -40,6 +40,7 @@ from gateway.streams.events import (
     UserMessage,
     Waiting,
 )
+from gateway.turns import STAYS_IN_QUESTION
 from tests.transcript import Transcript
 
 CONVERSATION = "c1"
@@ -881,9 +882,11 @@ def test_quiet_logs_are_compared_and_busy_ones_are_not() -> None:
     assert hub.compare(room, idle=False) == [""]
     hub.take(room, published(ENDED, TEXT[0]))
     hub.take(room, published(SETTLED, ASKED[0], None))
-    hub.compare(room, idle=True)
-    assert hub.compare(room, idle=False) == []
+    assert hub.compare(room, idle=True) == []
+    compared = [hub.compare(room, idle=False) for _ in range(STAYS_IN_QUESTION + 2)]
+    assert compared == [*[[""]] * STAYS_IN_QUESTION, [], []]
     assert hub.compare(room, idle=True) == [""]
+    assert hub.compare(room_with(Hub(), [], []), idle=False) == []
     assert not hub.load_turns(room, SETTLED[0], [SETTLED])
     assert not hub.load_response(room, RESPONSE, ENDED[0], [ENDED])
 
