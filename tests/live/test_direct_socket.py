@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import pytest_asyncio
-import uvicorn
 from uvicorn.protocols.utils import ClientDisconnected
 
 from gateway.burst import Burst
-from gateway.uvicorn_protocol import TAKE_OVER, HttpProtocol, WebSocketProtocol
+from gateway.uvicorn_protocol import TAKE_OVER
 from gateway.wire import HEARTBEAT_FRAME
-from tests.live.test_rfc6455 import CLOSE, frame
+from tests.live.test_rfc6455 import CLOSE, frame, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -84,27 +83,8 @@ class Application:
 async def application() -> AsyncIterator[Application]:
     """An application that is served."""
     made = Application()
-    config = uvicorn.Config(
-        made,
-        port=0,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        http=HttpProtocol,
-        ws=WebSocketProtocol,
-        ws_per_message_deflate=False,
-        ws_ping_interval=None,
-        timeout_graceful_shutdown=1,
-    )
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server._serve())
-    async with asyncio.timeout(10):
-        while not server.started:
-            await asyncio.sleep(0.01)
-    made.port = server.servers[0].sockets[0].getsockname()[1]
-    yield made
-    server.should_exit = True
-    await serving
+    async with served(made) as made.port:
+        yield made
 
 
 async def connected(application: Application) -> socket.socket:

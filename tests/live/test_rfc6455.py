@@ -74,11 +74,11 @@ async def echo(socket: WebSocket) -> None:
     await direct.serve(connection)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def port() -> AsyncIterator[int]:
-    """Where the echo is."""
+@asynccontextmanager
+async def served(application: Any) -> AsyncIterator[int]:
+    """Serve an ASGI application by the gateway's own protocols, on the port that is given."""
     config = uvicorn.Config(
-        Starlette(routes=[WebSocketRoute("/", echo)]),
+        application,
         port=0,
         log_config=None,
         access_log=False,
@@ -98,6 +98,13 @@ async def port() -> AsyncIterator[int]:
     yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     await serving
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def port() -> AsyncIterator[int]:
+    """Where the echo is."""
+    async with served(Starlette(routes=[WebSocketRoute("/", echo)])) as where:
+        yield where
 
 
 def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, reserved: int = 0, masked: bool = True) -> bytes:
