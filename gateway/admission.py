@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MOST_PER_ADDRESS: Final = 256
+MAX_PER_ADDRESS: Final = 256
 
 BURST: Final = 1.0
 """Seconds' worth of connections that may come at one moment."""
@@ -96,7 +96,7 @@ class Admission:
             return self._most_per_address
         # A proxy on this machine is every client's address.
         local = address.startswith("127.") or address in ("::1", "")
-        return self._most if local else MOST_PER_ADDRESS
+        return self._most if local else MAX_PER_ADDRESS
 
     def _after_a_place(self) -> float:
         return FULL_FOR / 2 * (1 + self._chance())

@@ -21,22 +21,24 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from gateway import fleet, metrics, pages, wire
+from gateway import metrics, wire
 from gateway.admission import Admission
-from gateway.api import Api, failed, refused
-from gateway.asgi_socket import AsgiSocket
-from gateway.assets import widget_routes
 from gateway.auth import Authenticator, origin_allowed
-from gateway.connection import Connection
-from gateway.exposition import bears, is_local, readiness, scraped
-from gateway.feed import Feed
+from gateway.feed.feed import Feed
 from gateway.hub import Hub
-from gateway.live import Live
-from gateway.requests import Requests
+from gateway.operations import fleet
+from gateway.operations.live_page import LivePage
+from gateway.operations.metrics_server import bears, is_local, readiness, scraped
 from gateway.session import Session
 from gateway.streams import presence, records
-from gateway.uvicorn_protocol import TAKE_OVER
-from gateway.wheel import STEP, Wheel
+from gateway.submissions import Submissions
+from gateway.timer_wheel import STEP, TimerWheel
+from gateway.transports import static
+from gateway.transports.asgi_socket import AsgiSocket
+from gateway.transports.http_api import HttpApi, failed, refused
+from gateway.transports.uvicorn_protocol import TAKE_OVER
+from gateway.transports.websocket import Connection
+from gateway.transports.widget_files import widget_routes
 from gateway.wire import Close
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from starlette.types import Send as AsgiSend
 
     from gateway.settings import Settings
-    from gateway.streams.store import Store
+    from gateway.streams.store.store import Store
     from gateway.wire import Frame
 
 logger = logging.getLogger(__name__)
@@ -67,13 +69,13 @@ class Gateway:
     def __init__(self, settings: Settings, store: Store, port: int, models: tuple[str, ...] | None) -> None:
         """`port` is the one listened on; `models` the aliases that may be asked for, None leaves it to the workers."""
         self.store = store
-        self._pulse = presence.Pulse()
+        self._pulse = presence.ProcessStats()
         self.hub = Hub()
         self.feed = Feed(store, self.hub, settings.memory << 20)
         self.authenticator = Authenticator(settings.key, settings.jwt_audience)
         self.models = models
-        self.requests = Requests(store, models, self.feed.submitted)
-        self.wheel: Wheel[Connection] = Wheel(time.monotonic())
+        self.requests = Submissions(store, models, self.feed.submitted)
+        self.wheel: TimerWheel[Connection] = TimerWheel(time.monotonic())
         self.connections: set[Connection] = set()
         self.leaving = False
         metrics.LEAVING.set_function(lambda: float(self.leaving))
@@ -90,7 +92,7 @@ class Gateway:
         self.admission = Admission(
             settings.sockets or most_sockets(), settings.sockets_per_address, settings.accepts, random.random
         )
-        self.api = Api(self.hub, self.feed, self.requests, self.authenticator, self.admission, self.allows)
+        self.api = HttpApi(self.hub, self.feed, self.requests, self.authenticator, self.admission, self.allows)
         self.streams = self.api.streams
 
     @asynccontextmanager
@@ -273,9 +275,9 @@ def create(gateway: Gateway, settings: Settings) -> Starlette:
         *widget_routes(),
     ]
     if settings.operator_token is not None:
-        routes += Live(gateway.store, settings.operator_token.get_secret_value()).routes()
-    if (folder := pages.folder("page")) is not None:
-        routes.append(Mount("/", pages.Page(directory=folder, html=True)))
+        routes += LivePage(gateway.store, settings.operator_token.get_secret_value()).routes()
+    if (folder := static.folder("page")) is not None:
+        routes.append(Mount("/", static.Page(directory=folder, html=True)))
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(settings.origins),

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 LEEWAY: Final = 2.0
 """Seconds by which the clock of whoever signs tokens may be ahead of ours."""
 
-SHORTEST_SECRET: Final = 32
+MIN_SECRET: Final = 32
 """Bytes; RFC 7518 section 3.2 asks for as many as the hash has."""
 
 
@@ -73,8 +73,8 @@ class Authenticator:
             else:
                 raise KeyUnusableError("the key is neither an RSA nor an elliptic-curve key")
         else:
-            if len(key.encode()) < SHORTEST_SECRET:
-                raise KeyUnusableError(f"the secret has fewer than {SHORTEST_SECRET} bytes")
+            if len(key.encode()) < MIN_SECRET:
+                raise KeyUnusableError(f"the secret has fewer than {MIN_SECRET} bytes")
             self._key, self._algorithm = key, "HS256"
 
     def check(self, token: str | None, now: float) -> Identity | Denied:

@@ -9,17 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.replica import ACCEPTED, Extended, ResponseReplica
+from gateway.history_replica import ORIGIN, RECONCILE_AFTER_ACTIVITY, HistoryReplica
+from gateway.replica import ACCEPTED, Outcome
+from gateway.response_replica import ResponseReplica
 from gateway.room import Room
-from gateway.turns import ORIGIN, STAYS_IN_QUESTION, ConversationReplica
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from gateway.burst import Burst
+    from gateway.frame_batch import FrameBatch
     from gateway.room import Group, Position, Viewer, Write
-    from gateway.streams import events
-    from gateway.streams.events import LogId, TurnId
+    from gateway.streams import log_entries
+    from gateway.streams.log_entries import HistoryId, LogId
 
 
 @dataclass(slots=True)
@@ -54,7 +55,7 @@ class Hub:
         """The room of a conversation, a new and empty one if there was none."""
         room = self.rooms.get(name)
         if room is None:
-            room = self.rooms[name] = Room(name, ConversationReplica(name))
+            room = self.rooms[name] = Room(name, HistoryReplica(name))
         return room
 
     def close(self, room: Room) -> None:
@@ -92,7 +93,7 @@ class Hub:
         if room is None:
             self._full.discard(viewer)
 
-    def take(self, room: Room, published: Sequence[events.Published]) -> None:
+    def take(self, room: Room, published: Sequence[log_entries.Published]) -> None:
         """Bring what was published on a conversation's channel to its logs."""
         for part in published:
             if part.response is None:
@@ -107,18 +108,18 @@ class Hub:
                     replica = room.responses[part.response] = ResponseReplica(part.response)
                     room.silent.add(part.response)
                 result = replica.hear(part)
-                if result is not ACCEPTED and result is Extended.FOREIGN:
+                if result is not ACCEPTED and result is Outcome.FOREIGN:
                     # It must not pass for the whole answer until the log has been read. And what lost a tail of one log
                     # lost the end of the conversation's too, perhaps, which says that this answer has ended.
                     del room.responses[part.response]
                     room.wanted.add("")
             self.tally.received += len(part.values)
-            if result is not ACCEPTED and result is not Extended.KNOWN:
+            if result is not ACCEPTED and result is not Outcome.KNOWN:
                 self.tally.gaps += 1
                 room.wanted.add(part.response or "")
         self._changed(room)
 
-    def ask_turns(self, room: Room) -> TurnId | None:
+    def ask_turns(self, room: Room) -> HistoryId | None:
         """The entry from which on the conversation's log is to be read; None for its beginning."""
         return None if room.stale or room.turns.tail == ORIGIN else room.turns.tail
 
@@ -136,33 +137,33 @@ class Hub:
         turns.quiet = 0 if turns.heard else turns.quiet + 1
         live = {name: replica for name, replica in room.responses.items() if replica.end is None}
         logs = [name for name, replica in live.items() if not replica.heard]
-        if (live or idle or turns.quiet <= STAYS_IN_QUESTION) and not turns.heard:
+        if (live or idle or turns.quiet <= RECONCILE_AFTER_ACTIVITY) and not turns.heard:
             logs.insert(0, "")
         turns.heard = False
         for replica in live.values():
             replica.heard = False
         return logs
 
-    def load_turns(self, room: Room, asked: TurnId | None, entries: Sequence[tuple[TurnId, bytes]]) -> bool:
+    def load_turns(self, room: Room, asked: HistoryId | None, entries: Sequence[tuple[HistoryId, bytes]]) -> bool:
         """Bring what the store had of a conversation from `asked` on; return whether that was news.
 
         A copy that contradicts the store stands until the log was read from its beginning, and is then replaced.
         """
         replaced = room.stale and asked is None
         if replaced:
-            room.turns, room.stale = ConversationReplica(room.name), False
+            room.turns, room.stale = HistoryReplica(room.name), False
             # Another history may have what the last one had not. And what was published while the log was read went
             # to the old copy.
             room.gone.clear()
             room.wanted.add("")
         result = room.turns.repair(asked, entries)
-        if result is Extended.FOREIGN:
+        if result is Outcome.FOREIGN:
             room.stale = True
             room.wanted.add("")
             return True
         room.wanted.update(name for name in room.turns.open() if name not in room.responses and name not in room.gone)
         # An empty log brings nothing that is new, and is news all the same to those who have what was lost.
-        news = replaced or result is not Extended.KNOWN
+        news = replaced or result is not Outcome.KNOWN
         if news:
             self._changed(room)
         return news
@@ -179,7 +180,7 @@ class Hub:
         if replica is None:
             replica = ResponseReplica(response)
             # A log that names another conversation is not there for this one's viewers.
-            if not entries or replica.repair(None, entries) is Extended.FOREIGN or not replica.is_of(room.name):
+            if not entries or replica.repair(None, entries) is Outcome.FOREIGN or not replica.is_of(room.name):
                 room.gone.add(response)
             else:
                 room.responses[response] = replica
@@ -187,12 +188,12 @@ class Hub:
             self._changed(room)
             return True
         result = replica.repair(asked, entries)
-        if result is Extended.FOREIGN:
+        if result is Outcome.FOREIGN:
             del room.responses[response]
             room.wanted.add(response)
-        if result is not Extended.KNOWN:
+        if result is not Outcome.KNOWN:
             self._changed(room)
-        return result is not Extended.KNOWN
+        return result is not Outcome.KNOWN
 
     def tell_states(self, rooms: Iterable[Room], *, away: bool) -> None:
         """The store does not answer as to these rooms, or does again: tell everybody who follows an answer there."""
@@ -241,7 +242,7 @@ class Hub:
         # A copy, because giving may end with a viewer leaving, or being full.
         self._give(tuple(group.viewers.items()), burst)
 
-    def _give(self, viewers: Sequence[tuple[Viewer, Write | None]], burst: Burst) -> None:
+    def _give(self, viewers: Sequence[tuple[Viewer, Write | None]], burst: FrameBatch) -> None:
         if not burst:
             return
         self.tally.frames += len(burst) * len(viewers)

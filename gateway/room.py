@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import msgspec
 
 from gateway import wire
-from gateway.burst import Burst
-from gateway.replica import UNKNOWN, ResponseReplica
-from gateway.streams import events
-from gateway.streams.events import LogId, Settled, TurnId
+from gateway.frame_batch import FrameBatch
+from gateway.replica import UNKNOWN
+from gateway.streams import log_entries
+from gateway.streams.log_entries import HistoryId, LogId, Settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from gateway.turns import ConversationReplica
+    from gateway.history_replica import HistoryReplica
+    from gateway.response_replica import ResponseReplica
     from gateway.wire import Frame
 
 Cursors: TypeAlias = tuple[tuple[str, LogId | None], ...]
@@ -31,7 +32,7 @@ class Position(msgspec.Struct, frozen=True, gc=False):
     `turns` is None for a viewer that follows one response and nothing else.
     """
 
-    turns: TurnId | None
+    turns: HistoryId | None
     responses: Cursors = ()
 
 
@@ -45,7 +46,7 @@ class Viewer(Protocol):
     def direct(self) -> Write | None:
         """Where packets of bursts go for it, past this object; None where it is to be given the bursts."""
 
-    def give(self, burst: Burst) -> None:
+    def give(self, burst: FrameBatch) -> None:
         """Take frames, in order."""
 
 
@@ -63,7 +64,7 @@ class Room:
     """One conversation in this process: its logs, and who watches it."""
 
     name: str
-    turns: ConversationReplica
+    turns: HistoryReplica
     responses: dict[str, ResponseReplica] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
     behind: dict[Viewer, Position] = field(default_factory=dict)
@@ -129,17 +130,17 @@ class Room:
             there.setdefault(group.position, group).viewers.update(group.viewers)
         self.groups = list(there.values())
 
-    def read(self, position: Position) -> tuple[Burst, Position]:
+    def read(self, position: Position) -> tuple[FrameBatch, Position]:
         """The frames that bring a viewer from `position` to now, and where it is then."""
         turns, followed = position.turns, position.responses
-        frames = Burst()
+        frames = FrameBatch()
         if turns is not None and turns != self.turns.tail:
             if not self.turns.has(turns):
                 # Of what ended, the snapshot has the settled copy, or shows that the end is lost too.
                 unended = {name: cursor for name, cursor in followed if not self._has_end(name, cursor)}
                 begun, position = self.begin_anew("lost", unended)
                 rest, position = self.read(position)
-                return Burst(begun + rest), position
+                return FrameBatch(begun + rest), position
             turns, followed = self._read_turns(turns, dict(followed), frames)
         cursors: list[tuple[str, LogId | None]] = []
         for response, cursor in followed:
@@ -160,7 +161,9 @@ class Room:
                 cursors.append((response, replica.tail))
         return frames, Position(turns, tuple(cursors))
 
-    def _read_turns(self, turns: TurnId, followed: dict[str, LogId | None], frames: Burst) -> tuple[TurnId, Cursors]:
+    def _read_turns(
+        self, turns: HistoryId, followed: dict[str, LogId | None], frames: FrameBatch
+    ) -> tuple[HistoryId, Cursors]:
         """Add the frames of the conversation's own log from `turns` on; return how far, and what is followed then."""
         for turn in self.turns.after(turns):
             if isinstance(turn.entry, Settled):
@@ -174,7 +177,7 @@ class Room:
                     replica = self.responses.get(response)
                     frames.entries += _entries(followed[response], replica) if replica is not None else 0
                     del followed[response]
-            elif isinstance(turn.entry, events.Opened):
+            elif isinstance(turn.entry, log_entries.Opened):
                 # A viewer that comes back may have more of it than of the conversation.
                 followed.setdefault(turn.entry.response, None)
             if turn.frame:
@@ -182,7 +185,7 @@ class Room:
             turns = turn.id
         return turns, tuple(followed.items())
 
-    def _is_settled(self, response: str, turns: TurnId | None) -> bool:
+    def _is_settled(self, response: str, turns: HistoryId | None) -> bool:
         settled = self.turns.settled.get(response)
         return settled is not None and (turns is None or settled.id.seq <= turns.seq)
 
@@ -206,7 +209,7 @@ class Room:
             # The workers settle what is open and has lost its log; the end is to say the same.
             return None
         if settled is None or not isinstance(settled.entry, Settled):
-            problem = events.Problem("gone", "Nothing is left of this answer.")
+            problem = log_entries.Problem("gone", "Nothing is left of this answer.")
             return [wire.end(self.name, response, "", "failed", None, error=problem, retryable=False)]
         entry = settled.entry
         text = bytes(entry.text)[1:-1]
@@ -217,7 +220,7 @@ class Room:
                 response,
                 str(settled.id),
                 entry.reason,
-                len(events.unescape(text)),
+                len(log_entries.unescape(text)),
                 usage=entry.usage,
                 error=entry.error,
                 retryable=entry.retryable,
@@ -232,10 +235,10 @@ class Room:
         """
         cursors: dict[str, LogId | None] = {}
         for response, spelled in named.items():
-            cursor = events.parse_log_id(spelled) or UNKNOWN
+            cursor = log_entries.parse_log_id(spelled) or UNKNOWN
             # Who names a response does not know of its end, even at the cursor of the end.
             cursors[response] = UNKNOWN if self._has_end(response, cursor) else cursor
-        turns = events.parse_turn_id(after) if after is not None else None
+        turns = log_entries.parse_history_id(after) if after is not None else None
         if turns is None or not self.turns.has(turns):
             reason = None if after is None else "unknown" if turns is None else "lost"
             return self.begin_anew(reason, cursors)
@@ -243,8 +246,8 @@ class Room:
         # What the client does not name it does not know, or it has its end. Those that it may have an end of begin with
         # a reset: a retry's, whose opening no frame tells; and an open one's, whose end a failover took back.
         entries = [turn.entry for turn in self.turns.after(turns)]
-        later = {entry.response for entry in entries if isinstance(entry, events.Opened) and not entry.again}
-        again = {entry.response for entry in entries if isinstance(entry, events.Opened) and entry.again}
+        later = {entry.response for entry in entries if isinstance(entry, log_entries.Opened) and not entry.again}
+        again = {entry.response for entry in entries if isinstance(entry, log_entries.Opened) and entry.again}
         for response in dict.fromkeys([*self.turns.open(), *sorted(again)]):
             if response not in later:
                 cursors.setdefault(response, UNKNOWN)
@@ -270,10 +273,10 @@ class Room:
             cursors[replica.response] = replica.tail
         return frames, Position(cursor, tuple(cursors.items()))
 
-    def states(self, position: Position) -> Burst:
+    def states(self, position: Position) -> FrameBatch:
         """What the responses that a viewer follows from `position` on do now."""
         followed = (self.responses.get(response) for response, _ in position.responses)
-        return Burst(replica.status() for replica in followed if replica is not None and replica.end is None)
+        return FrameBatch(replica.status() for replica in followed if replica is not None and replica.end is None)
 
     def _status(self, response: str, cursor: LogId | None) -> list[Frame]:
         replica = self.responses.get(response)
@@ -289,10 +292,10 @@ class Room:
         """
         lacking = {response for response in named if response not in self.responses and response not in self.gone}
         for response, spelled in named.items():
-            replica, cursor = self.responses.get(response), events.parse_log_id(spelled)
+            replica, cursor = self.responses.get(response), log_entries.parse_log_id(spelled)
             if replica is not None and replica.tail and cursor and cursor.seq > replica.tail.seq:
                 lacking.add(response)
-        turn = events.parse_turn_id(after) if after is not None else None
+        turn = log_entries.parse_history_id(after) if after is not None else None
         return lacking | {""} if turn is not None and turn.seq > self.turns.tail.seq else lacking
 
     def forget(self) -> None:

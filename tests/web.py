@@ -14,7 +14,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent
 WEB: Final = ROOT / "web"
-OLDEST_NODE: Final = 20
+MIN_NODE: Final = 20
 
 AT_ONCE: Final = 3
 """Test files that run at once: most of their time they wait for a browser, which waits for what it shows."""
@@ -24,8 +24,8 @@ def missing() -> str | None:
     """Why the web side can not be looked at here; None if it can."""
     node, npm = shutil.which("node"), shutil.which("npm")
     version = subprocess.run([node, "--version"], capture_output=True, text=True).stdout.strip() if node else "none"
-    if node is None or npm is None or int(version.removeprefix("v").partition(".")[0]) < OLDEST_NODE:
-        return f"it needs node {OLDEST_NODE} or newer and npm on PATH; there is {version}"
+    if node is None or npm is None or int(version.removeprefix("v").partition(".")[0]) < MIN_NODE:
+        return f"it needs node {MIN_NODE} or newer and npm on PATH; there is {version}"
     return None
 
 

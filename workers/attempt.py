@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from gateway.streams.events import LogId
+from gateway.streams.log_entries import LogId
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MOST_ENTRIES: Final = 128
+MAX_ENTRIES: Final = 128
 """An append holds at most this many entries."""
 
 
@@ -59,7 +59,7 @@ class Attempt:
         """The append to make now; None when all is written."""
         if self._written == len(self._values):
             return None
-        values = self._values[self._written : self._written + MOST_ENTRIES]
+        values = self._values[self._written : self._written + MAX_ENTRIES]
         return Append(self.tail, self._id(self._written + 1), values)
 
     def appended(self, append: Append) -> None:

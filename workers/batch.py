@@ -11,9 +11,9 @@ from __future__ import annotations
 from io import StringIO
 from typing import Final
 
-from gateway.streams import events
+from gateway.streams import log_entries
 
-MOST_CHARACTERS: Final = 4096
+MAX_CHARACTERS: Final = 4096
 """An entry holds at most this many; escaped they are less than 25 kB."""
 
 WIDEST: Final = 0.1
@@ -89,7 +89,7 @@ class Batch:
         return not self._pieces
 
     def add(self, kind: bytes, text: str) -> None:
-        """Gather a piece of text or reasoning (`events.TEXT`, `events.REASONING`).
+        """Gather a piece of text or reasoning (`log_entries.TEXT`, `log_entries.REASONING`).
 
         A piece may end in the first half of a surrogate pair whose second half begins the next of its kind; any other
         lone surrogate becomes U+FFFD, because no UTF-8 exists for it (RFC 3629, section 3).
@@ -129,8 +129,8 @@ class Batch:
         for kind, gathered in pieces:
             text = gathered.getvalue()
             entries += [
-                kind + events.escape(text[start : start + MOST_CHARACTERS])
-                for start in range(0, len(text), MOST_CHARACTERS)
+                kind + log_entries.escape(text[start : start + MAX_CHARACTERS])
+                for start in range(0, len(text), MAX_CHARACTERS)
             ]
         return entries
 

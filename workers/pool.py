@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
-from gateway.streams import jobs, keys, log, presence
-from gateway.streams.errors import StoreError
-from gateway.streams.events import End, Problem
-from gateway.streams.records import MOST_RESPONSES, Worker
+from gateway.streams import jobs, keys, presence, response_log
+from gateway.streams.log_entries import End, Problem
+from gateway.streams.records import MAX_RESPONSES, Worker
+from gateway.streams.store.errors import StoreError
 from workers import metrics
 from workers.batch import Window
-from workers.beats import Beats
-from workers.generate import Generation, Terms
+from workers.generation import Generation, Terms
 from workers.providers import Served, connect
+from workers.ticks import SharedTick
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from gateway.streams.store import Store
+    from gateway.streams.store.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +48,13 @@ class Pool:
         self, store: Store, targets: Mapping[str, str], terms: Terms, *, concurrency: int, demo_rate: float
     ) -> None:
         """`targets`: alias to `provider/model`. Raises ValueError for one that can not be served."""
-        self._pulse = presence.Pulse()
+        self._pulse = presence.ProcessStats()
         self.name = self._pulse.name
         self._store = store
         self._terms = terms
         self._concurrency = concurrency
         metrics.CONCURRENCY.set(concurrency)
-        self._beats = Beats(Window(terms.window))
+        self._beats = SharedTick(Window(terms.window))
         self._providers: dict[str, Served] = {}
         for alias, target in targets.items():
             try:
@@ -231,7 +231,7 @@ class Pool:
             len(running),
             self._concurrency,
             tuple(sorted(self._providers)),
-            tuple(running[:MOST_RESPONSES]),
+            tuple(running[:MAX_RESPONSES]),
             self._leaving,
         )
 
@@ -248,7 +248,7 @@ class Pool:
     async def _sweep_one(self, partition: int) -> None:
         for conversation, response in await jobs.sweep(self._store, partition, SWEEP_EVERY):
             problem = Problem("expired", "The message waited too long to be answered.")
-            await log.end(self._store, conversation, response, End("failed", error=problem, retryable=True))
+            await response_log.end(self._store, conversation, response, End("failed", error=problem, retryable=True))
 
 
 async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:

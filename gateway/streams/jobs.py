@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from redis.exceptions import ResponseError
 
 from gateway.streams import keys
-from gateway.streams.store import Store, milliseconds
-from gateway.streams.topology import key_of
+from gateway.streams.store.store import Store, milliseconds
+from gateway.streams.store.topology import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from gateway.streams.pipeline import Argument
+    from gateway.streams.store.pipeline import Argument
 
 SLOW: Final = 0.2
 """Seconds of a round trip in which no worker, however short its lease, is taken for silent."""

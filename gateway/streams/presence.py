@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gateway.streams import keys, records
 from gateway.streams.records import Queue
-from gateway.streams.store import Store, milliseconds
+from gateway.streams.store.store import Store, milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -33,7 +33,7 @@ STATM: Final = Path("/proc/self/statm")
 """Pages of memory, the resident ones second: proc(5)."""
 
 
-class Pulse:
+class ProcessStats:
     """How a process does: its name, its age, and its share of a core since it was last asked."""
 
     def __init__(self, name: str | None = None) -> None:

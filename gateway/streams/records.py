@@ -6,7 +6,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-MOST_RESPONSES: Final = 1000
+MAX_RESPONSES: Final = 1000
 """A record names this many responses at most."""
 
 

@@ -135,7 +135,7 @@ class Publisher:
     """Seconds for which the tokens of a stream are gathered after each publish, as `workers/batch.py` does."""
     gather: float | None = None
     """With `redis`: what is due while a write has not been answered goes out together, once it is, and so many seconds
-    after that write, as `gateway/streams/pipeline.py` does. None: every write goes out at once."""
+    after that write, as `gateway/streams/store/pipeline.py` does. None: every write goes out at once."""
     begin: str = ""
     """Sent when publishing begins, to a contender with its own clock: `{start}` is the due time of token 0 of stream
     0 (nanoseconds of CLOCK_MONOTONIC), `{rate}` tokens a second and stream."""

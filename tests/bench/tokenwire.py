@@ -1,7 +1,7 @@
 """The product as a contender: a real gateway on a real store; the load generator is its worker.
 
 Each stream is a response in a conversation of its own. It is submitted, taken as a job and claimed by the product's own
-functions; then the load generator appends to its log, with the script call that `log.append` makes.
+functions; then the load generator appends to its log, with the script call that `response_log.append` makes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.settings import Settings
-from gateway.streams import conversations, jobs, keys, log
-from gateway.streams.conversations import Accepted, Submission
-from gateway.streams.events import TEXT, LogId, Start
-from gateway.streams.log import Claimed
-from gateway.streams.pipeline import GATHER
-from gateway.streams.store import Store, open_store
+from gateway.streams import history_log, jobs, keys, response_log
+from gateway.streams.history_log import Accepted, Submission
+from gateway.streams.log_entries import TEXT, LogId, Start
+from gateway.streams.response_log import Claimed
+from gateway.streams.store.pipeline import GATHER
+from gateway.streams.store.store import Store, open_store
 
 from . import processes, provider
 from .contender import Await, Publisher, Running, Send, Stream
@@ -162,14 +162,16 @@ async def prepare(url: str, streams: int) -> list[Stream]:
 
 async def _submit(store: Store, index: int) -> tuple[str, str]:
     name = f"bench-{index}"
-    accepted = await conversations.submit(store, Submission(name, "key", "default", f"Say what stream-{index} says."))
+    accepted = await history_log.submit(store, Submission(name, "key", "default", f"Say what stream-{index} says."))
     if not isinstance(accepted, Accepted):
         raise RuntimeError(f"a message was not accepted: {accepted}")
     return accepted.response, name
 
 
 async def _claim(store: Store, job: jobs.Job) -> LogId:
-    claimed = await log.claim(store, job, _CONSUMER, Start("default", _CONSUMER), keep_text=False, most_attempts=3)
+    claimed = await response_log.claim(
+        store, job, _CONSUMER, Start("default", _CONSUMER), keep_text=False, most_attempts=3
+    )
     if not isinstance(claimed, Claimed):
         raise RuntimeError(f"a job could not be claimed: {claimed}")
     return claimed.start
@@ -188,7 +190,7 @@ async def append_words(store: Store, started: Mapping[str, tuple[str, LogId]]) -
         assert await reader.readline() == b"+OK\r\n"
         for response, (conversation, start) in started.items():
             expected, first = LogId(start.attempt, _MARK), LogId(start.attempt, _MARK + 1)
-            answer = await log.append(store, conversation, response, expected, first, [TEXT + _TEXT_MARK], 5.0)
+            answer = await response_log.append(store, conversation, response, expected, first, [TEXT + _TEXT_MARK], 5.0)
             assert answer == start
         found: dict[str, tuple[str, ...]] = {}
         async with asyncio.timeout(30.0):

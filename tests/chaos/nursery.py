@@ -105,8 +105,8 @@ def main() -> None:
     import uvloop  # noqa: F401
 
     import gateway.app
-    import gateway.cli
-    import gateway.server  # noqa: F401
+    import gateway.cli.main
+    import gateway.process.server  # noqa: F401
     import workers.pool
     import workers.providers.openai  # noqa: F401
 
@@ -158,9 +158,9 @@ def _live(arguments: list[str], environment: dict[str, str], output: str, names:
 
             for name in names:
                 sabotage.ALL[name]()
-        import gateway.cli
+        import gateway.cli.main
 
-        gateway.cli.main(arguments, standalone_mode=False)
+        gateway.cli.main.main(arguments, standalone_mode=False)
         status = 0
     except (click.ClickException, click.exceptions.Exit, SystemExit) as error:
         # Said in a sentence, as by the command.

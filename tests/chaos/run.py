@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.streams import events, keys, log
+from gateway.streams import keys, log_entries, response_log
 from tests.chaos.checker import Checker, Question, Truth, Verdict, Watcher
 from tests.chaos.faults import inject
 from tests.chaos.house import LEASE, House, Member
@@ -286,16 +286,16 @@ class Run:
         return late.watcher
 
     def _log(self, response: str) -> str | None:
-        entries = log.entries(self.house.primary.command("XRANGE", keys.log(response), "-", "+"))
-        if not entries or entries[0][1][:1] != events.QUEUED:
+        entries = response_log.entries(self.house.primary.command("XRANGE", keys.log(response), "-", "+"))
+        if not entries or entries[0][1][:1] != log_entries.QUEUED:
             return None
         text = b""
         for _, value in entries:
-            if value[:1] == events.START:
+            if value[:1] == log_entries.START:
                 text = b""
-            elif value[:1] == events.TEXT:
+            elif value[:1] == log_entries.TEXT:
                 text += value[1:]
-        return events.unescape(text)
+        return log_entries.unescape(text)
 
     def _evidence(self) -> str:
         lines = [self.house.output()]

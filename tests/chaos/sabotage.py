@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def count_on_a_signal() -> None:
     """No protection: SIGUSR1 lets the process say what it holds, for the soak."""
-    from gateway.streams import store
+    from gateway.streams.store import store
 
     initialize = store.Store.__init__
 
@@ -39,7 +39,7 @@ def count_on_a_signal() -> None:
 
 def _rewrite(script: str, what: bytes, by: bytes) -> None:
     """Change a script on its way to the store."""
-    from gateway.streams import store
+    from gateway.streams.store import store
 
     read = store._source
 
@@ -99,7 +99,7 @@ def take_nothing_over() -> None:
 
 def compare_nothing() -> None:
     """What a gateway did not hear, it never learns."""
-    from gateway.feed import Feed
+    from gateway.feed.feed import Feed
 
     async def sleep(_: Any, partition: int) -> None:
         await asyncio.Event().wait()
@@ -109,31 +109,31 @@ def compare_nothing() -> None:
 
 def see_no_gaps() -> None:
     """What is published is taken for what comes next."""
-    from gateway import replica
-    from gateway.replica import Extended
+    from gateway import response_replica
+    from gateway.replica import Outcome
 
     def fresh(tail: Any, has: Any, previous: Any, entries: Any) -> Any:
-        return [each for each in entries if tail is None or each[0].seq > tail.seq] or Extended.KNOWN
+        return [each for each in entries if tail is None or each[0].seq > tail.seq] or Outcome.KNOWN
 
-    replica.fresh = fresh
-    replica.ResponseReplica.hear = _hear  # type: ignore[method-assign]
+    vars(response_replica)["fresh"] = fresh
+    response_replica.ResponseReplica.hear = _hear  # type: ignore[method-assign]
 
 
 def _hear(self: Any, part: Any) -> Any:
-    from gateway.replica import Extended
-    from gateway.streams import events
-    from gateway.streams.events import LogId
+    from gateway.replica import Outcome
+    from gateway.streams import log_entries
+    from gateway.streams.log_entries import LogId
 
     self.heard = True
-    first = events.parse_log_id(part.first)
+    first = log_entries.parse_log_id(part.first)
     if first is None or not part.values:
-        return Extended.GAP
+        return Outcome.GAP
     return self.extend(None, [(LogId(first.attempt, first.seq + n), value) for n, value in enumerate(part.values)])
 
 
 def take_every_number_for_the_same() -> None:
     """A cursor is its number alone: one that was issued twice is not told apart."""
-    from gateway.replica import ResponseReplica
+    from gateway.response_replica import ResponseReplica
 
     def has(self: Any, cursor: Any) -> bool:
         return self.tail is not None and 1 <= cursor.seq <= self.tail.seq

@@ -106,7 +106,7 @@ def test_the_image_says_what_it_is() -> None:
 def test_the_builder_is_sent_what_the_wheel_needs_and_no_more() -> None:
     sent = {str(path) for path in context(ROOT)}
     tops = {path.split("/")[0] for path in sent}
-    assert {"gateway/cli.py", "workers/pool.py", "requirements.lock", "requirements-build.lock"} <= sent
+    assert {"gateway/cli/main.py", "workers/pool.py", "requirements.lock", "requirements-build.lock"} <= sent
     assert tops == {
         *("LICENSE", "README.md", "gateway", "pyproject.toml", "workers", "web", "tests"),
         *("requirements-build.lock", "requirements.lock"),

@@ -9,7 +9,7 @@ from collections import Counter, deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admission import BURST, ELSEWHERE_WITHIN, FULL_FOR, MOST_PER_ADDRESS, PROMISED, Admission, Refusal
+from gateway.admission import BURST, ELSEWHERE_WITHIN, FULL_FOR, MAX_PER_ADDRESS, PROMISED, Admission, Refusal
 
 ADDRESSES = st.sampled_from(["10.0.0.1", "10.0.0.2", "127.0.0.1", "::1", ""])
 CHANCE = 0.5
@@ -52,7 +52,7 @@ def test_no_more_than_so_many_are_open(most: int, each: int | None, steps: list[
 
 def test_one_address_has_its_bound_unless_it_is_this_machine() -> None:
     door = admission(most=5000)
-    for _ in range(MOST_PER_ADDRESS):
+    for _ in range(MAX_PER_ADDRESS):
         assert door.admit("10.0.0.1", 0.0) is None
         for local in ("127.0.0.1", "::1", ""):
             assert door.admit(local, 0.0) is door.admit(local, 0.0) is None

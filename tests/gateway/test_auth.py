@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from gateway.auth import (
     EVERYBODY,
     LEEWAY,
-    SHORTEST_SECRET,
+    MIN_SECRET,
     Authenticator,
     Denied,
     Identity,
@@ -196,8 +196,8 @@ def test_without_a_key_everybody_comes_in_for_ever() -> None:
 @pytest.mark.parametrize(
     ("key", "why"),
     [
-        ("", f"fewer than {SHORTEST_SECRET} bytes"),
-        ("x" * (SHORTEST_SECRET - 1), f"fewer than {SHORTEST_SECRET} bytes"),
+        ("", f"fewer than {MIN_SECRET} bytes"),
+        ("x" * (MIN_SECRET - 1), f"fewer than {MIN_SECRET} bytes"),
         ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "not a public key"),
         (private(RSA), "not a public key"),
         (private(EC), "not a public key"),
@@ -213,7 +213,7 @@ def test_a_key_that_can_verify_nothing_is_refused_when_it_is_configured(key: str
 
 
 def test_bytes_of_a_secret_are_counted_and_not_characters() -> None:
-    Authenticator("é" * (SHORTEST_SECRET // 2))
+    Authenticator("é" * (MIN_SECRET // 2))
 
 
 @pytest.mark.parametrize(

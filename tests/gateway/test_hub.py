@@ -23,24 +23,25 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from gateway.burst import Burst
+from gateway.frame_batch import FrameBatch
+from gateway.history_replica import RECONCILE_AFTER_ACTIVITY
 from gateway.hub import Hub, Tally
-from gateway.replica import UNKNOWN, ResponseReplica
+from gateway.replica import UNKNOWN
+from gateway.response_replica import ResponseReplica
 from gateway.room import Position, Room, Write
-from gateway.streams import events, keys
-from gateway.streams.events import (
+from gateway.streams import keys, log_entries
+from gateway.streams.log_entries import (
     NONCES,
     End,
+    HistoryId,
     LogId,
     Opened,
     Published,
     Queued,
     Start,
-    TurnId,
     UserMessage,
     Waiting,
 )
-from gateway.turns import STAYS_IN_QUESTION
 from tests.transcript import Transcript
 
 CONVERSATION = "c1"
@@ -51,7 +52,7 @@ LETTERS = st.text('abé😀"\\\n', min_size=1, max_size=6)
 class Logs:
     """All that the store holds: what a failover restores."""
 
-    turns: list[tuple[TurnId, bytes]] = field(default_factory=list)
+    turns: list[tuple[HistoryId, bytes]] = field(default_factory=list)
     responses: dict[str, list[tuple[LogId, bytes]]] = field(default_factory=dict)
 
 
@@ -82,7 +83,7 @@ class Client:
         if self.full and self.gateway is not None:
             self.gateway.hub.full(self)
 
-    def give(self, frames: Burst) -> None:
+    def give(self, frames: FrameBatch) -> None:
         self.write(frames.packet)
 
     def receive(self, count: int | None = None) -> None:
@@ -156,11 +157,11 @@ class Delivery(RuleBasedStateMachine):
     def text_of(self, response: str) -> str:
         text = b""
         for _, value in self.logs.responses[response]:
-            if value[:1] == events.START:
+            if value[:1] == log_entries.START:
                 text = b""
-            elif value[:1] == events.TEXT:
+            elif value[:1] == log_entries.TEXT:
                 text += value[1:]
-        return events.unescape(text)
+        return log_entries.unescape(text)
 
     def put(self, response: str, entry: LogId, value: bytes) -> Published:
         log = self.logs.responses[response]
@@ -171,7 +172,7 @@ class Delivery(RuleBasedStateMachine):
 
     def happen(self, value: bytes) -> Published:
         previous = self.logs.turns[-1][0] if self.logs.turns else None
-        entry = TurnId(previous.seq + 1 if previous else 1, self.fresh())
+        entry = HistoryId(previous.seq + 1 if previous else 1, self.fresh())
         self.logs.turns.append((entry, value))
         return Published(None, str(entry).encode(), str(previous or "-").encode(), [value])
 
@@ -179,11 +180,11 @@ class Delivery(RuleBasedStateMachine):
         return [
             name
             for name, log in self.logs.responses.items()
-            if log[-1][1][:1] != events.END and (claimed is None or (log[-1][0].number > 0) == claimed)
+            if log[-1][1][:1] != log_entries.END and (claimed is None or (log[-1][0].number > 0) == claimed)
         ]
 
     def ended(self) -> list[str]:
-        return [name for name, log in self.logs.responses.items() if log[-1][1][:1] == events.END]
+        return [name for name, log in self.logs.responses.items() if log[-1][1][:1] == log_entries.END]
 
     def written(self) -> list[str]:
         """The responses that a living worker writes."""
@@ -198,7 +199,7 @@ class Delivery(RuleBasedStateMachine):
     def begin(self, response: str, kind: bytes, fates: list[int]) -> None:
         last = self.logs.responses[response][-1][0]
         entry = LogId((last.number + 1) * NONCES + self.fresh(), last.seq + 1)
-        self.publish([self.put(response, entry, events.encode(kind, Start("default", "w")))], fates)
+        self.publish([self.put(response, entry, log_entries.encode(kind, Start("default", "w")))], fates)
 
     fates = st.lists(st.sampled_from([1, 1, 1, 0, 2]), min_size=2, max_size=2)
 
@@ -208,12 +209,12 @@ class Delivery(RuleBasedStateMachine):
         message, response = f"m{self.fresh()}", keys.response_id(CONVERSATION, f"{self.fresh():016d}")
         self.logs.responses[response] = []
         parts = [
-            self.happen(events.encode(events.OPENED, Opened(response, message, "default"))),
-            self.happen(events.encode(events.MESSAGE, UserMessage(message, text))),
+            self.happen(log_entries.encode(log_entries.OPENED, Opened(response, message, "default"))),
+            self.happen(log_entries.encode(log_entries.MESSAGE, UserMessage(message, text))),
             self.put(
                 response,
                 LogId(self.fresh(), 1),
-                events.encode(events.QUEUED, Queued(CONVERSATION, message, "default")),
+                log_entries.encode(log_entries.QUEUED, Queued(CONVERSATION, message, "default")),
             ),
         ]
         self.publish(parts, fates)
@@ -226,8 +227,8 @@ class Delivery(RuleBasedStateMachine):
         queued = Queued(CONVERSATION, "m", "default", replaces=former)
         self.logs.responses[response] = []
         parts = [
-            self.happen(events.encode(events.OPENED, Opened(response, "m", "default", former, again=True))),
-            self.put(response, LogId(self.fresh(), 1), events.encode(events.QUEUED, queued)),
+            self.happen(log_entries.encode(log_entries.OPENED, Opened(response, "m", "default", former, again=True))),
+            self.put(response, LogId(self.fresh(), 1), log_entries.encode(log_entries.QUEUED, queued)),
         ]
         self.publish(parts, fates)
 
@@ -236,13 +237,15 @@ class Delivery(RuleBasedStateMachine):
     def claim(self, data: st.DataObject, keep: bool, fates: list[int]) -> None:
         response = data.draw(st.sampled_from(self.open()))
         last = self.logs.responses[response][-1][0]
-        self.begin(response, events.CONTINUE if keep and last.number else events.START, fates)
+        self.begin(response, log_entries.CONTINUE if keep and last.number else log_entries.START, fates)
 
     @precondition(lambda self: self.written())
     @rule(
         data=st.data(),
         pieces=st.lists(
-            st.tuples(st.sampled_from([events.TEXT, events.TEXT, events.REASONING]), LETTERS), min_size=1, max_size=4
+            st.tuples(st.sampled_from([log_entries.TEXT, log_entries.TEXT, log_entries.REASONING]), LETTERS),
+            min_size=1,
+            max_size=4,
         ),
         large=st.booleans(),
         fates=fates,
@@ -251,7 +254,7 @@ class Delivery(RuleBasedStateMachine):
         response = data.draw(st.sampled_from(self.written()))
         self.rewind(response, fates)
         last = self.logs.responses[response][-1][0]
-        values = [kind + events.escape(text) for kind, text in pieces]
+        values = [kind + log_entries.escape(text) for kind, text in pieces]
         for index, value in enumerate(values, 1):
             self.put(response, LogId(last.attempt, last.seq + index), value)
         first = str(LogId(last.attempt, last.seq + 1)).encode()
@@ -263,7 +266,7 @@ class Delivery(RuleBasedStateMachine):
         response = data.draw(st.sampled_from(self.written()))
         self.rewind(response, fates)
         last = self.logs.responses[response][-1][0]
-        value = events.encode(events.WAITING, Waiting(1.5))
+        value = log_entries.encode(log_entries.WAITING, Waiting(1.5))
         self.publish([self.put(response, LogId(last.attempt, last.seq + 1), value)], fates)
 
     @precondition(lambda self: self.open())
@@ -277,10 +280,10 @@ class Delivery(RuleBasedStateMachine):
         last = self.logs.responses[response][-1][0]
         attempt = (last.number + 1) * NONCES + self.fresh() if stopped or not last.number else last.attempt
         how = End("stopped" if stopped else "complete", retryable=stopped)
-        ended = self.put(response, LogId(attempt, last.seq + 1), events.encode(events.END, how))
-        head = events.settled_head(response, keys.answer_id(response), how)
-        text = b',"text":"%b"}' % events.escape(self.text_of(response))
-        self.publish([ended, self.happen(events.SETTLED + head + text)], fates)
+        ended = self.put(response, LogId(attempt, last.seq + 1), log_entries.encode(log_entries.END, how))
+        head = log_entries.settled_head(response, keys.answer_id(response), how)
+        text = b',"text":"%b"}' % log_entries.escape(self.text_of(response))
+        self.publish([ended, self.happen(log_entries.SETTLED + head + text)], fates)
 
     @rule()
     def save(self) -> None:
@@ -299,7 +302,7 @@ class Delivery(RuleBasedStateMachine):
             last = log[-1][0]
             lost = [e for e in before.responses.get(response, []) if e[0].seq > last.seq]
             own = [e for e in lost if e[0].attempt == last.attempt]
-            if own == lost and not (own and own[-1][1][:1] == events.END) and response in before.responses:
+            if own == lost and not (own and own[-1][1][:1] == log_entries.END) and response in before.responses:
                 self.lost[response] = own + self.lost.get(response, [])
             else:
                 self.dead.add((response, last.attempt))
@@ -348,7 +351,7 @@ class Delivery(RuleBasedStateMachine):
         gateway.enter(self.logs, named, after)
         frames, position = gateway.room.begin(after, named)
         client.gateway, client.full = gateway, False
-        client.give(Burst(frames))
+        client.give(FrameBatch(frames))
         gateway.hub.join(gateway.room, client, position)
 
     @precondition(lambda self: self.clients)
@@ -403,7 +406,7 @@ class Delivery(RuleBasedStateMachine):
             if response in self.written():
                 self.rewind(response, [1, 0])
             else:
-                self.begin(response, events.START, [1, 0])
+                self.begin(response, log_entries.START, [1, 0])
         for _ in range(4):
             for gateway in self.gateways:
                 if gateway.loaded:
@@ -426,16 +429,16 @@ class Delivery(RuleBasedStateMachine):
         messages: dict[str, Any] = {}
         settled = {}
         for _, value in self.logs.turns:
-            entry = events.decode_turn(value)
+            entry = log_entries.decode_history_entry(value)
             if isinstance(entry, UserMessage):
                 messages[entry.id] = entry.text
-            elif isinstance(entry, events.Settled):
+            elif isinstance(entry, log_entries.Settled):
                 messages[entry.message] = settled[entry.response] = json.loads(bytes(entry.text))
         shown = {name: message["text"] for name, message in transcript.messages.items()}
         assert shown == messages, (shown, messages, transcript.cursor)
         for name, log in self.logs.responses.items():
             answer = transcript.answers.get(name)
-            if log[-1][1][:1] == events.END:
+            if log[-1][1][:1] == log_entries.END:
                 assert name not in transcript.open
             else:
                 assert answer is not None
@@ -479,15 +482,17 @@ def test_the_model_finds_what_is_lost_without_comparisons() -> None:
 
 
 RESPONSE = keys.response_id(CONVERSATION, "a" * 16)
-OPENED = (TurnId(1, 1), events.encode(events.OPENED, Opened(RESPONSE, "m1", "default")))
-ASKED = (TurnId(2, 1), events.encode(events.MESSAGE, UserMessage("m1", "Hi")))
-QUEUED = (LogId(1, 1), events.encode(events.QUEUED, Queued(CONVERSATION, "m1", "default")))
-STARTED = (LogId(NONCES, 2), events.encode(events.START, Start("default")))
-TEXT = (LogId(NONCES, 3), events.TEXT + b"Hello")
-ENDED = (LogId(NONCES, 4), events.encode(events.END, End("complete", retryable=False)))
+OPENED = (HistoryId(1, 1), log_entries.encode(log_entries.OPENED, Opened(RESPONSE, "m1", "default")))
+ASKED = (HistoryId(2, 1), log_entries.encode(log_entries.MESSAGE, UserMessage("m1", "Hi")))
+QUEUED = (LogId(1, 1), log_entries.encode(log_entries.QUEUED, Queued(CONVERSATION, "m1", "default")))
+STARTED = (LogId(NONCES, 2), log_entries.encode(log_entries.START, Start("default")))
+TEXT = (LogId(NONCES, 3), log_entries.TEXT + b"Hello")
+ENDED = (LogId(NONCES, 4), log_entries.encode(log_entries.END, End("complete", retryable=False)))
 SETTLED = (
-    TurnId(3, 1),
-    events.SETTLED + events.settled_head(RESPONSE, "m2", End("complete", retryable=False)) + b',"text":"Hello"}',
+    HistoryId(3, 1),
+    log_entries.SETTLED
+    + log_entries.settled_head(RESPONSE, "m2", End("complete", retryable=False))
+    + b',"text":"Hello"}',
 )
 
 
@@ -498,10 +503,10 @@ class Screen:
 
     def __init__(self, full_at: Hub | None = None) -> None:
         self.frames: list[dict[str, Any]] = []
-        self.given: list[Burst] = []
+        self.given: list[FrameBatch] = []
         self.full_at = full_at
 
-    def give(self, frames: Burst) -> None:
+    def give(self, frames: FrameBatch) -> None:
         self.given.append(frames)
         self.frames += [json.loads(frame.body) for frame in frames]
         if self.full_at is not None:
@@ -513,7 +518,7 @@ class Screen:
         return kinds
 
 
-def room_with(hub: Hub, turns: list[tuple[TurnId, bytes]], log: list[tuple[LogId, bytes]]) -> Room:
+def room_with(hub: Hub, turns: list[tuple[HistoryId, bytes]], log: list[tuple[LogId, bytes]]) -> Room:
     room = hub.open(CONVERSATION)
     hub.load_turns(room, None, turns)
     if log:
@@ -528,7 +533,7 @@ def published(entry: tuple[Any, bytes], previous: object, response: str | None =
 
 def watch(hub: Hub, room: Room, screen: Screen, after: str | None = None, **named: str) -> None:
     frames, position = room.begin(after, named)
-    screen.give(Burst(frames))
+    screen.give(FrameBatch(frames))
     hub.join(room, screen, position)
     hub.flush()
 
@@ -678,7 +683,7 @@ class Rude(Screen):
         self._hub = hub
         self._other = other
 
-    def give(self, frames: Burst) -> None:
+    def give(self, frames: FrameBatch) -> None:
         self._hub.leave(self._other)
         self._hub.leave(self)
         super().give(frames)
@@ -703,7 +708,7 @@ def test_viewers_leave_while_others_are_given_something() -> None:
 def test_what_contradicts_a_copy_is_read_anew() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
-    hub.take(room, published((LogId(2 * NONCES, 3), events.TEXT + b"Bye"), LogId(2 * NONCES, 2)))
+    hub.take(room, published((LogId(2 * NONCES, 3), log_entries.TEXT + b"Bye"), LogId(2 * NONCES, 2)))
     assert room.wanted == {RESPONSE, ""}
     assert RESPONSE not in room.responses
 
@@ -751,7 +756,9 @@ def test_an_answer_that_a_failover_took_back_and_that_was_ended_otherwise_is_sho
     screen = Screen()
     watch(hub, room, screen)
     screen.kinds()
-    stopped = events.SETTLED + events.settled_head(RESPONSE, "m2", End("stopped", retryable=True)) + b',"text":""}'
+    stopped = (
+        log_entries.SETTLED + log_entries.settled_head(RESPONSE, "m2", End("stopped", retryable=True)) + b',"text":""}'
+    )
     hub.take(room, published((SETTLED[0], stopped), ASKED[0], None))
     hub.flush()
     reset, end, message = screen.frames
@@ -844,7 +851,10 @@ def test_a_client_that_comes_back_is_told_what_its_answer_is_doing() -> None:
 
 def test_what_the_client_has_of_a_response_counts_more_than_its_opening() -> None:
     hub = Hub()
-    again = (TurnId(4, 1), events.encode(events.OPENED, Opened(RESPONSE + "x", "m1", "default", RESPONSE, again=True)))
+    again = (
+        HistoryId(4, 1),
+        log_entries.encode(log_entries.OPENED, Opened(RESPONSE + "x", "m1", "default", RESPONSE, again=True)),
+    )
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
     screen = Screen()
     watch(hub, room, screen, "0-0", **{RESPONSE: str(TEXT[0])})
@@ -866,7 +876,7 @@ def test_what_follows_on_nothing_here_is_read() -> None:
     hub.take(room, published(TEXT, STARTED[0]))
     assert room.wanted == {RESPONSE}
     hub.take(room, [Published(RESPONSE, str(STARTED[0]).encode(), str(QUEUED[0]).encode(), [])])
-    hub.take(room, published(SETTLED, TurnId(9, 9), None))
+    hub.take(room, published(SETTLED, HistoryId(9, 9), None))
     assert room.wanted == {RESPONSE, ""}
     assert hub.ask_response(room, RESPONSE) == QUEUED[0]
     assert hub.ask_response(room, "another") is None
@@ -883,8 +893,8 @@ def test_quiet_logs_are_compared_and_busy_ones_are_not() -> None:
     hub.take(room, published(ENDED, TEXT[0]))
     hub.take(room, published(SETTLED, ASKED[0], None))
     assert hub.compare(room, idle=True) == []
-    compared = [hub.compare(room, idle=False) for _ in range(STAYS_IN_QUESTION + 2)]
-    assert compared == [*[[""]] * STAYS_IN_QUESTION, [], []]
+    compared = [hub.compare(room, idle=False) for _ in range(RECONCILE_AFTER_ACTIVITY + 2)]
+    assert compared == [*[[""]] * RECONCILE_AFTER_ACTIVITY, [], []]
     assert hub.compare(room, idle=True) == [""]
     assert hub.compare(room_with(Hub(), [], []), idle=False) == []
     assert not hub.load_turns(room, SETTLED[0], [SETTLED])
@@ -899,8 +909,8 @@ def test_a_history_that_was_lost_is_replaced_and_every_viewer_begins_anew() -> N
     assert screen.kinds() == ["watching", "end", "message"]
     assert hub.load_turns(room, SETTLED[0], [])
     assert hub.ask_turns(room) is None
-    hub.load_turns(room, None, [OPENED, (TurnId(2, 9), ASKED[1])])
-    assert hub.ask_turns(room) == TurnId(2, 9)
+    hub.load_turns(room, None, [OPENED, (HistoryId(2, 9), ASKED[1])])
+    assert hub.ask_turns(room) == HistoryId(2, 9)
     assert hub.load_response(room, RESPONSE, ENDED[0], [])
     assert RESPONSE in room.wanted
     hub.load_response(room, RESPONSE, None, [QUEUED, STARTED])
@@ -955,7 +965,7 @@ def test_a_viewer_whose_response_is_being_read_again_misses_nothing_of_it() -> N
     watch(hub, room, screen)
     # The answer has its end, its settled copy was lost with the history that is here now.
     room.stale = True
-    hub.load_turns(room, None, [(TurnId(1, 7), OPENED[1])])
+    hub.load_turns(room, None, [(HistoryId(1, 7), OPENED[1])])
     hub.flush()
     assert [frame["type"] for frame in screen.frames][-4:] == ["snapshot", "reset", "start", "end"]
 

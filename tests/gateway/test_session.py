@@ -16,8 +16,8 @@ from gateway.session import (
     BURST,
     FRAMES_A_SECOND,
     HELLO_WITHIN,
-    MOST_BAD_FRAMES,
-    MOST_REFUSED,
+    MAX_BAD_FRAMES,
+    MAX_REFUSED,
     Carry,
     Command,
     End,
@@ -180,7 +180,7 @@ def test_frames_are_text(client: Client) -> None:
 
 
 def test_a_client_that_does_not_speak_the_protocol_is_let_go_of(client: Client) -> None:
-    for _ in range(MOST_BAD_FRAMES):
+    for _ in range(MAX_BAD_FRAMES):
         assert refusal(client.send("?")) == ("bad_frame", None)
     (command,) = client.send("?")
     assert isinstance(command, End)
@@ -261,14 +261,14 @@ def test_who_keeps_to_the_rate_is_never_refused(client: Client) -> None:
 
 def test_who_goes_on_all_the_same_is_let_go_of(client: Client) -> None:
     watch(client, int(BURST) - 1)
-    assert watch(client, MOST_REFUSED) == ["too_fast"] * MOST_REFUSED
+    assert watch(client, MAX_REFUSED) == ["too_fast"] * MAX_REFUSED
     assert client.say(type="watch", conversation="c1") == [End(Close.TOO_FAST, "too many frames")]
 
 
 def test_a_frame_that_is_carried_out_forgives_those_that_were_refused(client: Client) -> None:
-    watch(client, int(BURST) - 1 + MOST_REFUSED)
+    watch(client, int(BURST) - 1 + MAX_REFUSED)
     client.now += 1 / FRAMES_A_SECOND
-    assert watch(client, 1 + MOST_REFUSED) == ["carried"] + ["too_fast"] * MOST_REFUSED
+    assert watch(client, 1 + MAX_REFUSED) == ["carried"] + ["too_fast"] * MAX_REFUSED
 
 
 def test_nothing_follows_the_end(client: Client) -> None:
@@ -331,7 +331,7 @@ class Model:
         self.at = now
         if self.tokens < 1:
             self.refused += 1
-            return self.close("4429") if self.refused > MOST_REFUSED else "error too_fast"
+            return self.close("4429") if self.refused > MAX_REFUSED else "error too_fast"
         self.tokens -= 1
         self.refused = 0
         if self.state == "new":
@@ -341,7 +341,7 @@ class Model:
             return self.close("4401" if kind == "hello, wrong" else "4400")
         if leads_to == "bad":
             self.bad += 1
-            return self.close("4400") if self.bad > MOST_BAD_FRAMES else "error bad_frame"
+            return self.close("4400") if self.bad > MAX_BAD_FRAMES else "error bad_frame"
         if leads_to == "refresh":
             self.expires = now + LIFETIME
             return "nothing"

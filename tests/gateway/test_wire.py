@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway import wire
-from gateway.streams import events
+from gateway.streams import log_entries
 from gateway.wire import (
     BadFrame,
     ClientFrame,
@@ -112,7 +112,7 @@ def test_what_a_client_leaves_out_has_its_usual_value(text: str, frame: ClientFr
         json.dumps({"type": "watch", "conversation": "c", "responses": {f"r{n}": "1-1" for n in range(65)}}),
         '{"type":"send","conversation":"c","text":"x"}',
         '{"type":"send","key":"k","conversation":"c","text":""}',
-        '{"type":"send","key":"k","conversation":"c","text":"%s"}' % ("x" * (wire.MOST_TEXT + 1)),
+        '{"type":"send","key":"k","conversation":"c","text":"%s"}' % ("x" * (wire.MAX_TEXT + 1)),
         '{"type":"send","key":"a b","conversation":"c","text":"x"}',
         '{"type":"send","key":"\u00e9","conversation":"c","text":"x"}',
         '{"type":"send","key":"k\\n","conversation":"c","text":"x"}',
@@ -290,7 +290,7 @@ TOLD = [
         ("r9", "1-9"),
     ),
     (
-        wire.end("c1", "r9", "1-9", "failed", None, error=events.Problem("gone", "Gone."), retryable=False),
+        wire.end("c1", "r9", "1-9", "failed", None, error=log_entries.Problem("gone", "Gone."), retryable=False),
         {
             "type": "end",
             "conversation": "c1",
@@ -342,10 +342,10 @@ def test_a_gateway_that_knows_no_models_names_none() -> None:
 
 @given(st.text(), st.text())
 def test_a_delta_holds_the_text_as_it_was_escaped_once(text: str, reasoning: str) -> None:
-    read = fields(wire.delta("r9", "1-3", events.escape(text), events.escape(reasoning)))
+    read = fields(wire.delta("r9", "1-3", log_entries.escape(text), log_entries.escape(reasoning)))
     assert read["text"] == text
     assert read.get("reasoning", "") == reasoning
-    again = fields(wire.reset("r9", "1-3", events.escape(text), events.escape(reasoning), "lost"))
+    again = fields(wire.reset("r9", "1-3", log_entries.escape(text), log_entries.escape(reasoning), "lost"))
     assert (again["text"], again.get("reasoning", "")) == (text, reasoning)
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from gateway.streams import events, log
-from gateway.streams.store import Store, open_store
+from gateway.streams import log_entries, response_log
+from gateway.streams.store.store import Store, open_store
 from tests.live.client import Client
 from tests.live.processes import GatewayProcess, WorkerProcess
 from tests.provider_server import ProviderServer
@@ -22,7 +22,7 @@ from tests.topologies import RealCluster, RealSentinels
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from gateway.streams.events import LogId
+    from gateway.streams.log_entries import LogId
 
 SERVERS: Final[dict[str, Callable[[], RealServer | RealSentinels | RealCluster]]] = {
     "server": RealServer,
@@ -177,17 +177,17 @@ async def entries(url: str, response: str) -> list[tuple[LogId, bytes]]:
     """A response's log, as it stands."""
     store = await open_store(url)
     try:
-        return list(await log.read(store, response))
+        return list(await response_log.read(store, response))
     finally:
         await store.close()
 
 
-def text_of(log_entries: list[tuple[LogId, bytes]]) -> str:
+def text_of(entries: list[tuple[LogId, bytes]]) -> str:
     """The text of a log: what every client must show in the end."""
     text = b""
-    for _, value in log_entries:
-        if value[:1] == events.START:
+    for _, value in entries:
+        if value[:1] == log_entries.START:
             text = b""
-        elif value[:1] == events.TEXT:
+        elif value[:1] == log_entries.TEXT:
             text += value[1:]
-    return events.unescape(text)
+    return log_entries.unescape(text)

@@ -17,7 +17,7 @@ HANDSHAKE = (
     "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
-FIRST_WAIT, LONGEST_WAIT = 0.25, 20.0
+FIRST_WAIT, MAX_WAIT = 0.25, 20.0
 """Seconds of the backoff, as in the web client."""
 
 
@@ -111,7 +111,7 @@ class Member(asyncio.Protocol):
         self.cut()
 
     def _come_back(self) -> None:
-        wait = self._chance.random() * min(LONGEST_WAIT, FIRST_WAIT * 2**self._attempt)
+        wait = self._chance.random() * min(MAX_WAIT, FIRST_WAIT * 2**self._attempt)
         self._attempt += 1
         task = asyncio.create_task(self._connect_after(wait if self._hint is None else self._hint))
         self._tasks.add(task)

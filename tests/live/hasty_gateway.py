@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from gateway import connection, wire
-from gateway.cli import main
-from gateway.dialects import sse
+from gateway import wire
+from gateway.cli.main import main
+from gateway.transports import event_stream, websocket
 
 EVERY = 1
 
 # Constants for everybody else.
-vars(wire)["HEARTBEAT"] = vars(connection)["HEARTBEAT_AFTER"] = vars(sse)["KEEP_ALIVE"] = EVERY
+vars(wire)["HEARTBEAT"] = vars(websocket)["HEARTBEAT_AFTER"] = vars(event_stream)["KEEP_ALIVE"] = EVERY
 
 if __name__ == "__main__":
     main()

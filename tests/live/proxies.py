@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SHIPPED: Final = ROOT / "deploy" / "proxy"
 SHIPPED_IDLE: Final = 60.0
-MOST_CLIENTS: Final = 2000
+MAX_CLIENTS: Final = 2000
 READY_WITHIN: Final = 15.0
 
 # Debian puts them where only root looks.
@@ -40,7 +40,7 @@ class Proxy:
     keeps_streams = True
     """Whether a reload leaves open what is open."""
 
-    def __init__(self, gateways: Sequence[str], idle: float = SHIPPED_IDLE, most: int = MOST_CLIENTS) -> None:
+    def __init__(self, gateways: Sequence[str], idle: float = SHIPPED_IDLE, most: int = MAX_CLIENTS) -> None:
         """`gateways` are three addresses, host:port; `idle` seconds of silence, in place of the sixty that are shipped;
         `most` clients, where that is configured, because a machine's limit of open files may not allow more.
 

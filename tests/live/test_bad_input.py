@@ -24,8 +24,9 @@ import jwt
 import pytest
 import pytest_asyncio
 
-from gateway import connection, session, wire
-from gateway.streams.conversations import MOST_AHEAD
+from gateway import session, wire
+from gateway.streams.history_log import MAX_AHEAD
+from gateway.transports import websocket
 from tests.live.client import Client
 from tests.live.conftest import MODELS, entries, text_of
 from tests.live.processes import GatewayProcess, Process, WorkerProcess
@@ -44,7 +45,7 @@ JWT_KEY: Final = "planted-key-" + "k" * 32
 PROVIDER_KEY: Final = "sk-planted-secret"
 PLANTED_TEXT: Final = "planted-text-of-a-person"
 ORIGINS: Final = ("https://good.example", "http://good.example:8080")
-MOST_FROM_ONE: Final = 40
+MAX_FROM_ONE: Final = 40
 WITNESSED: Final = "/long 100000"
 SHOWN: Final = demo.answer(WITNESSED)
 AT_ONCE: Final = 5.0
@@ -122,7 +123,7 @@ def gate() -> Iterator[Gate]:
             GatewayProcess(
                 server.url,
                 *("--jwt-key", JWT_KEY, "--origins", ",".join(ORIGINS), "--log-level", "debug"),
-                *("--sockets-per-address", str(MOST_FROM_ONE), "--models", json.dumps(MODELS)),
+                *("--sockets-per-address", str(MAX_FROM_ONE), "--models", json.dumps(MODELS)),
                 **planted,
             )
         )
@@ -351,7 +352,7 @@ async def held(gate: Gate) -> AsyncIterator[dict[str, RawSocket]]:
 
 async def test_a_message_of_the_greatest_size_is_read_and_one_byte_more_is_not(gate: Gate, conversation: str) -> None:
     frame = json.dumps({"type": "watch", "conversation": conversation, "x": ""}).encode()
-    padded = frame[:-2] + b"p" * (wire.MOST_FRAME_BYTES - len(frame)) + frame[-2:]
+    padded = frame[:-2] + b"p" * (wire.MAX_FRAME_BYTES - len(frame)) + frame[-2:]
     async with raw(gate) as opened:
         opened.say(padded)
         await opened.heard("snapshot")
@@ -361,7 +362,7 @@ async def test_a_message_of_the_greatest_size_is_read_and_one_byte_more_is_not(g
         assert await opened.closed() in (wire.Close.TOO_BIG, ABNORMAL)
 
 
-@pytest.mark.parametrize("said", [wire.MOST_FRAME_BYTES + 1, 2**31, 2**40, 2**62])
+@pytest.mark.parametrize("said", [wire.MAX_FRAME_BYTES + 1, 2**31, 2**40, 2**62])
 async def test_a_length_that_is_too_great_is_refused_before_anything_is_read(gate: Gate, said: int) -> None:
     before = gate.memory
     async with raw(gate) as opened:
@@ -380,7 +381,7 @@ async def test_fragments_that_are_too_large_together_are_refused(gate: Gate) -> 
     before = gate.memory
     async with raw(gate) as opened:
         opened.write(spelled(TEXT, b'{"type":"', fin=False))
-        for _ in range(wire.MOST_FRAME_BYTES // 4096):
+        for _ in range(wire.MAX_FRAME_BYTES // 4096):
             opened.write(spelled(CONTINUATION, b"x" * 4096, fin=False))
         assert await opened.closed() == wire.Close.TOO_BIG
     assert gate.memory - before < 16
@@ -488,7 +489,7 @@ DEEP: Final = {
     for levels in (1_000, 10_000, 32_000)
     for name, frame in {
         "lists": "[" * levels + "]" * levels,
-        "objects": ('{"a":' * levels)[: wire.MOST_FRAME_BYTES],
+        "objects": ('{"a":' * levels)[: wire.MAX_FRAME_BYTES],
         "in-text": f'{{"type":"send","key":"k","conversation":"ann-1","text":{"[" * levels}{"]" * levels}}}',
         "in-responses": f'{{"type":"watch","conversation":"ann-1","responses":{"[" * levels}{"]" * levels}}}',
     }.items()
@@ -559,8 +560,8 @@ BAD_FRAMES: Final = {
     "surrogate-in-the-key": send(key="\udead"),
     "surrogate-in-a-cursor": '{"type":"watch","conversation":"ann-1","after":"\\ud800"}',
     "empty-text": send(text=""),
-    "long-text": send(text="x" * (wire.MOST_TEXT + 1)),
-    "long-instructions": send(instructions="x" * (wire.MOST_TEXT + 1)),
+    "long-text": send(text="x" * (wire.MAX_TEXT + 1)),
+    "long-instructions": send(instructions="x" * (wire.MAX_TEXT + 1)),
     "long-key": send(key="k" * 129),
     "empty-key": send(key=""),
     "key-with-a-space": send(key="a b"),
@@ -603,7 +604,7 @@ async def test_a_bad_first_frame_is_not_the_protocol(gate: Gate, frame: str) -> 
 
 async def test_more_than_ten_bad_frames_are_not_the_protocol(gate: Gate) -> None:
     async with raw(gate) as opened:
-        for _ in range(session.MOST_BAD_FRAMES):
+        for _ in range(session.MAX_BAD_FRAMES):
             opened.say("{")
             assert (await opened.heard("error"))["code"] == "bad_frame"
         opened.say("{")
@@ -846,7 +847,7 @@ async def test_who_is_too_fast_for_a_moment_goes_on_after_it(gate: Gate, convers
 
 async def test_too_many_requests_at_once_are_each_answered(gate: Gate, conversation: str) -> None:
     """Accepted or refused with its key; what was refused can be sent again, and nothing is there twice."""
-    keys = [f"key-{number}" for number in range(connection.MOST_WAITING + 10)]
+    keys = [f"key-{number}" for number in range(websocket.MAX_WAITING + 10)]
     frames = {
         key: {"type": "send", "key": key, "conversation": f"{conversation}-{key}", "text": key, "model": "fake"}
         for key in keys
@@ -872,7 +873,7 @@ async def test_a_conversation_takes_so_many_messages_and_a_socket_so_many_conver
     gate.provider.scenarios["wait for ever"] = Scenario(ending="silence")
     async with Client(conversation, gate.token()) as client:
         await client.connect(gate.gateway.socket_url)
-        responses = [await client.ask("wait for ever", model="fake") for _ in range(MOST_AHEAD)]
+        responses = [await client.ask("wait for ever", model="fake") for _ in range(MAX_AHEAD)]
         await client.say({"type": "send", "key": "k", "conversation": conversation, "text": "one more"})
         await client.until(lambda: client.errors)
         assert (client.errors[0]["code"], client.errors[0]["key"]) == ("too_many", "k")
@@ -882,7 +883,7 @@ async def test_a_conversation_takes_so_many_messages_and_a_socket_so_many_conver
         for response in responses:
             await client.ended(response)
     async with raw(gate) as opened:
-        for number in range(wire.MOST_WATCHED):
+        for number in range(wire.MAX_WATCHED):
             opened.say({"type": "watch", "conversation": f"{conversation}-{number}"})
             await opened.heard("snapshot")
         opened.say({"type": "watch", "conversation": f"{conversation}-one-more"})
@@ -1068,7 +1069,7 @@ async def test_one_address_gets_so_many_sockets_and_a_forged_header_gets_it_no_m
     gate: Gate, conversation: str
 ) -> None:
     async with AsyncExitStack() as stack:
-        sockets = [await stack.enter_async_context(raw(gate, source="127.0.0.9")) for _ in range(MOST_FROM_ONE)]
+        sockets = [await stack.enter_async_context(raw(gate, source="127.0.0.9")) for _ in range(MAX_FROM_ONE)]
         forged = [
             [],
             ["X-Forwarded-For: 10.1.2.3"],
@@ -1099,7 +1100,7 @@ async def test_event_streams_that_are_dropped_at_once_leave_nothing_behind(gate:
     """Each is counted for its address until it is gone; were one forgotten, the address would be shut out."""
     before = gate.descriptors
     request = events(conversation, gate.token())
-    for number in range(3 * MOST_FROM_ONE):
+    for number in range(3 * MAX_FROM_ONE):
         async with tcp(gate, "127.0.0.10") as (reader, writer):
             writer.write(request)
             await writer.drain()
@@ -1113,7 +1114,7 @@ async def test_event_streams_that_are_dropped_at_once_leave_nothing_behind(gate:
 
 async def test_sockets_that_are_dropped_in_their_handshake_leave_nothing_behind(gate: Gate, conversation: str) -> None:
     before = gate.descriptors
-    for number in range(3 * MOST_FROM_ONE):
+    for number in range(3 * MAX_FROM_ONE):
         async with tcp(gate, "127.0.0.11") as (_, writer):
             writer.write(handshake()[: None if number % 2 else number])
             if number % 3:

@@ -17,8 +17,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
-from gateway.streams import events
-from gateway.streams.store import open_store
+from gateway.streams import log_entries
+from gateway.streams.store.store import open_store
 from tests.live.client import Client
 from tests.live.conftest import House, entries, text_of
 from tests.live.processes import GatewayProcess, WorkerProcess
@@ -334,7 +334,7 @@ async def test_tail_prints_a_log(house: House, conversation: str) -> None:
     assert {"text", "reasoning"} <= set(kinds)
     # An id of twenty characters, a kind of nine, and the body as it is in the log.
     printed = b"".join(line[31:].encode() for line, kind in zip(lines, kinds, strict=True) if kind == "text")
-    assert events.unescape(printed) == text_of(log) == demo.answer("/think")
+    assert log_entries.unescape(printed) == text_of(log) == demo.answer("/think")
 
 
 async def test_tail_follows_a_log_to_its_end(house: House, conversation: str) -> None:

@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 from uvicorn.protocols.utils import ClientDisconnected
 
-from gateway.burst import Burst
-from gateway.uvicorn_protocol import TAKE_OVER
+from gateway.frame_batch import FrameBatch
+from gateway.transports.uvicorn_protocol import TAKE_OVER
 from gateway.wire import HEARTBEAT_FRAME
 from tests.live.test_rfc6455 import CLOSE, frame, served
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from gateway.direct_socket import DirectSocket
+    from gateway.transports.direct_socket import DirectSocket
 
 pytestmark = [pytest.mark.live, pytest.mark.asyncio(loop_scope="module")]
 
@@ -109,7 +109,7 @@ async def test_its_connection_is_told_before_a_close_is_answered(application: Ap
         await loop.sock_sendall(client, HANDSHAKE)
         assert b" 101 " in await loop.sock_recv(client, 4096)
         taken, told = application.taken[-1]
-        taken.write(Burst((HEARTBEAT_FRAME,)))
+        taken.write(FrameBatch((HEARTBEAT_FRAME,)))
         await loop.sock_sendall(client, frame(CLOSE, (1000).to_bytes(2)))
         await until(lambda: "closing" in told.what)
         heard = b""

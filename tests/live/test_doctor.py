@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from gateway.doctor import examine
+from gateway.operations.doctor import examine
 from gateway.settings import load
 from tests.live.processes import GatewayProcess
 from tests.stores import RealServer
@@ -28,7 +28,7 @@ from tests.topologies import RealCluster
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gateway.finding import Finding
+    from gateway.operations.finding import Finding
     from tests.live.conftest import Operated
 
 pytestmark = pytest.mark.live

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.streams import keys
-from gateway.streams.topology import slot_of
+from gateway.streams.store.topology import slot_of
 from tests.gateway.streams.steps import lose_tail
 from tests.live.client import Client
 from tests.live.conftest import House, entries, text_of
@@ -23,7 +23,7 @@ from tests.stores import RealServer
 from tests.topologies import RealCluster, until
 
 if TYPE_CHECKING:
-    from gateway.streams.store import Store
+    from gateway.streams.store.store import Store
     from tests.live.processes import WorkerProcess
 
 

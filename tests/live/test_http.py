@@ -15,9 +15,9 @@ import jwt
 import pytest
 
 from gateway import wire
-from gateway.dialects import sse
-from gateway.streams.conversations import MOST_AHEAD
-from gateway.streams.store import open_store
+from gateway.streams.history_log import MAX_AHEAD
+from gateway.streams.store.store import open_store
+from gateway.transports import event_stream
 from tests.live.conftest import MODELS, House, entries, text_of
 from tests.live.processes import GatewayProcess
 from tests.provider_server import Scenario
@@ -176,7 +176,7 @@ BAD_BODIES: Final[dict[str, tuple[bytes, str | None]]] = {
     "text": (b'{"text":"x"}', "text/plain"),
     "form": (b"text=x", "application/x-www-form-urlencoded"),
     "json-in-name-only": (b'{"text":"x"}', "application/jsonp"),
-    "too-large": (b'{"text":"' + b"x" * wire.MOST_FRAME_BYTES + b'"}', "application/json"),
+    "too-large": (b'{"text":"' + b"x" * wire.MAX_FRAME_BYTES + b'"}', "application/json"),
     "not-json": (b"{", "application/json"),
     "not-utf8": (b'{"text":"\xff"}', "application/json"),
     "byte-order-mark": (b'\xef\xbb\xbf{"text":"x"}', "application/json"),
@@ -189,7 +189,7 @@ BAD_BODIES: Final[dict[str, tuple[bytes, str | None]]] = {
     "empty": (b"", "application/json"),
     "no-text": (b"{}", "application/json"),
     "empty-text": (b'{"text":""}', "application/json"),
-    "long-text": (json.dumps({"text": "x" * (wire.MOST_TEXT + 1)}).encode(), "application/json"),
+    "long-text": (json.dumps({"text": "x" * (wire.MAX_TEXT + 1)}).encode(), "application/json"),
     "wrong-type": (b'{"text":5}', "application/json"),
     "unknown-choice": (b'{"text":"x","if_busy":"later"}', "application/json"),
     "unknown-model": (b'{"text":"x","model":"a b"}', "application/json"),
@@ -232,7 +232,7 @@ async def test_too_many_messages_are_refused_with_a_time_to_come_again(
     url = house.gateways[0].url
     house.provider.scenarios[f"for ever {conversation}"] = Scenario(ending="silence")
     responses = [
-        await ask(client, url, conversation, f"for ever {conversation}", model="fake") for _ in range(MOST_AHEAD)
+        await ask(client, url, conversation, f"for ever {conversation}", model="fake") for _ in range(MAX_AHEAD)
     ]
     reply = await client.post(f"{url}/v1/conversations/{conversation}/messages", json={"text": "one more"})
     assert problem(reply) == "too_many"
@@ -503,7 +503,7 @@ async def test_what_keeps_a_stream_alive_and_unbuffered(
         while (event := await reader.next(comments=True)) is not None and event.data is not None:
             pass
         assert event is not None
-    assert sse.KEEP_ALIVE - 1 < time.monotonic() - begun < sse.KEEP_ALIVE + 5
+    assert event_stream.KEEP_ALIVE - 1 < time.monotonic() - begun < event_stream.KEEP_ALIVE + 5
 
 
 # Who may

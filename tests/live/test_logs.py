@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jwt
 import pytest
 
-from gateway.logs import JsonFormat, TextFormat
+from gateway.process.logs import JsonFormat, TextFormat
 from tests.live.client import Client
 from tests.live.conftest import LEASE
 from tests.live.processes import GatewayProcess, WorkerProcess
@@ -115,7 +115,7 @@ async def test_one_answer_is_followed_by_its_id_over_a_workers_death_and_no_secr
 
 
 def record(message: str, *arguments: object, **about: object) -> logging.LogRecord:
-    made = logging.makeLogRecord({"name": "gateway.feed", "levelno": logging.INFO, "levelname": "INFO", **about})
+    made = logging.makeLogRecord({"name": "gateway.feed.feed", "levelno": logging.INFO, "levelname": "INFO", **about})
     made.msg, made.args = message, arguments
     return made
 
@@ -125,14 +125,14 @@ def test_an_event_is_one_line_of_json_whatever_it_holds() -> None:
     assert "\n" not in line
     event = json.loads(line)
     assert (event["event"], event["level"]) == ("two\nlines \ud800 and more", "info")
-    assert (event["response"], event["attempt"], event["logger"]) == ("r1", 2, "gateway.feed")
+    assert (event["response"], event["attempt"], event["logger"]) == ("r1", 2, "gateway.feed.feed")
     assert "conversation" not in event
     assert "user" not in event
 
 
 def test_for_people_the_ids_stand_behind() -> None:
     line = TextFormat().format(record("it ended", conversation="c1", response="r1"))
-    assert line.endswith("INFO gateway.feed: it ended conversation=c1 response=r1")
+    assert line.endswith("INFO gateway.feed.feed: it ended conversation=c1 response=r1")
 
 
 def test_a_failure_is_told_within_the_line() -> None:

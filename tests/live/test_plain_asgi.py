@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import uvicorn
 from websockets.asyncio.client import connect
 
-from gateway import app, connection
+from gateway import app
 from gateway.settings import load
-from gateway.streams.store import open_store
+from gateway.streams.store.store import open_store
+from gateway.transports import websocket
 from tests.live.client import Client
 from tests.live.conftest import entries, text_of
 
@@ -68,7 +69,7 @@ async def test_an_answer_arrives_whole_and_is_stopped(house: House, conversation
 
 
 async def test_who_takes_nothing_is_let_go(house: House, conversation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "WRITE_WITHIN", 1.0)
+    monkeypatch.setattr(websocket, "WRITE_WITHIN", 1.0)
     async with plain_gateway(house.server.url) as (shared, url):
         async with Client(conversation) as witness:
             await witness.connect(house.urls()[0])

@@ -18,15 +18,15 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from websockets.frames import Frame, Opcode
 
-from gateway.burst import Burst
-from gateway.uvicorn_protocol import TAKE_OVER, HttpProtocol, WebSocketProtocol
+from gateway.frame_batch import FrameBatch
+from gateway.transports.uvicorn_protocol import TAKE_OVER, HttpProtocol, WebSocketProtocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starlette.websockets import WebSocket
 
-    from gateway.direct_socket import DirectSocket
+    from gateway.transports.direct_socket import DirectSocket
 
 pytestmark = [pytest.mark.live, pytest.mark.asyncio(loop_scope="module")]
 
@@ -36,7 +36,7 @@ KEY: Final = bytes((0x37, 0xFA, 0x21, 0x3D))
 UTF8: Final = "Hello-µ@ßöäüàá-UTF-8!! κόσμε 😀".encode()
 
 
-class Said(Burst):
+class Said(FrameBatch):
     """A message as it was heard."""
 
     def __init__(self, data: str | bytes) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.streams import events
+from gateway.streams import log_entries
 from tests.live.client import Client
 from tests.live.conftest import House, entries, text_of
 from tests.provider_server import Scenario
@@ -49,8 +49,8 @@ async def stopped(client: Client, others: list[Client], response: str) -> float:
 
 async def only_end_is_last(house: House, response: str) -> None:
     log = await entries(house.server.url, response)
-    assert [value[:1] == events.END for _, value in log].count(True) == 1
-    assert log[-1][1][:1] == events.END
+    assert [value[:1] == log_entries.END for _, value in log].count(True) == 1
+    assert log[-1][1][:1] == log_entries.END
 
 
 async def test_while_it_is_queued_and_no_worker_lives(empty_house: House, conversation: str) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 
-from gateway.streams import log
-from gateway.streams.store import open_store
+from gateway.streams import response_log
+from gateway.streams.store.store import open_store
 from tests.live.client import Client
 from tests.live.processes import GatewayProcess, WorkerProcess
 from tests.provider_server import Scenario
@@ -144,7 +144,7 @@ async def test_from_the_request_through_the_store_to_the_provider_and_the_first_
 async def trace_of(house: House, response: str) -> str | None:
     store = await open_store(house.server.url)
     try:
-        queued = await log.request(store, response)
+        queued = await response_log.request(store, response)
     finally:
         await store.close()
     assert queued is not None

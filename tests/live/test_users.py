@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from gateway.streams.errors import StoreError
-from gateway.streams.store import open_store
+from gateway.streams.store.errors import StoreError
+from gateway.streams.store.store import open_store
 from tests.gateway.streams.steps import Talk
 from tests.live.client import Client
 from tests.live.processes import GatewayProcess, WorkerProcess

@@ -10,8 +10,8 @@ from typing import Final
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway.streams.events import NONCES, LogId
-from workers.attempt import MOST_ENTRIES, Append, Attempt
+from gateway.streams.log_entries import NONCES, LogId
+from workers.attempt import MAX_ENTRIES, Append, Attempt
 
 QUEUED: Final = (LogId(7, 1), b"Q")
 BEFORE: Final = QUEUED[0]
@@ -68,12 +68,12 @@ def test_what_comes_while_an_append_is_on_its_way_is_the_next_append() -> None:
 
 def test_an_append_is_never_large() -> None:
     attempt = Attempt(BEFORE, START, b"S")
-    attempt.add([b"T%d" % number for number in range(2 * MOST_ENTRIES + 1)])
+    attempt.add([b"T%d" % number for number in range(2 * MAX_ENTRIES + 1)])
     sizes = []
     while (append := attempt.next()) is not None:
         sizes.append(len(append.values))
         attempt.appended(append)
-    assert sizes == [MOST_ENTRIES, MOST_ENTRIES, 1]
+    assert sizes == [MAX_ENTRIES, MAX_ENTRIES, 1]
 
 
 def test_a_start_that_was_lost_is_written_again() -> None:
@@ -115,7 +115,7 @@ def test_a_log_that_went_on_without_an_attempt_fences_it() -> None:
 
 
 class AppendingUnderFaults(RuleBasedStateMachine):
-    """A worker as `workers.generate` is one, on a store at its worst."""
+    """A worker as `workers.generation` is one, on a store at its worst."""
 
     @initialize()
     def claim(self) -> None:
@@ -126,7 +126,7 @@ class AppendingUnderFaults(RuleBasedStateMachine):
         self.fenced = False
         self.on_the_way: Append | None = None
 
-    @rule(count=st.integers(1, 3) | st.just(MOST_ENTRIES + 1))
+    @rule(count=st.integers(1, 3) | st.just(MAX_ENTRIES + 1))
     def gather(self, count: int) -> None:
         values = [b"T%d" % (len(self.given) + index) for index in range(count)]
         self.attempt.add(values)

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.streams import events
-from workers.batch import BUSY, IDLE, MOST_CHARACTERS, WIDEST, Batch, Window
+from gateway.streams import log_entries
+from workers.batch import BUSY, IDLE, MAX_CHARACTERS, WIDEST, Batch, Window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-KINDS = st.sampled_from([events.TEXT, events.REASONING])
+KINDS = st.sampled_from([log_entries.TEXT, log_entries.REASONING])
 UNITS = st.sampled_from(["a", "é", "語", '"', "\n", "\x00", "\ud83d", "\ude00", "\ud800", "\udfff", "😀"])
 PIECES = st.text(st.characters(exclude_categories=())) | st.lists(UNITS).map("".join)
 
@@ -41,7 +41,7 @@ def halved(text: str) -> str:
 
 
 def read(entries: Sequence[bytes], kind: bytes) -> str:
-    return events.unescape(b"".join(entry[1:] for entry in entries if entry[:1] == kind))
+    return log_entries.unescape(b"".join(entry[1:] for entry in entries if entry[:1] == kind))
 
 
 @given(st.lists(st.tuples(KINDS, PIECES, st.booleans())))
@@ -54,7 +54,7 @@ def test_each_kind_of_text_is_what_its_pieces_are_together(pieces: list[tuple[by
         if taken:
             entries += batch.take(1)
     entries += batch.take(1, last=True)
-    for kind in (events.TEXT, events.REASONING):
+    for kind in (log_entries.TEXT, log_entries.REASONING):
         assert read(entries, kind) == whole("".join(piece for other, piece, _ in pieces if other == kind))
 
 
@@ -65,23 +65,23 @@ def test_any_splitting_of_a_text_gives_that_text(text: str, cuts: list[int], eve
     batch = Batch(1_000_000)
     entries = []
     for number, (begin, end) in enumerate(pairwise(places)):
-        batch.add(events.TEXT, units[begin:end])
+        batch.add(log_entries.TEXT, units[begin:end])
         if number % every == 0:
             entries += batch.take(1)
     entries += batch.take(1, last=True)
-    assert read(entries, events.TEXT) == text
+    assert read(entries, log_entries.TEXT) == text
 
 
 def test_half_a_pair_waits_for_its_other_half() -> None:
     batch = Batch(100)
-    batch.add(events.TEXT, "a\ud83d")
+    batch.add(log_entries.TEXT, "a\ud83d")
     assert batch.take(1) == [b"Ta"]
-    batch.add(events.REASONING, "hm")
-    batch.add(events.TEXT, "\ude00b")
+    batch.add(log_entries.REASONING, "hm")
+    batch.add(log_entries.TEXT, "\ude00b")
     assert batch.take(1) == [b"Rhm", "T😀b".encode()]
 
 
-@pytest.mark.parametrize("kind", [events.TEXT, events.REASONING])
+@pytest.mark.parametrize("kind", [log_entries.TEXT, log_entries.REASONING])
 def test_half_a_pair_waits_no_longer_than_there_is_something_to_wait_for(kind: bytes) -> None:
     batch = Batch(100)
     batch.add(kind, "\ud83d")
@@ -102,11 +102,11 @@ def test_kinds_keep_their_order() -> None:
 def test_the_first_piece_is_due_at_once_and_the_next_in_the_next_beat() -> None:
     batch = Batch(100)
     assert not batch.due(7)
-    batch.add(events.TEXT, "a")
+    batch.add(log_entries.TEXT, "a")
     assert batch.due(7)
     assert batch.take(7) == [b"Ta"]
-    batch.add(events.TEXT, "b")
-    batch.add(events.TEXT, "c")
+    batch.add(log_entries.TEXT, "b")
+    batch.add(log_entries.TEXT, "c")
     assert not batch.due(7)
     assert batch.due(8)
     assert batch.take(8) == [b"Tbc"]
@@ -118,7 +118,7 @@ def test_pieces_are_due_in_every_beat_but_the_one_in_which_some_were_taken(steps
     beat, taken_in = 1, 0
     for another, piece in steps:
         beat += another
-        batch.add(events.TEXT, piece)
+        batch.add(log_entries.TEXT, piece)
         assert batch.due(beat) is (not batch.empty and taken_in != beat)
         if batch.due(beat):
             assert batch.take(beat) != []
@@ -216,12 +216,12 @@ def test_an_answer_is_never_longer_than_it_may_be_and_what_there_is_of_it_is_its
     entries = []
     for piece in pieces:
         was_full = batch.full
-        batch.add(events.TEXT, piece)
+        batch.add(log_entries.TEXT, piece)
         taken = batch.take(1) if early else []
         entries += taken
         assert not (was_full and taken)
     entries += batch.take(1, last=True)
-    text, all_of_it = read(entries, events.TEXT), whole("".join(pieces))
+    text, all_of_it = read(entries, log_entries.TEXT), whole("".join(pieces))
     assert len(text.encode()) <= longest
     assert all_of_it.startswith(text)
     assert batch.full is (len(all_of_it.encode()) >= longest)
@@ -230,20 +230,20 @@ def test_an_answer_is_never_longer_than_it_may_be_and_what_there_is_of_it_is_its
 
 def test_text_and_reasoning_share_what_room_there_is() -> None:
     batch = Batch(4)
-    batch.add(events.REASONING, "abc")
+    batch.add(log_entries.REASONING, "abc")
     assert batch.size == 3
-    batch.add(events.TEXT, "de")
+    batch.add(log_entries.TEXT, "de")
     assert batch.full
     assert batch.size == 4
-    batch.add(events.REASONING, "f")
+    batch.add(log_entries.REASONING, "f")
     assert batch.take(1) == [b"Rabc", b"Td"]
 
 
-@given(st.sampled_from(["a", "\x00", "😀", '"']), st.integers(0, 3 * MOST_CHARACTERS + 1))
+@given(st.sampled_from(["a", "\x00", "😀", '"']), st.integers(0, 3 * MAX_CHARACTERS + 1))
 def test_an_entry_is_never_large(character: str, count: int) -> None:
     batch = Batch(1_000_000)
-    batch.add(events.TEXT, character * count)
+    batch.add(log_entries.TEXT, character * count)
     entries = batch.take(1)
-    assert len(entries) == -(-count // MOST_CHARACTERS)
+    assert len(entries) == -(-count // MAX_CHARACTERS)
     assert all(1 < len(entry) < 25_000 and b"\n" not in entry for entry in entries)
-    assert read(entries, events.TEXT) == character * count
+    assert read(entries, log_entries.TEXT) == character * count

@@ -14,7 +14,7 @@ from workers.providers.demo import (
     BODIES,
     FLOOD_TOKENS,
     LONG_TOKENS,
-    LONGEST_TOKENS,
+    MAX_TOKENS,
     REMEMBERED,
     THOUGHT,
     answer,
@@ -173,7 +173,7 @@ async def test_long_answers_have_as_many_tokens_as_they_say(prompt: str, count: 
 
 
 def test_the_longest_answer_is_bounded() -> None:
-    assert len(answer("/long 9999999999")) == len(answer(f"/long {LONGEST_TOKENS}"))
+    assert len(answer("/long 9999999999")) == len(answer(f"/long {MAX_TOKENS}"))
 
 
 async def test_think_thinks_before_it_answers() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FLOOD_TOKENS = 20_000
 LONG_TOKENS = 4_000
-LONGEST_TOKENS = 100_000
+MAX_TOKENS = 100_000
 BROKEN_TOKENS = 40
 """How many tokens come before an answer that is told to break off does."""
 
@@ -226,7 +226,7 @@ def _pieces(prompt: str) -> Iterator[str]:
             return islice(_numbered(), FLOOD_TOKENS)
         case "/long":
             wanted = int(argument) if argument.isascii() and argument.isdigit() else LONG_TOKENS
-            return islice(_numbered(), min(wanted, LONGEST_TOKENS))
+            return islice(_numbered(), min(wanted, MAX_TOKENS))
     question = " ".join(prompt.split())
     body = BODIES[zlib.crc32(question.encode("utf-8", "surrogatepass")) % len(BODIES)]
     if len(question) > 200:

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.streams import events, keys
+from gateway.streams import keys, log_entries
 
 from .. import tokenwire
 from ..load import TOKEN_BYTES
@@ -140,10 +140,10 @@ class _Logs:
             pipeline.xrange(keys.log(response), min=self._last[response])
         for response, entries in zip(self._responses, pipeline.execute(), strict=True):
             for entry, fields in entries:
-                value = fields[events.FIELD]
-                if value[:1] == events.TEXT:
+                value = fields[log_entries.FIELD]
+                if value[:1] == log_entries.TEXT:
                     self._text[response] += value[1:]
-                elif value[:1] == events.END:
+                elif value[:1] == log_entries.END:
                     self._ended[response] = value[1:]
                 self._last[response] = f"({entry.decode()}"
         return sum(len(text) for text in self._text.values()) // TOKEN_BYTES

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from gateway.streams import conversations, events, jobs, keys, log
-from gateway.streams.conversations import Accepted, Refused, Submission
-from gateway.streams.events import End, LogId, Start
-from gateway.streams.log import Claimed, Ended, Moved
+from gateway.streams import history_log, jobs, keys, log_entries, response_log
+from gateway.streams.history_log import Accepted, Refused, Submission
+from gateway.streams.log_entries import End, LogId, Start
+from gateway.streams.response_log import Claimed, Ended, Moved
 from workers.attempt import Attempt
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from gateway.streams.jobs import Job
-    from gateway.streams.store import Store
+    from gateway.streams.store.store import Store
 
 COMPLETE = End("complete", usage={"input_tokens": 3, "output_tokens": 5})
 STOPPED = End("stopped", retryable=True)
@@ -31,18 +31,18 @@ LEASE = 60.0
 
 def text(*pieces: str) -> list[bytes]:
     """Entries of text, one for each piece."""
-    return [events.TEXT + events.escape(piece) for piece in pieces]
+    return [log_entries.TEXT + log_entries.escape(piece) for piece in pieces]
 
 
 def fold(entries: Sequence[tuple[LogId, bytes]]) -> str:
     """The text that a log tells."""
     told = b""
     for _, value in entries:
-        if value[:1] == events.START:
+        if value[:1] == log_entries.START:
             told = b""
-        elif value[:1] == events.TEXT:
+        elif value[:1] == log_entries.TEXT:
             told += value[1:]
-    return events.unescape(told)
+    return log_entries.unescape(told)
 
 
 @dataclass
@@ -66,13 +66,13 @@ class Talk:
         await self.store.client.xgroup_create(keys.jobs(self.partition), keys.GROUP, id="0", mkstream=True)
 
     async def submit(
-        self, said: str | None = "Why?", key: str | None = None, if_busy: conversations.IfBusy = "queue", **more: Any
+        self, said: str | None = "Why?", key: str | None = None, if_busy: history_log.IfBusy = "queue", **more: Any
     ) -> Accepted | Refused:
         submission = Submission(self.name, key or secrets.token_hex(4), more.pop("model", "default"), said, **more)
-        return await conversations.submit(self.store, submission, if_busy)
+        return await history_log.submit(self.store, submission, if_busy)
 
     async def ask(
-        self, said: str | None = "Why?", key: str | None = None, if_busy: conversations.IfBusy = "queue", **more: Any
+        self, said: str | None = "Why?", key: str | None = None, if_busy: history_log.IfBusy = "queue", **more: Any
     ) -> Accepted:
         accepted = await self.submit(said, key, if_busy, **more)
         assert isinstance(accepted, Accepted)
@@ -96,15 +96,17 @@ class Talk:
         await self.redis.xclaim(keys.jobs(self.partition), keys.GROUP, holder, 0, [job.id], idle=idle, justid=True)
 
     async def stop(self, response: str, how: End = STOPPED) -> Ended | Moved | None:
-        return await log.end(self.store, self.name, response, how)
+        return await response_log.end(self.store, self.name, response, how)
 
-    async def history(self) -> list[events.TurnEntry | None]:
-        return [events.decode_turn(value) for _, value in await conversations.read(self.store, self.name)]
+    async def history(self) -> list[log_entries.HistoryEntry | None]:
+        return [log_entries.decode_history_entry(value) for _, value in await history_log.read(self.store, self.name)]
 
-    async def settled(self, response: str) -> events.Settled:
+    async def settled(self, response: str) -> log_entries.Settled:
         """The only word of the conversation on how a response ended."""
         (entry,) = [
-            entry for entry in await self.history() if isinstance(entry, events.Settled) and entry.response == response
+            entry
+            for entry in await self.history()
+            if isinstance(entry, log_entries.Settled) and entry.response == response
         ]
         return entry
 
@@ -147,7 +149,9 @@ class Writer:
 
     async def flush(self) -> bool:
         while (append := self.attempt.next()) is not None:
-            result = await log.append(self.store, self.job.conversation, self.job.response, *append, patience=10.0)
+            result = await response_log.append(
+                self.store, self.job.conversation, self.job.response, *append, patience=10.0
+            )
             if result == "appended":
                 self.attempt.appended(append)
             elif not self.attempt.refused(result):
@@ -156,7 +160,7 @@ class Writer:
 
     async def end(self, how: End = COMPLETE) -> Ended | Literal["fenced"] | None:
         while await self.flush():
-            result = await log.end(
+            result = await response_log.end(
                 self.store, self.job.conversation, self.job.response, how, expected=self.attempt.tail
             )
             if not isinstance(result, Moved):
@@ -168,9 +172,9 @@ class Writer:
 
 async def claim(store: Store, job: Job, worker: str = "w1", *, keep_text: bool = False) -> Writer:
     """Begin an attempt that nothing stands in the way of."""
-    claimed = await log.claim(store, job, worker, START, keep_text=keep_text, most_attempts=3)
+    claimed = await response_log.claim(store, job, worker, START, keep_text=keep_text, most_attempts=3)
     assert isinstance(claimed, Claimed), claimed
-    kind = events.CONTINUE if keep_text else events.START
+    kind = log_entries.CONTINUE if keep_text else log_entries.START
     attempt = Attempt(claimed.before, claimed.start, kind + msgspec.json.encode(START))
     return Writer(store, job, worker, attempt, claimed.start)
 

@@ -7,10 +7,10 @@ from functools import partial
 
 import pytest
 
-from gateway.streams import jobs, keys, log
-from gateway.streams.events import End
+from gateway.streams import jobs, keys, response_log
 from gateway.streams.jobs import Job
-from gateway.streams.store import Lifetimes, Store
+from gateway.streams.log_entries import End
+from gateway.streams.store.store import Lifetimes, Store
 from tests.gateway.streams.steps import COMPLETE, LEASE, Talk, dump, listening, nothing_changes
 from tests.stores import Stores, forgetful
 
@@ -279,7 +279,7 @@ async def test_when_all_jobs_of_a_partition_are_lost_every_open_response_is_stil
     while await talk.open():
         for job in await talk.takes("w1"):
             answered.append(job.response)
-            await log.end(talk.store, job.conversation, job.response, COMPLETE)
+            await response_log.end(talk.store, job.conversation, job.response, COMPLETE)
     assert set(answered) == set(asked)
     assert [each for each in answered if each != asked[1]] == [asked[0], asked[2], asked[3]]
 

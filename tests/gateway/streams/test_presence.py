@@ -12,7 +12,7 @@ from tests.gateway.streams.steps import Talk
 if TYPE_CHECKING:
     import pytest
 
-    from gateway.streams.store import Store
+    from gateway.streams.store.store import Store
 
 GATEWAY = Gateway(
     "g1", 10.0, 0.1, 1 << 20, 3, 5, 1, 1, 40.0, 200.0, (Watched("r00aaaaaaaaaaaaaaaa", "c1", "running", 1, 5, 1, 7),)

@@ -15,11 +15,11 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from gateway.streams import conversations, events, jobs, keys, log
-from gateway.streams.conversations import Accepted
-from gateway.streams.events import LogId, Settled
-from gateway.streams.log import Claimed, Ended
-from gateway.streams.store import Store, open_store
+from gateway.streams import history_log, jobs, keys, log_entries, response_log
+from gateway.streams.history_log import Accepted
+from gateway.streams.log_entries import LogId, Settled
+from gateway.streams.response_log import Claimed, Ended
+from gateway.streams.store.store import Store, open_store
 from tests.gateway.streams.steps import COMPLETE, START, Talk, Writer, claim, dump, fold, lose_tail
 from tests.stores import forgetful
 
@@ -110,10 +110,10 @@ class Writers(RuleBasedStateMachine):
             assert outcome == ("exhausted" if holds else "lost")
 
     async def tries_to_claim(self, store: Store, job: Job, worker: str, keep: bool) -> Writer | str:
-        number = (await log.read(self.store, job.response))[-1][0].number
+        number = (await response_log.read(self.store, job.response))[-1][0].number
         if (await self.talk.pending()).get(job.id) == worker and number < 3:
             return await claim(store, job, worker, keep_text=keep)
-        outcome = await log.claim(store, job, worker, START, keep_text=keep, most_attempts=3)
+        outcome = await response_log.claim(store, job, worker, START, keep_text=keep, most_attempts=3)
         assert not isinstance(outcome, Claimed)
         return outcome
 
@@ -128,7 +128,10 @@ class Writers(RuleBasedStateMachine):
         if fenced:
             assert self.run(dump(self.store)) == before, "a fenced writer changes nothing"
         else:
-            assert self.entries_now(writer)[-1] == (writer.attempt.tail, events.TEXT + events.escape(pieces[-1]))
+            assert self.entries_now(writer)[-1] == (
+                writer.attempt.tail,
+                log_entries.TEXT + log_entries.escape(pieces[-1]),
+            )
 
     @precondition(lambda self: self.writers)
     @rule(data=st.data(), lost=LOST)
@@ -163,7 +166,7 @@ class Writers(RuleBasedStateMachine):
         writer = self.writers[data.draw(st.sampled_from(sorted(self.writers)))]
         entries = self.entries_now(writer)
         last, value = entries[-1]
-        if value[:1] == events.END or last.number == 0:
+        if value[:1] == log_entries.END or last.number == 0:
             # An end and a submit take effect in several keys, which a failover loses together.
             return
         mine = sum(entry.attempt == last.attempt for entry, _ in entries)
@@ -183,14 +186,14 @@ class Writers(RuleBasedStateMachine):
     # What is always so
 
     def entries_now(self, writer: Writer) -> Sequence[tuple[LogId, bytes]]:
-        entries: Sequence[tuple[LogId, bytes]] = self.run(log.read(self.store, writer.job.response))
+        entries: Sequence[tuple[LogId, bytes]] = self.run(response_log.read(self.store, writer.job.response))
         return entries
 
     def is_fenced(self, writer: Writer) -> bool:
         """Whether the log has an end, or went on without this writer, however much of its own was lost."""
         last, value = self.entries_now(writer)[-1]
         return (
-            value[:1] == events.END
+            value[:1] == log_entries.END
             or (last.attempt != writer.start.attempt and last.seq >= writer.start.seq)
             or (last.seq < writer.start.seq and last != writer.attempt._before)
         )
@@ -198,12 +201,12 @@ class Writers(RuleBasedStateMachine):
     @invariant()
     def the_store_is_in_order(self) -> None:
         for response in self.responses:
-            entries = self.run(log.read(self.store, response))
+            entries = self.run(response_log.read(self.store, response))
             former = self.entries.get(response, entries[:1])
             assert entries[: len(former)] == former, "what is written stays"
             self.entries[response] = entries
             self.check_log(entries)
-        ended = {response for response in self.responses if self.entries[response][-1][1][:1] == events.END}
+        ended = {response for response in self.responses if self.entries[response][-1][1][:1] == log_entries.END}
         self.check_conversation(ended)
         self.check_jobs(ended)
 
@@ -212,20 +215,20 @@ class Writers(RuleBasedStateMachine):
         assert ids == sorted(set(ids))
         assert [entry.seq for entry in ids] == list(range(1, len(ids) + 1))
         kinds = [value[:1] for _, value in entries]
-        assert kinds[0] == events.QUEUED
-        assert events.END not in kinds[:-1], "there is one end, and it is the last entry"
+        assert kinds[0] == log_entries.QUEUED
+        assert log_entries.END not in kinds[:-1], "there is one end, and it is the last entry"
         for (before, _), (entry, value) in pairwise(entries):
-            if value[:1] in (events.START, events.CONTINUE):
+            if value[:1] in (log_entries.START, log_entries.CONTINUE):
                 assert entry.number == before.number + 1
             else:
-                assert entry.attempt == before.attempt or value[:1] == events.END
+                assert entry.attempt == before.attempt or value[:1] == log_entries.END
 
     def check_conversation(self, ended: set[str]) -> None:
-        entries = self.run(conversations.read(self.store, "c1"))
+        entries = self.run(history_log.read(self.store, "c1"))
         assert [entry.seq for entry, _ in entries] == list(range(1, len(entries) + 1))
-        turns = [events.decode_turn(value) for _, value in entries]
+        turns = [log_entries.decode_history_entry(value) for _, value in entries]
         settled = [turn for turn in turns if isinstance(turn, Settled)]
-        texts = {turn.response: events.unescape(bytes(turn.text)[1:-1]) for turn in settled}
+        texts = {turn.response: log_entries.unescape(bytes(turn.text)[1:-1]) for turn in settled}
         assert len(texts) == len(settled)
         assert texts == {response: fold(self.entries[response]) for response in ended}
 

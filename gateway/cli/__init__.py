@@ -1,0 +1,1 @@
+"""The tokenwire command line."""

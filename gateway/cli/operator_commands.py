@@ -1,0 +1,121 @@
+"""What an operator looks at in a terminal: tokenwire doctor | config | top | tail"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from gateway.cli.options import needs_shared_store, run_to_end, with_settings
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
+
+HOME_AND_CLEAR: str = "\x1b[H\x1b[J"
+"""To the corner, and clear from there on: ECMA-48, sections 8.3.21 and 8.3.39."""
+
+
+@click.command()
+@click.option("--url", help="also look at the gateway at this address of the clients', and the proxies before it")
+@click.option("--token", help="opens a conversation doctor-* there; needless with a secret in TOKENWIRE_JWT_KEY")
+@with_settings
+def doctor(settings: Settings, url: str | None, token: str | None) -> None:
+    """Check the store, the limits of this machine, the keys and the way to a gateway, and say what to do."""
+    from gateway.operations.doctor import examine
+
+    findings = asyncio.run(examine(settings, url, token))
+    for finding in findings:
+        click.echo(f"{finding.mark:<5} {finding.subject}: {finding.text}")
+    if any(finding.mark == "FAIL" for finding in findings):
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("response")
+@click.option("--follow", is_flag=True, help="go on until the log has its end")
+@with_settings
+def tail(settings: Settings, response: str, follow: bool) -> None:
+    """Print the log of RESPONSE, an entry a line: its id, its kind, its body."""
+    from gateway.streams import keys
+
+    if not keys.is_response(response):
+        raise click.ClickException(f"{response!r} is no response's id; they look like r07 and 16 letters or digits")
+    needs_shared_store(settings)
+    run_to_end(_tail(settings, response, follow))
+
+
+@click.command()
+@with_settings
+@click.pass_obj
+def config(options: dict[str, str], settings: Settings) -> None:
+    """Print the settings in effect, with secrets masked, and where each comes from."""
+    from gateway.settings import effective
+
+    rows = effective(settings, options, os.environ)
+    wide = max(len(row.name) for row in rows)
+    for row in rows:
+        click.echo(f"{row.name:<{wide}}  {row.source:<11}  {row.value}")
+
+
+@click.command()
+@click.option("--json", "once", is_flag=True, help="print it once, as JSON, and leave")
+@with_settings
+def top(settings: Settings, once: bool) -> None:
+    """Show gateways, workers, the queue and open responses, and go on showing them."""
+    needs_shared_store(settings)
+    run_to_end(_top(settings, once))
+
+
+async def _top(settings: Settings, once: bool) -> None:
+    import msgspec
+
+    from gateway.operations import top as screen
+    from gateway.operations.overview import overview
+    from gateway.streams import presence
+    from gateway.streams.store.store import open_store
+
+    store = await open_store(settings.store, settings.lifetimes)
+    try:
+        while True:
+            fleet = await overview(store)
+            if once:
+                click.echo(msgspec.json.encode(fleet).decode())
+                return
+            width, height = shutil.get_terminal_size()
+            shown = screen.lines(fleet, time.strftime("%H:%M:%S"), width, height)
+            click.echo(HOME_AND_CLEAR + "\n".join(shown), nl=False)
+            sys.stdout.flush()
+            await asyncio.sleep(presence.EVERY)
+    finally:
+        await store.close()
+
+
+async def _tail(settings: Settings, response: str, follow: bool) -> None:
+    from gateway.streams import log_entries, response_log
+    from gateway.streams.store.store import open_store
+
+    store = await open_store(settings.store, settings.lifetimes)
+    try:
+        last = None
+        while True:
+            entries = await response_log.read(store, response, last)
+            if not entries:
+                raise click.ClickException(f"there is no log of {response}; a log is kept for {settings.retention:g} s")
+            for entry, value in entries:
+                if last is not None and entry <= last:
+                    continue
+                kind, body = value[:1], value[1:].decode()
+                name = log_entries.KINDS.get(kind, kind.decode())
+                click.echo(f"{entry!s:<20} {name:<9} {body}")
+            # A log that lost a tail ends before what was shown.
+            last = max(last or entries[-1][0], entries[-1][0])
+            if not follow or entries[-1][1][:1] == log_entries.END:
+                return
+            await asyncio.sleep(0.2)
+    finally:
+        await store.close()

@@ -1,1 +1,0 @@
-"""The same logs in the forms that other ecosystems read: each module reads the replicas of the hub."""

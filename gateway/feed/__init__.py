@@ -1,0 +1,1 @@
+"""Store to hub: subscribe, load logs, reconcile replicas with the store."""

@@ -1,0 +1,1 @@
+"""What operators use: metrics port, live page, top, doctor."""

@@ -1,0 +1,1 @@
+"""The operating system side: HTTP server, signals, process group, log format."""

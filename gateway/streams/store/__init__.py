@@ -1,0 +1,1 @@
+"""The store client: servers, pipelined scripts, subscriptions, error classes."""

@@ -1,0 +1,1 @@
+"""How frames reach a client: WebSocket, server-sent events, HTTP, static files."""

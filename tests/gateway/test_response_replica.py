@@ -1,0 +1,261 @@
+"""A copy of a log: what its door lets in, and what a viewer reads from each cursor."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.replica import UNKNOWN, Outcome
+from gateway.response_replica import ResponseReplica
+from gateway.streams import log_entries
+from gateway.streams.log_entries import (
+    NONCES,
+    End,
+    LogId,
+    Published,
+    Queued,
+    Settled,
+    Start,
+    Waiting,
+)
+
+RESPONSE = "r01aaaaaaaaaaaaaaaa"
+FIRST, SECOND = NONCES + 7, 2 * NONCES + 8
+QUEUED = (LogId(5, 1), log_entries.encode(log_entries.QUEUED, Queued("c1", "m1", "default")))
+STARTED = (LogId(FIRST, 2), log_entries.encode(log_entries.START, Start("default", "worker")))
+HELLO = (LogId(FIRST, 3), log_entries.TEXT + b"Hello")
+THINKS = (LogId(FIRST, 4), log_entries.REASONING + b"hm")
+WORLD = (LogId(FIRST, 5), log_entries.TEXT + b", w\xc3\xb6rld\\n")
+COMPLETE = (
+    LogId(FIRST, 6),
+    log_entries.encode(log_entries.END, End("complete", usage={"output_tokens": 2}, retryable=False)),
+)
+LOG = [QUEUED, STARTED, HELLO, THINKS, WORLD]
+
+
+def copy_of(*entries: tuple[LogId, bytes]) -> ResponseReplica:
+    replica = ResponseReplica(RESPONSE)
+    assert replica.repair(None, entries) is Outcome.ACCEPTED
+    return replica
+
+
+def read(replica: ResponseReplica, after: LogId | None) -> list[dict[str, Any]]:
+    return [json.loads(frame.body) for frame in replica.read(after)]
+
+
+def kinds(frames: list[dict[str, Any]]) -> list[str]:
+    return [frame["type"] for frame in frames]
+
+
+def test_entries_that_follow_are_accepted_and_those_known_are_ignored() -> None:
+    replica = ResponseReplica(RESPONSE)
+    assert replica.read(None) == []
+    assert replica.extend(None, LOG[:2]) is Outcome.ACCEPTED
+    assert replica.extend(STARTED[0], [HELLO]) is Outcome.ACCEPTED
+    assert replica.extend(STARTED[0], [HELLO]) is Outcome.KNOWN
+    assert replica.extend(QUEUED[0], [STARTED, HELLO, THINKS]) is Outcome.ACCEPTED
+    assert replica.tail == THINKS[0]
+    assert replica.extend(THINKS[0], []) is Outcome.KNOWN
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4)), max_size=12), st.booleans())
+def test_what_is_published_is_taken_as_the_same_entries_are(parts: list[tuple[int, int]], spoil: bool) -> None:
+    """Whatever comes twice, too early or in part: ids that are spelled lead where ids that are read lead."""
+    heard, extended = copy_of(QUEUED), copy_of(QUEUED)
+    for begin, count in parts:
+        # What is published together is of one attempt.
+        entries = LOG[begin : begin + count] if begin else LOG[:1]
+        previous = LOG[begin - 1][0] if begin else None
+        part = Published(
+            RESPONSE,
+            b"x" if spoil and count == 4 else str(entries[0][0]).encode(),
+            str(previous).encode() if previous else b"-",
+            [value for _, value in entries],
+        )
+        expected = Outcome.GAP if part.first == b"x" else extended.extend(previous, entries)
+        assert heard.hear(part) is expected
+        assert (heard.tail, bytes(heard.text.data)) == (extended.tail, bytes(extended.text.data))
+    assert heard.hear(Published(RESPONSE, b"1-1", b"-", [])) is Outcome.GAP
+
+
+def test_a_gap_is_told_and_changes_nothing() -> None:
+    replica = copy_of(*LOG[:2])
+    assert replica.extend(HELLO[0], [THINKS]) is Outcome.GAP
+    assert ResponseReplica(RESPONSE).extend(QUEUED[0], [STARTED]) is Outcome.GAP
+    assert replica.tail == STARTED[0]
+    assert replica.repair(STARTED[0], LOG[1:]) is Outcome.ACCEPTED
+    assert replica.tail == WORLD[0]
+
+
+@pytest.mark.parametrize(
+    ("previous", "entry"),
+    [
+        (THINKS[0], (LogId(SECOND, 5), log_entries.encode(log_entries.START, Start("default")))),
+        (LogId(SECOND, 3), (LogId(SECOND, 4), log_entries.TEXT + b"x")),
+        (LogId(SECOND, 5), (LogId(SECOND, 6), log_entries.TEXT + b"x")),
+        (STARTED[0], (LogId(SECOND, 3), log_entries.encode(log_entries.START, Start("default")))),
+    ],
+)
+def test_a_log_that_lost_a_tail_is_noticed(previous: LogId, entry: tuple[LogId, bytes]) -> None:
+    replica = copy_of(*LOG)
+    assert replica.extend(previous, [entry]) is Outcome.FOREIGN
+    assert replica.tail == WORLD[0]
+
+
+def test_what_the_store_has_must_begin_with_the_tail() -> None:
+    replica = copy_of(*LOG)
+    assert replica.repair(WORLD[0], []) is Outcome.FOREIGN
+    assert replica.repair(WORLD[0], [(LogId(SECOND, 5), b"T")]) is Outcome.FOREIGN
+    assert replica.repair(WORLD[0], [WORLD]) is Outcome.KNOWN
+    # Entries that skip some of what is here, and end beyond it, are another log's.
+    assert copy_of(*LOG[:3]).extend(QUEUED[0], [STARTED, THINKS]) is Outcome.FOREIGN
+
+
+@pytest.mark.parametrize("last", LOG[:-1])
+def test_a_log_that_lost_a_tail_is_waited_for(last: tuple[LogId, bytes]) -> None:
+    """Nobody sees a seam: the worker that wrote the tail writes it again, and another one's start contradicts it."""
+    replica = copy_of(*LOG)
+    shown = read(replica, None)
+    assert replica.repair(WORLD[0], [last]) is Outcome.KNOWN
+    rest = LOG[LOG.index(last) + 1 :]
+    more = (LogId(FIRST, 6), log_entries.TEXT + b"!")
+    assert replica.extend(last[0], rest) is Outcome.KNOWN
+    assert read(replica, None) == shown
+    assert replica.extend(WORLD[0], [more]) is Outcome.ACCEPTED
+    another = (LogId(SECOND, last[0].seq + 1), log_entries.encode(log_entries.START, Start("default", "another")))
+    assert copy_of(*LOG).extend(last[0], [another]) is Outcome.FOREIGN
+    assert copy_of(*LOG).repair(WORLD[0], [another]) is Outcome.FOREIGN
+
+
+def test_an_end_that_is_lost_is_not_waited_for() -> None:
+    """Its worker is done, and writes nothing again."""
+    assert copy_of(*LOG, COMPLETE).repair(COMPLETE[0], [WORLD]) is Outcome.FOREIGN
+
+
+def test_a_log_without_its_beginning_or_behind_its_end_is_refused() -> None:
+    assert ResponseReplica(RESPONSE).repair(None, LOG[2:]) is Outcome.FOREIGN
+    replica = copy_of(*LOG, COMPLETE)
+    assert replica.extend(COMPLETE[0], [(LogId(FIRST, 7), b"Tx")]) is Outcome.FOREIGN
+
+
+def test_a_fresh_viewer_reads_the_start_and_one_delta() -> None:
+    start, delta = read(copy_of(*LOG), None)
+    assert start["type"] == "start"
+    assert start["cursor"] == str(STARTED[0])
+    assert start["attempt"] == 1
+    assert delta == {
+        "type": "delta",
+        "response": RESPONSE,
+        "cursor": str(WORLD[0]),
+        "text": "Hello, wörld\n",
+        "reasoning": "hm",
+    }
+
+
+def test_a_viewer_reads_what_is_behind_its_cursor_and_nothing_else() -> None:
+    replica = copy_of(*LOG)
+    assert [frame["text"] for frame in read(replica, HELLO[0])] == [", wörld\n"]
+    assert read(replica, WORLD[0]) == []
+    assert replica.size == len("Hello, wörld\\nhm".encode())
+
+
+def test_the_end_says_how_long_the_text_is() -> None:
+    replica = copy_of(*LOG, COMPLETE)
+    delta, end = read(replica, STARTED[0])
+    assert delta["cursor"] == str(WORLD[0])
+    assert end["cursor"] == str(COMPLETE[0])
+    assert end["chars"] == len("Hello, wörld\n")
+    assert end["usage"] == {"output_tokens": 2}
+    assert replica.state == "ended"
+
+
+def test_states_follow_from_the_log() -> None:
+    replica = copy_of(QUEUED)
+    assert replica.state == "queued"
+    assert kinds(read(replica, None)) == ["status"]
+    assert read(replica, None)[0]["cursor"] == str(QUEUED[0])
+    replica.extend(QUEUED[0], [STARTED])
+    assert replica.state == "running"
+    waiting = (LogId(FIRST, 3), log_entries.encode(log_entries.WAITING, Waiting(2.5)))
+    replica.extend(STARTED[0], [waiting])
+    assert replica.state == "waiting"
+    assert read(replica, STARTED[0])[0]["retry_in"] == 2.5
+    assert read(replica, waiting[0]) == []
+    replica.extend(waiting[0], [(LogId(FIRST, 4), log_entries.TEXT + b"x")])
+    assert replica.state == "running"
+    assert kinds(read(replica, STARTED[0])) == ["delta"]
+    again = (LogId(SECOND, 5), log_entries.encode(log_entries.START, Start("default")))
+    replica.extend(LogId(FIRST, 4), [again])
+    assert replica.state == "recovering"
+    replica.extend(again[0], [(LogId(SECOND, 6), log_entries.REASONING + b"x")])
+    assert replica.state == "running"
+
+
+def test_a_new_attempt_resets_and_a_kept_text_stays() -> None:
+    for kind, kept in ((log_entries.START, ""), (log_entries.CONTINUE, "Hello, wörld\n")):
+        replica = copy_of(*LOG, (LogId(SECOND, 6), log_entries.encode(kind, Start("default"))))
+        frames = read(replica, HELLO[0])
+        assert kinds(frames) == ["status", "reset", "start"]
+        assert frames[0]["state"] == "recovering"
+        assert frames[1]["text"] == kept
+        assert frames[1]["reason"] == "attempt"
+        assert frames[1]["cursor"] == frames[2]["cursor"] == str(LogId(SECOND, 6))
+        # Who had nothing of the first attempt needs no reset.
+        assert kinds(read(replica, QUEUED[0])) == (["start", "delta"] if kept else ["start"])
+
+
+def test_a_cursor_that_the_log_never_had_is_a_reset() -> None:
+    replica = copy_of(*LOG)
+    for cursor in (UNKNOWN, LogId(FIRST, 99), LogId(SECOND, 3), LogId(FIRST, 1), LogId(5, 2), LogId(0, 0)):
+        assert not replica.has(cursor)
+        frames = read(replica, cursor)
+        assert kinds(frames) == ["reset", "start"]
+        assert frames[0]["text"] == "Hello, wörld\n"
+        assert frames[0]["reason"] == "lost"
+    assert not ResponseReplica(RESPONSE).has(QUEUED[0])
+    assert kinds(read(copy_of(QUEUED), UNKNOWN)) == ["reset", "status"]
+
+
+def test_a_stop_is_an_end_of_the_next_attempt() -> None:
+    stop = (LogId(NONCES + 3, 2), log_entries.encode(log_entries.END, End("stopped", retryable=True)))
+    replica = copy_of(QUEUED, stop)
+    assert kinds(read(replica, QUEUED[0])) == ["end"]
+    assert kinds(read(replica, None)) == ["end"]
+    replica = copy_of(*LOG, (LogId(SECOND, 6), stop[1]))
+    delta, end = read(replica, STARTED[0])
+    assert delta["cursor"] == str(WORLD[0])
+    assert end["reason"] == "stopped"
+    assert end["chars"] == len("Hello, wörld\n")
+
+
+def test_a_snapshot_shows_what_there_is_so_far() -> None:
+    queued, running = copy_of(QUEUED).open(), copy_of(*LOG).open()
+    assert (queued.state, queued.attempt, bytes(queued.text), queued.reasoning) == ("queued", 0, b'""', None)
+    assert (running.state, running.attempt, running.cursor) == ("running", 1, str(WORLD[0]))
+    assert json.loads(bytes(running.text)) == "Hello, wörld\n"
+    assert running.reasoning is not None
+
+
+def test_a_log_of_another_conversation_is_known_as_such() -> None:
+    assert copy_of(QUEUED).is_of("c1")
+    assert not copy_of(QUEUED).is_of("c2")
+    assert not ResponseReplica(RESPONSE).is_of("c1")
+    assert "conversation" not in json.loads(ResponseReplica(RESPONSE).status().body)
+
+
+def test_what_a_newer_release_writes_is_passed_over() -> None:
+    replica = copy_of(*LOG[:3], (LogId(FIRST, 4), b"?{}"), (LogId(FIRST, 5), log_entries.TEXT + b"!"))
+    assert [frame["text"] for frame in read(replica, STARTED[0])] == ["Hello!"]
+
+
+def test_a_settled_copy_is_of_the_log_that_has_its_text() -> None:
+    replica = copy_of(*LOG, COMPLETE)
+    for text, same in (("Hello, wörld\n", True), ("Hello", False), ("", False)):
+        assert (
+            replica.is_settled_as(Settled(RESPONSE, "m2", "complete", msgspec.Raw(msgspec.json.encode(text)))) is same
+        )

@@ -1,0 +1,262 @@
+"""A gateway that is told to leave: load balancers see it first, every client has its own moment, nobody holds it up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import signal
+import socket
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import httpx2
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from gateway.admission import ELSEWHERE_WITHIN
+from gateway.drain import MOVE_WITHIN
+from gateway.transports.event_stream import COME_BACK_WITHIN
+from tests.live.client import Client
+from tests.live.conftest import MODELS, House, entries, text_of
+from tests.live.processes import GatewayProcess
+from tests.provider_server import Scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.live
+
+WITHIN = 2.0
+"""Seconds beyond its drain in which a gateway is gone."""
+
+AT_ONCE = 2.0
+
+
+class EventReader:
+    """A reader of a conversation's event stream: what it was told, and when the stream ended."""
+
+    def __init__(self, http: httpx2.AsyncClient, url: str, conversation: str) -> None:
+        self.events: list[dict[str, object]] = []
+        self.retry: int | None = None
+        self.id: str | None = None
+        self.ended = 0.0
+        self._http = http
+        self._url = f"{url}/v1/conversations/{conversation}/events"
+
+    async def read(self) -> None:
+        async with self._http.stream("GET", self._url) as reply:
+            assert reply.status_code == 200
+            async for line in reply.aiter_lines():
+                field, _, value = line.partition(": ")
+                if field == "data":
+                    self.events.append(json.loads(value))
+                elif field == "id":
+                    self.id = value
+                elif field == "retry":
+                    self.retry = int(value)
+        self.ended = time.monotonic()
+
+
+def ready(gateway: GatewayProcess) -> int:
+    return httpx2.get(f"{gateway.url}/readyz", timeout=5.0).status_code
+
+
+async def until(condition: object, seconds: float = 5.0) -> None:
+    assert callable(condition)
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def leaving(house: House) -> Iterator[GatewayProcess]:
+    """A gateway beside the house's own, with six seconds to leave of which it gives notice for two."""
+    with GatewayProcess(house.server.url, "--drain", "6", "--notice", "2") as gateway:
+        yield gateway
+
+
+async def test_it_says_so_first_then_sends_everybody_away_and_takes_nobody(
+    house: House, leaving: GatewayProcess, conversation: str
+) -> None:
+    """In mid-answer: who was sent away goes on at another gateway, and has all of it."""
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Client(conversation)) for _ in range(40)]
+        late = await stack.enter_async_context(Client(conversation))
+        for client in clients:
+            await client.connect(leaving.socket_url)
+        http = await stack.enter_async_context(httpx2.AsyncClient(timeout=30.0))
+        readers = [EventReader(http, leaving.url, conversation) for _ in range(10)]
+        streams = [asyncio.create_task(reader.read()) for reader in readers]
+        await until(lambda: all(reader.events for reader in readers))
+        response = await clients[0].ask("/long 400")
+        for client in clients:
+            await client.shows(response)
+
+        begun = time.monotonic()
+        leaving.terminate()
+        await until(lambda: ready(leaving) == 503, AT_ONCE)
+        # A load balancer has not looked yet: whom it sends is served.
+        await late.connect(leaving.socket_url)
+        await late.watches()
+        assert time.monotonic() - begun < 2.0
+        assert not any(frame["type"] == "moving" for client in clients for frame in client.frames)
+
+        await until(lambda: any(frame["type"] == "moving" for client in clients for frame in client.frames))
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(leaving.socket_url)
+        assert refused.value.response.status_code == 503
+        assert refused.value.response.headers["Retry-After"] == str(math.ceil(ELSEWHERE_WITHIN))
+        reply = await http.get(f"{leaving.url}/v1/conversations/{conversation}/events")
+        assert reply.status_code == 503
+        assert reply.headers["retry-after"] == "1"
+        assert reply.json()["error"]["code"] == "overloaded"
+
+        closed: list[float] = []
+        for client in (*clients, late):
+            assert await client.closed() == 1012
+            closed.append(time.monotonic() - begun)
+            (moving,) = [frame for frame in client.frames if frame["type"] == "moving"]
+            assert 0 < moving["within"] <= MOVE_WITHIN
+            await client.connect(house.urls()[0])
+        await asyncio.gather(*streams)
+        for reader in readers:
+            assert any(event["type"] == "moving" for event in reader.events)
+            assert any(event["type"] == "moving" for event in reader.events)
+            assert reader.retry is not None
+            assert reader.retry <= COME_BACK_WITHIN
+        assert await asyncio.to_thread(leaving.wait) == 0
+        assert time.monotonic() - begun < 6 + WITHIN
+        assert "Traceback" not in leaving.text
+        text = await clients[0].settled(response)
+        assert text == text_of(await entries(house.server.url, response))
+        for client in (*clients, late):
+            assert await client.settled(response) == text == client.answer(response).text
+            assert client.answer(response).resets == []
+
+
+async def test_each_client_is_closed_at_a_moment_of_its_own(house: House, conversation: str) -> None:
+    """Those who wait for it; and of the window no quarter has more than its share, whether they obey or wait."""
+    drain = 5.0
+    with GatewayProcess(house.server.url, "--drain", str(drain)) as gateway:
+        moments: dict[Client, float] = {}
+        clients = [Client(conversation) for _ in range(80)]
+        for client in clients:
+            await client.connect(gateway.socket_url)
+            await client.watches()
+
+        async def wait(client: Client) -> None:
+            assert await client.closed() == 1012
+            moments[client] = time.monotonic()
+
+        begun = time.monotonic()
+        gateway.terminate()
+        await asyncio.gather(*(wait(client) for client in clients))
+        passed = sorted(moment - begun for moment in moments.values())
+        assert passed[-1] <= drain + 0.5
+        # Told over the first three seconds, closed two seconds later.
+        for second in range(int(drain)):
+            share = sum(second <= moment < second + 1 for moment in passed)
+            assert share <= 2 * len(clients) / (drain - MOVE_WITHIN), passed
+        assert passed[-1] - passed[0] > (drain - MOVE_WITHIN) * 0.8
+        for client in clients:
+            await client.close()
+
+
+@pytest.mark.parametrize("command", ["gateway", "run"])
+async def test_who_is_stuck_holds_nothing_up(house: House, conversation: str, command: str) -> None:
+    """Clients that never read, on a socket and on an event stream, and one that never said hello."""
+    drain = 2.0 if command == "gateway" else 0.0
+    options = ("--drain", str(drain), "--models", json.dumps(MODELS))
+    provider = {"OPENAI_BASE_URL": f"{house.provider.url}/v1", "OPENAI_API_KEY": "sk-planted-secret"}
+    with GatewayProcess(house.server.url, *options, command=command, **provider) as gateway:
+        port = int(gateway.url.rsplit(":", 1)[1])
+        async with Client(conversation) as client, AsyncExitStack() as stack:
+            await client.connect(gateway.socket_url)
+            upgrade = (
+                b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            )
+            follow = masked({"type": "hello"}) + masked({"type": "watch", "conversation": conversation})
+            events = f"GET /v1/conversations/{conversation}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+            for words, then in ((upgrade, follow), (events, b""), (upgrade, b"")):
+                each = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                each.sendall(words)
+                # The last that it reads; no frame may be sent before it (RFC 6455, section 4.1).
+                assert (await asyncio.to_thread(each.recv, 100)).startswith(b"HTTP/1.1 ")
+                each.sendall(then)
+            house.provider.scenarios[conversation] = Scenario(pieces=("x" * 4000,) * 200)
+            response = await client.ask(conversation, model="fake")
+            await client.shows(response, 700_000)
+            begun = time.monotonic()
+            gateway.terminate()
+            assert await asyncio.to_thread(gateway.wait) == 0
+            print(f"gone {time.monotonic() - begun:.2f} s after it was told, with a drain of {drain} s")
+            assert time.monotonic() - begun < drain + WITHIN
+
+
+@pytest.mark.parametrize(
+    ("options", "first"),
+    [((), signal.SIGTERM), (("--processes", "2"), signal.SIGINT)],
+    ids=["one process", "two processes"],
+)
+async def test_the_second_word_ends_it_at_once(
+    house: House, conversation: str, options: tuple[str, ...], first: signal.Signals
+) -> None:
+    """And the same word that comes twice, to the process and to its group, is one word."""
+    with GatewayProcess(house.server.url, "--drain", "60", "--notice", "10", *options) as gateway:
+        clients = [Client(conversation) for _ in range(6)]
+        for client in clients:
+            await client.connect(gateway.socket_url)
+            await client.watches()
+        for _ in range(2):
+            gateway._process.send_signal(first)
+        # Not for a condition: that it stays.
+        await asyncio.sleep(1.0)
+        assert gateway.running
+        begun = time.monotonic()
+        gateway._process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(gateway.wait) == 0
+        assert time.monotonic() - begun < AT_ONCE
+        assert "Traceback" not in gateway.text
+        for client in clients:
+            assert await client.closed() == 1012
+            await client.close()
+
+
+async def test_somebody_at_a_keyboard_waits_for_no_load_balancer(house: House) -> None:
+    with GatewayProcess(house.server.url, "--drain", "60", "--notice", "20") as gateway:
+        begun = time.monotonic()
+        gateway._process.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(gateway.wait) == 0
+        assert time.monotonic() - begun < AT_ONCE
+
+
+async def test_a_worker_that_is_told_twice_hands_over_at_once(empty_house: House, conversation: str) -> None:
+    worker = empty_house.worker("--drain", "60", "--lease", "30")
+    async with Client(conversation) as client:
+        await client.connect(empty_house.urls()[0])
+        response = await client.ask("/long 400")
+        await client.shows(response)
+        worker.terminate()
+        # Not for a condition: it goes on meanwhile.
+        await asyncio.sleep(1.0)
+        assert client.answer(response).attempt == 1
+        begun = time.monotonic()
+        worker.terminate()
+        assert await asyncio.to_thread(worker.wait) == 0
+        assert time.monotonic() - begun < AT_ONCE
+        empty_house.worker()
+        await client.attempted(response, 2, 5.0)
+        await client.stop(response)
+        await client.ended(response)
+
+
+def masked(frame: dict[str, str]) -> bytes:
+    """A client's text frame with a mask of zeros (RFC 6455, section 5.2)."""
+    body = json.dumps(frame).encode()
+    assert len(body) < 126
+    return bytes([0x81, 0x80 | len(body), 0, 0, 0, 0]) + body
