@@ -1,1 +1,1 @@
-"""What deploy/ holds is parsed, rendered, checked against schemas and carried out."""
+"""Tests of the files in deploy/: parsed, rendered, checked against schemas and run."""

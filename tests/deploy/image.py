@@ -1,7 +1,7 @@
-"""The image that a Dockerfile describes, built without an engine: every COPY and RUN in a folder that is its root.
+"""Builds the image of a Dockerfile without a container engine: each COPY and RUN runs in a folder that is its root.
 
-Of the base image only what it is known to have is there: the system's programs and libraries, and Python, those of this
-machine, mounted read-only. Needs root, since mounts and chroot do.
+The base image is emulated by this machine's system programs, libraries and Python, mounted read-only. Mounts and chroot
+need root.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ if TYPE_CHECKING:
 CACHE: Final = Path.home() / ".cache"
 PYTHON: Final = Path(sys.base_prefix).resolve()
 SYSTEM: Final = [Path("/") / name for name in ("bin", "dev", "etc", "lib", "lib32", "lib64", "proc", "sbin", "usr")]
-LINKS: Final = [place for place in SYSTEM if place.is_symlink()]
-PLACES: Final = [*(place for place in SYSTEM if place.is_dir() and not place.is_symlink()), PYTHON]
+LINKS: Final = [path for path in SYSTEM if path.is_symlink()]
+MOUNTS: Final = [*(path for path in SYSTEM if path.is_dir() and not path.is_symlink()), PYTHON]
 BASE_PATH: Final = f"{PYTHON}/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One instruction, such as `RUN` and all that follows it, with its lines joined."""
+    """A Dockerfile instruction, with continuation lines joined."""
 
     name: str
     text: str
 
     @property
     def words(self) -> list[str]:
-        """What follows: the words of the JSON form, or those that a shell would see."""
+        """Return the arguments: of the JSON form, or split like a shell does."""
         return list(json.loads(self.text)) if self.text.startswith("[") else shlex.split(self.text)
 
 
 def parse(dockerfile: str) -> list[Instruction]:
-    """The instructions of a Dockerfile, in order."""
+    """Return the instructions of a Dockerfile in order."""
     lines = [line for line in dockerfile.splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
     return [Instruction(*line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]
 
 
 def context(folder: Path) -> Iterator[Path]:
-    """The files of `folder` that a builder is sent, relative to it. The last line that matches counts."""
+    """Yield the files of the build context, relative to `folder`. The last matching line of .dockerignore decides."""
     rules = [line for line in (folder / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
 
     def sent(path: Path) -> bool:
@@ -75,7 +75,7 @@ def context(folder: Path) -> Iterator[Path]:
 
 @dataclass
 class Image:
-    """The last stage of a Dockerfile: a root, and what the instructions say of its process."""
+    """A built stage: its root folder and the configuration of its process."""
 
     root: Path
     environment: dict[str, str] = field(default_factory=lambda: {"PATH": BASE_PATH})
@@ -95,17 +95,17 @@ class Image:
         writable: bool = False,
         cache: tuple[Path, str] | None = None,
     ) -> list[str]:
-        """What runs `words` in the image: in mounts of its own, as its user, and on a root that nobody can write to.
+        """Return the command that runs `words` in the image: in its own mount namespace, as its user, on a read-only root.
 
-        `cache`: a folder of this machine, and where it is seen.
+        `cache`: a folder of this machine and its path in the image.
         """
         uid, _, gid = (user or self.user).partition(":")
         root = self.root
         script = "set -e\n"
-        for place in PLACES:
-            script += f"mount --rbind {place} {root}{place}\n"
-            if str(place) not in ("/dev", "/proc"):
-                script += f"mount -o remount,bind,ro {root}{place}\n"
+        for path in MOUNTS:
+            script += f"mount --rbind {path} {root}{path}\n"
+            if str(path) not in ("/dev", "/proc"):
+                script += f"mount -o remount,bind,ro {root}{path}\n"
         if cache is not None:
             script += f"mkdir -p {cache[0]} {root}{cache[1]}; mount --bind {cache[0]} {root}{cache[1]}\n"
         if not writable:
@@ -116,7 +116,7 @@ class Image:
         return ["unshare", "--mount", "sh", "-c", script]
 
     def run(self, text: str, index: Mapping[str, str]) -> None:
-        """Carry out what a RUN says, as root; raises with what it printed when it fails."""
+        """Run a RUN instruction as root. Raises RuntimeError with its output if it fails."""
         cached = re.match(r"--mount=type=cache,target=(\S+)\s+", text)
         script = text[cached.end() :] if cached else text
         cache = (CACHE, cached[1]) if cached else None
@@ -132,9 +132,9 @@ class Image:
 
 
 def build(dockerfile: Path, source: Path, folder: Path, index: Mapping[str, str]) -> Image:
-    """Carry a Dockerfile out, with the context `source`, in `folder`.
+    """Build a Dockerfile with the context `source` in `folder` and return its last stage.
 
-    `index`: environment variables by which pip reaches its index on this machine.
+    `index`: environment variables that configure the package index of this machine.
     """
     stages: dict[str, Image] = {}
     image = Image(folder)
@@ -143,7 +143,7 @@ def build(dockerfile: Path, source: Path, folder: Path, index: Mapping[str, str]
         if step.name == "FROM":
             name = words[2] if len(words) > 2 else "final"
             image = stages[name] = Image(folder / name)
-            _lay(image.root)
+            _create_root(image.root)
         elif step.name == "ARG":
             name, _, value = words[0].partition("=")
             image.arguments[name] = value
@@ -173,12 +173,12 @@ def build(dockerfile: Path, source: Path, folder: Path, index: Mapping[str, str]
     return image
 
 
-def _lay(root: Path) -> None:
-    """Make what the base image has: places to mount the system at, and empty folders."""
-    for place in (*PLACES, Path("/root"), Path("/tmp")):
-        (root / place.relative_to("/")).mkdir(parents=True, exist_ok=True)
-    for place in LINKS:
-        (root / place.relative_to("/")).symlink_to(place.readlink())
+def _create_root(root: Path) -> None:
+    """Create the root folder of a stage: mount points, links and empty folders."""
+    for path in (*MOUNTS, Path("/root"), Path("/tmp")):
+        (root / path.relative_to("/")).mkdir(parents=True, exist_ok=True)
+    for path in LINKS:
+        (root / path.relative_to("/")).symlink_to(path.readlink())
 
 
 def _inside(image: Image, path: str) -> Path:
@@ -190,11 +190,11 @@ def _copy(image: Image, words: list[str], stages: dict[str, Image], source: Path
     if options[0].startswith("--from="):
         origin = stages[options.pop(0).removeprefix("--from=")]
         for name in options:
-            # Linked, since nothing writes to them any more.
+            # Hard links are safe: no later step changes these files.
             shutil.copytree(origin.root / name[1:], _inside(image, target), symlinks=True, copy_function=os.link)
         return
     for path in context(source):
         if options == ["."] or str(path) in options:
-            place = _inside(image, target) / path
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source / path, place)
+            copy = _inside(image, target) / path
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / path, copy)

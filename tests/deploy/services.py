@@ -1,4 +1,4 @@
-"""Processes started from what a file of deploy/ says, which a test waits for, kills and looks into."""
+"""Processes that a test starts from a file of deploy/, waits for and kills."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-PATIENCE = 30.0
+TIMEOUT_S = 30.0
 
 
 class Service:
-    """One running process. What it prints is kept in `output`, for a test that fails."""
+    """A running process. `output` keeps its stdout and stderr for failure messages."""
 
     def __init__(self, argv: list[str], environment: Mapping[str, str], folder: str | None = None) -> None:
-        """`environment` is the whole of it; `folder` where it runs."""
+        """Start `argv` in `folder` with exactly `environment`; nothing is inherited."""
         self.output: list[str] = []
         self._process = subprocess.Popen(
             argv,
@@ -46,26 +46,26 @@ class Service:
     def text(self) -> str:
         return "".join(self.output)
 
-    def until(self, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-        """Wait until the condition holds, as long as the process lives."""
+    def until(self, condition: Callable[[], object], seconds: float = TIMEOUT_S) -> None:
+        """Wait until the condition holds; fail if the process exits or the time is over."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert self.running, f"the process ended with {self._process.returncode}:\n{self.text}"
-            assert time.monotonic() < deadline, f"not within {seconds} s:\n{self.text}"
+            assert self.running, f"process exited with {self._process.returncode}:\n{self.text}"
+            assert time.monotonic() < deadline, f"condition not met within {seconds} s:\n{self.text}"
             time.sleep(0.05)
 
     def terminate(self, seconds: float) -> int:
-        """Ask the process to leave, as an engine does; return its exit status, or fail when the time is over."""
+        """Send SIGTERM and return the exit status; fail if the process does not exit within `seconds`."""
         self._process.terminate()
         return self._process.wait(seconds)
 
     def kill(self) -> None:
-        """SIGKILL: the process does nothing any more."""
+        """Send SIGKILL and wait for the exit."""
         self._process.kill()
         self._process.wait()
 
     def close(self) -> None:
-        """End the process, however it stands."""
+        """Stop the process: SIGTERM, then SIGKILL after 5 s."""
         if self.running:
             self._process.terminate()
             try:
@@ -84,7 +84,7 @@ class Service:
 
 
 def fetched(url: str, token: str | None = None, seconds: float = 2.0) -> str | None:
-    """What a page says to whoever bears a token; None when it does not answer with 200."""
+    """Return the body of a page, requested with a bearer token if given; None unless the status is 200."""
     headers = {"authorization": f"Bearer {token}"} if token else {}
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=seconds) as reply:

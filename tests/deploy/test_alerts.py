@@ -1,4 +1,4 @@
-"""The alerts: each fires on figures that mean trouble and on none that do not, and has a page that says what to do."""
+"""The alerts: each fires on its own failure only, uses registered metrics and has a runbook page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import yaml
 
-from gateway import metrics as _gateway_metrics  # noqa: F401 - they register what they count
+from gateway import metrics as _gateway_metrics  # noqa: F401 - the import registers the metrics
 from gateway.streams.metrics import REGISTRY
 from tests.core_coverage import ROOT
 from workers import metrics as _worker_metrics  # noqa: F401
@@ -30,17 +30,14 @@ ALERTS: Final[list[dict[str, Any]]] = [
 ]
 NAMES: Final = [alert["alert"] for alert in ALERTS]
 
-# Prometheus' own words.
+# Functions and keywords of PromQL.
 FUNCTIONS: Final = {
     *("absent", "and", "avg", "by", "clamp_min", "count", "histogram_quantile", "group_left", "ignoring", "increase"),
     *("label_replace", "max", "min", "on", "or", "rate", "sum", "time", "topk", "unless", "without"),
 }
 
-HOUR: Final = "x120"
-"""Of series with a figure each 30 s."""
-
-# What a deployment shows in which nothing is wrong: two gateways and a worker, a question every few seconds.
-WELL: Final = {
+# Series of a healthy deployment: two gateways and a worker, a question every few seconds.
+HEALTHY: Final = {
     'up{job="tokenwire-gateway", instance="g1"}': "1",
     'up{job="tokenwire-gateway", instance="g2"}': "1",
     'up{job="tokenwire-worker", instance="w1"}': "1",
@@ -81,24 +78,24 @@ WELL: Final = {
     'tokenwire_watches_total{instance="g1", outcome="lost"}': "0",
 }
 
-# What is different when something is; None is a series that is not there.
-TROUBLE: Final[dict[str, dict[str, str | None]]] = {
+# Changes to HEALTHY by the alert that they trigger. None removes the series.
+FAILURES: Final[dict[str, dict[str, str | None]]] = {
     "TokenwireNoGateway": {'tokenwire_connections{instance="g1", kind="websocket"}': None},
     "TokenwireNoWorker": {'tokenwire_fleet_processes{instance="g1", kind="worker"}': "0"},
     "TokenwireStoreUnavailable": {'tokenwire_store_errors_total{instance="g1", kind="unavailable"}': "0+2"},
     "TokenwireStoreFull": {'tokenwire_store_errors_total{instance="g1", kind="full"}': "0+2"},
     "TokenwireQueueLag": {'tokenwire_queue_lag_seconds{instance="g1"}': "0+30"},
-    "TokenwireWorkersFull": {'tokenwire_worker_responses{instance="w1"}': "298"},
+    "TokenwireWorkersSaturated": {'tokenwire_worker_responses{instance="w1"}': "298"},
     "TokenwireFirstTokenSlow": {'tokenwire_time_to_first_token_seconds_bucket{instance="g1", le="1.0"}': "0+1"},
     "TokenwireAddedDelay": {'tokenwire_added_delay_seconds_bucket{instance="g1", le="0.01"}': "0+700"},
     "TokenwireStoreSlow": {'tokenwire_store_round_trip_seconds_bucket{instance="g1", le="0.01"}': "0+700"},
-    "TokenwireViewersBehind": {'tokenwire_viewers_behind{instance="g1"}': "30"},
+    "TokenwireViewersLagging": {'tokenwire_viewers_behind{instance="g1"}': "30"},
     "TokenwireAnswersFail": {'tokenwire_responses_ended_total{instance="w1", reason="failed"}': "0+20"},
-    "TokenwireProviderRefuses": {
+    "TokenwireProviderErrors": {
         'tokenwire_provider_waits_total{instance="w1", error_type="provider_rate_limited"}': "0+15"
     },
-    "TokenwireClientsTurnedAway": {'tokenwire_refused_total{instance="g1", code="1013"}': "0+100"},
-    "TokenwireFewDescriptors": {'process_open_fds{job="tokenwire-gateway", instance="g1"}': "60000"},
+    "TokenwireConnectionsRejected": {'tokenwire_refused_total{instance="g1", code="1013"}': "0+100"},
+    "TokenwireFileDescriptorsLow": {'process_open_fds{job="tokenwire-gateway", instance="g1"}': "60000"},
     "TokenwireProcessDown": {'up{job="tokenwire-gateway", instance="g2"}': "0"},
     "TokenwireTakeOvers": {'tokenwire_attempts_total{instance="w1", kind="take_over"}': "0+1"},
     "TokenwirePublishesLost": {'tokenwire_repairs_total{instance="g1"}': "0+50"},
@@ -111,8 +108,8 @@ TROUBLE: Final[dict[str, dict[str, str | None]]] = {
 
 
 def case(name: str, change: dict[str, str | None], firing: list[str]) -> dict[str, Any]:
-    """What promtool is to find two hours into the series that a change makes of `WELL`."""
-    series = {name: values for name, values in {**WELL, **change}.items() if values is not None}
+    """Return a promtool test: which alerts fire 110 minutes into the series of `HEALTHY` with `change` applied."""
+    series = {name: values for name, values in {**HEALTHY, **change}.items() if values is not None}
     return {
         "name": name,
         "interval": "30s",
@@ -135,21 +132,21 @@ def case(name: str, change: dict[str, str | None], firing: list[str]) -> dict[st
 def promtool() -> str:
     found = shutil.which("promtool")
     if found is None:
-        pytest.skip("there is no promtool: install Debian's package prometheus")
+        pytest.skip("promtool is not installed: install Debian's package prometheus")
     return found
 
 
-def test_each_alert_fires_on_its_trouble_alone(promtool: str, tmp_path: Path) -> None:
-    assert set(TROUBLE) == set(NAMES)
-    tests = [case("all is well", {}, []), *(case(name, change, [name]) for name, change in TROUBLE.items())]
+def test_each_alert_fires_on_its_failure_only(promtool: str, tmp_path: Path) -> None:
+    assert set(FAILURES) == set(NAMES)
+    tests = [case("healthy", {}, []), *(case(name, change, [name]) for name, change in FAILURES.items())]
     file = tmp_path / "alerts_test.yaml"
     file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "30s", "tests": tests}))
     done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_expression_can_be_read(promtool: str, tmp_path: Path) -> None:
-    rules = [{"record": f"of_dashboard:{number}", "expr": text} for number, (_, text) in enumerate(panels())]
+def test_every_expression_is_valid_promql(promtool: str, tmp_path: Path) -> None:
+    rules = [{"record": f"dashboard:panel_{number}", "expr": text} for number, (_, text) in enumerate(panels())]
     file = tmp_path / "rules.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
     done = subprocess.run([promtool, "check", "rules", str(RULES), str(file)], capture_output=True, text=True)
@@ -157,7 +154,7 @@ def test_every_expression_can_be_read(promtool: str, tmp_path: Path) -> None:
 
 
 def panels() -> Iterator[tuple[str, str]]:
-    """Each panel's title with each of its expressions."""
+    """Yield the title and each expression of each dashboard panel."""
     dashboard = json.loads(DASHBOARD.read_text())
     for panel in dashboard["panels"]:
         for target in panel.get("targets", []):
@@ -166,21 +163,21 @@ def panels() -> Iterator[tuple[str, str]]:
 
 
 def metrics_of(expression: str) -> set[str]:
-    """The metrics that an expression names."""
+    """Return the metrics that an expression uses."""
     bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|\b(by|on|without|ignoring|group_left) *\([^)]*\)', " ", expression)
     return set(re.findall(r"[a-z_][a-z0-9_:]*", bare)) - FUNCTIONS
 
 
 def labels_of(expression: str) -> set[tuple[str, str]]:
-    """Each metric of an expression with each label that it is picked by."""
+    """Return each metric of an expression with each label that selects it."""
     found = set()
     for name, picked in re.findall(r"([a-z_][a-z0-9_:]*)\{([^}]*)\}", expression):
         found |= {(name, label) for label in re.findall(r"([a-z_]+) *(?:=~|!~|!=|=)", picked)}
     return found
 
 
-def counted() -> dict[str, tuple[str, ...]]:
-    """Every series that gateways and workers have, with its own labels."""
+def registered() -> dict[str, tuple[str, ...]]:
+    """Return every series that gateways and workers export, with its labels."""
     found = {}
     for family in REGISTRY.collect():
         kinds = {
@@ -194,12 +191,12 @@ def counted() -> dict[str, tuple[str, ...]]:
     return found
 
 
-GIVEN: Final = {"job", "instance", "namespace", "pod", "service", "le"}
-"""Labels that are not ours: those of the scrape and of histograms."""
+SCRAPE_LABELS: Final = {"job", "instance", "namespace", "pod", "service", "le"}
+"""Labels added by the scrape and by histograms."""
 
 
-def named() -> Iterator[tuple[str, str]]:
-    """Where a metric is named, and the expression that names it."""
+def expressions() -> Iterator[tuple[str, str]]:
+    """Yield each expression of alerts, dashboard and chart with its source."""
     for alert in ALERTS:
         yield alert["alert"], alert["expr"]
     yield from panels()
@@ -210,24 +207,24 @@ def named() -> Iterator[tuple[str, str]]:
         yield "autoscaling", name
 
 
-def test_every_metric_that_is_named_is_counted() -> None:
-    have = {**counted(), "up": ()}
-    places = list(named())
-    assert len([place for place, _ in places if place == "autoscaling"]) == 6
-    for place, expression in places:
-        assert metrics_of(expression), (place, expression)
-        assert metrics_of(expression) <= set(have), (place, metrics_of(expression) - set(have))
+def test_every_metric_in_expressions_is_registered() -> None:
+    have = {**registered(), "up": ()}
+    sources = list(expressions())
+    assert len([source for source, _ in sources if source == "autoscaling"]) == 6
+    for source, expression in sources:
+        assert metrics_of(expression), (source, expression)
+        assert metrics_of(expression) <= set(have), (source, metrics_of(expression) - set(have))
         for name, label in labels_of(expression):
-            assert label in GIVEN or label in have.get(name, ()), (place, name, label)
+            assert label in SCRAPE_LABELS or label in have.get(name, ()), (source, name, label)
 
 
-def test_a_metric_that_nobody_counts_would_be_found() -> None:
-    expression = 'sum by (code) (rate(tokenwire_nobody_total{code="1"}[5m])) / max(up)'
-    assert metrics_of(expression) == {"tokenwire_nobody_total", "up"}
+def test_unregistered_metric_is_detected() -> None:
+    expression = 'sum by (code) (rate(tokenwire_unknown_total{code="1"}[5m])) / max(up)'
+    assert metrics_of(expression) == {"tokenwire_unknown_total", "up"}
     assert labels_of('sum(rate(tokenwire_refused_total{nothing=~"1"}[5m]))') == {("tokenwire_refused_total", "nothing")}
 
 
-def test_every_alert_has_a_page_and_every_page_an_alert() -> None:
+def test_every_alert_has_a_runbook_page() -> None:
     assert sorted(NAMES) == sorted(page.stem for page in RUNBOOKS.glob("*.md") if page.stem != "README")
     for alert in ALERTS:
         assert alert["annotations"]["runbook"] == f"deploy/runbooks/{alert['alert']}.md"
@@ -240,28 +237,26 @@ def test_every_alert_has_a_page_and_every_page_an_alert() -> None:
             "How to look",
             "What to do",
         ]
-        # A page: what somebody reads who has been woken.
+        # A runbook must be short enough to read during an incident.
         assert len(page.splitlines()) <= 50
 
 
 @pytest.mark.parametrize("page", sorted(RUNBOOKS.glob("*.md")), ids=lambda page: page.stem)
-def test_a_page_names_only_what_there_is(page: Path) -> None:
+def test_runbook_metrics_are_registered(page: Path) -> None:
     text = page.read_text()
     names = set(re.findall(r"\b(?:tokenwire|gen_ai|process)_[a-z0-9_]+", text))
-    assert names <= set(counted()) | {name.removesuffix("_bucket") for name in counted()}
+    assert names <= set(registered()) | {name.removesuffix("_bucket") for name in registered()}
 
 
-def test_the_dashboard_is_laid_out() -> None:
+def test_dashboard_panels_do_not_overlap() -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     identities = [panel["id"] for panel in dashboard["panels"]]
     assert len(identities) == len(set(identities))
     taken: set[tuple[int, int]] = set()
     for panel in dashboard["panels"]:
-        place = panel["gridPos"]
+        grid = panel["gridPos"]
         cells = {
-            (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
+            (x, y) for x in range(grid["x"], grid["x"] + grid["w"]) for y in range(grid["y"], grid["y"] + grid["h"])
         }
         assert not cells & taken, panel["title"]
         assert all(x < 24 for x, _ in cells), panel["title"]

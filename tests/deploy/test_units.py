@@ -1,4 +1,4 @@
-"""The units of systemd: read by systemd itself, as tight as it can tell, with the time that a drain takes."""
+"""The systemd units: verified and rated by systemd, with enough time for a drain."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tests.core_coverage import ROOT
 
 DEPLOY: Final = ROOT / "deploy"
 UNITS: Final = sorted((DEPLOY / "systemd").glob("*.service"))
-MOST_EXPOSED: Final = 2.0
-"""Of 10, as `systemd-analyze security` counts; below 2 it says OK, and few services of a distribution are."""
+MAX_EXPOSURE: Final = 2.0
+"""Out of 10, as `systemd-analyze security` rates; below 2 it prints OK."""
 
 
 @pytest.fixture(scope="module")
 def analyze() -> str:
     found = shutil.which("systemd-analyze")
     if found is None:
-        pytest.skip("there is no systemd-analyze on this machine")
+        pytest.skip("systemd-analyze is not installed")
     return found
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
-def test_systemd_reads_it(analyze: str, unit: Path, tmp_path: Path) -> None:
-    # It looks for the program too, which a machine that only tests has elsewhere.
+def test_unit_is_verified_by_systemd(analyze: str, unit: Path, tmp_path: Path) -> None:
+    # systemd-analyze also checks that the program exists.
     program = Path(sys.executable).parent / "tokenwire"
     copy = tmp_path / unit.name
     copy.write_text(unit.read_text().replace("/opt/tokenwire/bin/tokenwire", str(program)))
@@ -39,21 +39,21 @@ def test_systemd_reads_it(analyze: str, unit: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
-def test_it_may_do_little_but_serve(analyze: str, unit: Path) -> None:
+def test_unit_exposure_is_below_limit(analyze: str, unit: Path) -> None:
     done = subprocess.run([analyze, "security", "--offline=true", str(unit)], capture_output=True, text=True)
     exposure = re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)
     assert exposure is not None, done.stderr
-    assert float(exposure[1]) < MOST_EXPOSED, done.stdout
+    assert float(exposure[1]) < MAX_EXPOSURE, done.stdout
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
-def test_it_has_the_time_that_a_drain_takes(unit: Path) -> None:
+def test_unit_stop_timeout_covers_drain(unit: Path) -> None:
     directives = dict(re.findall(r"^(\w+)=(.+)$", unit.read_text(), re.MULTILINE))
     assert int(directives["TimeoutStopSec"]) >= Settings.model_fields["drain"].default + 10
     assert int(directives["LimitNOFILE"]) >= 16_384
 
 
-def test_every_setting_that_is_named_in_deploy_is_one() -> None:
+def test_every_setting_named_in_deploy_exists() -> None:
     settings = {f"TOKENWIRE_{name.upper()}" for name in Settings.model_fields}
     for file in sorted(DEPLOY.rglob("*")):
         if file.is_file():
@@ -62,7 +62,7 @@ def test_every_setting_that_is_named_in_deploy_is_one() -> None:
 
 
 @pytest.mark.parametrize("page", sorted(DEPLOY.rglob("*.md")), ids=lambda page: str(page.relative_to(DEPLOY)))
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         path, _, anchor = target.partition("#")
         if "://" in path:

@@ -27,7 +27,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 {{- end }}
 
-{{- /* The settings of one part: those of both, then its own, which win. */}}
+{{- /* Environment of one component: the common settings, overridden by its own. */}}
 {{- define "tokenwire.settings" -}}
 {{- $settings := merge (dict) .values.settings .root.Values.settings }}
 {{- range $name, $value := $settings }}
@@ -47,10 +47,10 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
       key: store
 {{- end }}
 
-{{- /* What a pod says of where and as whom it runs. */}}
+{{- /* Security context and scheduling of a pod. */}}
 {{- define "tokenwire.pod" -}}
 automountServiceAccountToken: false
-# Of a service called tokenwire they would be taken for settings: TOKENWIRE_PORT=tcp://...
+# A service called tokenwire would set TOKENWIRE_PORT=tcp://..., which is read as a setting.
 enableServiceLinks: false
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
@@ -65,7 +65,7 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- with .values.affinity }}
 affinity: {{- toYaml . | nindent 2 }}
 {{- else }}
-# One node's end takes as few of them as can be.
+# Spread pods over nodes, so that the failure of one node stops as few as possible.
 topologySpreadConstraints:
   - maxSkew: 1
     topologyKey: kubernetes.io/hostname

@@ -1,7 +1,7 @@
-"""The services of a compose file, run by hand: the commands, environments, files and checks are the file's own.
+"""Runs the services of a compose file as processes, with the commands, environments and health checks of the file.
 
-A service has an address of the loopback network instead of a container, so its name is replaced by that wherever a port
-follows; and what the engine would do, start in order, wait until healthy, stop with grace, start again, is done here.
+Each service gets a loopback address instead of a container. Its name is replaced by this address wherever a port
+follows. This module does the engine's work: start in order, wait for health checks, stop with the grace period, restart.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-ANY: Final = "0.0.0.0"
-SECONDS: Final = {"s": 1.0, "m": 60.0}
+ANY_ADDRESS: Final = "0.0.0.0"
+UNIT_SECONDS: Final = {"s": 1.0, "m": 60.0}
 
 
 def interpolated(text: str, variables: Mapping[str, str]) -> str:
-    """A compose file with its `${NAME:-default}` filled in."""
+    """Return the text of a compose file with each `${NAME:-default}` substituted."""
     return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", lambda found: variables.get(found[1], found[2] or ""), text)
 
 
 def seconds(duration: str) -> float:
-    """`30s` or `1m`."""
-    return float(duration[:-1]) * SECONDS[duration[-1]]
+    """Parse a duration such as `30s` or `1m`."""
+    return float(duration[:-1]) * UNIT_SECONDS[duration[-1]]
 
 
 @dataclass
-class Composed:
-    """A deployment of which each service can be started, killed and looked at."""
+class ComposeProcesses:
+    """The services of a compose file as processes that a test starts, stops, kills and inspects."""
 
     file: Path
     folder: Path
-    """For secrets, volumes and what has to be rewritten."""
+    """Working folder: secrets, volumes and rewritten configuration files."""
     variables: dict[str, str]
     services: dict[str, dict[str, Any]] = field(init=False)
     running: dict[str, Service] = field(default_factory=dict)
@@ -60,89 +60,89 @@ class Composed:
         self.addresses = {name: f"{network}.{number}" for number, name in enumerate(self.services, 2)}
         self._image = [step for step in parse((self.file.parent / "Dockerfile").read_text()) if step.name != "ARG"]
         for name, secret in self.document.get("secrets", {}).items():
-            place = self.folder / "secrets" / name
-            place.parent.mkdir(exist_ok=True)
-            place.write_text(self.variables[name])
+            path = self.folder / "secrets" / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(self.variables[name])
             assert secret["file"].startswith("./secrets/")
 
-    def here(self, service: str, text: str) -> str:
-        """What the service says, with the addresses and the files that it has on this machine."""
-        text = self._named(text).replace(ANY, self.addresses[service])
-        places = {"/run/secrets": self.folder / "secrets"}
+    def localized(self, service: str, text: str) -> str:
+        """Replace service names and container paths by the addresses and paths of this machine."""
+        text = self._with_addresses(text).replace(ANY_ADDRESS, self.addresses[service])
+        paths = {"/run/secrets": self.folder / "secrets"}
         for volume in self.services[service].get("volumes", []):
             source, target, *_ = volume.split(":")
-            places[target] = self.place(service, source)
-        targets = "|".join(map(re.escape, places))
-        return re.sub(rf"(?<![\w./-])({targets})(?=/|$)", lambda found: str(places[found[1]]), text)
+            paths[target] = self.volume(service, source)
+        targets = "|".join(map(re.escape, paths))
+        return re.sub(rf"(?<![\w./-])({targets})(?=/|$)", lambda found: str(paths[found[1]]), text)
 
-    def _named(self, text: str) -> str:
-        """A text with addresses in the place of services' names, wherever a port follows."""
+    def _with_addresses(self, text: str) -> str:
+        """Replace each service name that is followed by a port with the service's address."""
         names = "|".join(map(re.escape, self.addresses))
         return re.sub(rf"(?<![\w.-])({names})(?=:\d)", lambda found: self.addresses[found[1]], text)
 
-    def place(self, service: str, source: str) -> Path:
-        """Where a volume lies; files of the project are copied, since they name services."""
+    def volume(self, service: str, source: str) -> Path:
+        """Return the folder of a volume. Files of the project are copied, because they contain service names."""
         if not source.startswith("."):
-            place = self.folder / "volumes" / source
-            place.mkdir(parents=True, exist_ok=True)
-            return place
+            path = self.folder / "volumes" / source
+            path.mkdir(parents=True, exist_ok=True)
+            return path
         origin = (self.file.parent / source).resolve()
-        place = self.folder / "files" / service / origin.name
+        target = self.folder / "files" / service / origin.name
         for path in [origin, *origin.rglob("*")]:
-            copy = place / path.relative_to(origin)
+            copy = target / path.relative_to(origin)
             if path.is_file() and not copy.exists():
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_text(self._named(path.read_text()))
-        return place
+                copy.write_text(self._with_addresses(path.read_text()))
+        return target
 
-    def _of_image(self, name: str) -> Instruction:
+    def _instruction(self, name: str) -> Instruction:
         return [step for step in self._image if step.name == name][-1]
 
-    def own(self, name: str) -> bool:
-        """Whether a service runs our image."""
+    def runs_image(self, name: str) -> bool:
+        """Return whether a service runs the image of the Dockerfile."""
         return "build" in self.services[name]
 
     def environment(self, name: str) -> dict[str, str]:
-        """The image's environment, the service's, and that of its files."""
+        """Return the environment of a service: of the image, of the service, and of its env files."""
         service = self.services[name]
         given: dict[str, str] = {"PATH": os.environ["PATH"]}
-        if self.own(name):
-            # The image's last stage alone; its path is that of this machine.
+        if self.runs_image(name):
+            # ENV of the image's last stage, except PATH, which is this machine's.
             given |= {
                 key: value
-                for key, _, value in (word.partition("=") for word in self._of_image("ENV").words)
+                for key, _, value in (word.partition("=") for word in self._instruction("ENV").words)
                 if key != "PATH"
             }
         given |= service.get("environment", {})
         for file in service.get("env_file", []):
             assert file["required"] is False
             given |= dict(line.split("=", 1) for line in self.variables.get(file["path"], "").splitlines())
-        return {key: self.here(name, value) for key, value in given.items()}
+        return {key: self.localized(name, value) for key, value in given.items()}
 
     def argv(self, name: str) -> list[str]:
-        """The service's command; the program is this machine's."""
-        words = [self.here(name, word) for word in self.services[name]["command"]]
-        if self.own(name):
-            assert self._of_image("ENTRYPOINT").words == ["tokenwire"]
+        """Return the command of a service, with this machine's program. Skips the test if the program is missing."""
+        words = [self.localized(name, word) for word in self.services[name]["command"]]
+        if self.runs_image(name):
+            assert self._instruction("ENTRYPOINT").words == ["tokenwire"]
             return [sys.executable, "-m", "gateway", *words]
         program = {"valkey": binary("valkey"), "prometheus": shutil.which("prometheus")}.get(name) or shutil.which(
             words[0]
         )
         if program is None:
-            pytest.skip(f"there is no {name} on this machine")
-        # What the engine gives by a network: an address that nobody else listens on.
+            pytest.skip(f"{name} is not installed")
+        # These programs listen on all addresses by default; a container would have its own.
         if name == "valkey":
-            return [program, *words[1:], "--bind", self.addresses[name], "--dir", str(self.place(name, "valkey"))]
+            return [program, *words[1:], "--bind", self.addresses[name], "--dir", str(self.volume(name, "valkey"))]
         if name == "prometheus":
             return [program, *words, f"--web.listen-address={self.addresses[name]}:9090"]
         return [program, *words[1:]]
 
     def start(self, *names: str, **environment: str) -> None:
-        """Start services that are ready to be, and wait until they are healthy."""
+        """Start services and wait until they are healthy. Fails if a dependency is not healthy."""
         for name in names:
-            for other, terms in self.services[name].get("depends_on", {}).items():
+            for dependency, terms in self.services[name].get("depends_on", {}).items():
                 assert terms == {"condition": "service_healthy"}
-                assert self.healthy(other), other
+                assert self.healthy(dependency), dependency
             if name in self.running:
                 self.running[name].close()
             given = {**self.environment(name), **environment}
@@ -151,9 +151,9 @@ class Composed:
             self.running[name].until(partial(self.healthy, name))
 
     def healthy(self, name: str) -> bool:
-        """What the service's health check says, or the image's; a program that only its image has is stood in for."""
-        if self.own(name):
-            check = self._of_image("HEALTHCHECK").text
+        """Run the health check of a service or its image; checks that use programs of the image are emulated."""
+        if self.runs_image(name):
+            check = self._instruction("HEALTHCHECK").text
             words = Instruction("CMD", check[check.index("CMD") + 3 :].strip()).words
             words = [sys.executable, *(word.replace("127.0.0.1", self.addresses[name]) for word in words[1:])]
             return subprocess.run(words, env=self.environment(name), capture_output=True).returncode == 0
@@ -169,16 +169,16 @@ class Composed:
         return fetched(words[-1].replace("127.0.0.1", self.addresses[name])) is not None
 
     def stop(self, name: str) -> int:
-        """Stop a service as the engine does; fails when its grace is over before it is."""
+        """Stop a service with SIGTERM and return its exit status; fail if it outlives its `stop_grace_period`."""
         with self.running.pop(name) as service:
             return service.terminate(seconds(self.services[name]["stop_grace_period"]))
 
     def kill(self, name: str) -> None:
-        """SIGKILL."""
+        """Send SIGKILL to a service."""
         self.running[name].kill()
 
     def close(self) -> None:
-        """End everything, at once."""
+        """Kill all services."""
         for service in self.running.values():
             service.kill()
             service.close()
