@@ -1,7 +1,7 @@
 """Runs the services of a compose file as processes, with the commands, environments and health checks of the file.
 
 Each service gets a loopback address instead of a container. Its name is replaced by this address wherever a port
-follows. This module does the engine's work: start in order, wait for health checks, stop with the grace period, restart.
+follows. This module does the work of the engine: ordered start, health checks, stop with a grace period, restart.
 """
 
 from __future__ import annotations

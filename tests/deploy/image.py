@@ -95,7 +95,7 @@ class Image:
         writable: bool = False,
         cache: tuple[Path, str] | None = None,
     ) -> list[str]:
-        """Return the command that runs `words` in the image: in its own mount namespace, as its user, on a read-only root.
+        """Return the command that runs `words` in the image: as its user, in a mount namespace, on a read-only root.
 
         `cache`: a folder of this machine and its path in the image.
         """
