@@ -1,1 +1,1 @@
-"""Random failures, drawn from a seed, on a whole deployment; and a checker that knows only the protocol."""
+"""Chaos tests: random faults from a seed on whole deployments, and a checker that knows only the protocol."""

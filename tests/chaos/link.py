@@ -1,9 +1,8 @@
-"""A network that misbehaves: a TCP proxy whose weather can be changed while connections are open.
+"""Fault-injecting TCP proxy. Its network conditions can be changed while connections are open.
 
 async with Link(("127.0.0.1", 6379)) as link:
-    link.down.latency = 0.2       # what the server says comes 200 ms late
-    link.up.hole = True           # what the client says goes nowhere, until the hole is closed
-    link.cut()                    # every connection is reset
+    link.down.latency = 0.2       # bytes from the server are delayed by 200 ms
+    link.cut()                    # all connections are reset
 """
 
 from __future__ import annotations
@@ -19,66 +18,66 @@ from typing import TYPE_CHECKING, Final, Self
 if TYPE_CHECKING:
     from types import TracebackType
 
-MOST_HELD: Final = 65_536
-"""Bytes that wait in a direction before its sender is no longer read."""
+MAX_BUFFERED_BYTES: Final = 65_536
+"""Bytes buffered in one direction before reading from the sender is paused."""
 
 RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER: what is closed so sends a reset, not an end."""
+"""SO_LINGER with a timeout of 0: closing sends RST instead of FIN."""
 
 
 @dataclass(slots=True)
-class Weather:
-    """What happens to the bytes of one direction. Everything may be changed at any time."""
+class Conditions:
+    """Network conditions of one direction. Every field may be changed at any time."""
 
     latency: float = 0.0
-    """Seconds that bytes are under way,"""
+    """Delay in seconds."""
     jitter: float = 0.0
-    """and up to so many more."""
+    """Maximum random delay in seconds, added to `latency`."""
     rate: float = 0.0
-    """Bytes a second; 0 for as fast as it goes."""
-    slice: int = 0
-    """Bytes that come at a time; 0 for as many as were sent."""
-    hole: bool = False
-    """Nothing comes through; what was sent waits."""
-    swallow: bool = False
-    """The next bytes are lost, and with them their connection."""
-    deaf: bool = False
-    """Whole messages of a connection that subscribes are lost, and nobody notices."""
-    limit: int = 0
-    """Bytes after which a connection is reset; 0 for none."""
+    """Bytes a second; 0 for unlimited."""
+    chunk_bytes: int = 0
+    """Size of each write; 0 to write bytes as they were received."""
+    blackhole: bool = False
+    """Hold all bytes back."""
+    drop_next: bool = False
+    """Drop the next bytes and reset their connection."""
+    drop_publishes: bool = False
+    """Silently drop all data of connections that have subscribed."""
+    reset_after_bytes: int = 0
+    """Reset a connection after this many bytes; 0 for never."""
 
     @property
-    def clear(self) -> bool:
-        """Whether bytes may be handed on as they come."""
-        return not (self.latency or self.jitter or self.rate or self.slice or self.hole)
+    def transparent(self) -> bool:
+        """Return whether bytes can be forwarded immediately and unchanged."""
+        return not (self.latency or self.jitter or self.rate or self.chunk_bytes or self.blackhole)
 
-    def clears(self) -> None:
-        """Become as on the first day."""
+    def restore(self) -> None:
+        """Reset all fields to their defaults."""
         self.latency = self.jitter = self.rate = 0.0
-        self.slice = self.limit = 0
-        self.hole = self.swallow = self.deaf = False
+        self.chunk_bytes = self.reset_after_bytes = 0
+        self.blackhole = self.drop_next = self.drop_publishes = False
 
 
 class Link:
-    """One address of its own that leads to another, which may be changed: `target`."""
+    """A proxy on its own port. It forwards connections to `target`, which may be changed."""
 
     def __init__(self, target: tuple[str, int], seed: int = 0) -> None:
         self.target = target
-        self.up, self.down = Weather(), Weather()
+        self.up, self.down = Conditions(), Conditions()
         self.port = 0
-        self.chance = random.Random(seed)
-        self.wires: set[Wire] = set()
+        self.rng = random.Random(seed)
+        self.connections: set[Connection] = set()
         self.changed = asyncio.Event()
         self._server: asyncio.Server | None = None
 
     async def open(self) -> Self:
-        """Listen on a free port."""
-        self._server = await asyncio.get_running_loop().create_server(lambda: Wire(self).near, "127.0.0.1", 0)
+        """Listen on a free port of the loopback address."""
+        self._server = await asyncio.get_running_loop().create_server(lambda: Connection(self).near, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def close(self) -> None:
-        """Listen no more, and cut every connection."""
+        """Stop listening and reset every connection."""
         if self._server is not None:
             self._server.close()
         self.cut()
@@ -91,80 +90,80 @@ class Link:
     ) -> None:
         await self.close()
 
-    def changes(self) -> None:
-        """Let what waits notice that the weather has changed."""
+    def notify(self) -> None:
+        """Wake up transfers that wait for changed conditions."""
         self.changed.set()
         self.changed = asyncio.Event()
 
-    def clears(self) -> None:
-        """Good weather both ways; what was held comes."""
-        self.up.clears()
-        self.down.clears()
-        self.changes()
+    def restore(self) -> None:
+        """Restore perfect conditions in both directions and forward held bytes."""
+        self.up.restore()
+        self.down.restore()
+        self.notify()
 
     def cut(self) -> None:
         """Reset every connection."""
-        for wire in list(self.wires):
-            wire.cut()
+        for connection in list(self.connections):
+            connection.cut()
 
     def half_close(self) -> None:
-        """End what the server says on every connection, while the client may go on to speak."""
-        for wire in list(self.wires):
-            wire.near.finish()
+        """Send FIN to the client on every connection; the client may continue to send."""
+        for connection in list(self.connections):
+            connection.near.send_eof()
 
 
-class Wire:
-    """One connection through a link: the client's side is near, the server's far."""
+class Connection:
+    """A proxied connection: `near` is the side of the client, `far` the side of the server."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
-        self.near, self.far = End(self), End(self)
-        self.near.flow = Flow(self, link.up, self.far)
-        self.far.flow = Flow(self, link.down, self.near)
+        self.near, self.far = Side(self), Side(self)
+        self.near.flow = Flow(self, link.up, self.near, self.far)
+        self.far.flow = Flow(self, link.down, self.far, self.near)
         self.subscribes = False
-        self._dialling: asyncio.Task[None] | None = None
-        self._cut = False
+        self._connecting: asyncio.Task[None] | None = None
+        self._reset = False
 
-    def made(self, end: End) -> None:
-        """One of the ends has its transport."""
-        if end is self.near:
-            self.link.wires.add(self)
-            self._dialling = asyncio.create_task(self._dial())
+    def connected(self, side: Side) -> None:
+        """Handle a connected side."""
+        if side is self.near:
+            self.link.connections.add(self)
+            self._connecting = asyncio.create_task(self._connect())
         else:
-            self.near.flow.go()
+            self.near.flow.start()
 
-    async def _dial(self) -> None:
+    async def _connect(self) -> None:
         try:
             await asyncio.get_running_loop().create_connection(lambda: self.far, *self.link.target)
         except OSError:
             self.cut()
         else:
-            if self._cut:
+            if self._reset:
                 self.far.reset()
 
-    def lost(self, end: End) -> None:
-        """One of the ends is closed: the other is told, behind what is still under way."""
-        other = self.far if end is self.near else self.near
-        end.flow.ends()
+    def disconnected(self, side: Side) -> None:
+        """Handle a closed side: close the other one after all pending bytes."""
+        other = self.far if side is self.near else self.near
+        side.flow.finish()
         if other.transport is None or other.transport.is_closing():
-            self.link.wires.discard(self)
+            self.link.connections.discard(self)
 
     def cut(self) -> None:
-        """Reset both ends."""
-        self._cut = True
-        self.link.wires.discard(self)
-        for end in (self.near, self.far):
-            end.flow.drop()
-            end.reset()
+        """Reset both sides."""
+        self._reset = True
+        self.link.connections.discard(self)
+        for side in (self.near, self.far):
+            side.flow.drop()
+            side.reset()
 
 
-class End(asyncio.Protocol):
-    """One socket of a wire."""
+class Side(asyncio.Protocol):
+    """One side of a proxied connection."""
 
     flow: Flow
 
-    def __init__(self, wire: Wire) -> None:
-        self.wire = wire
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
         self.transport: asyncio.Transport | None = None
         self._finished = False
 
@@ -172,48 +171,48 @@ class End(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        self.wire.made(self)
+        self.connection.connected(self)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        self.flow.take(data)
+        self.flow.receive(data)
 
     def eof_received(self) -> bool:
         """See `asyncio.Protocol`."""
-        self.flow.ends()
+        self.flow.finish()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
-        self.wire.lost(self)
+        self.connection.disconnected(self)
 
     def pause_writing(self) -> None:
         """See `asyncio.Protocol`."""
-        other = self.wire.far if self is self.wire.near else self.wire.near
-        other.read(going=False)
+        other = self.connection.far if self is self.connection.near else self.connection.near
+        other.set_reading(enabled=False)
 
     def resume_writing(self) -> None:
         """See `asyncio.Protocol`."""
-        other = self.wire.far if self is self.wire.near else self.wire.near
-        other.read(going=True)
+        other = self.connection.far if self is self.connection.near else self.connection.near
+        other.set_reading(enabled=True)
 
-    def read(self, *, going: bool) -> None:
-        """Read what comes, or leave it with the kernel."""
+    def set_reading(self, *, enabled: bool) -> None:
+        """Resume or pause reading from this side."""
         if self.transport is not None and not self.transport.is_closing():
-            (self.transport.resume_reading if going else self.transport.pause_reading)()
+            (self.transport.resume_reading if enabled else self.transport.pause_reading)()
 
-    def finish(self) -> None:
-        """Say that nothing more comes."""
+    def send_eof(self) -> None:
+        """Send FIN."""
         if self.transport is not None and not self.transport.is_closing():
             self._finished = True
             try:
                 self.transport.write_eof()
             except OSError:
-                # The other side was faster.
+                # The peer has already closed.
                 pass
 
     def write(self, data: bytes) -> None:
-        """Hand bytes on; what comes after the end is lost."""
+        """Write bytes; ignored after FIN."""
         if self.transport is not None and not self.transport.is_closing() and not self._finished:
             self.transport.write(data)
 
@@ -227,89 +226,90 @@ class End(asyncio.Protocol):
 
 
 class Flow:
-    """One direction of a wire."""
+    """One direction of a proxied connection."""
 
-    def __init__(self, wire: Wire, weather: Weather, to: End) -> None:
-        self._wire = wire
-        self._weather = weather
-        self._to = to
-        self._waiting: deque[tuple[float, bytes | None]] = deque()
-        self._held = 0
-        self._passed = 0
+    def __init__(self, connection: Connection, conditions: Conditions, sender: Side, receiver: Side) -> None:
+        self._connection = connection
+        self._conditions = conditions
+        self._from = sender
+        self._to = receiver
+        self._pending: deque[tuple[float, bytes | None]] = deque()
+        self._buffered_bytes = 0
+        self._forwarded_bytes = 0
         self._pump: asyncio.Task[None] | None = None
 
-    def take(self, data: bytes) -> None:
-        """Bytes have come from the sender."""
-        wire, weather = self._wire, self._weather
-        if self._to is wire.far and b"SUBSCRIBE" in data[:64].upper():
-            wire.subscribes = True
-        if weather.swallow:
-            weather.swallow = False
-            asyncio.get_running_loop().call_later(0.02, wire.cut)
+    def receive(self, data: bytes) -> None:
+        """Receive bytes from the sender and apply the conditions."""
+        connection, conditions = self._connection, self._conditions
+        if self._to is connection.far and b"SUBSCRIBE" in data[:64].upper():
+            connection.subscribes = True
+        if conditions.drop_next:
+            conditions.drop_next = False
+            asyncio.get_running_loop().call_later(0.02, connection.cut)
             return
-        if weather.deaf and wire.subscribes:
+        if conditions.drop_publishes and connection.subscribes:
             return
-        self._passed += len(data)
-        if weather.limit and self._passed > weather.limit:
-            wire.cut()
+        self._forwarded_bytes += len(data)
+        if conditions.reset_after_bytes and self._forwarded_bytes > conditions.reset_after_bytes:
+            connection.cut()
             return
-        if weather.clear and self._pump is None and self._to.transport is not None:
+        if conditions.transparent and self._pump is None and self._to.transport is not None:
             self._to.write(data)
             return
-        delay = weather.latency + weather.jitter * wire.link.chance.random()
-        self._waiting.append((asyncio.get_running_loop().time() + delay, data))
-        self._held += len(data)
-        if self._held > MOST_HELD:
-            (wire.near if self._to is wire.far else wire.far).read(going=False)
-        self.go()
+        delay = conditions.latency + conditions.jitter * connection.link.rng.random()
+        self._pending.append((asyncio.get_running_loop().time() + delay, data))
+        self._buffered_bytes += len(data)
+        if self._buffered_bytes > MAX_BUFFERED_BYTES:
+            self._from.set_reading(enabled=False)
+        self.start()
 
-    def ends(self) -> None:
-        """The sender has said all."""
-        if self._waiting or self._pump is not None:
-            self._waiting.append((0.0, None))
-            self.go()
+    def finish(self) -> None:
+        """Handle the FIN of the sender: forward it after all pending bytes."""
+        if self._pending or self._pump is not None:
+            self._pending.append((0.0, None))
+            self.start()
         else:
             self._close()
 
     def drop(self) -> None:
-        """Nothing more is to come through."""
-        self._waiting.clear()
+        """Discard pending bytes."""
+        self._pending.clear()
         if self._pump is not None:
             self._pump.cancel()
 
-    def go(self) -> None:
-        """Hand on what waits, if it can be."""
-        if self._pump is None and self._waiting and self._to.transport is not None:
+    def start(self) -> None:
+        """Start forwarding pending bytes if the receiver is connected."""
+        if self._pump is None and self._pending and self._to.transport is not None:
             self._pump = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        weather, link = self._weather, self._wire.link
+        conditions, link = self._conditions, self._connection.link
         try:
-            while self._waiting:
-                while weather.hole:
+            while self._pending:
+                while conditions.blackhole:
                     await link.changed.wait()
-                due, data = self._waiting.popleft()
+                due, data = self._pending.popleft()
                 if (left := due - asyncio.get_running_loop().time()) > 0:
                     await asyncio.sleep(left)
                 if data is None:
                     self._close()
                     return
                 await self._send(data)
-                self._held -= len(data)
-                if self._held <= MOST_HELD:
-                    (self._wire.near if self._to is self._wire.far else self._wire.far).read(going=True)
+                self._buffered_bytes -= len(data)
+                if self._buffered_bytes <= MAX_BUFFERED_BYTES:
+                    self._from.set_reading(enabled=True)
         finally:
             self._pump = None
 
     async def _send(self, data: bytes) -> None:
-        weather = self._weather
+        conditions = self._conditions
         while data:
-            size = weather.slice or (max(1, int(weather.rate * 0.05)) if weather.rate else len(data))
+            size = conditions.chunk_bytes or (max(1, int(conditions.rate * 0.05)) if conditions.rate else len(data))
             part, data = data[:size], data[size:]
             self._to.write(part)
-            if weather.rate:
-                await asyncio.sleep(len(part) / weather.rate)
-            elif weather.slice:
+            if conditions.rate:
+                await asyncio.sleep(len(part) / conditions.rate)
+            elif conditions.chunk_bytes:
                 await asyncio.sleep(0)
 
     def _close(self) -> None:

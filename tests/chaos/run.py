@@ -1,4 +1,4 @@
-"""One schedule in a house: everybody plays their part, everything calms down, and the checker is asked."""
+"""Runs one schedule in a deployment: all actions and faults, then a settling phase, then the checks."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ import random
 import secrets
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.streams import keys, log_entries, response_log
-from tests.chaos.checker import Checker, Question, Truth, Verdict, Watcher
+from tests.chaos.checker import Checker, GroundTruth, Question, Verdict, ViewerState
+from tests.chaos.deployment import LEASE_S, Deployment, Instance
 from tests.chaos.faults import inject
-from tests.chaos.house import LEASE, House, Member
 from tests.chaos.provider import ENDS, Script
-from tests.chaos.schedule import FAULTS, HABITS, OTHERS, PROVIDERS, Schedule
+from tests.chaos.schedule import ACTIONS, FAULTS, OTHERS, PROVIDERS, Schedule
 from tests.chaos.viewer import Viewer
 
 if TYPE_CHECKING:
-    from tests.chaos.schedule import Conversation, Doing, Fault
+    from tests.chaos.schedule import Action, ConversationPlan, Fault
     from tests.provider_server import Call
 
-STUCK_AFTER: Final = 25.0
-"""Seconds after the last fault within which everything has its end: a sweep, a lease and an answer, twice."""
+STUCK_AFTER_S: Final = 25.0
+"""Seconds after the last fault within which every answer must end: two sweeps, leases and answers."""
 
 EVERY_REASON: Final = frozenset({"complete", "length", "refused", "filtered", "tool_calls", "failed", "guarded"})
 
-SETTLES: Final = 2.0
-"""Seconds after which whoever was led to another store has read what it has."""
+SETTLE_S: Final = 2.0
+"""Seconds after which a redirected gateway has re-read the store."""
 
-TOO_SLOW: Final = LEASE / 3
-"""Seconds that this machine may stand still before a worker may be taken for dead that is not."""
+MAX_STALL_S: Final = LEASE_S / 3
+"""Longest stall of this machine in seconds that cannot expire the lease of a live worker."""
 
 
 @dataclass
-class Outcome:
-    """What came of a run."""
+class RunResult:
+    """Result of a run."""
 
     schedule: Schedule
     verdicts: list[Verdict]
@@ -45,105 +45,109 @@ class Outcome:
     questions: int = 0
     reconnects: int = 0
     seconds: float = 0.0
-    calm: float = 0.0
+    settle_s: float = 0.0
     """Seconds from the last fault to the last end."""
-    lag: float = 0.0
+    max_stall_s: float = 0.0
     evidence: str = ""
 
 
 class Run:
-    """A schedule that is being carried out."""
+    """One execution of a schedule."""
 
     def __init__(
         self,
-        house: House,
+        deployment: Deployment,
         script: Script,
         schedule: Schedule,
         *,
-        watcher: type[Watcher] | None = None,
-        patience: float = STUCK_AFTER,
+        state: type[ViewerState] | None = None,
+        timeout: float = STUCK_AFTER_S,
     ) -> None:
-        """`watcher`: what its viewers are; `patience`: seconds after the last fault in which all has to end."""
-        self._patience = patience
-        self.house = house
+        """`state`: class of viewer states; `timeout`: seconds after the last fault within which everything must end."""
+        self._timeout = timeout
+        self.deployment = deployment
         self.script = script
         self.schedule = schedule
-        self.checker = Checker(speaks_words=house.speaks_words, kind=watcher)
+        self.checker = Checker(expects_marked_text=deployment.expects_marked_text, state=state)
         self.questions: list[Question] = []
         self.conversations: dict[str, list[Viewer]] = {}
         self.injected: Counter[str] = Counter()
-        self.chance = random.Random(schedule.seed)
-        self._begun = time.monotonic()
+        self.rng = random.Random(schedule.seed)
+        self._started = time.monotonic()
         self._unique = secrets.token_hex(4)
 
     def now(self) -> float:
-        """Seconds from the beginning."""
-        return time.monotonic() - self._begun
+        """Return the seconds since the start."""
+        return time.monotonic() - self._started
 
-    async def at(self, moment: float) -> None:
-        """Wait for a moment of the schedule."""
-        await asyncio.sleep(max(0.0, moment - self.now()))
+    async def at(self, time_s: float) -> None:
+        """Wait until a time of the schedule."""
+        await asyncio.sleep(max(0.0, time_s - self.now()))
 
     def keys(self) -> list[str]:
-        """The keys of words of all questions."""
-        return [question.words for question in self.questions]
+        """Return the text keys of all questions."""
+        return [question.text_key for question in self.questions]
 
     def calls(self) -> list[Call]:
-        """The provider's calls for this run."""
+        """Return the provider calls of this run."""
         return [call for key in self.keys() for call in self.script.calls.get(key, ())]
 
-    def caller(self, call: Call) -> Member:
-        """The worker that made a call."""
-        return self.house.workers[int(call.headers["openai-organization"].rpartition("-")[2])]
+    def caller(self, call: Call) -> Instance:
+        """Return the worker that made a call."""
+        return self.deployment.workers[int(call.headers["openai-organization"].rpartition("-")[2])]
 
-    async def some_response(self, which: int) -> str | None:
-        """One of the responses that are being written; None where there is none for two seconds."""
+    async def some_response(self, target: int) -> str | None:
+        """Return one of the open responses; None if there is none within two seconds."""
         deadline = self.now() + 2.0
         while self.now() < deadline:
-            found = [name for viewers in self.conversations.values() for name in viewers[0].watcher.open]
+            found = [name for viewers in self.conversations.values() for name in viewers[0].state.open]
             if found:
-                return found[which % len(found)]
+                return found[target % len(found)]
             await asyncio.sleep(0.02)
         return None
 
-    async def play(self) -> Outcome:
-        """Carry it out; what went wrong is in the outcome, and the house is whole again."""
-        house, schedule = self.house, self.schedule
-        await house.set_clocks()
-        house.lag = 0.0
-        house.problems()
+    async def play(self) -> RunResult:
+        """Run the schedule, check it and restore the deployment. Not safe to cancel: faults may stay in effect."""
+        deployment, schedule = self.deployment, self.schedule
+        await deployment.fix_clocks()
+        deployment.max_stall_s = 0.0
+        deployment.problems()
         if schedule.lossy:
-            await house.followed()
-        self._begun = time.monotonic()
-        waited = house.waited()
-        parts = [self._converse(number, each) for number, each in enumerate(schedule.conversations)]
-        parts += [self._fault(fault) for fault in schedule.faults]
+            await deployment.wait_for_replica()
+        self._started = time.monotonic()
+        cpu_waits = deployment.cpu_waits()
+        tasks = [self._run_conversation(number, each) for number, each in enumerate(schedule.conversations)]
+        tasks += [self._fault(fault) for fault in schedule.faults]
         try:
-            await asyncio.gather(*parts)
-            await house.mend()
-            calm_at = self.now()
-            await self._calm()
-            calm = self.now() - calm_at
-            house.lag = max(house.lag, *(now - waited.get(pid, 0.0) for pid, now in house.waited().items()), 0.0)
-            verdicts = self.checker.finish(await self._truth())
-            verdicts += [Verdict("forbidden", "a process", "output", line) for line in house.problems()]
+            await asyncio.gather(*tasks)
+            await deployment.restore()
+            settling_since = self.now()
+            await self._wait_until_settled()
+            settle_s = self.now() - settling_since
+            deployment.max_stall_s = max(
+                deployment.max_stall_s,
+                *(now - cpu_waits.get(pid, 0.0) for pid, now in deployment.cpu_waits().items()),
+                0.0,
+            )
+            verdicts = self.checker.finish(await self._ground_truth())
+            verdicts += [Verdict("forbidden", "a process", "output", line) for line in deployment.problems()]
             evidence = self._evidence() if verdicts else ""
         finally:
             viewers = [viewer for viewers in self.conversations.values() for viewer in viewers]
             await asyncio.gather(*(viewer.close() for viewer in viewers))
             for key in self.keys():
                 self.script.forget(key)
-        return Outcome(
-            schedule,
-            verdicts,
-            self.injected,
-            self.checker.tokens,
-            len(self.questions),
-            sum(max(0, viewer.reconnects - 1) for viewer in viewers),
-            self.now(),
-            calm,
-            house.lag,
-            evidence,
+        return RunResult(
+            schedule=schedule,
+            verdicts=verdicts,
+            injected=self.injected,
+            tokens=self.checker.tokens,
+            questions=len(self.questions),
+            reconnects=sum(max(0, viewer.reconnects - 1) for viewer in viewers),
+            seconds=self.now(),
+            settle_s=settle_s,
+            max_stall_s=deployment.max_stall_s,
+            evidence=evidence,
         )
 
     async def _fault(self, fault: Fault) -> None:
@@ -151,40 +155,40 @@ class Run:
         self.injected[FAULTS[fault.kind].number + " " + fault.kind] += 1
         await inject(self, fault)
 
-    async def _converse(self, number: int, plan: Conversation) -> None:
+    async def _run_conversation(self, number: int, plan: ConversationPlan) -> None:
         name = f"chaos-{self._unique}-{number}"
         viewers = [
             Viewer(
-                self.checker.watcher(f"{name}/{index}", name),
-                self.house.urls,
+                self.checker.state(f"{name}/{index}", name),
+                self.deployment.urls,
                 viewer.gateway,
-                random.Random(self.chance.random()),
+                random.Random(self.rng.random()),
             )
             for index, viewer in enumerate(plan.viewers)
         ]
         self.conversations[name] = viewers
         if len(viewers) >= 50:
             self.injected[f"{OTHERS['crowd']} crowd"] += 1
-        parts: list[Any] = []
-        for viewer, part in zip(viewers, plan.viewers, strict=True):
-            parts.append(self._attend(viewer, part.joins, part.does))
-        stops = any(doing.habit == "stop" for part in plan.viewers for doing in part.does)
-        parts += [self._ask(name, number, index, stops=stops) for index in range(len(plan.turns))]
-        await asyncio.gather(*parts)
+        tasks: list[Any] = []
+        for viewer, viewer_plan in zip(viewers, plan.viewers, strict=True):
+            tasks.append(self._run_viewer(viewer, viewer_plan.joins_at, viewer_plan.actions))
+        stops = any(action.kind == "stop" for viewer_plan in plan.viewers for action in viewer_plan.actions)
+        tasks += [self._ask(name, number, index, stops=stops) for index in range(len(plan.messages))]
+        await asyncio.gather(*tasks)
 
-    async def _attend(self, viewer: Viewer, joins: float, does: tuple[Doing, ...]) -> None:
-        await self.at(joins)
+    async def _run_viewer(self, viewer: Viewer, joins_at: float, actions: tuple[Action, ...]) -> None:
+        await self.at(joins_at)
         viewer.start()
-        for doing in does:
-            await self.at(max(doing.at, joins))
-            self.injected[f"{HABITS[doing.habit]} viewer: {doing.habit}"] += 1
-            match doing.habit:
+        for action in actions:
+            await self.at(max(action.at, joins_at))
+            self.injected[f"{ACTIONS[action.kind]} viewer: {action.kind}"] += 1
+            match action.kind:
                 case "cut":
                     viewer.cut()
                 case "sleep":
-                    await viewer.sleep(doing.lasts, cut=True)
+                    await viewer.sleep(action.duration, cut=True)
                 case "slow":
-                    await viewer.sleep(doing.lasts, cut=False)
+                    await viewer.sleep(action.duration, cut=False)
                 case "move":
                     viewer.move()
                 case "reload":
@@ -195,98 +199,107 @@ class Run:
                     await viewer.rewatch()
 
     async def _ask(self, name: str, number: int, index: int, *, stops: bool) -> None:
-        turn = self.schedule.conversations[number].turns[index]
-        words_key = f"{turn.pieces}.{self._unique}{number}x{index}"
-        reasons = set(ENDS[turn.provider])
+        plan = self.schedule.conversations[number].messages[index]
+        text_key = f"{plan.pieces}.{self._unique}{number}x{index}"
+        reasons = set(ENDS[plan.provider])
         reasons |= {"stopped"} if stops else set()
         reasons |= {"failed"} if self.schedule.fails else set()
-        if not self.house.speaks_words:
+        if not self.deployment.expects_marked_text:
             reasons |= EVERY_REASON
-        key = f"k-{words_key}"
-        question = Question(name, key, words_key, frozenset(reasons), 1 + self.schedule.costs, refusable=turn.conflict)
-        self.script.expect(words_key, turn)
+        key = f"k-{text_key}"
+        question = Question(
+            conversation=name,
+            key=key,
+            text_key=text_key,
+            reasons=frozenset(reasons),
+            calls=1 + self.schedule.extra_calls,
+            rejectable=plan.conflict,
+        )
+        self.script.expect(text_key, plan)
         self.questions.append(question)
-        if turn.provider not in ("finish", "thinks") and self.house.speaks_words:
-            self.injected[f"{PROVIDERS[turn.provider]} provider: {turn.provider}"] += 1
-        await self.at(turn.at)
-        viewers = self.conversations[name][: turn.copies]
-        if turn.copies > 1:
-            self.injected[f"{OTHERS['copies']} the same submit at once"] += 1
+        if plan.provider not in ("finish", "thinks") and self.deployment.expects_marked_text:
+            self.injected[f"{PROVIDERS[plan.provider]} provider: {plan.provider}"] += 1
+        await self.at(plan.at)
+        viewers = self.conversations[name][: plan.copies]
+        if plan.copies > 1:
+            self.injected[f"{OTHERS['copies']} concurrent submits of one key"] += 1
         for viewer in viewers:
-            await viewer.ask(key, words_key, self.house.model)
-        if turn.conflict:
-            self.injected[f"{OTHERS['conflict']} the same key, another text"] += 1
-            await viewers[-1].ask(key, words_key + " or something else", self.house.model)
+            await viewer.ask(key, text_key, self.deployment.model)
+        if plan.conflict:
+            self.injected[f"{OTHERS['conflict']} one key with another text"] += 1
+            await viewers[-1].ask(key, text_key + " another text", self.deployment.model)
 
-    async def _calm(self) -> None:
-        """Wait until nobody waits for anything, or for as long as may be waited."""
-        begun = self.now()
-        # Those that were led to another store learn of its history when they have subscribed and read.
-        least, deadline = begun + (SETTLES if self.schedule.lossy else 0.0), begun + self._patience
+    async def _wait_until_settled(self) -> None:
+        """Wait until nothing is pending, or until the timeout."""
+        started = self.now()
+        # Gateways redirected to another store show its history only after they have subscribed and read it.
+        earliest, deadline = started + (SETTLE_S if self.schedule.lossy else 0.0), started + self._timeout
         viewers = [viewer for viewers in self.conversations.values() for viewer in viewers]
         while self.now() < deadline:
-            if self.now() >= least and all(viewer.settled for viewer in viewers):
-                done = {key for viewer in viewers for key in (*viewer.accepted, *viewer.refused)}
-                if all(question.key in done for question in self.questions) and await self._same() and self._shown():
+            if self.now() >= earliest and all(viewer.settled for viewer in viewers):
+                done = {key for viewer in viewers for key in (*viewer.accepted, *viewer.rejected)}
+                if (
+                    all(question.key in done for question in self.questions)
+                    and await self._histories_agree()
+                    and self._accepted_is_shown()
+                ):
                     return
             await asyncio.sleep(0.05)
 
-    async def _same(self) -> bool:
-        """Whether all viewers of each conversation have the same history; the last frames may be under way."""
+    async def _histories_agree(self) -> bool:
+        """Return whether all viewers of each conversation have the same history; last frames may be in transit."""
         return all(
-            len({tuple(viewer.watcher.messages) for viewer in viewers}) == 1 for viewers in self.conversations.values()
+            len({tuple(viewer.state.messages) for viewer in viewers}) == 1 for viewers in self.conversations.values()
         )
 
-    def _shown(self) -> bool:
-        """Whether everybody is shown what was accepted of theirs, where the store has not lost it."""
+    def _accepted_is_shown(self) -> bool:
+        """Return whether every accepted response is shown, unless the store is lossy."""
         return self.schedule.lossy or all(
-            viewer.watcher.knows(response)
+            viewer.state.has_response(response)
             for viewers in self.conversations.values()
             for viewer in viewers
             for response in viewer.accepted.values()
         )
 
-    async def _truth(self) -> Truth:
-        late = {name: await self._come_last(name) for name in self.conversations}
-        histories = {name: list(watcher.messages.values()) for name, watcher in late.items()}
+    async def _ground_truth(self) -> GroundTruth:
+        late = {name: await self._join_late(name) for name in self.conversations}
+        histories = {name: list(state.messages.values()) for name, state in late.items()}
         responses = [
             message["response"] for history in histories.values() for message in history if "response" in message
         ]
-        if not self.house.speaks_words:
+        if not self.deployment.expects_marked_text:
             responses = []
         logs = await asyncio.to_thread(lambda: {response: self._log(response) for response in responses})
         viewers = [viewer for viewers in self.conversations.values() for viewer in viewers]
-        extra = 1 if self.house.lag > TOO_SLOW else 0
-        questions = [
-            Question(q.conversation, q.key, q.words, q.reasons, q.calls + extra, q.refusable) for q in self.questions
-        ]
-        return Truth(
-            questions,
-            {viewer.watcher.name: viewer.accepted for viewer in viewers},
-            {viewer.watcher.name: viewer.refused for viewer in viewers},
-            histories,
-            logs,
-            {key: self.script.sent(key) for key in self.keys()},
-            shortened=frozenset(name for name, watcher in late.items() if watcher.shortened),
+        extra = 1 if self.deployment.max_stall_s > MAX_STALL_S else 0
+        questions = [replace(question, calls=question.calls + extra) for question in self.questions]
+        return GroundTruth(
+            questions=questions,
+            answers={viewer.state.name: viewer.accepted for viewer in viewers},
+            rejected={viewer.state.name: viewer.rejected for viewer in viewers},
+            histories=histories,
+            logs=logs,
+            sent={key: self.script.sent(key) for key in self.keys()},
+            shortened=frozenset(name for name, state in late.items() if state.shortened),
             lossy=self.schedule.lossy,
         )
 
-    async def _come_last(self, name: str) -> Watcher:
-        """What somebody who comes last is given."""
-        late = Viewer(Checker().watcher(f"{name}/late", name), self.house.urls, 0, self.chance)
+    async def _join_late(self, name: str) -> ViewerState:
+        """Return the state of a viewer that joins last."""
+        late = Viewer(Checker().state(f"{name}/late", name), self.deployment.urls, 0, self.rng)
         late.start()
         try:
             async with asyncio.timeout(10.0):
-                while not late.watcher.watches:
+                while not late.state.subscribed:
                     await asyncio.sleep(0.01)
         except TimeoutError:
-            self.checker.blame("stuck", late.watcher.name, "history", "a new viewer is given nothing")
+            self.checker.report("stuck", late.state.name, "history", "a new viewer receives nothing")
         finally:
             await late.close()
-        return late.watcher
+        return late.state
 
     def _log(self, response: str) -> str | None:
-        entries = response_log.entries(self.house.primary.command("XRANGE", keys.log(response), "-", "+"))
+        entries = response_log.entries(self.deployment.primary.command("XRANGE", keys.log(response), "-", "+"))
         if not entries or entries[0][1][:1] != log_entries.QUEUED:
             return None
         text = b""
@@ -298,10 +311,10 @@ class Run:
         return log_entries.unescape(text)
 
     def _evidence(self) -> str:
-        lines = [self.house.output()]
-        for name, watcher in self.checker.watchers.items():
-            lines.append(f"{name}: cursor {watcher.cursor}, messages {list(watcher.messages)}")
-            for response, shown in watcher.shown.items():
+        lines = [self.deployment.output()]
+        for name, state in self.checker.states.items():
+            lines.append(f"{name}: cursor {state.cursor}, messages {list(state.messages)}")
+            for response, shown in state.shown.items():
                 end = shown.end and {
                     key: value for key, value in shown.end.items() if key in ("reason", "chars", "error")
                 }

@@ -1,6 +1,6 @@
-"""Protections, each taken away in a child process: what the checker must then find shows that it can.
+"""Disables one protection of a child process each, to show that the checker detects its absence.
 
-Nothing of this can be reached by a setting of the product.
+No setting of the product can do this.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def count_on_a_signal() -> None:
-    """No protection: SIGUSR1 lets the process say what it holds, for the soak."""
+def print_counts_on_signal() -> None:
+    """Make the process print its resource counts on SIGUSR1, for the soak test. Disables nothing."""
     from gateway.streams.store import store
 
     initialize = store.Store.__init__
 
-    def noted(self: store.Store, *arguments: Any, **options: Any) -> None:
+    def initialize_and_listen(self: store.Store, *arguments: Any, **options: Any) -> None:
         initialize(self, *arguments, **options)
 
-        def say() -> None:
+        def print_counts() -> None:
             pool: Any = self.client.connection_pool
             counts = {
                 "tasks": len(asyncio.all_tasks()),
                 "in_use": len(pool._in_use_connections),
                 "idle": len(pool._available_connections),
             }
-            print(f"CENSUS {json.dumps(counts)}", flush=True)
+            print(f"COUNTS {json.dumps(counts)}", flush=True)
 
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, say)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, print_counts)
 
-    store.Store.__init__ = noted  # type: ignore[method-assign]
+    store.Store.__init__ = initialize_and_listen  # type: ignore[method-assign]
 
 
-def _rewrite(script: str, what: bytes, by: bytes) -> None:
-    """Change a script on its way to the store."""
+def _rewrite(script: str, old: bytes, new: bytes) -> None:
+    """Replace a part of a Lua script before it is sent to the store."""
     from gateway.streams.store import store
 
     read = store._source
 
     def rewritten(name: str) -> bytes:
         source = read(name)
-        assert name != script or what in source, f"{script} has no {what!r} any more"
-        return source.replace(what, by) if name == script else source
+        assert name != script or old in source, f"{script} does not contain {old!r}"
+        return source.replace(old, new) if name == script else source
 
     store._source = rewritten
 
@@ -54,13 +54,13 @@ def _rewrite(script: str, what: bytes, by: bytes) -> None:
 CONDITION: Final = b"if last[1] ~= ARGV[2] then return last[1] end"
 
 
-def append_whatever_the_log_ends_with() -> None:
-    """A tail that a failover lost is not noticed, and stays a hole."""
+def append_unconditionally() -> None:
+    """Append without a condition: a tail that a failover lost is not detected and stays a gap."""
     _rewrite("append", CONDITION, b"")
 
 
-def append_behind_whoever_wrote_last() -> None:
-    """A worker that lost its lease writes on, behind the one that took over."""
+def append_without_fence() -> None:
+    """Disable the fence: a worker without its lease appends after the entries of its successor."""
     renumbered = b"""if last[1] ~= ARGV[2] then
       local attempt, seq = string.match(last[1], '(%d+)-(%d+)')
       ARGV[3] = string.format('%s-%.0f', attempt, seq + 1)
@@ -68,13 +68,13 @@ def append_behind_whoever_wrote_last() -> None:
     _rewrite("append", CONDITION, renumbered)
 
 
-def forget_submit_keys() -> None:
-    """The same submit twice is two messages."""
+def ignore_idempotency_keys() -> None:
+    """Ignore idempotency keys: a repeated submit becomes a second message."""
     _rewrite("submit", b"if known[1] then", b"if false then")
 
 
-def renew_no_lease() -> None:
-    """A worker that lives is taken for dead."""
+def never_renew_leases() -> None:
+    """Never renew leases: live workers are considered dead."""
     from workers.pool import Pool
 
     async def sleep(_: Any) -> None:
@@ -83,8 +83,8 @@ def renew_no_lease() -> None:
     Pool._keep_leases = sleep  # type: ignore[method-assign, assignment]
 
 
-def take_nothing_over() -> None:
-    """The jobs of a dead worker are nobody's."""
+def never_take_over() -> None:
+    """Never take over jobs of dead workers."""
     from gateway.streams import jobs
 
     take = jobs.take
@@ -97,8 +97,8 @@ def take_nothing_over() -> None:
     jobs.take = take_new
 
 
-def compare_nothing() -> None:
-    """What a gateway did not hear, it never learns."""
+def disable_reconciliation() -> None:
+    """Disable reconciliation: a gateway never detects publishes that it missed."""
     from gateway.feed.feed import Feed
 
     async def sleep(_: Any, partition: int) -> None:
@@ -107,8 +107,8 @@ def compare_nothing() -> None:
     Feed._compare = sleep  # type: ignore[method-assign, assignment]
 
 
-def see_no_gaps() -> None:
-    """What is published is taken for what comes next."""
+def disable_gap_detection() -> None:
+    """Disable gap detection: each publish is applied as if it followed the last entry."""
     from gateway import response_replica
     from gateway.replica import Outcome
 
@@ -131,8 +131,8 @@ def _hear(self: Any, part: Any) -> Any:
     return self.extend(None, [(LogId(first.attempt, first.seq + n), value) for n, value in enumerate(part.values)])
 
 
-def take_every_number_for_the_same() -> None:
-    """A cursor is its number alone: one that was issued twice is not told apart."""
+def ignore_nonce() -> None:
+    """Ignore the nonce: a cursor that was issued twice is not distinguished."""
     from gateway.response_replica import ResponseReplica
 
     def has(self: Any, cursor: Any) -> bool:
@@ -142,13 +142,13 @@ def take_every_number_for_the_same() -> None:
 
 
 ALL: Final[dict[str, Callable[[], None]]] = {
-    "census": count_on_a_signal,
-    "condition of an append": append_whatever_the_log_ends_with,
-    "fence": append_behind_whoever_wrote_last,
-    "submit keys": forget_submit_keys,
-    "lease renewal": renew_no_lease,
-    "take-over": take_nothing_over,
-    "comparison": compare_nothing,
-    "gap detection": see_no_gaps,
-    "nonce": take_every_number_for_the_same,
+    "resource counts": print_counts_on_signal,
+    "append condition": append_unconditionally,
+    "fence": append_without_fence,
+    "idempotency keys": ignore_idempotency_keys,
+    "lease renewal": never_renew_leases,
+    "take-over": never_take_over,
+    "reconciliation": disable_reconciliation,
+    "gap detection": disable_gap_detection,
+    "nonce": ignore_nonce,
 }

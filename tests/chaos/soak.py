@@ -1,8 +1,8 @@
-"""`python -m tests.chaos.soak --minutes 60`: churn and cancellations for a long time, and what is left of them.
+"""`python -m tests.chaos.soak --minutes 60`: load with churn and cancellations, and a check for leaks.
 
-Every minute one viewer in twenty is cut off or loads its page anew; answers are stopped; and twice a second somebody
-connects who leaves at any point of the way in. The processes are counted (memory, descriptors, tasks, connections of
-the store's pool) when nobody is there: once after a first wave, and once more at the end.
+Every minute 5 % of the viewers are disconnected or reload their page. Some answers are stopped. Twice a second a client
+connects and aborts at a random point of the handshake. Memory, descriptors, tasks and pooled store connections of each
+process are counted without clients: once after a warm-up, and once at the end.
 """
 
 from __future__ import annotations
@@ -24,82 +24,83 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from tests.chaos.checker import Checker
-from tests.chaos.house import House, Member
-from tests.chaos.nursery import Nursery
+from tests.chaos.deployment import Deployment, Instance
+from tests.chaos.fork_server import ForkServer
 from tests.chaos.provider import Script
-from tests.chaos.schedule import Turn
+from tests.chaos.schedule import MessagePlan
 from tests.chaos.viewer import Viewer
 from tests.provider_server import ProviderServer
 
 CONVERSATIONS: Final = 20
 VIEWERS: Final = 5
-"""Of each conversation."""
+"""Viewers per conversation."""
 
 CHURN: Final = 0.05
-"""Of all viewers, a minute."""
+"""Share of the viewers that reconnect per minute."""
 
-EMPTY_FOR: Final = 45.0
-"""Seconds after which a gateway has dropped the conversations that nobody watches."""
+IDLE_S: Final = 45.0
+"""Seconds after which a gateway has evicted conversations without viewers."""
 
-MOST_GROWTH: Final = 0.02
+MAX_GROWTH: Final = 0.02
+"""Allowed growth of each count, as a fraction of its base."""
 
 
-async def census(member: Member) -> dict[str, float]:
-    """Count what a process holds."""
-    child = member.child
+async def resource_counts(instance: Instance) -> dict[str, float]:
+    """Return the resource counts of a process."""
+    child = instance.child
     assert child is not None
-    before = child.text.count("CENSUS")
+    before = child.text.count("COUNTS")
     child.signal(signal.SIGUSR1)
     deadline = time.monotonic() + 10.0
-    while child.text.count("CENSUS") == before:
-        assert time.monotonic() < deadline, f"{member.name} does not count"
+    while child.text.count("COUNTS") == before:
+        assert time.monotonic() < deadline, f"{instance.name} prints no counts"
         await asyncio.sleep(0.05)
-    (said,) = [line for line in child.text.splitlines() if line.startswith("CENSUS")][before:]
-    counts = json.loads(said.removeprefix("CENSUS "))
+    (printed,) = [line for line in child.text.splitlines() if line.startswith("COUNTS")][before:]
+    counts = json.loads(printed.removeprefix("COUNTS "))
     pages = int(Path(f"/proc/{child.pid}/statm").read_text().split()[1])
     return {
         "rss": pages * os.sysconf("SC_PAGE_SIZE") / 1024,
-        # But for those connections to the store that wait for their next use.
+        # Idle pooled connections do not count: their number varies with the load.
         "descriptors": len(list(Path(f"/proc/{child.pid}/fd").iterdir())) - counts.pop("idle"),
         **counts,
     }
 
 
 class Soak:
-    """Everybody who comes and goes."""
+    """The load of the soak test."""
 
-    def __init__(self, house: House, script: Script, seed: int) -> None:
-        self.house = house
+    def __init__(self, deployment: Deployment, script: Script, seed: int) -> None:
+        self.deployment = deployment
         self.script = script
-        self.chance = random.Random(seed)
+        self.rng = random.Random(seed)
         self.checker = Checker()
-        self.asked = self.tokens = self.strangers = self.churned = self.stopped = 0
-        self.wrong: list[str] = []
+        self.asked = self.tokens = self.aborted_connects = self.churned = self.stopped = 0
+        self.problems: list[str] = []
 
     async def load(self, seconds: float) -> None:
-        """Let them come and go for so long; nobody is left then."""
+        """Run the load for `seconds`; all clients are disconnected when it returns."""
         over = time.monotonic() + seconds
-        tasks = [asyncio.create_task(self._talk(number, over)) for number in range(CONVERSATIONS)]
-        tasks.append(asyncio.create_task(self._intrude(over)))
+        tasks = [asyncio.create_task(self._converse(number, over)) for number in range(CONVERSATIONS)]
+        tasks.append(asyncio.create_task(self._abort_connects(over)))
         await asyncio.gather(*tasks)
 
     async def count(self) -> dict[str, dict[str, float]]:
-        """A census of all processes, now that nobody is there."""
-        await asyncio.sleep(EMPTY_FOR)
-        return {member.name: await census(member) for member in self.house.members}
+        """Return the resource counts of all processes without clients."""
+        await asyncio.sleep(IDLE_S)
+        return {instance.name: await resource_counts(instance) for instance in self.deployment.instances}
 
-    async def _talk(self, number: int, over: float) -> None:
-        """One conversation after another, each of a few questions, so that what is done with can be dropped."""
+    async def _converse(self, number: int, over: float) -> None:
+        """Run conversations one after another, each with a few questions, so that finished ones can be evicted."""
         while time.monotonic() < over:
             name = f"soak-{number}-{self.asked}"
-            # A checker for each: what it has seen is no part of what is counted.
+            # One checker per conversation, so that this process does not accumulate state.
             checker = Checker()
             viewers = [
                 Viewer(
-                    checker.watcher(f"{name}/{index}", name),
-                    self.house.urls,
+                    checker.state(f"{name}/{index}", name),
+                    self.deployment.urls,
                     index,
-                    random.Random(self.chance.random()),
+                    random.Random(self.rng.random()),
                 )
                 for index in range(VIEWERS)
             ]
@@ -110,45 +111,45 @@ class Soak:
                 await self._ask(name, viewers)
             await asyncio.gather(*(viewer.close() for viewer in viewers))
             self.tokens += checker.tokens
-            self.wrong += [f"{verdict.kind}: {verdict.about}: {verdict.detail}" for verdict in checker.verdicts]
+            self.problems += [f"{verdict.kind}: {verdict.about}: {verdict.detail}" for verdict in checker.verdicts]
 
     async def _ask(self, name: str, viewers: list[Viewer]) -> None:
         self.asked += 1
-        key = f"60.{self.chance.getrandbits(40):x}"
-        self.script.expect(key, Turn(0.0, "finish", 60, 0.04))
-        asker = self.chance.choice(viewers)
+        key = f"60.{self.rng.getrandbits(40):x}"
+        self.script.expect(key, MessagePlan(0.0, "finish", 60, 0.04))
+        asker = self.rng.choice(viewers)
         await asker.ask(f"k-{key}", key)
-        over = time.monotonic() + self.chance.uniform(4.0, 9.0)
+        over = time.monotonic() + self.rng.uniform(4.0, 9.0)
         while time.monotonic() < over:
             await asyncio.sleep(0.5)
             for viewer in viewers:
-                if self.chance.random() < CHURN / 120:
+                if self.rng.random() < CHURN / 120:
                     self.churned += 1
-                    self.chance.choice((viewer.cut, viewer.move, viewer.reload))()
-            if self.chance.random() < 0.01:
+                    self.rng.choice((viewer.cut, viewer.move, viewer.reload))()
+            if self.rng.random() < 0.01:
                 self.stopped += 1
                 await asker.stop()
         deadline = time.monotonic() + 20.0
         while not all(viewer.settled for viewer in viewers):
             if time.monotonic() > deadline:
-                self.wrong.append(f"stuck: {name}")
+                self.problems.append(f"stuck: {name}")
                 return
             await asyncio.sleep(0.1)
         self.script.forget(key)
 
-    async def _intrude(self, over: float) -> None:
-        """Somebody connects, and leaves at any point."""
+    async def _abort_connects(self, over: float) -> None:
+        """Connect again and again, and abort at a random point."""
         while time.monotonic() < over:
-            self.strangers += 1
-            task = asyncio.create_task(self._visit())
-            await asyncio.sleep(self.chance.uniform(0.0, 0.06))
+            self.aborted_connects += 1
+            task = asyncio.create_task(self._connect())
+            await asyncio.sleep(self.rng.uniform(0.0, 0.06))
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            await asyncio.sleep(self.chance.uniform(0.2, 0.8))
+            await asyncio.sleep(self.rng.uniform(0.2, 0.8))
 
-    async def _visit(self) -> None:
-        url = self.chance.choice(self.house.urls)
-        name = f"soak-{self.chance.randrange(CONVERSATIONS)}-0"
+    async def _connect(self) -> None:
+        url = self.rng.choice(self.deployment.urls)
+        name = f"soak-{self.rng.randrange(CONVERSATIONS)}-0"
         with suppress(OSError, WebSocketException):
             async with connect(url, compression=None, open_timeout=2.0, close_timeout=0.1, proxy=None) as socket:
                 await socket.send(json.dumps({"type": "hello"}))
@@ -161,52 +162,52 @@ class Soak:
 
 
 def growth(base: dict[str, float], now: dict[str, float]) -> dict[str, float]:
-    """By how much each count is above its base, as a share."""
+    """Return the growth of each count as a fraction of its base."""
     return {name: now[name] / base[name] - 1 if base[name] else now[name] for name in base}
 
 
 async def soak(minutes: float, warm: float, seed: int) -> dict[str, Any]:
-    """Run it; return what was counted, and what was wrong."""
+    """Run the soak test; return its counts and problems. Not safe to cancel: processes may be left."""
     script = Script()
-    nursery = Nursery()
+    fork_server = ForkServer()
     try:
         with ProviderServer(script=script) as provider:
-            async with House(nursery, provider.url, sabotage=("census",)) as house:
-                run = Soak(house, script, seed)
+            async with Deployment(fork_server, provider.url, sabotage=("resource counts",)) as deployment:
+                run = Soak(deployment, script, seed)
                 await run.load(warm * 60)
                 base = await run.count()
                 print("base", json.dumps(base), flush=True)
                 over = time.monotonic() + minutes * 60
                 while (left := over - time.monotonic()) > 0:
                     await run.load(min(left, 300.0))
-                    now = {member.name: await census(member) for member in house.members}
+                    now = {instance.name: await resource_counts(instance) for instance in deployment.instances}
                     provider.calls.clear()
-                    print(f"{run.asked} answers, {run.strangers} strangers", json.dumps(now), flush=True)
+                    print(f"{run.asked} answers, {run.aborted_connects} aborted_connects", json.dumps(now), flush=True)
                 end = await run.count()
-                run.wrong += house.problems()
+                run.problems += deployment.problems()
     finally:
-        nursery.close()
+        fork_server.close()
     return {
         "minutes": minutes,
         "answers": run.asked,
         "tokens": run.tokens,
         "churned": run.churned,
         "stopped": run.stopped,
-        "strangers": run.strangers,
+        "aborted_connects": run.aborted_connects,
         "base": base,
         "end": end,
         "growth": {name: growth(base[name], end[name]) for name in base},
-        "wrong": run.wrong,
+        "problems": run.problems,
     }
 
 
 def main() -> int:
-    """Run what the command line asks for; 1 where something grew or was wrong."""
+    """Run the soak test from the command line; return 1 if a count grew or a problem occurred."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--warm", type=float, default=3.0, help="minutes of the first wave")
+    parser.add_argument("--warm", type=float, default=3.0, help="minutes of warm-up before the first count")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="where to write the result")
+    parser.add_argument("--json", type=Path, help="file for the result")
     options = parser.parse_args()
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     result = asyncio.run(soak(options.minutes, options.warm, options.seed))
@@ -217,10 +218,10 @@ def main() -> int:
         f"{name}: {what} by {share:.1%}"
         for name, shares in result["growth"].items()
         for what, share in shares.items()
-        if share > MOST_GROWTH
+        if share > MAX_GROWTH
     ]
-    print(f"grew: {', '.join(grew) or 'nothing'}; wrong: {len(result['wrong'])}")
-    return 1 if grew or result["wrong"] else 0
+    print(f"grew: {', '.join(grew) or 'nothing'}; problems: {len(result['wrong'])}")
+    return 1 if grew or result["problems"] else 0
 
 
 if __name__ == "__main__":

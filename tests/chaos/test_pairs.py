@@ -1,4 +1,4 @@
-"""Without a protection the checker finds what that protects from: so it can fail."""
+"""The checker detects the absence of each protection, which shows that its checks can fail."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ pytestmark = pytest.mark.live
 
 
 @pytest.mark.timeout(180)
-def test_every_protection_is_missed_when_it_is_away() -> None:
-    # With the protections the same runs are in the long form, and the like of them in `test_chaos.py`.
+def test_each_missing_protection_is_detected() -> None:
+    # The long form also plays these schedules with the protections; `test_chaos.py` covers similar ones.
     done = subprocess.run(
         [sys.executable, "-m", "tests.chaos.pairs", "--without"],
         cwd=ROOT,

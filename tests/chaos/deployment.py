@@ -1,4 +1,4 @@
-"""A deployment with a bad network: two gateways, two workers, a store and its replica, and a link to everything."""
+"""A deployment under test: two gateways, two workers, a store with a replica, and a fault-injecting link to each."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tests.chaos.link import Link
 from tests.stores import RealServer
 
 if TYPE_CHECKING:
-    from tests.chaos.nursery import Child, Nursery
+    from tests.chaos.fork_server import ChildProcess, ForkServer
 
-LEASE: Final = 1.5
-"""Seconds, for workers that are to be replaced soon."""
+LEASE_S: Final = 1.5
+"""Lease of the workers in seconds; short, so that take-overs are fast."""
 
-READY_WITHIN: Final = 30.0
+READY_TIMEOUT_S: Final = 30.0
 PROBLEMS: Final = ("Traceback", " ERROR ", " CRITICAL ", "never awaited", "never retrieved")
-# What was acknowledged survives a crash: with everysec a busy disk loses up to two seconds, and the run its meaning.
-SERVER: Final = (
+# Acknowledged writes must survive a crash: with everysec a busy disk loses up to 2 s, and checks would fail.
+SERVER_OPTIONS: Final = (
     "--appendfsync",
     "always",
     "--enable-debug-command",
@@ -35,26 +35,26 @@ SERVER: Final = (
     "--repl-timeout",
     "60",
 )
-WORKER: Final = (
-    "--models", json.dumps({"fake": "openai/fake"}), "--lease", str(LEASE), "--attempts", "3", "--drain", "1",
+WORKER_OPTIONS: Final = (
+    "--models", json.dumps({"fake": "openai/fake"}), "--lease", str(LEASE_S), "--attempts", "3", "--drain", "1",
     "--first-timeout", "8", "--idle-timeout", "4.5", "--patience", "25",
 )  # fmt: skip
 
 
-class Member:
-    """One gateway or worker: a child, which may be another one tomorrow, and its link to the store."""
+class Instance:
+    """A gateway or worker: a child process, which may be replaced, and its link to the store."""
 
-    def __init__(self, kind: str, number: int, house: House) -> None:
+    def __init__(self, kind: str, number: int, deployment: Deployment) -> None:
         self.kind = kind
         self.number = number
-        self.house = house
-        self.store = Link(house.address)
+        self.deployment = deployment
+        self.store = Link(deployment.address)
         self.clients = Link(("127.0.0.1", 9))
-        """Where its clients come in; of no use for a worker."""
-        self.child: Child | None = None
+        """Link from the clients; unused for workers."""
+        self.child: ChildProcess | None = None
         self.skew = 0.0
         self.outputs: list[Path] = []
-        self._born = 0
+        self._starts = 0
         self._starting = asyncio.Lock()
 
     @property
@@ -68,30 +68,30 @@ class Member:
         await self.start()
 
     async def start(self, skew: float = 0.0) -> None:
-        """Start a new child, if there is none; return when it serves."""
+        """Start a child unless one runs; return when it is ready."""
         async with self._starting:
             if self.child is None or not self.child.running:
                 await self._start(skew)
 
     async def _start(self, skew: float) -> None:
-        house = self.house
-        options = WORKER if self.kind == "worker" else ("--port", "0")
+        deployment = self.deployment
+        options = WORKER_OPTIONS if self.kind == "worker" else ("--port", "0")
         environment = {
-            "OPENAI_BASE_URL": f"{house.provider}/v1",
+            "OPENAI_BASE_URL": f"{deployment.provider}/v1",
             "OPENAI_API_KEY": "sk-planted-secret",
-            # Tells the provider who calls.
-            "OPENAI_ORG_ID": f"{house.name}-{self.number}",
+            # Identifies the worker in the provider's requests.
+            "OPENAI_ORG_ID": f"{deployment.name}-{self.number}",
         }
         self.skew = skew
-        output = house.folder / f"{self.kind}-{self.number}-{self._born}.log"
-        self._born += 1
+        output = deployment.folder / f"{self.kind}-{self.number}-{self._starts}.log"
+        self._starts += 1
         self.outputs.append(output)
         output.touch()
         url = f"redis://127.0.0.1:{self.store.port}/0"
         arguments = [self.kind, "--store", url, *options]
-        deadline = time.monotonic() + READY_WITHIN
+        deadline = time.monotonic() + READY_TIMEOUT_S
         while True:
-            child = self.child = house.nursery.bear(arguments, environment, output, house.sabotage, skew)
+            child = self.child = deployment.fork_server.fork(arguments, environment, output, deployment.sabotage, skew)
             while child.running and child.announced() is None:
                 if time.monotonic() > deadline:
                     raise AssertionError(f"{self.name} is not ready: {child.text[-3000:]}")
@@ -99,7 +99,7 @@ class Member:
             announced = child.announced()
             if announced is not None:
                 break
-            # It gives up where the store does not answer, as a service is started again by its supervisor.
+            # The process exits if the store is unavailable. Restart it, as a supervisor does.
             child.close()
             assert time.monotonic() < deadline, f"{self.name} does not start: {child.text[-3000:]}"
             await asyncio.sleep(0.1)
@@ -107,7 +107,7 @@ class Member:
             self.clients.target = ("127.0.0.1", int(announced.rsplit(":", 1)[1]))
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         if self.child is not None:
             self.child.close()
             self.child = None
@@ -116,8 +116,8 @@ class Member:
         if self.child is not None:
             self.child.signal(number)
 
-    async def leave(self, within: float) -> bool:
-        """SIGTERM; whether it was gone within so many seconds. One that is not is killed."""
+    async def terminate(self, within: float) -> bool:
+        """Send SIGTERM; return whether the process exited within `within` seconds. Otherwise kill it."""
         child = self.child
         if child is None:
             return True
@@ -125,22 +125,22 @@ class Member:
         deadline = time.monotonic() + within
         while child.running and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        gone = not child.running
+        exited = not child.running
         if self.child is child:
             self.kill()
-        return gone
+        return exited
 
-    async def mend(self) -> None:
-        """It runs, and the weather is good."""
-        self.store.clears()
-        self.clients.clears()
+    async def restore(self) -> None:
+        """Restore the links, start the process if needed, and wait until it is ready."""
+        self.store.restore()
+        self.clients.restore()
         self.signal(signal.SIGCONT)
         if self.child is None or not self.child.running:
             await self.start()
-        deadline = time.monotonic() + READY_WITHIN
+        deadline = time.monotonic() + READY_TIMEOUT_S
         while self.kind == "gateway" and not await asyncio.to_thread(self._ready):
-            said = self.child.text[-3000:] if self.child is not None else "it was killed"
-            assert time.monotonic() < deadline, f"{self.name} does not get ready: {said}"
+            output = self.child.text[-3000:] if self.child is not None else "killed"
+            assert time.monotonic() < deadline, f"{self.name} is not ready: {output}"
             await asyncio.sleep(0.05)
 
     def _ready(self) -> bool:
@@ -157,79 +157,81 @@ class Member:
             await self.clients.close()
 
 
-class House:
-    """All of it. A schedule may hurt whatever it likes; `mend` makes it whole again."""
+class Deployment:
+    """The whole deployment. A schedule may damage any part; `restore` repairs all of it."""
 
     model = "fake"
-    speaks_words = True
-    """Whether the provider is ours, so that what the answers must be is known."""
+    expects_marked_text = True
+    """Whether the answers are marked texts, so that the expected text is known."""
 
-    def __init__(self, nursery: Nursery, provider: str, make: Any = "valkey", sabotage: tuple[str, ...] = ()) -> None:
-        """`provider`: the address of the fake one. `sabotage`: protections that this house goes without."""
+    def __init__(
+        self, fork_server: ForkServer, provider: str, server: Any = "valkey", sabotage: tuple[str, ...] = ()
+    ) -> None:
+        """`provider`: base URL of the fake provider. `sabotage`: names of protections to disable."""
         self.name = secrets.token_hex(3)
-        self.nursery = nursery
+        self.fork_server = fork_server
         self.provider = provider
         self.sabotage = sabotage
         self.folder = Path(tempfile.mkdtemp(prefix="tw-chaos-"))
-        self.primary, self.replica = RealServer(make, *SERVER), RealServer(make, *SERVER)
+        self.primary, self.replica = RealServer(server, *SERVER_OPTIONS), RealServer(server, *SERVER_OPTIONS)
         self.replication = Link(("127.0.0.1", self.primary.port))
-        self.gateways = [Member("gateway", number, self) for number in range(2)]
-        self.workers = [Member("worker", number, self) for number in range(2)]
-        self.lag = 0.0
-        """Seconds that this machine stood still, at the most, since `lag` was last set to 0."""
+        self.gateways = [Instance("gateway", number, self) for number in range(2)]
+        self.workers = [Instance("worker", number, self) for number in range(2)]
+        self.max_stall_s = 0.0
+        """Longest stall of this machine in seconds since `max_stall_s` was last set to 0."""
         self.replacing = asyncio.Lock()
-        """Held while a server is down, frozen, or gives its place to the other one."""
-        self._beats: asyncio.Task[None] | None = None
+        """Held while a store server is down, frozen or being replaced."""
+        self._stall_monitor: asyncio.Task[None] | None = None
         self._read: dict[Path, int] = {}
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where the store is now."""
+        """Return the address of the current primary."""
         return ("127.0.0.1", self.primary.port)
 
     @property
-    def members(self) -> list[Member]:
+    def instances(self) -> list[Instance]:
         return [*self.gateways, *self.workers]
 
     @property
     def urls(self) -> list[str]:
-        """The gateways, each behind its link."""
+        """Return the WebSocket URLs of the gateways, through their links."""
         return [f"ws://127.0.0.1:{gateway.clients.port}/v1/ws" for gateway in self.gateways]
 
-    async def __aenter__(self) -> House:
+    async def __aenter__(self) -> Deployment:
         await asyncio.to_thread(self.primary.start)
         await asyncio.to_thread(self.replica.start)
         await self.replication.open()
-        for member in self.members:
-            await member.open()
-        await self.mend()
-        self._beats = asyncio.create_task(self._watch_the_clock())
+        for instance in self.instances:
+            await instance.open()
+        await self.restore()
+        self._stall_monitor = asyncio.create_task(self._measure_stalls())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._beats is not None:
-            self._beats.cancel()
-        for member in self.members:
-            await member.close()
+        if self._stall_monitor is not None:
+            self._stall_monitor.cancel()
+        for instance in self.instances:
+            await instance.close()
         await self.replication.close()
         self.primary.close()
         self.replica.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    async def mend(self) -> None:
-        """Let everything run, with good weather and a replica that follows."""
-        await self.mend_store()
-        await asyncio.gather(*(member.mend() for member in self.members))
+    async def restore(self) -> None:
+        """Restore all processes and links, with a replica that follows its primary."""
+        await self.restore_store()
+        await asyncio.gather(*(instance.restore() for instance in self.instances))
 
-    async def set_clocks(self) -> None:
-        """Replace those whose clock is wrong."""
-        for member in self.members:
-            if member.skew:
-                member.kill()
-                await member.mend()
+    async def fix_clocks(self) -> None:
+        """Replace the processes with a wrong clock."""
+        for instance in self.instances:
+            if instance.skew:
+                instance.kill()
+                await instance.restore()
 
-    async def mend_store(self) -> None:
-        """As `mend`, but for gateways and workers."""
+    async def restore_store(self) -> None:
+        """Restore the store servers and their replication."""
         for server in (self.primary, self.replica):
             if server._process is None:
                 await asyncio.to_thread(server.start)
@@ -237,42 +239,42 @@ class House:
         await asyncio.to_thread(self.primary.command, "CONFIG", "SET", "maxmemory", "0")
         await asyncio.to_thread(self.primary.command, "REPLICAOF", "NO", "ONE")
         self.replication.target = self.address
-        self.replication.clears()
+        self.replication.restore()
         await asyncio.to_thread(self.replica.command, "REPLICAOF", "127.0.0.1", self.replication.port)
 
-    async def followed(self, within: float = 20.0) -> None:
-        """Wait until the replica has what the primary has."""
+    async def wait_for_replica(self, within: float = 20.0) -> None:
+        """Wait until the replica is in sync with the primary."""
         deadline = time.monotonic() + within
         while True:
-            said = await asyncio.to_thread(self.replica.command, "INFO", "replication")
-            if said.get("master_link_status") == "up":
+            info = await asyncio.to_thread(self.replica.command, "INFO", "replication")
+            if info.get("master_link_status") == "up":
                 return
-            assert time.monotonic() < deadline, "the replica does not follow"
+            assert time.monotonic() < deadline, "the replica is not in sync"
             await asyncio.sleep(0.05)
 
     def promote(self) -> None:
-        """The replica is the primary from now on; those that are connected to the other one still are."""
+        """Swap primary and replica. Existing connections to the old primary stay open."""
         self.replica.command("REPLICAOF", "NO", "ONE")
         self.primary, self.replica = self.replica, self.primary
 
-    def switch(self, member: Member) -> None:
-        """Lead a member to the primary."""
-        member.store.target = self.address
-        member.store.cut()
+    def switch(self, instance: Instance) -> None:
+        """Redirect an instance to the current primary."""
+        instance.store.target = self.address
+        instance.store.cut()
 
     def output(self) -> str:
-        """What gateways and workers said last, for a person who looks into a failure."""
+        """Return the last output of all instances, for failure reports."""
         return "\n".join(
             f"--- {path.name}\n{path.read_text(errors='replace')[-4000:]}"
-            for member in self.members
-            for path in member.outputs[-2:]
+            for instance in self.instances
+            for path in instance.outputs[-2:]
         )
 
     def problems(self) -> list[str]:
-        """Lines that no fault may cause: an error of the programs themselves."""
+        """Return new output lines that no fault may cause: errors of the programs."""
         found = []
-        for member in self.members:
-            for path in member.outputs:
+        for instance in self.instances:
+            for path in instance.outputs:
                 with path.open("rb") as file:
                     file.seek(self._read.get(path, 0))
                     lines = file.read().decode(errors="replace").splitlines()
@@ -280,28 +282,28 @@ class House:
                 found += [f"{path.name}: {line}" for line in lines if any(word in line for word in PROBLEMS)]
         return found
 
-    def forget_output(self) -> None:
-        """Drop what was said."""
-        for member in self.members:
-            for path in member.outputs[:-1]:
+    def clear_output(self) -> None:
+        """Delete the output of replaced children."""
+        for instance in self.instances:
+            for path in instance.outputs[:-1]:
                 path.unlink(missing_ok=True)
-            del member.outputs[:-1]
+            del instance.outputs[:-1]
 
-    def waited(self) -> dict[int, float]:
-        """For each worker, and for the store, the seconds that it wanted to run and the machine did not let it."""
-        pids = [member.child.pid for member in self.workers if member.child is not None]
+    def cpu_waits(self) -> dict[int, float]:
+        """Return for each worker and store process the seconds that it waited for a CPU."""
+        pids = [instance.child.pid for instance in self.workers if instance.child is not None]
         found = {}
         for pid in (*pids, *(server.pid for server in (self.primary, self.replica) if server._process is not None)):
             try:
-                # The second field is in nanoseconds (Linux, Documentation/scheduler/sched-stats.rst).
+                # The second field is the run queue delay in ns (Linux, Documentation/scheduler/sched-stats.rst).
                 found[pid] = int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
             except (OSError, IndexError):
                 continue
         return found
 
-    async def _watch_the_clock(self) -> None:
+    async def _measure_stalls(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + 0.02
             await asyncio.sleep(0.02)
-            self.lag = max(self.lag, loop.time() - due)
+            self.max_stall_s = max(self.max_stall_s, loop.time() - due)

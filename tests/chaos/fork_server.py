@@ -1,7 +1,7 @@
-"""Gateways and workers by the dozen: a process that has imported everything, and forks for each that is asked for.
+"""Fork server: a process that has imported all modules and forks a gateway or worker in about 20 ms.
 
-A child is `tokenwire` with a process, sockets and a memory of its own; only the second that Python takes to import it
-is saved. Before it begins, a child may be given a wrong clock, and lose a protection (`sabotage`).
+A child is a normal `tokenwire` process with its own memory and sockets; only the second of imports is saved. A
+child can get a wrong clock and can run without a protection (`sabotage`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import click
 if TYPE_CHECKING:
     from pathlib import Path
 
-READY_WITHIN: Final = 30.0
+READY_TIMEOUT_S: Final = 30.0
 
 
-class Child:
-    """One process; everything that it prints is in `output`."""
+class ChildProcess:
+    """A forked process. `output` is the file with its stdout and stderr."""
 
     def __init__(self, pid: int, output: Path) -> None:
         self.pid = pid
@@ -44,7 +44,7 @@ class Child:
         return self.output.read_text(errors="replace")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, if there is anybody to hear it."""
+        """Send a signal; ignored if the process has exited."""
         if self._closed:
             return
         try:
@@ -53,11 +53,11 @@ class Child:
             pass
 
     def announced(self) -> str | None:
-        """What it said when it was ready."""
+        """Return the line that the process prints when it is ready; None before."""
         return next((line for line in self.text.splitlines() if line.startswith("Tokenwire")), None)
 
     def close(self) -> None:
-        """End it, however it stands."""
+        """Kill the process and wait for its exit."""
         if not self._closed:
             self.signal(signal.SIGKILL)
             select.select([self._handle], [], [], 10.0)
@@ -65,32 +65,32 @@ class Child:
             os.close(self._handle)
 
 
-class Nursery:
-    """The process that forks."""
+class ForkServer:
+    """Client of the fork server process."""
 
     def __init__(self) -> None:
         clean = {n: v for n, v in os.environ.items() if not n.startswith(("TOKENWIRE_", "OPENAI_", "ANTHROPIC_"))}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.nursery"],
+            [sys.executable, "-m", "tests.chaos.fork_server"],
             env={**clean, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    def bear(
+    def fork(
         self, arguments: list[str], environment: dict[str, str], output: Path, sabotage: tuple[str, ...], skew: float
-    ) -> Child:
-        """Start `tokenwire` with these arguments; `skew` is by how many seconds its clock is wrong."""
+    ) -> ChildProcess:
+        """Start `tokenwire` with these arguments. `skew`: error of its clock in seconds."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         request = [arguments, environment, str(output), list(sabotage), skew]
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return Child(int(self._process.stdout.readline()), output)
+        return ChildProcess(int(self._process.stdout.readline()), output)
 
     def close(self) -> None:
-        """End the nursery, and with it whoever is left of its children."""
+        """Stop the fork server, which kills its remaining children."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(20.0)
@@ -99,8 +99,8 @@ class Nursery:
 
 
 def main() -> None:
-    """Fork for every line of standard input, and end every child at its end."""
-    import aiohttp  # noqa: F401 - all that a child would have to import
+    """Fork a child for each line of stdin; kill all children at its end."""
+    import aiohttp  # noqa: F401 - preloads the imports of a child
     import openai.resources.chat  # noqa: F401
     import uvloop  # noqa: F401
 
@@ -128,7 +128,7 @@ def main() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         pid = os.fork()
         if pid == 0:
-            _live(arguments, environment, output, sabotage, skew)
+            _run_child(arguments, environment, output, sabotage, skew)
         children.add(pid)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         print(pid, flush=True)
@@ -139,7 +139,9 @@ def main() -> None:
             pass
 
 
-def _live(arguments: list[str], environment: dict[str, str], output: str, names: list[str], skew: float) -> NoReturn:
+def _run_child(
+    arguments: list[str], environment: dict[str, str], output: str, names: list[str], skew: float
+) -> NoReturn:
     status = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -152,7 +154,7 @@ def _live(arguments: list[str], environment: dict[str, str], output: str, names:
         os.environ.update(environment)
         random.seed()
         if skew:
-            _shift(skew)
+            _skew_clock(skew)
         if names:
             from tests.chaos import sabotage
 
@@ -163,10 +165,10 @@ def _live(arguments: list[str], environment: dict[str, str], output: str, names:
         gateway.cli.main.main(arguments, standalone_mode=False)
         status = 0
     except (click.ClickException, click.exceptions.Exit, SystemExit) as error:
-        # Said in a sentence, as by the command.
+        # The command prints these errors without a traceback too.
         print(f"Error: {error}")
     except BaseException:
-        # A forked process must not go on as its parent.
+        # A forked child must never return into the loop of its parent.
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -174,7 +176,7 @@ def _live(arguments: list[str], environment: dict[str, str], output: str, names:
         os._exit(status)
 
 
-def _shift(seconds: float) -> None:
+def _skew_clock(seconds: float) -> None:
     real, real_ns = time.time, time.time_ns
     time.time = lambda: real() + seconds
     time.time_ns = lambda: real_ns() + int(seconds * 1e9)
