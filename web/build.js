@@ -5,7 +5,7 @@
 
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -16,14 +16,19 @@ import { build, transform } from "esbuild";
 const WEB = dirname(fileURLToPath(import.meta.url));
 
 /** What is bundled: each by itself, sharing code only with what it loads later. @type {Record<string, string>[]} */
-const BUNDLES = [{ tokenwire: "client/client.ts" }, { chat: "widget/define.ts" }, { react: "react/react.ts" }, { "ai-sdk": "ai_sdk/ai_sdk.ts" }];
+const BUNDLES = [
+  { tokenwire: "client/client.ts" },
+  { chat: "widget/define.ts" },
+  { react: "react/react.ts" },
+  { "ai-sdk": "ai_sdk/ai_sdk.ts" },
+];
 
 /** Bytes that a built file may have, gzipped at the highest level; chunks by their name without the hash. @type {Record<string, number>} */
 const MOST = {
-  "dist/tokenwire.js": 6_000,
+  "dist/tokenwire.js": 6_400,
   // Loaded where no WebSocket can connect, and where there is a guard.
-  "dist/events.js": 1_500,
-  "dist/judge.js": 700,
+  "dist/event_stream_transport.js": 1_500,
+  "dist/run_guard.js": 700,
   // Without the client, which it imports.
   "dist/chat.js": 16_000,
   // Without React, the client and the element.
@@ -40,7 +45,7 @@ const MOST = {
 const MOST_OF_WIDGET = 50_000;
 
 /** The page at / is served by itself, with its own copy of the client and what that loads. */
-const PAGE = /^dist\/(tokenwire|events|judge)[^/]*\.js$/;
+const PAGE = /^dist\/(tokenwire|event_stream_transport|run_guard)[^/]*\.js$/;
 
 /** Folders in which everything is built. */
 const BUILT = ["dist", "page/client"];
@@ -51,7 +56,12 @@ const TYPES = ["client/client.d.ts", "widget/define.d.ts", "react/react.d.ts", "
 /** Folders of TypeScript that are compiled module by module for the tests. */
 const MODULES = ["client", "widget", "markdown", "react", "ai_sdk"];
 
-const SETTINGS = { absWorkingDir: WEB, target: "es2022", format: /** @type {const} */ ("esm"), charset: /** @type {const} */ ("utf8") };
+const SETTINGS = {
+  absWorkingDir: WEB,
+  target: "es2022",
+  format: /** @type {const} */ ("esm"),
+  charset: /** @type {const} */ ("utf8"),
+};
 
 /** Of marked only what reads: it also makes a parser and a renderer of HTML when it is loaded. @type {import("esbuild").Plugin} */
 const LEXER_ONLY = {
@@ -60,10 +70,15 @@ const LEXER_ONLY = {
     onLoad({ filter: /marked\.esm\.js$/ }, ({ path }) => {
       const source = readFileSync(path, "utf8");
       const names = source.slice(source.lastIndexOf("export{"));
-      const [marked, lexer, tokenizer] = ["Marked", "Lexer", "Tokenizer"].map((name) => new RegExp(`([\\w$]+) as ${name}\\b`).exec(names)?.[1]);
+      const [marked, lexer, tokenizer] = ["Marked", "Lexer", "Tokenizer"].map(
+        (name) => new RegExp(`([\\w$]+) as ${name}\\b`).exec(names)?.[1],
+      );
       const made = source.lastIndexOf(`=new ${marked};`);
-      if (made === -1) throw new Error("marked is built in another way than it was: see what it does when it is loaded");
-      return { contents: `${source.slice(0, source.lastIndexOf("var ", made))}export{${lexer} as Lexer,${tokenizer} as Tokenizer};` };
+      if (made === -1)
+        throw new Error("marked is built in another way than it was: see what it does when it is loaded");
+      return {
+        contents: `${source.slice(0, source.lastIndexOf("var ", made))}export{${lexer} as Lexer,${tokenizer} as Tokenizer};`,
+      };
     });
   },
 };
@@ -75,7 +90,9 @@ const SMALL_STYLES = {
     onLoad({ filter: /widget\/styles\.ts$/ }, async ({ path }) => {
       const parts = readFileSync(path, "utf8").split("`");
       for (let index = 1; index < parts.length; index += 2) {
-        parts[index] = (await transform(parts[index] ?? "", { loader: "css", minify: true })).code.trim().replaceAll("\\", "\\\\");
+        parts[index] = (await transform(parts[index] ?? "", { loader: "css", minify: true })).code
+          .trim()
+          .replaceAll("\\", "\\\\");
       }
       return { contents: parts.join("`"), loader: "ts" };
     });
@@ -112,7 +129,12 @@ async function widget() {
   const bundle = async (entry, names, format = "esm") => {
     const define = Object.fromEntries(Object.entries(names).map(([name, chunk]) => [name, JSON.stringify(chunk)]));
     const plugins = [LEXER_ONLY, SMALL_STYLES, SERVED];
-    const options = { bundle: true, minify: true, write: /** @type {const} */ (false), legalComments: /** @type {const} */ ("none") };
+    const options = {
+      bundle: true,
+      minify: true,
+      write: /** @type {const} */ (false),
+      legalComments: /** @type {const} */ ("none"),
+    };
     const { outputFiles } = await build({ ...SETTINGS, ...options, format, define, plugins, entryPoints: [entry] });
     return Buffer.from(/** @type {import("esbuild").OutputFile} */ (outputFiles[0]).contents);
   };
@@ -159,7 +181,8 @@ async function published() {
   } finally {
     rmSync(folder, { recursive: true });
   }
-  for (const [path, content] of [...files]) if (PAGE.test(path)) files.set(path.replace("dist", "page/client"), content);
+  for (const [path, content] of [...files])
+    if (PAGE.test(path)) files.set(path.replace("dist", "page/client"), content);
   return files;
 }
 
@@ -167,7 +190,8 @@ async function published() {
 function reachable(paths) {
   const found = new Set(paths);
   for (const path of found) {
-    for (const [, name] of readFileSync(path, "utf8").matchAll(/from "(\.[^"]+)\.js"/g)) found.add(join(dirname(path), `${name}.d.ts`));
+    for (const [, name] of readFileSync(path, "utf8").matchAll(/from "(\.[^"]+)\.js"/g))
+      found.add(join(dirname(path), `${name}.d.ts`));
   }
   return found;
 }

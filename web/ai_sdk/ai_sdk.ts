@@ -1,42 +1,42 @@
-// `import { TokenwireTransport } from "tokenwire/ai-sdk"`: the AI SDK's chat over Tokenwire.
+// Entry `tokenwire/ai-sdk`: a chat transport for the AI SDK.
 //
 //   const transport = new TokenwireTransport(connect({ url: "https://chat.example.com" }));
-//   const chat = new Chat({ id: "c1", transport });         // of @ai-sdk/react, /vue, /svelte or /angular
-//   useEffect(() => transport.follow(chat), []);            // what is asked in other tabs appears in this one
+//   const chat = new Chat({ id: "c1", transport });         // from @ai-sdk/react, /vue, /svelte or /angular
+//   useEffect(() => transport.follow(chat), []);            // shows messages of other tabs
 //   const { messages, sendMessage, stop } = useChat({ chat });
 
 import type { ChatTransport, UIMessageChunk } from "ai";
 
 import type { AssistantMessage, Client, Conversation, Message, SendOptions } from "../client/client.js";
-import { type Metadata, type TokenwireMessage, chunks, textOf, whole } from "./chunks.js";
+import { chunks, type Metadata, type TokenwireMessage, textOf, toUIMessage } from "./chunks.js";
 
 export type { Metadata, TokenwireMessage };
 
 type Send = Parameters<ChatTransport<TokenwireMessage>["sendMessages"]>[0];
 type Stream = ReadableStream<UIMessageChunk<Metadata>>;
 
-/** What is followed: a `Chat` of the AI SDK, in whatever framework. */
-export interface Followed {
+/** A `Chat` of the AI SDK, of any framework. */
+export interface FollowedChat {
   readonly id: string;
   readonly status: "submitted" | "streaming" | "ready" | "error";
   messages: TokenwireMessage[];
   resumeStream(): Promise<void>;
 }
 
-/** Milliseconds after which a chat that is busy with a request is looked at again. */
-const AGAIN = 100;
+/** Polling interval while a chat is busy with its own request: the AI SDK does not report the end. */
+const BUSY_POLL_MS = 100;
 
 /**
- * The chat's `id` is the conversation. `body` of a request may have `model`, `instructions` and `maxTokens`. A `stop`
- * stops the answer in every tab; so does whatever else aborts a request, such as a component of `useChat({ id })` that
- * goes away, but not one of `useChat({ chat })`.
+ * Transport for a chat whose `id` is the conversation id. The `body` of a request may have `model`, `instructions` and
+ * `maxTokens`. Aborting a request stops the answer in every tab: `stop` does, and unmounting a component of
+ * `useChat({ id })`, but not one of `useChat({ chat })`.
  */
 export class TokenwireTransport implements ChatTransport<TokenwireMessage> {
-  /** What is resumed comes whole, from its beginning. */
+  /** A resumed stream starts at the beginning of the answer. */
   readonly resumeStreamIsReplay = true;
   readonly #client: Client;
-  /** The ids that the AI SDK gave to messages that were sent here, by those of the history. */
-  readonly #names = new Map<string, string>();
+  /** Ids that the AI SDK gave to sent messages, by their ids in the history. */
+  readonly #sdkIds = new Map<string, string>();
   /** Counts the calls of `reconnectToStream`. */
   #resumed = 0;
 
@@ -44,11 +44,14 @@ export class TokenwireTransport implements ChatTransport<TokenwireMessage> {
     this.#client = client;
   }
 
-  /** Send the last message, again in other words where it has been sent before, or have an answer given anew. */
+  /** Send the last message, replace an edited one, or regenerate an answer. Cancelled by `abortSignal`. */
   async sendMessages({ trigger, chatId, messages, messageId, abortSignal, body }: Send): Promise<Stream> {
     const conversation = this.#client.conversation(chatId);
-    const sent = trigger === "submit-message" ? this.#submit(conversation, messages, messageId, body) : this.#regenerate(conversation, messageId);
-    // Who stops before it was accepted, perhaps offline, is not kept waiting: it is stopped then.
+    const sent =
+      trigger === "submit-message"
+        ? this.#submit(conversation, messages, messageId, body)
+        : this.#regenerate(conversation, messageId);
+    // An abort before acceptance rejects immediately, also offline. The stop is sent after acceptance.
     const stopped = new Promise<never>((_, reject) => {
       abortSignal?.addEventListener("abort", () => {
         reject(abortSignal.reason);
@@ -59,62 +62,78 @@ export class TokenwireTransport implements ChatTransport<TokenwireMessage> {
     return stream(conversation, response);
   }
 
-  /** The answer that is being written, from its beginning; null where there is none. */
-  async reconnectToStream({ chatId, abortSignal }: { chatId: string; abortSignal?: AbortSignal }): Promise<Stream | null> {
+  /** Return the open answer from its beginning; null if there is none. */
+  async reconnectToStream({
+    chatId,
+    abortSignal,
+  }: {
+    chatId: string;
+    abortSignal?: AbortSignal;
+  }): Promise<Stream | null> {
     const conversation = this.#client.conversation(chatId);
     const own = (this.#resumed += 1);
     await known(conversation, abortSignal);
     const response = abortSignal?.aborted ? undefined : conversation.answering?.id;
     if (response === undefined) return null;
     abortSignal?.addEventListener("abort", () =>
-      // A chat that resumes again aborts what it resumed before; that is no stop.
+      // A chat that resumes again aborts its earlier stream, which must not stop the answer.
       queueMicrotask(() => own === this.#resumed && conversation.stop(response)),
     );
     return stream(conversation, response);
   }
 
   /**
-   * Keep a chat as its conversation is: what was said before, what other tabs ask and what they are answered, token by
-   * token. While it is busy with a request of its own it is let be. Returns what ends it.
+   * Synchronize a chat with its conversation: the history, and messages and answers of other tabs, token by token. The
+   * chat is not changed while it is busy with its own request. Returns a function that ends it.
    */
-  follow(chat: Followed): () => void {
+  follow(chat: FollowedChat): () => void {
     const conversation = this.#client.conversation(chat.id);
     let shown: readonly Message[] | undefined;
     let timer: ReturnType<typeof setTimeout> | undefined;
     let resuming = false;
-    let over = false;
-    const look = () => {
+    let ended = false;
+    const update = () => {
       clearTimeout(timer);
-      if (over || !conversation.known || shown === conversation.messages) return;
+      if (ended || !conversation.known || shown === conversation.messages) return;
       if (resuming || chat.status === "submitted" || chat.status === "streaming") {
-        timer = setTimeout(look, AGAIN);
+        timer = setTimeout(update, BUSY_POLL_MS);
         return;
       }
       shown = conversation.messages;
-      chat.messages = shown.map((message) => whole(message, this.#name(message)));
+      chat.messages = shown.map((message) => toUIMessage(message, this.#sdkId(message)));
       const { answering } = conversation;
       if (answering === undefined || answering.stopping) return;
       resuming = true;
       void chat.resumeStream().finally(() => (resuming = false));
     };
-    const leave = conversation.subscribe(look);
-    look();
+    const unsubscribe = conversation.subscribe(update);
+    update();
     return () => {
-      over = true;
+      ended = true;
       clearTimeout(timer);
-      leave();
+      unsubscribe();
     };
   }
 
-  async #submit(conversation: Conversation, messages: TokenwireMessage[], edited: string | undefined, body: object | undefined) {
+  async #submit(
+    conversation: Conversation,
+    messages: TokenwireMessage[],
+    edited: string | undefined,
+    body: object | undefined,
+  ) {
     const message = messages.at(-1);
-    if (message?.role !== "user") throw new TypeError("Tokenwire sends what a person says: the last message is none of a user.");
-    if (message.parts.some(({ type }) => type === "file")) throw new TypeError("Tokenwire sends text, and no files.");
+    if (message?.role !== "user") throw new TypeError("The last message must have the role user.");
+    if (message.parts.some(({ type }) => type === "file"))
+      throw new TypeError("Tokenwire does not send files: remove the file parts of the message.");
     const { model, instructions, maxTokens } = (body ?? {}) as SendOptions;
-    const options: SendOptions = { ...(model && { model }), ...(instructions && { instructions }), ...(maxTokens && { maxTokens }) };
+    const options: SendOptions = {
+      ...(model && { model }),
+      ...(instructions && { instructions }),
+      ...(maxTokens && { maxTokens }),
+    };
     const replaced = edited === undefined ? undefined : answerTo(conversation, this.#idOf(edited));
     const sent = await conversation.send(textOf(message), { ...options, ...(replaced && { replaces: replaced.id }) });
-    this.#names.set(sent.message, message.id);
+    this.#sdkIds.set(sent.message, message.id);
     return sent;
   }
 
@@ -122,62 +141,67 @@ export class TokenwireTransport implements ChatTransport<TokenwireMessage> {
     await known(conversation);
     const answers = conversation.messages.filter((message) => message.role === "assistant");
     const id = messageId && this.#idOf(messageId);
-    const answer = id === undefined ? answers.at(-1) : (answers.find((each) => each.id === id) ?? answerTo(conversation, id));
-    if (answer === undefined) throw new TypeError("There is no answer that could be given anew.");
+    const answer =
+      id === undefined ? answers.at(-1) : (answers.find((each) => each.id === id) ?? answerTo(conversation, id));
+    if (answer === undefined) throw new TypeError("There is no answer to regenerate.");
     return conversation.retry(answer.id);
   }
 
-  #name(message: Message): string {
-    return this.#names.get(message.id) ?? ((message.role === "user" && message.key) || message.id);
+  #sdkId(message: Message): string {
+    return this.#sdkIds.get(message.id) ?? ((message.role === "user" && message.key) || message.id);
   }
 
-  /** The id in the history of what the AI SDK calls so. */
+  /** Return the history id of a message, given its AI SDK id. */
   #idOf(name: string): string {
-    for (const [id, given] of this.#names) if (given === name) return id;
+    for (const [id, given] of this.#sdkIds) if (given === name) return id;
     return name;
   }
 }
 
-/** One answer from its beginning to its end. */
+/** Return a stream of one answer, from its beginning to its end. */
 function stream(conversation: Conversation, response: string): Stream {
   let before: AssistantMessage | undefined;
-  let leave = () => {};
+  let unsubscribe = () => {};
   return new ReadableStream({
     start(controller) {
-      const look = () => {
+      const update = () => {
         const now = conversation.messages.find(({ id }) => id === response) as AssistantMessage | undefined;
         if (now === before || before?.state === "ended") return;
-        // Another one was put in its place meanwhile.
+        // The answer was replaced.
         const last: AssistantMessage = now ?? { ...before!, state: "ended", reason: "stopped" };
         for (const chunk of chunks(before, last)) controller.enqueue(chunk);
         before = last;
         if (last.state !== "ended") return;
         controller.close();
-        queueMicrotask(() => leave());
+        queueMicrotask(() => unsubscribe());
       };
-      leave = conversation.subscribe(look);
-      look();
+      unsubscribe = conversation.subscribe(update);
+      update();
     },
-    cancel: () => leave(),
+    cancel: () => unsubscribe(),
   });
 }
 
-/** The answer to the question with this id, or with this key. */
+/** Return the answer to the question with this id or key. */
 function answerTo(conversation: Conversation, id: string): AssistantMessage | undefined {
-  const question = conversation.messages.find((message) => message.id === id || (message.role === "user" && message.key === id));
-  return conversation.messages.find((message) => message.role === "assistant" && message.repliesTo === question?.id) as AssistantMessage | undefined;
+  const question = conversation.messages.find(
+    (message) => message.id === id || (message.role === "user" && message.key === id),
+  );
+  return conversation.messages.find((message) => message.role === "assistant" && message.repliesTo === question?.id) as
+    | AssistantMessage
+    | undefined;
 }
 
-/** Wait until it is known what is in a conversation. */
+/** Wait for the content of a conversation, or for an abort. */
 function known(conversation: Conversation, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
-    const look = () => {
+    const update = () => {
       if (!conversation.known && !signal?.aborted) return;
       resolve();
-      queueMicrotask(leave);
+      queueMicrotask(unsubscribe);
     };
-    const leave = conversation.subscribe(look);
-    signal?.addEventListener("abort", look);
-    look();
+    const unsubscribe = conversation.subscribe(update);
+    signal?.addEventListener("abort", update);
+    update();
   });
 }

@@ -1,16 +1,16 @@
-// An answer as the AI SDK wants to be told of it: how it was shown and how it is now, in; chunks of its stream, out. Pure.
+// Converts changes of an answer into chunks of an AI SDK stream. Pure.
 
 import type { UIMessage, UIMessageChunk } from "ai";
 
 import type { AssistantMessage, Message } from "../client/client.js";
 
-/** What a message's `metadata` says that its parts do not. */
+/** `metadata` of a message: the fields that its parts do not have. */
 export interface Metadata {
-  /** `sending`, `refused` or `sent` of a question; `queued`, `waiting`, `recovering`, `running` or `ended` of an answer. */
+  /** Question: `sending`, `refused`, `sent`. Answer: `queued`, `waiting`, `recovering`, `running`, `ended`. */
   readonly state: Message["state"];
-  /** How an answer ended: `complete`, `stopped`, `guarded`, `length`, `failed` and so on. */
+  /** End reason of an answer: `complete`, `stopped`, `guarded`, `length`, `failed` and so on. */
   readonly reason?: string | undefined;
-  /** Why it failed or was refused, for the person. */
+  /** Why it failed or was refused, as a sentence for the user. */
   readonly error?: string | undefined;
   readonly model?: string | undefined;
   readonly usage?: AssistantMessage["usage"];
@@ -21,17 +21,23 @@ export type TokenwireMessage = UIMessage<Metadata>;
 
 type Chunk = UIMessageChunk<Metadata>;
 
-/** Parts of a stream have names; an answer has one of each sort. */
+/** Part ids in the stream. An answer has one part of each kind. */
 const TEXT = "text";
 const REASONING = "reasoning";
 
-/** What the AI SDK calls the ways in which an answer ends; it has no word for the others. */
-const FINISHED = { complete: "stop", length: "length", filtered: "content-filter", refused: "content-filter", tool_calls: "tool-calls" } as const;
+/** End reasons and the equivalent finish reasons of the AI SDK. */
+const FINISHED = {
+  complete: "stop",
+  length: "length",
+  filtered: "content-filter",
+  refused: "content-filter",
+  tool_calls: "tool-calls",
+} as const;
 
 /**
- * The chunks that turn what was shown of an answer into what it is now.
+ * Yield the chunks that update an answer from `before` to `now`.
  *
- * @param before undefined where nothing was shown
+ * @param before undefined for the first call
  */
 export function* chunks(before: AssistantMessage | undefined, now: AssistantMessage): Generator<Chunk> {
   if (before === undefined) {
@@ -41,7 +47,7 @@ export function* chunks(before: AssistantMessage | undefined, now: AssistantMess
   let text = before?.text ?? "";
   let reasoning = before?.reasoning ?? "";
   if ((before !== undefined && before.revision !== now.revision) || !now.reasoning.startsWith(reasoning)) {
-    // Another worker began anew, or the store lost what was shown.
+    // A new attempt restarted the text, or the store lost its tail.
     yield { type: "reset-step" };
     text = reasoning = "";
   }
@@ -68,8 +74,8 @@ export function* chunks(before: AssistantMessage | undefined, now: AssistantMess
   yield { type: "finish", finishReason: FINISHED[now.reason as keyof typeof FINISHED] ?? "other" };
 }
 
-/** A message as a whole, under this id. */
-export function whole(message: Message, id: string): TokenwireMessage {
+/** Convert a complete message. */
+export function toUIMessage(message: Message, id: string): TokenwireMessage {
   const parts: TokenwireMessage["parts"] = [];
   if (message.role === "assistant") {
     const state = message.state === "ended" ? "done" : "streaming";
@@ -82,7 +88,7 @@ export function whole(message: Message, id: string): TokenwireMessage {
   return { id, role: message.role, parts, metadata: metadata(message) };
 }
 
-/** What was written in a message of the AI SDK. */
+/** Return the text of an AI SDK message. */
 export function textOf({ parts }: UIMessage): string {
   return parts.map((part) => (part.type === "text" ? part.text : "")).join("");
 }

@@ -1,23 +1,23 @@
-// When to connect again after a line has closed, and whether to. Pure: the random number comes in as an argument.
+// Reconnect backoff with full jitter. Pure: the random number is an argument.
 
-/** Seconds that the first wait takes at the most; each further one may take twice as long. */
-export const BASE = 0.25;
+/** Upper bound of the first delay, in seconds; it doubles with each attempt. */
+export const MIN_BOUND_S = 0.25;
 
-/** Seconds that no wait exceeds. */
-export const CAP = 20;
+/** Upper bound of every delay, in seconds. */
+export const MAX_BOUND_S = 20;
 
 /**
- * How long to wait before an attempt to connect, in seconds. Full jitter: any time up to a bound that doubles, so that
- * all the browsers that one gateway has lost do not come back to the next one together.
+ * Return the delay before an attempt to connect, in seconds. Full jitter spreads the clients that lost a gateway, so
+ * that they do not overload the next one.
  *
  * @param attempt 0 for the first attempt since the connection last worked
  * @param random in [0, 1)
  */
-export function delay(attempt: number, random: number): number {
-  return random * Math.min(CAP, BASE * 2 ** attempt);
+export function backoffDelay(attempt: number, random: number): number {
+  return random * Math.min(MAX_BOUND_S, MIN_BOUND_S * 2 ** attempt);
 }
 
-/** Whether a client connects again after this close code. Codes from 4000 to 4999 say that it would be refused again. */
+/** Whether to reconnect after this close code. The gateway would refuse again after 4000 to 4999. */
 export function reconnects(code: number): boolean {
   return !(code >= 4000 && code <= 4999);
 }

@@ -1,80 +1,73 @@
-// One conversation: its transcript, what was asked in it and is not answered, and who is told of changes.
+// One conversation: its transcript, its unanswered requests, and its listeners.
 
-import {
-  Refusal,
-  type AssistantMessage,
-  type Conversation,
-  type ConversationState,
-  type Guard,
-  type Message,
-  type SendOptions,
-  type Sent,
-} from "./client.js";
+import type { Connection } from "./connection.js";
 import { Listeners } from "./listeners.js";
 import { Outbox } from "./outbox.js";
+import { Refusal } from "./refusal.js";
+import type { SavedConversation } from "./storage.js";
 import { Transcript } from "./transcript.js";
-import type { Connection } from "./connection.js";
-import type { Kept } from "./storage.js";
-import type { Accepted, ClientFrame, Fault, Keyed, Limits, Refused, Send, ServerFrame, Stop } from "./wire.js";
+import type { AssistantMessage, Conversation, ConversationState, Guard, Message, SendOptions, Sent } from "./types.js";
+import type * as wire from "./wire.js";
 
-/** Milliseconds for which a conversation that goes on says so. */
-const RESUMED_SHOWN = 2000;
+/** How long the state `resumed` lasts. */
+const RESUMED_MS = 2000;
 
-/** A name that nobody can guess. Not `randomUUID`, which pages without TLS do not have. */
+/** Return an unguessable name. Unlike `randomUUID`, this works on pages without TLS. */
 export function randomName(): string {
   return crypto.getRandomValues(new Uint32Array(4)).join("-");
 }
 
-// The same objects each time, so that who compares states finds nothing new in them.
+// Constants, so that an unchanged state is the same object.
 const BEHIND = { name: "behind" } as const;
 const RESUMED = { name: "resumed" } as const;
 
-/** What a conversation needs of its client. */
-export interface Surroundings {
+/** The parts of the client that a conversation uses. */
+export interface ChatContext {
   readonly connection: Connection;
-  readonly limits: Limits;
+  readonly limits: wire.Limits;
   readonly guard: Guard | undefined;
 }
 
 export class Chat implements Conversation {
-  fault: Fault | null = null;
-  #around: Surroundings;
+  fault: wire.ErrorDetails | null = null;
+  #context: ChatContext;
   #transcript: Transcript;
   #outbox = new Outbox();
   #listeners = new Listeners();
-  /** What keeps the conversation followed. */
+  /** Number of subscribers and unanswered requests. The conversation is watched while there are any. */
   #holds = 0;
-  /** Whether the line has been told to follow, and has not been told otherwise. */
+  /** Whether a watch was requested, and no unwatch since. */
   #followed = false;
-  /** How many watches the line has been told that it has not answered: what comes before the last answer is stale. */
-  #asked = 0;
+  /** Number of watches without an answer on this connection. Frames before the last answer are obsolete. */
+  #unansweredWatches = 0;
   #watching = false;
-  #resumed: ReturnType<typeof setTimeout> | undefined;
-  #shown: readonly Message[] | undefined;
-  #over = false;
+  #resumedTimer: ReturnType<typeof setTimeout> | undefined;
+  #messages: readonly Message[] | undefined;
+  #closed = false;
 
   constructor(
     readonly id: string,
-    around: Surroundings,
-    kept: Kept | undefined,
+    context: ChatContext,
+    saved: SavedConversation | undefined,
   ) {
-    this.#around = around;
-    this.#transcript = new Transcript(id, kept?.transcript);
-    for (const frame of kept?.unsent ?? []) void this.#ask(frame, null);
+    this.#context = context;
+    this.#transcript = new Transcript(id, saved?.transcript);
+    for (const frame of saved?.unsent ?? []) void this.#request(frame, null);
   }
 
   get state(): ConversationState {
-    const line = this.#around.connection.state;
-    if (line.name !== "live" || this.#holds === 0) return line;
+    const { state } = this.#context.connection;
+    if (state.name !== "live" || this.#holds === 0) return state;
     if (!this.#watching) return BEHIND;
-    return this.#resumed === undefined ? line : RESUMED;
+    return this.#resumedTimer === undefined ? state : RESUMED;
   }
 
   get messages(): readonly Message[] {
-    return (this.#shown ??= [
+    this.#messages ??= [
       ...this.#transcript.messages(),
       ...this.#outbox.messages((id) => this.message(id) !== undefined),
-    ]);
+    ];
+    return this.#messages;
   }
 
   get known(): boolean {
@@ -90,175 +83,195 @@ export class Chat implements Conversation {
   }
 
   send(text: string, options: SendOptions = {}): Promise<Sent> {
-    const { model, instructions, maxTokens, replaces, ifBusy, guard = this.#around.guard } = options;
-    // JSON leaves out what is undefined.
-    const frame = { type: "send", key: randomName(), conversation: this.id, text, model, instructions, max_tokens: maxTokens, replaces, if_busy: ifBusy };
-    return this.#ask(frame as Send, guard);
+    const { model, instructions, maxTokens, replaces, ifBusy, guard = this.#context.guard } = options;
+    const frame = {
+      type: "send",
+      key: randomName(),
+      conversation: this.id,
+      text,
+      model,
+      instructions,
+      max_tokens: maxTokens,
+      replaces,
+      if_busy: ifBusy,
+    };
+    // JSON omits undefined fields.
+    return this.#request(frame as wire.Send, guard);
   }
 
   resend(key: string): void {
-    const pending = this.#outbox.drop(key);
-    if (pending !== undefined) void this.#ask(pending.frame, pending.guard);
+    const pending = this.#outbox.remove(key);
+    if (pending !== undefined) void this.#request(pending.frame, pending.guard);
   }
 
   withdraw(key: string): string | undefined {
-    this.#outbox.refuse(key, { code: "withdrawn", message: "Taken back." });
-    const frame = this.#outbox.drop(key)?.frame;
+    this.#outbox.refuse(key, { code: "withdrawn", message: "The message was withdrawn." });
+    const frame = this.#outbox.remove(key)?.frame;
     this.changed();
     return frame?.type === "send" ? frame.text : undefined;
   }
 
-  stop(response = this.answering?.id, reason: Stop["reason"] = "stopped"): void {
+  stop(response = this.answering?.id, reason: wire.Stop["reason"] = "stopped"): void {
     if (response === undefined) return;
-    const frame: Stop = { type: "stop", response, reason };
+    const frame: wire.Stop = { type: "stop", response, reason };
     this.#outbox.stop(frame);
     this.#transcript.mark(response, { stopping: true });
-    this.#around.connection.say(frame);
+    this.#context.connection.send(frame);
     this.changed();
   }
 
   retry(response: string, mode: "restart" | "continue" = "restart"): Promise<Sent> {
     this.#transcript.mark(response, { retrying: true });
-    return this.#ask({ type: "retry", response, key: randomName(), mode }, this.#around.guard);
+    return this.#request({ type: "retry", response, key: randomName(), mode }, this.#context.guard);
   }
 
   subscribe(listener: () => void): () => void {
-    const end = this.#listeners.add(listener);
+    const remove = this.#listeners.add(listener);
     this.#hold();
     return () => {
-      if (end()) this.#release();
+      if (remove()) this.#release();
     };
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<readonly Message[], void, undefined> {
-    let fresh = this.known;
+    let changed = this.known;
     let wake = () => {};
-    const end = this.subscribe(() => {
-      fresh = true;
+    const unsubscribe = this.subscribe(() => {
+      changed = true;
       wake();
     });
     try {
       for (;;) {
-        if (!fresh && !this.#over) await new Promise<void>((resolve) => (wake = resolve));
-        if (this.#over) return;
-        fresh = false;
+        if (!changed && !this.#closed) {
+          await new Promise<void>((resolve) => {
+            wake = resolve;
+          });
+        }
+        if (this.#closed) return;
+        changed = false;
         yield this.messages;
       }
     } finally {
-      end();
+      unsubscribe();
     }
   }
 
-  /** What a new line has to be told. */
-  *frames(): Iterable<ClientFrame> {
+  /** Yield the frames to send on a new connection. */
+  *frames(): Iterable<wire.ClientFrame> {
     if (this.#holds === 0) return;
     if (!this.#watching) {
-      this.#asked += 1;
-      yield this.#watch();
+      this.#unansweredWatches += 1;
+      yield this.#watchFrame();
     }
     yield* this.#outbox.frames();
   }
 
-  /** The line has closed. */
-  lost(): void {
+  /** The connection closed. */
+  disconnected(): void {
     this.#watching = false;
-    this.#asked = 0;
-    this.#live();
+    this.#unansweredWatches = 0;
+    this.#endResumed();
   }
 
-  /** The message or answer of this id, also one that another one has replaced. */
+  /** Return the message or answer with this id, also a replaced one. */
   message(id: string): Message | undefined {
     return this.#transcript.message(id);
   }
 
-  /** Whether a frame of the server is about this conversation. */
-  concerns(frame: ServerFrame): boolean {
-    const { type, conversation, key, response } = frame as { type: string; conversation?: string; key?: string; response?: string };
+  /** Whether a server frame belongs to this conversation. */
+  matches(frame: wire.ServerFrame): boolean {
+    const { type, conversation, key, response } = frame as {
+      type: string;
+      conversation?: string;
+      key?: string;
+      response?: string;
+    };
     if (conversation !== undefined) return conversation === this.id;
     if (key !== undefined) return this.#outbox.has(key);
     if (response !== undefined) return this.message(response) !== undefined;
-    // What was refused without saying what is a watch, where one is not answered.
+    // An error without a subject refuses a watch, so it may belong to any chat that waits for one.
     return type === "error" && this.#holds > 0 && !this.#watching;
   }
 
-  /** Take a frame that is about this conversation. */
-  take(frame: ServerFrame): void {
+  /** Apply a frame of this conversation. */
+  apply(frame: wire.ServerFrame): void {
     switch (frame.type) {
       case "watching":
-        this.#answered();
-        if (this.#asked > 0 || !this.#followed) return;
+        this.#watchAnswered();
+        if (this.#unansweredWatches > 0 || !this.#followed) return;
         this.#watching = true;
         this.fault = null;
-        this.#live();
+        this.#endResumed();
         if (frame.resumed) {
-          this.#resumed = setTimeout(() => {
-            this.#live();
+          this.#resumedTimer = setTimeout(() => {
+            this.#endResumed();
             this.changed();
-          }, RESUMED_SHOWN);
+          }, RESUMED_MS);
         }
         break;
       case "accepted":
-        this.#accept(frame);
+        this.#accepted(frame);
         break;
       case "error":
         this.#refused(frame);
         break;
       default:
-        // What is still on its way when everything is asked for anew would come twice.
+        // Frames before the answer to the last watch would be applied twice.
         if (!this.#watching) return;
     }
     this.#transcript.fold(frame);
     if (frame.type === "message") {
       const { id, role, response } = frame.message;
-      if (role === "user") this.#transcript.mark(id, { key: this.#outbox.said(frame.message) });
-      // It may be the first that is heard of the end.
+      if (role === "user") this.#transcript.mark(id, { key: this.#outbox.match(frame.message) });
+      // After a resume, the settled message can arrive without an `end` frame.
       else if (response !== undefined) this.#outbox.ended(response);
     }
     if (frame.type === "status" && frame.state === "ended") this.#outbox.ended(frame.response);
-    if ("response" in frame && this.#transcript.answer(frame.response)?.state === "ended") this.#outbox.ended(frame.response);
-    // What heals it comes after `watching`.
+    if ("response" in frame && this.#transcript.answer(frame.response ?? "")?.state === "ended")
+      this.#outbox.ended(frame.response!);
+    // A new watch brings a snapshot, which repairs the transcript.
     if (this.#transcript.damaged && this.#watching && frame.type !== "watching") {
-      this.#follow();
+      this.#watch();
     }
     this.changed();
   }
 
-  /** Something that is readable here may be different. */
+  /** Notify listeners that a property may have changed. */
   changed(): void {
-    this.#shown = undefined;
-    this.#listeners.tell();
+    this.#messages = undefined;
+    this.#listeners.notify();
   }
 
-  save(): Kept {
+  save(): SavedConversation {
     return { transcript: this.#transcript.save(), unsent: this.#outbox.save() };
   }
 
-  /** The client is closed. */
+  /** Refuse all unanswered requests and end the iterators. */
   close(): void {
-    this.#over = true;
-    this.lost();
-    this.#outbox.refuse(undefined, { code: "closed", message: "Closed here." });
+    this.#closed = true;
+    this.disconnected();
+    this.#outbox.refuse(undefined, { code: "closed", message: "The client was closed." });
     this.changed();
   }
 
-  /** No longer only just resumed. */
-  #live(): void {
-    clearTimeout(this.#resumed);
-    this.#resumed = undefined;
+  /** Leave the state `resumed`. */
+  #endResumed(): void {
+    clearTimeout(this.#resumedTimer);
+    this.#resumedTimer = undefined;
   }
 
-  /** A watch was answered, or nobody was waiting for what came. */
-  #answered(): void {
-    this.#asked = Math.max(0, this.#asked - 1);
+  /** Count an answer to a watch. The gateway may also send an unrequested one. */
+  #watchAnswered(): void {
+    this.#unansweredWatches = Math.max(0, this.#unansweredWatches - 1);
   }
 
-  /** Follow from what is here. */
-  #follow(): void {
+  /** Watch from the current cursors. */
+  #watch(): void {
     this.#watching = false;
-    if (this.#around.connection.say(this.#watch())) this.#asked += 1;
+    if (this.#context.connection.send(this.#watchFrame())) this.#unansweredWatches += 1;
   }
 
-  #watch(): ClientFrame {
+  #watchFrame(): wire.ClientFrame {
     this.#followed = true;
     return this.#transcript.watch();
   }
@@ -266,9 +279,9 @@ export class Chat implements Conversation {
   #hold(): void {
     this.#holds += 1;
     if (this.#holds > 1) return;
-    this.#around.connection.begin();
-    // Not if it was let go of this very moment: React mounts twice.
-    if (!this.#followed) this.#follow();
+    this.#context.connection.begin();
+    // React mounts twice in strict mode: after an immediate unsubscribe the watch is still active.
+    if (!this.#followed) this.#watch();
   }
 
   #release(): void {
@@ -276,57 +289,63 @@ export class Chat implements Conversation {
     queueMicrotask(() => {
       if (this.#holds > 0 || !this.#followed) return;
       this.#followed = this.#watching = false;
-      this.#live();
-      this.#around.connection.say({ type: "unwatch", conversation: this.id });
+      this.#endResumed();
+      this.#context.connection.send({ type: "unwatch", conversation: this.id });
     });
   }
 
-  #ask(frame: Keyed, guard: Guard | null | undefined): Promise<Sent> {
+  #request(frame: wire.KeyedRequest, guard: Guard | null | undefined): Promise<Sent> {
     const sent = new Promise<Sent>((resolve, reject) => {
-      const settle = (become: Sent | Fault) => {
-        if ("code" in become) reject(new Refusal(become.code, become.message));
-        else resolve(become);
+      const settle = (result: Sent | wire.ErrorDetails) => {
+        if ("code" in result) reject(new Refusal(result.code, result.message));
+        else resolve(result);
         this.#release();
       };
       this.#hold();
-      this.#outbox.ask({ frame, guard, settle });
+      this.#outbox.add({ frame, guard, settle });
     });
-    // The message itself shows that it was refused.
+    // The message's state shows a refusal, so an ignored promise must not raise an unhandled rejection.
     sent.catch(() => {});
-    const { frame: most = Infinity, text: longest = Infinity } = this.#around.limits;
+    const { frame: maxFrameBytes = Infinity, text: maxText = Infinity } = this.#context.limits;
     const text = "text" in frame ? frame.text : "-";
-    if (text === "" || text.length > longest || new TextEncoder().encode(JSON.stringify(frame)).length > most) {
-      // The gateway would not say which frame it was, or close the line, each time that this is said again.
-      this.#outbox.refuse(frame.key, { code: "bad_frame", message: `A message has 1 to ${longest} characters.` });
+    const bytes = new TextEncoder().encode(JSON.stringify(frame)).length;
+    if (text === "" || text.length > maxText || bytes > maxFrameBytes) {
+      // The gateway cannot name an invalid frame in its error, or closes the connection at each repeat.
+      const message = `A message must have 1 to ${maxText} characters; this one has ${text.length}.`;
+      this.#outbox.refuse(frame.key, { code: "bad_frame", message });
     } else {
-      this.#around.connection.say(frame);
+      this.#context.connection.send(frame);
     }
     this.changed();
     return sent;
   }
 
-  #accept(frame: Accepted): void {
+  #accepted(frame: wire.Accepted): void {
     const { message, response } = frame;
-    const asked = this.#outbox.accept(frame);
-    if (asked === undefined) return;
-    const { frame: said, guard } = asked;
-    // What its text let one take for it is another one's, if it is not this.
-    this.#transcript.mark(asked.message ?? "", { key: undefined });
-    if (said.type === "send") this.#transcript.mark(message, { key: said.key });
-    else this.#transcript.mark(said.response, { retrying: false });
-    // A guard that can not be loaded lets the answer be, as one that fails does.
-    if (guard) import("./judge.js").then(({ judge }) => judge(this, guard, response, message), () => {});
+    const pending = this.#outbox.accept(frame);
+    if (pending === undefined) return;
+    const { frame: request, guard } = pending;
+    // The match by equal text may have been wrong.
+    this.#transcript.mark(pending.message ?? "", { key: undefined });
+    if (request.type === "send") this.#transcript.mark(message, { key: request.key });
+    else this.#transcript.mark(request.response, { retrying: false });
+    // The answer continues if the guard cannot be loaded.
+    if (guard)
+      import("./run_guard.js").then(
+        ({ runGuard }) => runGuard(this, guard, response, message),
+        () => {},
+      );
   }
 
-  #refused({ key, code, message, retry_after }: Refused): void {
-    if (key === undefined && !this.#watching) this.#answered();
-    // What a moment's patience heals stays in the outbox.
-    if (retry_after !== undefined) this.#around.connection.sayAgain(retry_after);
+  #refused({ key, code, message, retry_after }: wire.ErrorFrame): void {
+    if (key === undefined && !this.#watching) this.#watchAnswered();
+    // A temporary refusal stays in the outbox and is sent again.
+    if (retry_after !== undefined) this.#context.connection.resendAll(retry_after);
     else if (key === undefined && code !== "bad_frame") {
-      // Of what is followed, only a fresh token takes the right to; anything else was about a stop.
+      // While watching, only a fresh token without the right to read ends the watch. Other errors refuse a stop.
       if (!this.#watching || code === "forbidden") this.fault = { code, message };
     }
-    // A bad frame's key could not be read: it is one of those without an answer.
+    // The gateway cannot read the key of a bad frame, so every unanswered request is refused.
     else
       for (const { frame } of this.#outbox.refuse(key, { code, message })) {
         if (frame.type === "retry") this.#transcript.mark(frame.response, { retrying: false });

@@ -1,13 +1,12 @@
-// Whether the opening of an answer is there to be judged, and what a verdict asks for. Pure: `check` itself is the
-// conversation's to call and to wait for.
+// Which text a guard checks, and what its verdict requests. Pure: run_guard.ts calls `check` and applies the result.
 
-import type { Verdict } from "./client.js";
+import type { Verdict } from "./types.js";
 
-/** A token, nearly: up to six letters or digits, one letter of a script without spaces or capitals, or one mark. */
+/** About one model token: up to six letters or digits, one letter of a script without capitals, or one mark. */
 const TOKEN = /\p{Lo}|[\p{Lu}\p{Ll}\p{M}\p{N}]{1,6}|\S/gu;
 
-/** The first `tokens` tokens of a text; null while there are fewer. */
-export function opening(text: string, tokens: number): string | null {
+/** Return the first `tokens` tokens of a text; null if it has fewer. */
+export function firstTokens(text: string, tokens: number): string | null {
   let count = 0;
   for (const { index, 0: token } of text.matchAll(TOKEN)) {
     count += 1;
@@ -17,10 +16,13 @@ export function opening(text: string, tokens: number): string | null {
 }
 
 /**
- * What to ask in place of the stopped answer: null for nothing, undefined where the answer goes on. Whatever is no
- * verdict lets it.
+ * Return the question that replaces a stopped answer; null if none does, undefined if the answer continues. It
+ * continues after an invalid verdict.
  */
-export function refined(verdict: Verdict | undefined, question: string): { text: string; instructions?: string } | null | undefined {
+export function refinedQuestion(
+  verdict: Verdict | undefined,
+  question: string,
+): { text: string; instructions?: string } | null | undefined {
   if (typeof verdict !== "object" || verdict?.stop !== true) return undefined;
   const { refine } = verdict;
   if (refine === undefined) return null;

@@ -1,18 +1,18 @@
-// Who is told of changes.
-
+/** A set of change listeners. */
 export class Listeners {
-  #told = new Set<() => void>();
+  #entries = new Set<() => void>();
 
-  /** Tell this listener too, even if it is told already. Returns what ends that, and says whether it just did. */
+  /** Add a listener, even one that was added before. Returns a function that removes it, true the first time. */
   add(listener: () => void): () => boolean {
-    const told = () => listener();
-    this.#told.add(told);
-    return () => this.#told.delete(told);
+    // A new function for each call, so that each removal removes one subscription.
+    const entry = () => listener();
+    this.#entries.add(entry);
+    return () => this.#entries.delete(entry);
   }
 
-  /** Tell everybody. One who throws keeps nobody from hearing; the browser reports the error. */
-  tell(): void {
-    for (const listener of [...this.#told]) {
+  /** Call every listener. An exception does not stop the others; the browser reports it. */
+  notify(): void {
+    for (const listener of [...this.#entries]) {
       try {
         listener();
       } catch (error) {

@@ -1,56 +1,56 @@
-// What was asked here and is not answered yet: messages, retries and stops. Pure.
-// A message keeps its key from the first attempt to the last, so it is sent once, whatever breaks.
+// Requests of one conversation that are not answered: messages, retries and stops. Pure.
+// Every attempt to deliver a message uses the same idempotency key, so the gateway accepts it once.
 
-import type { Guard, Sent, UserMessage } from "./client.js";
-import type { Accepted, ClientFrame, Fault, Keyed, Send, Stop, Utterance } from "./wire.js";
+import type { Guard, Sent, UserMessage } from "./types.js";
+import type * as wire from "./wire.js";
 
-/** A message or a retry that was asked for. */
-export interface Pending {
-  readonly frame: Keyed;
-  /** Judges the answer. */
+/** A message or a retry. */
+export interface PendingRequest {
+  readonly frame: wire.KeyedRequest;
+  /** Checks the answer. */
   readonly guard?: Guard | null | undefined;
-  /** Told once what has become of it. */
-  readonly settle: (become: Sent | Fault) => void;
-  /** What it is in the history: as the gateway said when it accepted it, or as its text lets one guess before that. */
+  /** Called once with the result. */
+  readonly settle: (result: Sent | wire.ErrorDetails) => void;
+  /** Id in the history: assigned by `accepted`, or before that guessed from an equal text. */
   message?: string;
   accepted?: boolean;
-  error?: Fault;
+  error?: wire.ErrorDetails;
 }
 
-/** All that was asked in one conversation. */
 export class Outbox {
-  #pending = new Map<string, Pending>();
-  #stops = new Map<string, Stop>();
+  #pending = new Map<string, PendingRequest>();
+  #stops = new Map<string, wire.Stop>();
 
   has(key: string): boolean {
     return this.#pending.has(key);
   }
 
-  ask(pending: Pending): void {
-    this.#pending.set(pending.frame.key, pending);
+  add(request: PendingRequest): void {
+    this.#pending.set(request.frame.key, request);
   }
 
-  stop(frame: Stop): void {
+  stop(frame: wire.Stop): void {
     this.#stops.set(frame.response, frame);
   }
 
-  /** This response has ended: nothing is left to stop. */
+  /** Drop the stop of a response that has ended. */
   ended(response: string): void {
     this.#stops.delete(response);
   }
 
-  /** A user's message appeared in the history. Returns the key, if it may be one of those sent here. */
-  said({ id, text }: Utterance): string | undefined {
+  /** Match a user's message of the history with a sent message. Return the key of a match. */
+  match({ id, text }: wire.Message): string | undefined {
     for (const [key, pending] of this.#pending) {
-      // It often comes before the answer that says for certain; until then nobody is to see it twice.
-      if (pending.message === undefined && !pending.error && "text" in pending.frame && pending.frame.text === text) pending.message = id;
+      // The message often arrives before `accepted`. Without this guess it would be shown twice until then.
+      if (pending.message === undefined && !pending.error && "text" in pending.frame && pending.frame.text === text)
+        pending.message = id;
       if (pending.message === id) return key;
     }
     return undefined;
   }
 
-  /** Note what a message has become. Returns it as it was before, if it was not answered. */
-  accept({ key, message, response, duplicate }: Accepted): Pending | undefined {
+  /** Mark a request as accepted. Return it as it was before, or undefined if it was answered already. */
+  accept({ key, message, response, duplicate }: wire.Accepted): PendingRequest | undefined {
     const pending = this.#unanswered().find(({ frame }) => frame.key === key);
     if (pending === undefined) return undefined;
     if (pending.frame.type === "retry") this.#pending.delete(key);
@@ -59,8 +59,8 @@ export class Outbox {
     return pending;
   }
 
-  /** Note that this, or everything that is not answered, was refused. Returns what was. */
-  refuse(key: string | undefined, error: Fault): Pending[] {
+  /** Mark a request, or all unanswered ones if `key` is undefined, as refused. Return them. */
+  refuse(key: string | undefined, error: wire.ErrorDetails): PendingRequest[] {
     const refused = this.#unanswered().filter(({ frame }) => key === undefined || frame.key === key);
     for (const pending of refused) {
       pending.error = error;
@@ -70,34 +70,35 @@ export class Outbox {
     return refused;
   }
 
-  /** Forget a message; returns it. */
-  drop(key: string): Pending | undefined {
+  /** Remove a message and return it. */
+  remove(key: string): PendingRequest | undefined {
     const pending = this.#pending.get(key);
     this.#pending.delete(key);
     return pending;
   }
 
-  /** Every frame that is not answered, in the order in which they were asked; the stops first. */
-  frames(): ClientFrame[] {
+  /** Return the frames of all unanswered requests: the stops first, then in the order of the calls. */
+  frames(): wire.ClientFrame[] {
     return [...this.#stops.values(), ...this.#unanswered().map(({ frame }) => frame)];
   }
 
-  /** The messages that the history does not have, to be shown behind it. */
+  /** Return the messages that are not in the history. They are shown after it. */
   messages(inHistory: (id: string) => boolean): UserMessage[] {
     const shown: UserMessage[] = [];
     for (const [key, { frame, message, error }] of this.#pending) {
       if (frame.type === "retry" || (message !== undefined && inHistory(message))) continue;
-      shown.push({ role: "user", id: key, key, text: frame.text, ...(error ? { state: "refused", error } : { state: "sending" }) });
+      const state = error ? ({ state: "refused", error } as const) : ({ state: "sending" } as const);
+      shown.push({ role: "user", id: key, key, text: frame.text, ...state });
     }
     return shown;
   }
 
-  /** The messages that no gateway has answered, as data. */
-  save(): Send[] {
+  /** Return the frames of unanswered messages, to be stored. */
+  save(): wire.Send[] {
     return this.frames().filter((frame) => frame.type === "send");
   }
 
-  #unanswered(): Pending[] {
+  #unanswered(): PendingRequest[] {
     return [...this.#pending.values()].filter(({ accepted, error }) => !accepted && !error);
   }
 }

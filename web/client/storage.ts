@@ -1,35 +1,35 @@
-// What survives a reload: which conversation this browser has, and each one as it was last shown.
+// Persistence across reloads: the browser's last conversation, and the content of each conversation.
 
-import type { Keeping } from "./client.js";
-import type { Saved } from "./transcript.js";
+import type { SavedTranscript } from "./transcript.js";
+import type { TextStore } from "./types.js";
 import type { Send } from "./wire.js";
 
-/** One conversation at the time when the page was left. */
-export interface Kept {
-  readonly transcript: Saved;
+/** One conversation, stored when the page is hidden or closed. */
+export interface SavedConversation {
+  readonly transcript: SavedTranscript;
   readonly unsent: readonly Send[];
 }
 
-/** Texts under names that begin with the gateway's address. Storage that is full or forbidden keeps nothing. */
+/** A text store with a prefix for this gateway. If the store is full or blocked, nothing is stored. */
 export class Storage {
-  #keeping: Keeping | null | undefined;
+  #store: TextStore | null | undefined;
   #prefix: string;
 
-  /** @param name of the browser's own, which is taken where nothing else is given */
-  constructor(given: Keeping | null | undefined, name: "localStorage" | "sessionStorage", gateway: string) {
-    // Another version of what is kept has another name.
+  /** @param name the browser's store to use if `given` is undefined */
+  constructor(given: TextStore | null | undefined, name: "localStorage" | "sessionStorage", gateway: string) {
+    // The number is the version of the stored format.
     this.#prefix = `tokenwire 1 ${gateway} `;
     try {
-      // A browser may refuse even to name it.
-      this.#keeping = given === undefined ? globalThis[name] : given;
+      // A browser that blocks storage throws on access to the property.
+      this.#store = given === undefined ? globalThis[name] : given;
     } catch {
-      // Then nothing is kept.
+      // Nothing is stored.
     }
   }
 
   text(name: string): string | null {
     try {
-      return this.#keeping?.getItem(this.#prefix + name) ?? null;
+      return this.#store?.getItem(this.#prefix + name) ?? null;
     } catch {
       return null;
     }
@@ -37,21 +37,21 @@ export class Storage {
 
   keep(name: string, text: string): void {
     try {
-      this.#keeping?.setItem(this.#prefix + name, text);
+      this.#store?.setItem(this.#prefix + name, text);
     } catch {
-      // Then it is as if the tab were new.
+      // The next load starts without it.
     }
   }
 
-  conversation(id: string): Kept | undefined {
+  conversation(id: string): SavedConversation | undefined {
     try {
-      return JSON.parse(this.text(id) ?? "") as Kept;
+      return JSON.parse(this.text(id) ?? "") as SavedConversation;
     } catch {
       return undefined;
     }
   }
 
-  keepConversation(id: string, kept: Kept): void {
-    this.keep(id, JSON.stringify(kept));
+  keepConversation(id: string, saved: SavedConversation): void {
+    this.keep(id, JSON.stringify(saved));
   }
 }

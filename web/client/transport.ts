@@ -1,87 +1,40 @@
-// Which way to take to the gateway, and how to tell that a proxy on it gathers what it should pass on. Pure.
+// The interface of a transport: one connection to the gateway, from opening to closing.
 
-import { Close } from "./wire.js";
+import type { Options } from "./types.js";
+import type { ClientFrame } from "./wire.js";
 
-export type Transport = "websocket" | "events";
+/** Close code of a connection that ended without a close frame (RFC 6455, 7.4.1). */
+export const ABNORMAL_CLOSURE = 1006;
 
-/** Attempts on one transport that come to nothing before the other one is tried. */
-const FAILURES = 2;
+export type TransportName = "websocket" | "events";
 
-/** Milliseconds: deltas closer to each other came in one piece. */
-const TOGETHER = 8;
-
-/** Milliseconds of silence before such a piece. */
-const SILENCE = 400;
-
-/** Deltas in a piece that the gateway can not have written at once: what it has at one time is one delta. */
-const GATHERED = 4;
-
-/** Such pieces after each other, with nothing in between. */
-const BURSTS = 3;
-
-/** The transport of a line, as its attempts and its deltas have shown. */
-export interface Choice {
-  /** What the next attempt takes. */
-  readonly transport: Transport;
-  /** The network is another one: what is known of the old one's proxies says nothing. */
-  reset(): void;
-  /** A line was greeted by the gateway. */
-  greeted(): void;
-  /** A line closed before it was greeted, with this code. One that a gateway gave says that the way is open. */
-  failed(code: number): void;
-  /**
-   * A delta came, at this time in milliseconds. Returns whether a proxy gathers them, so that the line is to be made
-   * anew: the transport is then the other one.
-   */
-  heard(at: number): boolean;
+export interface Transport {
+  /** Send a frame if the connection is open; return whether it was. */
+  send(frame: ClientFrame): boolean;
+  /** Close the connection. No event follows. */
+  close(): void;
 }
 
-export function choose(wanted: Transport | "auto"): Choice {
-  const free = wanted === "auto";
-  let transport = free ? "websocket" : wanted;
-  let failures = 0;
-  let gathering: Transport | undefined;
-  let last = 0;
-  let size = 0;
-  let silent = false;
-  let bursts = 0;
-
-  function other(): void {
-    transport = transport === "websocket" ? "events" : "websocket";
-  }
-
-  return {
-    get transport() {
-      return transport;
-    },
-    reset() {
-      if (free) transport = "websocket";
-      gathering = undefined;
-      failures = 0;
-    },
-    greeted() {
-      failures = size = bursts = 0;
-    },
-    failed(code) {
-      if (!free || code !== Close.LOST || ++failures < FAILURES) return;
-      failures = 0;
-      other();
-    },
-    heard(at) {
-      const silence = at - last;
-      last = at;
-      if (silence > TOGETHER) {
-        if (size > 0 && size < GATHERED) bursts = 0;
-        size = 0;
-        silent = silence >= SILENCE;
-      }
-      size += 1;
-      if (!silent || size !== GATHERED || ++bursts < BURSTS) return false;
-      // Where both do, the one that is there is as good as the other.
-      if (!free || gathering !== undefined) return false;
-      gathering = transport;
-      other();
-      return true;
-    },
-  };
+/** Receives the events of one transport. */
+export interface TransportEvents {
+  /** `send` works from now on. */
+  opened(): void;
+  /** A frame arrived, or other data that only shows that the connection is alive. */
+  received(data: string): void;
+  /** The connection closed, with a close code of the protocol. */
+  closed(code: number, reason: string): void;
 }
+
+/**
+ * Open a transport.
+ *
+ * @param base address of the gateway, ending in a slash
+ * @param eventIds the last event id of each conversation, kept between transports of the same kind
+ */
+export type OpenTransport = (
+  base: URL,
+  events: TransportEvents,
+  options: Options,
+  token: string | null,
+  eventIds: Map<string, string>,
+) => Transport;

@@ -1,18 +1,18 @@
-// Every frame and close code of protocol version 1, both directions side by side; gateway/PROTOCOL.md says it in prose.
+// Every frame of protocol version 1, in both directions. gateway/PROTOCOL.md describes them.
 
-/** Why something was refused, or an answer failed: a code for the program, a sentence for the person. */
-export interface Fault {
+/** Why a request was refused or an answer failed: a code for the program and a sentence for the user. */
+export interface ErrorDetails {
   readonly code: string;
   readonly message: string;
 }
 
-/** How many tokens a provider counted. */
+/** Token counts of the provider. */
 export interface Usage {
   readonly input_tokens?: number;
   readonly output_tokens?: number;
 }
 
-/** What the gateway lets a client do. `text`: characters of a message; `frame`: bytes of a frame. */
+/** Limits for a client. `text`: characters of a message; `frame`: bytes of a frame; `conversations`: watched at once. */
 export interface Limits {
   readonly frame?: number;
   readonly text?: number;
@@ -49,6 +49,7 @@ export interface Send {
   max_tokens?: number;
   replaces?: string;
   if_busy?: "queue" | "reject" | "interrupt";
+  traceparent?: string;
 }
 
 export interface Stop {
@@ -62,6 +63,7 @@ export interface Retry {
   response: string;
   key: string;
   mode?: "restart" | "continue";
+  traceparent?: string;
 }
 
 export interface Token {
@@ -71,15 +73,15 @@ export interface Token {
 
 export type ClientFrame = Hello | Watch | Unwatch | Send | Stop | Retry | Token;
 
-/** A frame that is said again until it is answered; its key makes that harmless. */
-export type Keyed = Send | Retry;
+/** A request that is repeated until it is answered. Its idempotency key prevents duplicates. */
+export type KeyedRequest = Send | Retry;
 
 // ---- Server frames ------------------------------------------------------------------------------------------------
 
 export interface Ready {
   type: "ready";
   session?: string;
-  /** Seconds within which something comes. */
+  /** Maximum seconds between two frames. */
   heartbeat: number;
   limits?: Limits;
   models?: string[];
@@ -93,8 +95,8 @@ export interface Watching {
   reason?: "unknown" | "lost";
 }
 
-/** A finished utterance in the history. */
-export interface Utterance {
+/** A message of the history. An answer has `response` and how it ended. */
+export interface Message {
   id: string;
   role: "user" | "assistant";
   text: string;
@@ -103,18 +105,18 @@ export interface Utterance {
   replaces?: string;
   reason?: string;
   retryable?: boolean;
-  error?: Fault;
+  error?: ErrorDetails;
   usage?: Usage;
 }
 
-/** What a response without an end is doing. */
-export type Doing = "queued" | "waiting" | "recovering" | "running";
+/** State of a response without an end. */
+export type ResponseState = "queued" | "waiting" | "recovering" | "running";
 
-/** A response without an end, as a snapshot shows it. */
+/** A response without an end in a snapshot: its content up to `cursor`. */
 export interface OpenResponse {
   response: string;
   cursor: string;
-  state: Doing;
+  state: ResponseState;
   model: string;
   attempt: number;
   text: string;
@@ -127,16 +129,16 @@ export interface Snapshot {
   type: "snapshot";
   conversation: string;
   cursor: string;
-  messages: Utterance[];
+  messages: Message[];
   responses: OpenResponse[];
   more?: boolean;
 }
 
-export interface Said {
+export interface MessageFrame {
   type: "message";
   conversation: string;
   cursor: string;
-  message: Utterance;
+  message: Message;
 }
 
 export interface Start {
@@ -170,7 +172,7 @@ export interface Reset {
 export interface Status {
   type: "status";
   response: string;
-  state: Doing | "ended";
+  state: ResponseState | "ended";
   cursor?: string;
   conversation?: string;
   replies_to?: string;
@@ -186,7 +188,7 @@ export interface End {
   reason: string;
   chars?: number;
   usage?: Usage;
-  error?: Fault;
+  error?: ErrorDetails;
   retryable?: boolean;
 }
 
@@ -198,11 +200,12 @@ export interface Accepted {
   duplicate: boolean;
 }
 
-export interface Refused extends Fault {
+/** A refused request: a send or retry by its `key`, a watch by its `conversation`, a stop by its `response`. */
+export interface ErrorFrame extends ErrorDetails {
   type: "error";
   key?: string;
-  /** Over plain HTTP, where a request names what it is about. */
   conversation?: string;
+  response?: string;
   retry_after?: number;
 }
 
@@ -219,22 +222,21 @@ export type ServerFrame =
   | Ready
   | Watching
   | Snapshot
-  | Said
+  | MessageFrame
   | Start
   | Delta
   | Reset
   | Status
   | End
   | Accepted
-  | Refused
+  | ErrorFrame
   | Moving
   | Heartbeat;
 
 // ---- Close codes --------------------------------------------------------------------------------------------------
 
-/** The close codes that mean something of their own to a client; of the others it is their range that counts. */
-export const enum Close {
-  /** The line broke without a word. */
-  LOST = 1006,
+/** Close codes that a client handles individually. For the others only the range counts. */
+export enum Close {
   NOT_AUTHENTICATED = 4401,
+  FORBIDDEN_ORIGIN = 4403,
 }

@@ -2,19 +2,19 @@
 
 const EVERY = 1000;
 const MOST_ROWS = 250;
-const KEY = 'tokenwire-operator';
+const KEY = "tokenwire-operator";
 
 const element = (id) => document.getElementById(id);
-const state = element('state');
-let token = sessionStorage.getItem(KEY) ?? '';
+const state = element("state");
+let token = sessionStorage.getItem(KEY) ?? "";
 let followed = null;
-let cursor = '';
+let cursor = "";
 let timer = 0;
 
 class Refused extends Error {}
 
 async function ask(path) {
-  const reply = await fetch(path, { headers: { authorization: `Bearer ${token}` }, cache: 'no-store' });
+  const reply = await fetch(path, { headers: { authorization: `Bearer ${token}` }, cache: "no-store" });
   if (reply.status === 401) throw new Refused();
   if (reply.status === 404) return null;
   if (!reply.ok) throw new Error(String(reply.status));
@@ -23,32 +23,32 @@ async function ask(path) {
 
 // Durations and sizes as `tokenwire top` spells them.
 function seconds(value) {
-  if (value === null || value === undefined) return '–';
+  if (value === null || value === undefined) return "–";
   if (value < 60) return `${value.toFixed(1)}s`;
   const minutes = Math.floor(value / 60);
-  const two = (number) => String(number).padStart(2, '0');
+  const two = (number) => String(number).padStart(2, "0");
   if (minutes < 60) return `${minutes}m${two(Math.floor(value % 60))}`;
   const hours = Math.floor(minutes / 60);
   return hours < 48 ? `${hours}h${two(minutes % 60)}` : `${Math.floor(hours / 24)}d${two(hours % 24)}`;
 }
 
 function size(value) {
-  if (value === null || value === undefined) return '–';
-  for (const unit of ['', 'k', 'M']) {
+  if (value === null || value === undefined) return "–";
+  for (const unit of ["", "k", "M"]) {
     if (value < 1000) return `${value.toFixed(0)}${unit}`;
     value /= 1000;
   }
   return `${value.toFixed(1)}G`;
 }
 
-const count = (value) => Math.round(value ?? 0).toLocaleString('en');
+const count = (value) => Math.round(value ?? 0).toLocaleString("en");
 
-function figure(value, name, mark = '') {
-  const box = document.createElement('div');
+function figure(value, name, mark = "") {
+  const box = document.createElement("div");
   box.className = `figure ${mark}`;
-  const number = document.createElement('b');
+  const number = document.createElement("b");
   number.textContent = value;
-  const label = document.createElement('small');
+  const label = document.createElement("small");
   label.textContent = name;
   box.append(number, label);
   return box;
@@ -56,23 +56,23 @@ function figure(value, name, mark = '') {
 
 // A table's columns: a head, what a row shows in it, and how: left, id, or a share of one as a bar.
 function table(place, columns, rows, mark, key) {
-  const head = document.createElement('thead');
+  const head = document.createElement("thead");
   const line = head.insertRow();
   for (const [name, , how] of columns) {
-    const cell = document.createElement('th');
-    cell.scope = 'col';
+    const cell = document.createElement("th");
+    cell.scope = "col";
     cell.textContent = name;
-    cell.className = how === 'id' || how === 'left' ? 'left' : '';
+    cell.className = how === "id" || how === "left" ? "left" : "";
     line.append(cell);
   }
-  const body = document.createElement('tbody');
+  const body = document.createElement("tbody");
   for (const row of rows) {
     const line = body.insertRow();
     line.className = mark(row);
-    for (const [, show, how = ''] of columns) {
+    for (const [, show, how = ""] of columns) {
       const cell = line.insertCell();
       const shown = show(row);
-      cell.className = how === 'id' ? 'id left' : how;
+      cell.className = how === "id" ? "id left" : how;
       if (shown instanceof Node) cell.append(shown);
       else cell.textContent = shown;
     }
@@ -85,7 +85,7 @@ function table(place, columns, rows, mark, key) {
 
 function share(value) {
   const text = `${Math.round(value * 100)} % `;
-  const meter = document.createElement('meter');
+  const meter = document.createElement("meter");
   meter.min = 0;
   meter.max = 1;
   meter.high = 0.8;
@@ -99,96 +99,100 @@ function share(value) {
 }
 
 function link(response) {
-  const button = document.createElement('button');
-  button.type = 'button';
+  const button = document.createElement("button");
+  button.type = "button";
   button.textContent = response;
   button.dataset.key = response;
-  button.addEventListener('click', () => follow(response));
+  button.addEventListener("click", () => follow(response));
   return button;
 }
 
 const GATEWAY = [
-  ['name', (row) => row.name, 'id'],
-  ['up', (row) => seconds(row.age)],
-  ['CPU', (row) => share(row.cpu)],
-  ['memory', (row) => size(row.memory)],
-  ['connected', (row) => count(row.connections)],
-  ['viewers', (row) => count(row.viewers)],
-  ['behind', (row) => count(row.behind)],
-  ['in/s', (row) => count(row.received)],
-  ['out/s', (row) => count(row.delivered)],
+  ["name", (row) => row.name, "id"],
+  ["up", (row) => seconds(row.age)],
+  ["CPU", (row) => share(row.cpu)],
+  ["memory", (row) => size(row.memory)],
+  ["connected", (row) => count(row.connections)],
+  ["viewers", (row) => count(row.viewers)],
+  ["behind", (row) => count(row.behind)],
+  ["in/s", (row) => count(row.received)],
+  ["out/s", (row) => count(row.delivered)],
 ];
 const WORKER = [
-  ['name', (row) => row.name, 'id'],
-  ['up', (row) => seconds(row.age)],
-  ['CPU', (row) => share(row.cpu)],
-  ['memory', (row) => size(row.memory)],
-  ['running', (row) => `${count(row.running)} / ${count(row.concurrency)}`],
-  ['text/s', (row) => size(row.rate)],
-  ['models', (row) => (row.models ?? []).join(' '), 'left'],
+  ["name", (row) => row.name, "id"],
+  ["up", (row) => seconds(row.age)],
+  ["CPU", (row) => share(row.cpu)],
+  ["memory", (row) => size(row.memory)],
+  ["running", (row) => `${count(row.running)} / ${count(row.concurrency)}`],
+  ["text/s", (row) => size(row.rate)],
+  ["models", (row) => (row.models ?? []).join(" "), "left"],
 ];
 const RESPONSE = [
-  ['response', (row) => link(row.response), 'id'],
-  ['state', (row) => row.state, 'left'],
-  ['age', (row) => seconds(row.age)],
-  ['try', (row) => row.attempt],
-  ['entries', (row) => (row.entries === null ? '–' : count(row.entries))],
-  ['text', (row) => size(row.size)],
-  ['text/s', (row) => size(row.rate)],
-  ['viewers', (row) => count(row.viewers)],
-  ['behind', (row) => count(row.behind)],
-  ['lag', (row) => count(row.lag)],
-  ['worker', (row) => row.worker ?? '–', 'id'],
-  ['conversation', (row) => row.conversation, 'id'],
+  ["response", (row) => link(row.response), "id"],
+  ["state", (row) => row.state, "left"],
+  ["age", (row) => seconds(row.age)],
+  ["try", (row) => row.attempt],
+  ["entries", (row) => (row.entries === null ? "–" : count(row.entries))],
+  ["text", (row) => size(row.size)],
+  ["text/s", (row) => size(row.rate)],
+  ["viewers", (row) => count(row.viewers)],
+  ["behind", (row) => count(row.behind)],
+  ["lag", (row) => count(row.lag)],
+  ["worker", (row) => row.worker ?? "–", "id"],
+  ["conversation", (row) => row.conversation, "id"],
 ];
 const ENTRY = [
-  ['cursor', (row) => row.cursor, 'id'],
-  ['kind', (row) => row.kind, 'left'],
-  ['bytes', (row) => count(row.size)],
-  ['', (row) => row.about ?? '', 'left'],
+  ["cursor", (row) => row.cursor, "id"],
+  ["kind", (row) => row.kind, "left"],
+  ["bytes", (row) => count(row.size)],
+  ["", (row) => row.about ?? "", "left"],
 ];
 
 const sum = (rows, name) => rows.reduce((total, row) => total + (row[name] ?? 0), 0);
 
 function show(fleet) {
   const { gateways, workers, responses, queue } = fleet;
-  const behind = sum(gateways, 'behind');
-  const received = sum(gateways, 'received');
-  const delivered = sum(gateways, 'delivered');
+  const behind = sum(gateways, "behind");
+  const received = sum(gateways, "received");
+  const delivered = sum(gateways, "delivered");
   const waits = queue.waiting > 0 && queue.lag > 2;
-  element('figures').replaceChildren(
-    figure(count(queue.running), 'answers running'),
-    figure(count(queue.waiting), queue.waiting ? `waiting, ${seconds(queue.lag)} the oldest` : 'waiting',
-      queue.lag > 10 ? 'wrong' : waits ? 'warning' : ''),
-    figure(count(sum(gateways, 'connections')), 'connected'),
-    figure(count(sum(gateways, 'viewers')), 'viewers'),
-    figure(count(behind), 'viewers behind', behind ? 'warning' : ''),
-    figure(count(delivered), 'entries out / s'),
-    figure(received ? `× ${(delivered / received).toFixed(1)}` : '–', 'fan-out'),
-    figure(count(gateways.length), 'gateways', gateways.length ? '' : 'wrong'),
-    figure(count(workers.length), 'workers', workers.length ? '' : 'wrong'),
+  element("figures").replaceChildren(
+    figure(count(queue.running), "answers running"),
+    figure(
+      count(queue.waiting),
+      queue.waiting ? `waiting, ${seconds(queue.lag)} the oldest` : "waiting",
+      queue.lag > 10 ? "wrong" : waits ? "warning" : "",
+    ),
+    figure(count(sum(gateways, "connections")), "connected"),
+    figure(count(sum(gateways, "viewers")), "viewers"),
+    figure(count(behind), "viewers behind", behind ? "warning" : ""),
+    figure(count(delivered), "entries out / s"),
+    figure(received ? `× ${(delivered / received).toFixed(1)}` : "–", "fan-out"),
+    figure(count(gateways.length), "gateways", gateways.length ? "" : "wrong"),
+    figure(count(workers.length), "workers", workers.length ? "" : "wrong"),
   );
-  const leaving = (row) => (row.leaving ? 'warning' : '');
-  table(element('gateways'), GATEWAY, gateways, leaving);
-  table(element('workers'), WORKER, workers, leaving);
-  const open = (row) => (row.response === followed ? 'open' : '');
-  const mark = (row) => `${row.worker === null && row.state !== 'queued' ? 'wrong' : row.behind ? 'warning' : ''} ${open(row)}`;
-  table(element('responses'), RESPONSE, responses.slice(0, MOST_ROWS), mark, true);
+  const leaving = (row) => (row.leaving ? "warning" : "");
+  table(element("gateways"), GATEWAY, gateways, leaving);
+  table(element("workers"), WORKER, workers, leaving);
+  const open = (row) => (row.response === followed ? "open" : "");
+  const mark = (row) =>
+    `${row.worker === null && row.state !== "queued" ? "wrong" : row.behind ? "warning" : ""} ${open(row)}`;
+  table(element("responses"), RESPONSE, responses.slice(0, MOST_ROWS), mark, true);
   const more = responses.length - MOST_ROWS;
-  element('more').textContent = more > 0 ? `and ${more} more` : responses.length ? '' : 'Nothing is being answered.';
-  state.textContent = `as of ${new Date(fleet.at * 1000).toLocaleTimeString('en-GB')}`;
-  state.className = '';
+  element("more").textContent = more > 0 ? `and ${more} more` : responses.length ? "" : "Nothing is being answered.";
+  state.textContent = `as of ${new Date(fleet.at * 1000).toLocaleTimeString("en-GB")}`;
+  state.className = "";
 }
 
 function follow(response) {
   followed = response;
-  cursor = '';
-  element('log-title').textContent = response;
-  element('about').textContent = '';
-  element('entries').replaceChildren();
+  cursor = "";
+  element("log-title").textContent = response;
+  element("about").textContent = "";
+  element("entries").replaceChildren();
   shown = [];
-  element('log').hidden = false;
-  element('close').focus();
+  element("log").hidden = false;
+  element("close").focus();
   look();
 }
 
@@ -196,71 +200,72 @@ let shown = [];
 
 async function read() {
   const response = followed;
-  const log = await ask(`responses/${encodeURIComponent(response)}${cursor ? `?after=${cursor}` : ''}`);
+  const log = await ask(`responses/${encodeURIComponent(response)}${cursor ? `?after=${cursor}` : ""}`);
   if (response !== followed) return;
   if (log === null) {
-    element('about').textContent = 'There is no log of it any more.';
+    element("about").textContent = "There is no log of it any more.";
     return;
   }
   shown = [...shown, ...log.entries];
-  cursor = shown.at(-1)?.cursor ?? '';
-  const bytes = shown.filter((entry) => entry.kind === 'text').reduce((total, entry) => total + entry.size, 0);
-  element('about').textContent = `${count(shown.length)} entries, ${size(bytes)} of text. What they say is not shown here.`;
-  table(element('entries'), ENTRY, shown.slice(-200).reverse(), () => '');
+  cursor = shown.at(-1)?.cursor ?? "";
+  const bytes = shown.filter((entry) => entry.kind === "text").reduce((total, entry) => total + entry.size, 0);
+  element("about").textContent =
+    `${count(shown.length)} entries, ${size(bytes)} of text. What they say is not shown here.`;
+  table(element("entries"), ENTRY, shown.slice(-200).reverse(), () => "");
 }
 
 async function look() {
   clearTimeout(timer);
   try {
-    const fleet = await ask('fleet');
-    element('entry').hidden = true;
-    element('main').hidden = element('leave').hidden = false;
+    const fleet = await ask("fleet");
+    element("entry").hidden = true;
+    element("main").hidden = element("leave").hidden = false;
     show(fleet);
     if (followed) await read();
   } catch (error) {
     if (error instanceof Refused) {
-      forget(token ? 'This is not the token.' : '');
+      forget(token ? "This is not the token." : "");
       return;
     }
-    state.textContent = 'The gateway does not answer. What is below is old.';
-    state.className = 'lost';
+    state.textContent = "The gateway does not answer. What is below is old.";
+    state.className = "lost";
   }
   // A tab that nobody sees asks nothing.
-  if (document.visibilityState === 'visible') timer = setTimeout(look, EVERY);
+  if (document.visibilityState === "visible") timer = setTimeout(look, EVERY);
 }
 
 function forget(why) {
   clearTimeout(timer);
-  token = '';
+  token = "";
   sessionStorage.removeItem(KEY);
-  element('entry').hidden = false;
-  element('main').hidden = element('leave').hidden = element('log').hidden = true;
+  element("entry").hidden = false;
+  element("main").hidden = element("leave").hidden = element("log").hidden = true;
   followed = null;
   state.textContent = why;
-  state.className = why ? 'lost' : '';
-  element('token').focus();
+  state.className = why ? "lost" : "";
+  element("token").focus();
 }
 
-element('entry').addEventListener('submit', (event) => {
+element("entry").addEventListener("submit", (event) => {
   event.preventDefault();
-  token = element('token').value.trim();
-  element('token').value = '';
+  token = element("token").value.trim();
+  element("token").value = "";
   sessionStorage.setItem(KEY, token);
   look();
 });
-element('leave').addEventListener('click', () => forget(''));
-element('close').addEventListener('click', () => {
+element("leave").addEventListener("click", () => forget(""));
+element("close").addEventListener("click", () => {
   const last = followed;
   followed = null;
-  element('log').hidden = true;
+  element("log").hidden = true;
   document.querySelector(`[data-key="${CSS.escape(last)}"]`)?.focus();
 });
-document.addEventListener('keydown', (event) => {
-  if (event.key === 'Escape' && followed) element('close').click();
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && followed) element("close").click();
 });
-document.addEventListener('visibilitychange', () => {
-  if (document.visibilityState === 'visible' && token) look();
+document.addEventListener("visibilitychange", () => {
+  if (document.visibilityState === "visible" && token) look();
 });
 
 if (token) look();
-else forget('');
+else forget("");

@@ -147,7 +147,13 @@ function close(healed: string, marks: Mark[]): string {
     marks.pop();
   }
   const text = healed.trimEnd();
-  return text + marks.map(({ character, length }) => character.repeat(length)).reverse().join("");
+  return (
+    text +
+    marks
+      .map(({ character, length }) => character.repeat(length))
+      .reverse()
+      .join("")
+  );
 }
 
 /** Where the run of backticks that closes stands; -1 for nowhere. */

@@ -4,8 +4,22 @@
 
 import type { Colour } from "./colours.js";
 import { nodeOf, patch } from "./nodes.js";
-import { type Content, type Context, type Description, type Links, type Reading, type Texts, codeOf, imageOf, listOf, plainOf, read, startOf, types } from "./reading.js";
-import { type Open, type Unit, isUndecided, step, unit } from "./units.js";
+import {
+  type Content,
+  type Context,
+  codeOf,
+  type Description,
+  imageOf,
+  type Links,
+  listOf,
+  plainOf,
+  type Reading,
+  read,
+  startOf,
+  type Texts,
+  types,
+} from "./reading.js";
+import { isUndecided, type Open, step, type Unit, unit } from "./units.js";
 
 /** How a text is shown that grows at its end. The same for every renderer. */
 export interface Markdown {
@@ -194,7 +208,10 @@ class Growing implements Markdown {
         if (each.last) this.#colour(nodes.get(group)?.holder ?? null);
         continue;
       }
-      const own = each.kind === "table" ? (nodes.get(group)?.heads ?? []) : (nodes.get(group)?.items.slice(from, from + length) ?? []);
+      const own =
+        each.kind === "table"
+          ? (nodes.get(group)?.heads ?? [])
+          : (nodes.get(group)?.items.slice(from, from + length) ?? []);
       for (const node of own) this.#colour(node);
       if (REFERENCE.test(each.source)) this.#waiting.push({ unit: each, nodes: own, outline: above });
     }
@@ -220,7 +237,8 @@ class Growing implements Markdown {
       const items = grow(container, goesOn);
       nodes.set(goesOn, { items, heads: [], holder: container.node });
     }
-    if (last !== undefined && (last.group !== goesOn || (last.unit.kind === "code" && last.unit.last))) this.#container = null;
+    if (last !== undefined && (last.group !== goesOn || (last.unit.kind === "code" && last.unit.last)))
+      this.#container = null;
     const others = goesOn === undefined ? groups : groups.slice(1);
     const shown = others.flatMap((group) => (group.shell === null ? group.content : [filled(group.shell, group)]));
     const { node: parent, count: first } = this.#root;
@@ -244,7 +262,8 @@ class Growing implements Markdown {
       const items = Array.from(node.childNodes).slice(0, settled);
       nodes.set(group, { items, heads: node.previousSibling === null ? [] : [node.previousSibling], holder: node });
       const ended = last?.unit.kind === "code" && last.unit.last;
-      if (group === last?.group && !ended) this.#container = { kind, node, count: settled, tail: content.slice(settled) };
+      if (group === last?.group && !ended)
+        this.#container = { kind, node, count: settled, tail: content.slice(settled) };
     }
     this.#root.count += done;
     this.#root.tail = shown.slice(done);
@@ -256,7 +275,10 @@ class Growing implements Markdown {
     for (const { unit: each, nodes, outline } of this.#waiting) {
       const source = each.source.toLowerCase().replace(/\s+/g, " ");
       if (!labels.some((label) => source.includes(`[${label}]`))) continue;
-      const content = each.kind === "table" ? headsOf(this.#read(each, false, outline).content) : this.#read(each, false, outline).content;
+      const content =
+        each.kind === "table"
+          ? headsOf(this.#read(each, false, outline).content)
+          : this.#read(each, false, outline).content;
       nodes.forEach((node, index) => {
         const wanted = content[index];
         if (!(node instanceof HTMLElement) || typeof wanted !== "object" || node.localName !== wanted.tag) return;
@@ -319,7 +341,13 @@ function placed(each: Unit, content: Content, groups: Group[], outline: number[]
     return place(last, from, content.length);
   }
   const parts = each.kind === "table" && shell !== null ? [] : [...content];
-  const group: Group = { kind: each.kind === "table" && shell !== null ? "row" : kind, shell, content: parts, settled: 0, begun: false };
+  const group: Group = {
+    kind: each.kind === "table" && shell !== null ? "row" : kind,
+    shell,
+    content: parts,
+    settled: 0,
+    begun: false,
+  };
   groups.push(group);
   return place(group, 0, parts.length);
 }
@@ -347,7 +375,8 @@ function filled(shell: Description, { kind, content }: Group): Description {
   if (kind === "item") return { ...shell, content };
   // The parts go into the last element, of a table and of a block of code alike.
   const last = shell.content.at(-1) as Description;
-  if (kind === "code") return { ...shell, content: [...shell.content.slice(0, -1), { ...last, content: [{ tag: "code", content }] }] };
+  if (kind === "code")
+    return { ...shell, content: [...shell.content.slice(0, -1), { ...last, content: [{ tag: "code", content }] }] };
   return { ...shell, content: [{ ...last, content: [last.content[0] as Description, { tag: "tbody", content }] }] };
 }
 

@@ -1,7 +1,7 @@
 // What a unit of markdown says: descriptions of elements, from marked's tokens. HTML in it is text.
 // Pure: no document.
 
-import { Lexer, Tokenizer, type Token, type Tokens } from "marked";
+import { Lexer, type Token, Tokenizer, type Tokens } from "marked";
 
 import { decode, linkTo, pictureAt } from "./addresses.js";
 import { heal } from "./heal.js";
@@ -56,10 +56,14 @@ const MOST_MARKS = 400;
 /** The level of an answer's first heading; the page and the panel have the ones above. */
 const FIRST_HEADING = 3;
 
-const NESTED = new RegExp(`^(?![-* \\t]*$)[ \\t]*(?:(?:>|[-*+](?=[ \\t])|\\d{1,9}[.)](?=[ \\t]))[ \\t]*){${DEEPEST},}`, "m");
+const NESTED = new RegExp(
+  `^(?![-* \\t]*$)[ \\t]*(?:(?:>|[-*+](?=[ \\t])|\\d{1,9}[.)](?=[ \\t]))[ \\t]*){${DEEPEST},}`,
+  "m",
+);
 
 /** `$x$`, `$$x$$`, `\(x\)` and `\[x\]`; not money, which has a space before its second sign or a number behind. */
-const MATH = /^(?:\$\$(?=\S)([^$]*?[^\s$\\])\$\$|\$(?=[^\s$])([^$\n]*?[^\s$\\])\$(?!\d)|\\\(([\s\S]+?)\\\)|\\\[([\s\S]+?)\\\])/;
+const MATH =
+  /^(?:\$\$(?=\S)([^$]*?[^\s$\\])\$\$|\$(?=[^\s$])([^$\n]*?[^\s$\\])\$(?!\d)|\\\(([\s\S]+?)\\\)|\\\[([\s\S]+?)\\\])/;
 
 class OurTokenizer extends Tokenizer {
   override del(source: string, mask: string, before?: string): Tokens.Del | undefined {
@@ -146,7 +150,8 @@ export function read(unit: Unit, open: boolean, context: Context): Reading {
   if (unit.kind === "code") return { content: [unit.source], links: {}, outline };
   if (unit.kind === "math") return { content: [mathOf(unit.source, true)], links: {}, outline };
   if (isPlain(unit.source)) return { content: [plainOf(unit)], links: {}, outline };
-  const source = unit.kind === "row" ? unit.head + unit.source : open && unit.kind === "flow" ? asTable(unit.source) : unit.source;
+  const source =
+    unit.kind === "row" ? unit.head + unit.source : open && unit.kind === "flow" ? asTable(unit.source) : unit.source;
   const { tokens, links } = lex(source, context.links, open);
   const reader = new Reader(context, open);
   if (unit.kind === "item") return { content: [reader.item(tokens, unit.loose)], links, outline };
@@ -167,7 +172,10 @@ export function startOf(source: string): number | undefined {
 function asTable(source: string): string {
   const line = source.trimEnd().split("\n").at(-1) ?? "";
   if (!/^ {0,3}\|/.test(line)) return source;
-  const cells = line.trim().replace(/^\||(?<!\\)\|$/g, "").split(/(?<!\\)\|/);
+  const cells = line
+    .trim()
+    .replace(/^\||(?<!\\)\|$/g, "")
+    .split(/(?<!\\)\|/);
   return `${source.trimEnd()}${cells.length > 1 && cells.at(-1)?.trim() === "" ? "\u00a0" : ""}\n|${"-|".repeat(cells.length)}\n`;
 }
 
@@ -207,7 +215,12 @@ export function codeOf(content: Content, info: string, texts: Texts): Descriptio
 function mathOf(text: string, display: boolean): Description {
   const attributes = { dir: "ltr" };
   return display
-    ? { tag: "div", class: "math", attributes: { ...attributes, tabindex: "0", role: "group", "aria-label": "TeX" }, content: [{ tag: "code", content: [text.trim()] }] }
+    ? {
+        tag: "div",
+        class: "math",
+        attributes: { ...attributes, tabindex: "0", role: "group", "aria-label": "TeX" },
+        content: [{ tag: "code", content: [text.trim()] }],
+      }
     : { tag: "code", class: "math", attributes, content: [text] };
 }
 
@@ -248,7 +261,13 @@ class Reader {
         return [codeOf([text], lang, this.#context.texts)];
       }
       case "blockquote":
-        return [{ tag: "blockquote", attributes, content: this.blocks((token as Tokens.Blockquote).tokens, false, depth + 1) }];
+        return [
+          {
+            tag: "blockquote",
+            attributes,
+            content: this.blocks((token as Tokens.Blockquote).tokens, false, depth + 1),
+          },
+        ];
       case "list": {
         const list = token as Tokens.List;
         const content = list.items.map((item) => this.#itemOf(item, list.loose, depth + 1));
@@ -284,7 +303,10 @@ class Reader {
   #itemOf(item: Tokens.ListItem, loose: boolean, depth: number): Description {
     const [box, words, ...rest] = item.tokens;
     // The box of a task stands in its line of text.
-    const boxed = box?.type === "checkbox" && words?.type === "text" ? [{ ...words, tokens: [box, ...(words.tokens ?? [])] }, ...rest] : item.tokens;
+    const boxed =
+      box?.type === "checkbox" && words?.type === "text"
+        ? [{ ...words, tokens: [box, ...(words.tokens ?? [])] }, ...rest]
+        : item.tokens;
     const description: Description = { tag: "li", content: this.blocks(boxed, false, depth) };
     const classes = [...(loose ? ["loose"] : []), ...(item.task ? ["task"] : [])];
     if (classes.length > 0) description.class = classes.join(" ");
@@ -359,7 +381,14 @@ class Reader {
       case "checkbox": {
         const { checked } = token as unknown as { checked: boolean };
         const label = checked ? this.#context.texts.done : this.#context.texts.open;
-        return [{ tag: "span", class: checked ? "box checked" : "box", attributes: { role: "img", "aria-label": label }, content: [] }];
+        return [
+          {
+            tag: "span",
+            class: checked ? "box checked" : "box",
+            attributes: { role: "img", "aria-label": label },
+            content: [],
+          },
+        ];
       }
       case "link": {
         const { href, tokens, raw } = token as Tokens.Link;
@@ -368,7 +397,13 @@ class Reader {
         const half = this.#open && last && /^(?:https?:|www\.|\S+@)/.test(raw);
         const target = half ? null : linkTo(href);
         if (target === null) return words;
-        return [{ tag: "a", attributes: { href: target, target: "_blank", rel: "noopener noreferrer nofollow ugc" }, content: words }];
+        return [
+          {
+            tag: "a",
+            attributes: { href: target, target: "_blank", rel: "noopener noreferrer nofollow ugc" },
+            content: words,
+          },
+        ];
       }
       case "image":
         return [this.#picture(token as Tokens.Image)];
@@ -400,5 +435,9 @@ export function listOf(start: number | undefined, content: Content): Description
 
 /** A picture that is loaded without telling its server from where. */
 export function imageOf(address: string, alt: string): Description {
-  return { tag: "img", attributes: { src: address, alt, referrerpolicy: "no-referrer", decoding: "async" }, content: [] };
+  return {
+    tag: "img",
+    attributes: { src: address, alt, referrerpolicy: "no-referrer", decoding: "async" },
+    content: [],
+  };
 }

@@ -70,7 +70,10 @@ export function step(open: Open | null, line: string, types: Types): Step {
       if (open.close.test(line)) return { closed: [unit(open)], open: null };
       const longer = { ...open, source: `${open.source}${dedented(line, open.indent)}\n` };
       if (longer.source.length < LONGEST_PART) return grown(longer);
-      return { closed: [{ ...(unit(longer) as Unit & { kind: "code" }), last: false }], open: { ...open, first: false, source: "" } };
+      return {
+        closed: [{ ...(unit(longer) as Unit & { kind: "code" }), last: false }],
+        open: { ...open, first: false, source: "" },
+      };
     }
     case "math":
       return open.close.test(line) ? { closed: [unit(open)], open: null } : grown(append(open, line));
@@ -96,7 +99,8 @@ function stepItem(open: Open & { kind: "item" }, line: string, blank: boolean, t
   if (blank) return grown({ ...append(open, line), blank: true });
   const column = columnOf(line);
   // An item that began with nothing ends at its first blank line.
-  const hollow = open.blank && ITEM.exec(open.source.trimEnd())?.[4] === undefined && !/\n./.test(open.source.trimEnd());
+  const hollow =
+    open.blank && ITEM.exec(open.source.trimEnd())?.[4] === undefined && !/\n./.test(open.source.trimEnd());
   if (column >= open.column && !hollow) return grown({ ...append(open, line), blank: false });
   const item = RULE.test(line) ? null : ITEM.exec(line);
   if (item) {
@@ -146,7 +150,9 @@ function begin(line: string): Step {
   for (const [opening, until] of HTML) {
     if (!opening.test(line)) continue;
     const rest = line.replace(opening, "");
-    return until.test(rest) ? { closed: [{ kind: "flow", source }], open: null } : grown({ kind: "html", source, until });
+    return until.test(rest)
+      ? { closed: [{ kind: "flow", source }], open: null }
+      : grown({ kind: "html", source, until });
   }
   const item = ITEM.exec(line);
   return grown(item ? openItem(line, item) : { kind: "flow", source });
@@ -174,7 +180,10 @@ export function unit(open: Open): Unit {
   }
 }
 
-function openItem(line: string, [, indent = "", mark = "", space = "", content]: RegExpExecArray): Open & { kind: "item" } {
+function openItem(
+  line: string,
+  [, indent = "", mark = "", space = "", content]: RegExpExecArray,
+): Open & { kind: "item" } {
   const begins = indent.length + mark.length;
   const width = columnOf(`${" ".repeat(begins)}${space}x`) - begins;
   // More than four columns are code in the item, which begins one column behind the mark.
@@ -225,5 +234,8 @@ function dedented(line: string, indent: number): string {
 export function isUndecided(open: Open | null, line: string): boolean {
   if (open?.kind === "code") return /^ {0,3}(?:`+|~+)$/.test(line);
   if (open?.kind === "math") return /^ {0,3}(?:\$|\\)/.test(line) && line.trim().length < 3;
-  return /^(?:[-*+_~#>|:=$ \t]+|`{1,2}|[ \t]*\d{1,9}[.)]?[ \t]*|[ \t]*\\\[?)$/.test(line) || /^[\s>]*(?:`{3,}|~{3,})[^`]*$/.test(line);
+  return (
+    /^(?:[-*+_~#>|:=$ \t]+|`{1,2}|[ \t]*\d{1,9}[.)]?[ \t]*|[ \t]*\\\[?)$/.test(line) ||
+    /^[\s>]*(?:`{3,}|~{3,})[^`]*$/.test(line)
+  );
 }

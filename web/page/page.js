@@ -8,7 +8,12 @@ import { Raw } from "./raw.js";
 /** @typedef {import("../client/client.js").Conversation} Conversation */
 /** @typedef {{line: Line, client: Client, frame: HTMLElement | null, conversation?: Conversation, leave: () => void}} Screen */
 
-const PROMPTS = ["Why is the sky blue?", "Compare three ways to keep a promise", "Write a function that waits", "/help"];
+const PROMPTS = [
+  "Why is the sky blue?",
+  "Compare three ways to keep a promise",
+  "Write a function that waits",
+  "/help",
+];
 
 /** Characters of an answer after which the late tab opens. */
 const LATE = 280;
@@ -70,8 +75,17 @@ function follow(of, id) {
   of.leave = conversation.subscribe(schedule);
   if (of.frame === null) return;
   const name = of.frame.querySelector("h2")?.textContent;
-  const texts = { title: `What is shown: ${name}`, greeting: "Nobody asks here", promise: "What is asked in the chat appears by itself." };
-  show(/** @type {HTMLElement} */ (of.frame.querySelector(".view")), { client: of.client, conversation: id, view: true, texts });
+  const texts = {
+    title: `What is shown: ${name}`,
+    greeting: "Nobody asks here",
+    promise: "What is asked in the chat appears by itself.",
+  };
+  show(/** @type {HTMLElement} */ (of.frame.querySelector(".view")), {
+    client: of.client,
+    conversation: id,
+    view: true,
+    texts,
+  });
 }
 
 // ---- What is shown ------------------------------------------------------------------------------------------------
@@ -100,8 +114,12 @@ function draw() {
     if (each?.frame == null) continue;
     const own = answerOf(each);
     const behind = own?.id === now?.id ? length - (own?.text.length ?? 0) : length;
-    const words = now === undefined ? "idle" : behind > 0 ? `${behind} behind` : own?.state === "ended" ? "whole" : "in step";
-    write(each.frame.querySelector("output"), each === late && opened && own?.state !== "ended" ? `opened ${opened.missed} late` : words);
+    const words =
+      now === undefined ? "idle" : behind > 0 ? `${behind} behind` : own?.state === "ended" ? "whole" : "in step";
+    write(
+      each.frame.querySelector("output"),
+      each === late && opened && own?.state !== "ended" ? `opened ${opened.missed} late` : words,
+    );
     each.frame.classList.toggle("behind", behind > 0);
   }
   element("stop").disabled = tab.conversation?.answering === undefined;
@@ -182,7 +200,13 @@ chat.client.subscribe(schedule);
 
 await customElements.whenDefined("tokenwire-chat");
 const widget = /** @type {any} */ (document.createElement("tokenwire-chat"));
-widget.settings = { client: chat.client, title: "Ask Tokenwire", prompts: PROMPTS, debug: true, ...(hash.has("c") && { conversation: hash.get("c") }) };
+widget.settings = {
+  client: chat.client,
+  title: "Ask Tokenwire",
+  prompts: PROMPTS,
+  debug: true,
+  ...(hash.has("c") && { conversation: hash.get("c") }),
+};
 widget.addEventListener("tokenwire-conversation", (/** @type {CustomEvent<Conversation>} */ { detail: { id } }) => {
   opened = null;
   for (const each of [chat, tab, phone]) follow(each, id);

@@ -9,7 +9,12 @@ const MOST = 200;
 const SAID = {
   hello: () => "",
   ready: ({ session, heartbeat }) => `session ${session} · heartbeat ${heartbeat} s`,
-  watch: ({ after, responses }) => (after === undefined ? "from the beginning" : `after ${after}${Object.values(responses ?? {}).map((cursor) => `, answer after ${cursor}`).join("")}`),
+  watch: ({ after, responses }) =>
+    after === undefined
+      ? "from the beginning"
+      : `after ${after}${Object.values(responses ?? {})
+          .map((cursor) => `, answer after ${cursor}`)
+          .join("")}`,
   watching: ({ resumed }) => (resumed ? "resumed" : "a snapshot follows"),
   snapshot: ({ messages, responses }) => `${messages.length} messages, ${responses.length} answers under way`,
   send: ({ text, key }) => `${JSON.stringify(text)} · key ${key}`,

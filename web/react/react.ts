@@ -1,33 +1,44 @@
-// `import { useConversation, TokenwireChat } from "tokenwire/react"`: thin, over the client and the element of the package.
+// Entry `tokenwire/react`: a hook for the client, and a component for the element `<tokenwire-chat>`.
 
-import { createElement, useCallback, useEffect, useRef, useSyncExternalStore, type CSSProperties, type ReactElement } from "react";
+import {
+  type CSSProperties,
+  createElement,
+  type ReactElement,
+  useCallback,
+  useEffect,
+  useRef,
+  useSyncExternalStore,
+} from "react";
 
-import type { AssistantMessage, Conversation, ConversationState, Fault, Message } from "../client/client.js";
+import type { AssistantMessage, Conversation, ConversationState, ErrorDetails, Message } from "../client/client.js";
 import type { Settings } from "../widget/settings.js";
 
 export type { Settings };
 
-/** A conversation as it is at one moment; the same object until something is different. */
+/** The current content of a conversation; the same object until a change. */
 export interface ConversationView {
   readonly messages: readonly Message[];
   readonly state: ConversationState;
   readonly answering: AssistantMessage | undefined;
   readonly known: boolean;
   readonly more: boolean;
-  readonly fault: Fault | null;
+  readonly fault: ErrorDetails | null;
 }
 
 const views = new WeakMap<Conversation, ConversationView>();
 
-function viewOf({ messages, state, answering, known, more, fault }: Conversation, before: ConversationView | undefined): ConversationView {
+function viewOf(
+  { messages, state, answering, known, more, fault }: Conversation,
+  before: ConversationView | undefined,
+): ConversationView {
   const now = { messages, state, answering, known, more, fault };
   const names = Object.keys(now) as (keyof ConversationView)[];
   return before !== undefined && names.every((name) => now[name] === before[name]) ? before : now;
 }
 
 /**
- * Show a conversation of the client in a component. It is followed as long as a component uses it; `send`, `stop` and
- * `retry` are the conversation's own.
+ * Return the content of a conversation and render again after each change. The client watches the conversation while a
+ * component uses the hook. Call `send`, `stop` and `retry` on the conversation itself.
  */
 export function useConversation(conversation: Conversation): ConversationView {
   const subscribe = useCallback((listener: () => void) => conversation.subscribe(listener), [conversation]);
@@ -42,39 +53,50 @@ export function useConversation(conversation: Conversation): ConversationView {
 export interface TokenwireChatProps extends Settings {
   className?: string;
   style?: CSSProperties;
-  /** Told of every message that is settled, of the line, and of what was refused. */
+  /** Called with every message that becomes part of the history. */
   onMessage?: (message: Message) => void;
+  /** Called with every new state of the connection. */
   onState?: (state: ConversationState) => void;
+  /** Called with every refusal. */
   onError?: (error: unknown) => void;
 }
 
-/** The element `<tokenwire-chat>`. It is made anew when the gateway, the conversation or the token is another. */
-export function TokenwireChat({ className, style, onMessage, onState, onError, ...settings }: TokenwireChatProps): ReactElement {
-  const place = useRef<HTMLDivElement>(null);
+/** Render `<tokenwire-chat>`. A new gateway, conversation, token, theme or direction creates a new element. */
+export function TokenwireChat({
+  className,
+  style,
+  onMessage,
+  onState,
+  onError,
+  ...settings
+}: TokenwireChatProps): ReactElement {
+  const container = useRef<HTMLDivElement>(null);
   const latest = useRef({ settings, onMessage, onState, onError });
   useEffect(() => {
     latest.current = { settings, onMessage, onState, onError };
   });
   const { url, conversation, token, theme, dir } = settings;
+  // biome-ignore lint/correctness/useExhaustiveDependencies: the element reads its settings once, so a change needs a new one
   useEffect(() => {
     let chat: HTMLElement | undefined;
-    let over = false;
-    // The element is loaded with the first component that shows it, and never on a server.
+    let unmounted = false;
+    // A lazy import, so that the module can be imported on a server, where there are no elements.
     void import("../widget/define.js").then(({ TokenwireChat: Chat }) => {
-      if (over || place.current === null) return;
-      const made = new Chat();
-      made.settings = latest.current.settings;
-      const told = (name: string, tell: (detail: never) => void) => made.addEventListener(`tokenwire-${name}`, (event) => tell((event as CustomEvent<never>).detail));
-      told("message", (message: Message) => latest.current.onMessage?.(message));
-      told("state", (state: ConversationState) => latest.current.onState?.(state));
-      told("error", (error: unknown) => latest.current.onError?.(error));
-      place.current.append(made);
-      chat = made;
+      if (unmounted || container.current === null) return;
+      const element = new Chat();
+      element.settings = latest.current.settings;
+      const forward = (name: string, listener: (detail: never) => void) =>
+        element.addEventListener(`tokenwire-${name}`, (event) => listener((event as CustomEvent<never>).detail));
+      forward("message", (message: Message) => latest.current.onMessage?.(message));
+      forward("state", (state: ConversationState) => latest.current.onState?.(state));
+      forward("error", (error: unknown) => latest.current.onError?.(error));
+      container.current.append(element);
+      chat = element;
     });
     return () => {
-      over = true;
+      unmounted = true;
       chat?.remove();
     };
   }, [url, conversation, token, theme, dir]);
-  return createElement("div", { ref: place, className, style });
+  return createElement("div", { ref: container, className, style });
 }

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe as group, test } from "node:test";
@@ -39,12 +39,21 @@ group("the package", () => {
 
   before(async () => {
     folder = mkdtempSync(join(tmpdir(), "tokenwire-package-"));
-    const { stdout } = await run("npm", ["pack", "--json", "--loglevel", "error", "--pack-destination", folder], { cwd: WEB });
+    const { stdout } = await run("npm", ["pack", "--json", "--loglevel", "error", "--pack-destination", folder], {
+      cwd: WEB,
+    });
     const [packed] = JSON.parse(stdout);
     files = packed.files.map(({ path }) => path);
     const modules = join(folder, "node_modules");
     mkdirSync(join(modules, "tokenwire"), { recursive: true });
-    await run("tar", ["-xzf", join(folder, packed.filename), "-C", join(modules, "tokenwire"), "--strip-components", "1"]);
+    await run("tar", [
+      "-xzf",
+      join(folder, packed.filename),
+      "-C",
+      join(modules, "tokenwire"),
+      "--strip-components",
+      "1",
+    ]);
     for (const name of readdirSync(join(WEB, "node_modules"))) {
       if (!name.startsWith(".")) symlinkSync(join(WEB, "node_modules", name), join(modules, name));
     }
@@ -53,15 +62,31 @@ group("the package", () => {
 
   test("has what is built, its types and its README, and nothing else", () => {
     const { exports } = JSON.parse(readFileSync(join(WEB, "package.json"), "utf8"));
-    for (const { types, default: file } of Object.values(exports)) for (const path of [types, file]) assert.ok(files.includes(path.slice(2)), path);
-    assert.deepEqual(files.filter((path) => !path.startsWith("dist/")), ["README.md", "package.json"]);
+    for (const { types, default: file } of Object.values(exports))
+      for (const path of [types, file]) assert.ok(files.includes(path.slice(2)), path);
+    assert.deepEqual(
+      files.filter((path) => !path.startsWith("dist/")),
+      ["README.md", "package.json"],
+    );
   });
 
-  for (const [module, moduleResolution] of [["esnext", "bundler"], ["nodenext", "nodenext"]]) {
+  for (const [module, moduleResolution] of [
+    ["esnext", "bundler"],
+    ["nodenext", "nodenext"],
+  ]) {
     test(`has types that a project finds, with the resolution ${moduleResolution}`, async () => {
       writeFileSync(join(folder, "package.json"), JSON.stringify({ type: "module" }));
       writeFileSync(join(folder, "use.ts"), USE);
-      const options = { module, moduleResolution, target: "es2022", strict: true, noEmit: true, skipLibCheck: true, types: ["react"], lib: ["es2023", "dom", "dom.iterable", "dom.asynciterable"] };
+      const options = {
+        module,
+        moduleResolution,
+        target: "es2022",
+        strict: true,
+        noEmit: true,
+        skipLibCheck: true,
+        types: ["react"],
+        lib: ["es2023", "dom", "dom.iterable", "dom.asynciterable"],
+      };
       writeFileSync(join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions: options, files: ["use.ts"] }));
       const { stdout } = await run(join(WEB, "node_modules/.bin/tsc"), ["-p", folder]).catch((error) => error);
       assert.equal(stdout, "");
@@ -73,6 +98,11 @@ group("the package", () => {
       console.log(JSON.stringify(names));`;
     writeFileSync(join(folder, "use.js"), script);
     const { stdout } = await run(process.execPath, [join(folder, "use.js")]);
-    assert.deepEqual(JSON.parse(stdout), [["Refusal", "connect"], ["TokenwireTransport"], ["TokenwireChat"], ["TokenwireChat", "useConversation"]]);
+    assert.deepEqual(JSON.parse(stdout), [
+      ["Refusal", "connect"],
+      ["TokenwireTransport"],
+      ["TokenwireChat"],
+      ["TokenwireChat", "useConversation"],
+    ]);
   });
 });

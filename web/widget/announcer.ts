@@ -10,7 +10,15 @@ export function say(text: string): void {
     place.setAttribute("role", "status");
     place.setAttribute("aria-live", "polite");
     // Not `display: none`, which would not be read. Set one by one: a policy refuses a style attribute.
-    const look = { position: "fixed", width: "1px", height: "1px", overflow: "hidden", clipPath: "inset(50%)", whiteSpace: "nowrap", insetBlockStart: "0" };
+    const look = {
+      position: "fixed",
+      width: "1px",
+      height: "1px",
+      overflow: "hidden",
+      clipPath: "inset(50%)",
+      whiteSpace: "nowrap",
+      insetBlockStart: "0",
+    };
     Object.assign(place.style, look);
     document.body.append(place);
   }

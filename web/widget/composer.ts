@@ -13,9 +13,22 @@ export class Composer {
 
   constructor(texts: Texts, act: { send: (text: string) => void; stop: () => void }) {
     this.#texts = texts;
-    this.#field = make("textarea", { part: "input", rows: "1", placeholder: texts.placeholder, "aria-label": texts.placeholder, dir: "auto", enterkeyhint: "send", autocomplete: "off" });
+    this.#field = make("textarea", {
+      part: "input",
+      rows: "1",
+      placeholder: texts.placeholder,
+      "aria-label": texts.placeholder,
+      dir: "auto",
+      enterkeyhint: "send",
+      autocomplete: "off",
+    });
     this.#stop = button(texts.stop, "stop", { class: "halt", part: "stop", hidden: true }, () => act.stop());
-    this.#send = button(texts.send, "send", { class: "send", part: "send", type: "submit", disabled: true }, () => undefined);
+    this.#send = button(
+      texts.send,
+      "send",
+      { class: "send", part: "send", type: "submit", disabled: true },
+      () => undefined,
+    );
     this.node = make("form", { part: "composer", novalidate: true }, this.#field, this.#stop, this.#send);
     const send = () => {
       const text = this.#field.value.trim();

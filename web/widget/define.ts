@@ -2,8 +2,8 @@
 // with the client of the package and with what it loads later beside it.
 
 import type { Conversation } from "../client/client.js";
-import { type Panel, mount } from "./panel.js";
-import { type Settings, fromAttributes } from "./settings.js";
+import { mount, type Panel } from "./panel.js";
+import { fromAttributes, type Settings } from "./settings.js";
 
 export type { Settings };
 
@@ -23,7 +23,8 @@ export class TokenwireChat extends HtmlElement {
     const settings = { ...fromAttributes(this.dataset), ...this.settings };
     this.dataset["theme"] = settings.theme ?? "auto";
     const root = this.shadowRoot ?? this.attachShadow({ mode: "open" });
-    const event = (name: string, detail: unknown) => this.dispatchEvent(new CustomEvent(`tokenwire-${name}`, { detail }));
+    const event = (name: string, detail: unknown) =>
+      this.dispatchEvent(new CustomEvent(`tokenwire-${name}`, { detail }));
     this.#panel ??= mount(root, settings, { event }, false);
   }
 
@@ -47,4 +48,5 @@ export class TokenwireChat extends HtmlElement {
   }
 }
 
-if (globalThis.customElements && !customElements.get("tokenwire-chat")) customElements.define("tokenwire-chat", TokenwireChat);
+if (globalThis.customElements && !customElements.get("tokenwire-chat"))
+  customElements.define("tokenwire-chat", TokenwireChat);

@@ -12,7 +12,11 @@ interface Traits {
   [attribute: string]: string | boolean | undefined;
 }
 
-export function make<Tag extends keyof HTMLElementTagNameMap>(tag: Tag, traits: Traits = {}, ...children: Child[]): HTMLElementTagNameMap[Tag] {
+export function make<Tag extends keyof HTMLElementTagNameMap>(
+  tag: Tag,
+  traits: Traits = {},
+  ...children: Child[]
+): HTMLElementTagNameMap[Tag] {
   const element = document.createElement(tag);
   const { class: names, text, hidden, ...attributes } = traits;
   if (names) element.className = names;
@@ -28,7 +32,11 @@ export function make<Tag extends keyof HTMLElementTagNameMap>(tag: Tag, traits: 
 
 /** A real button: with a name that is read, and an icon or a text that is seen. */
 export function button(label: string, icon: Icon | null, traits: Traits, act: () => void): HTMLButtonElement {
-  const element = make("button", { type: "button", ...(icon && { "aria-label": label, title: label }), ...traits }, icon ? drawn(icon) : label);
+  const element = make(
+    "button",
+    { type: "button", ...(icon && { "aria-label": label, title: label }), ...traits },
+    icon ? drawn(icon) : label,
+  );
   element.addEventListener("click", act);
   return element;
 }

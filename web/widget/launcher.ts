@@ -2,8 +2,8 @@
 // opened, or about to be.
 
 import type { Conversation } from "../client/client.js";
-import type { Panel, mount } from "./panel.js";
-import { type Settings, fromAttributes } from "./settings.js";
+import type { mount, Panel } from "./panel.js";
+import { fromAttributes, type Settings } from "./settings.js";
 import { LAUNCHER_STYLES } from "./styles.js";
 import { type Chunk, load } from "./verified.js";
 
@@ -188,7 +188,10 @@ class Floating implements Chat {
     const count = this.#badge.hidden ? "" : `, ${unread.replace("{count}", this.#badge.textContent ?? "")}`;
     this.#button.ariaLabel = this.#open ? close : open + count;
     this.#button.ariaExpanded = String(this.#open);
-    this.#button.replaceChildren(icon(this.#open ? "M7 10l5 5 5-5" : "M4.5 18.5 4 21l3.2-1.2A9 9 0 1 0 4.5 18.5M8.5 12h.01M12 12h.01M15.5 12h.01"), this.#badge);
+    this.#button.replaceChildren(
+      icon(this.#open ? "M7 10l5 5 5-5" : "M4.5 18.5 4 21l3.2-1.2A9 9 0 1 0 4.5 18.5M8.5 12h.01M12 12h.01M15.5 12h.01"),
+      this.#badge,
+    );
   }
 
   #tell(name: EventName, detail?: unknown): void {
@@ -216,7 +219,8 @@ class Inline extends HTMLElement {
       ({ mount }) => {
         if (!this.isConnected || this.#panel) return;
         const root = this.shadowRoot ?? this.attachShadow({ mode: "open" });
-        const tell = (name: EventName, detail?: unknown) => this.dispatchEvent(new CustomEvent(`tokenwire-${name}`, { detail }));
+        const tell = (name: EventName, detail?: unknown) =>
+          this.dispatchEvent(new CustomEvent(`tokenwire-${name}`, { detail }));
         this.#panel = mount(root, settings, { event: tell }, false);
         tell("ready");
       },

@@ -3,7 +3,7 @@
 import type { AssistantMessage, UserMessage } from "../client/client.js";
 import type { Markdown } from "../markdown/markdown.js";
 import { button, drawn, make } from "./elements.js";
-import { type Texts, filled } from "./texts.js";
+import { filled, type Texts } from "./texts.js";
 import { ofAnswer, ofQuestion, type Words } from "./words.js";
 
 /** What the views are given, and what their buttons do. */
@@ -37,7 +37,13 @@ export class QuestionView {
     this.#again = button(texts.sendAgain, null, { class: "pill" }, () => this.#act((key) => around.resend(key)));
     this.#edit = button(texts.edit, null, { class: "pill" }, () => this.#act((key) => around.edit(key)));
     this.#note.node.append(this.#again, this.#edit);
-    this.node = make("li", { class: "question", part: "message question" }, make("span", { class: "unseen", text: `${texts.you}: ` }), this.#text, this.#note.node);
+    this.node = make(
+      "li",
+      { class: "question", part: "message question" },
+      make("span", { class: "unseen", text: `${texts.you}: ` }),
+      this.#text,
+      this.#note.node,
+    );
   }
 
   show(message: UserMessage): void {
@@ -81,7 +87,12 @@ export class AnswerView {
     const again = (mode: "restart" | "continue") => () => {
       if (this.#shown) around.retry(this.#shown.id, mode);
     };
-    this.#reasoning = make("details", { class: "reasoning", part: "reasoning", hidden: true }, make("summary", { text: texts.reasoning }), this.#thoughts);
+    this.#reasoning = make(
+      "details",
+      { class: "reasoning", part: "reasoning", hidden: true },
+      make("summary", { text: texts.reasoning }),
+      this.#thoughts,
+    );
     this.#copy = button(texts.copy, "copy", { class: "action" }, () => void this.#copyText());
     this.#another = button(texts.regenerate, "again", { class: "action" }, again("restart"));
     this.#retry = button(texts.retry, null, { class: "pill first" }, again("restart"));
@@ -139,8 +150,12 @@ export class AnswerView {
 
   #write(message: AssistantMessage, before: AssistantMessage | null): void {
     // Another worker often goes on from the text that is there: what is shown stays.
-    const goesOn = !this.#ended && before !== null && (before.revision === message.revision || message.text.startsWith(before.text));
-    if (goesOn && message.text.length === this.#length) return this.#end(message);
+    const goesOn =
+      !this.#ended && before !== null && (before.revision === message.revision || message.text.startsWith(before.text));
+    if (goesOn && message.text.length === this.#length) {
+      this.#end(message);
+      return;
+    }
     if (goesOn && message.text.length > this.#length) this.#markdown.write(message.text.slice(this.#length));
     else if (before === null ? message.text !== "" : before.text !== message.text) {
       this.#markdown.reset(message.text);
@@ -181,7 +196,8 @@ class Note {
   }
 
   show(words: Words | null): void {
-    if (words?.text === this.#shown?.text && words?.tone === this.#shown?.tone && words?.busy === this.#shown?.busy) return;
+    if (words?.text === this.#shown?.text && words?.tone === this.#shown?.tone && words?.busy === this.#shown?.busy)
+      return;
     this.#shown = words;
     this.node.hidden = words === null;
     this.#words.textContent = words?.text ?? "";
@@ -208,7 +224,8 @@ class Facts {
     const now = performance.now();
     if (message.text !== this.#last?.text) this.#draws += 1;
     // What was there when it was first seen tells nothing about its time.
-    if (this.#first === null && message.text !== "" && this.#last !== null) this.#first = now - (this.#asked ?? this.#began);
+    if (this.#first === null && message.text !== "" && this.#last !== null)
+      this.#first = now - (this.#asked ?? this.#began);
     this.#last = message;
     const { model, attempt, usage } = message;
     const facts = [

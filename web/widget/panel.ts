@@ -2,7 +2,7 @@
 
 import { type AssistantMessage, type Client, type Conversation, connect } from "../client/client.js";
 import { lite } from "../markdown/lite.js";
-import type { Markdown, markdown as full } from "../markdown/markdown.js";
+import type { markdown as full, Markdown } from "../markdown/markdown.js";
 import { say } from "./announcer.js";
 import { loadColours, loadMarkdown } from "./chunks.js";
 import { Composer } from "./composer.js";
@@ -12,7 +12,7 @@ import type { Surroundings } from "./message_views.js";
 import type { Settings } from "./settings.js";
 import { type Ending, Speech } from "./speech.js";
 import { PANEL_STYLES } from "./styles.js";
-import { TEXTS, type Texts, filled } from "./texts.js";
+import { filled, TEXTS, type Texts } from "./texts.js";
 import { TranscriptView } from "./transcript_view.js";
 import { ofLine } from "./words.js";
 
@@ -81,14 +81,31 @@ export class Panel implements Surroundings {
     this.#client = client ?? connect({ url, token, getToken, program: "widget" });
     this.#tryNow = button(texts.tryNow, null, { class: "pill" }, () => this.#client.reconnect());
     this.#line.append(this.#lineWords, this.#tryNow);
-    this.#toEnd = button(texts.toEnd, "down", { class: "to-end", part: "to-end", hidden: true }, () => this.#transcript.toEnd());
+    this.#toEnd = button(texts.toEnd, "down", { class: "to-end", part: "to-end", hidden: true }, () =>
+      this.#transcript.toEnd(),
+    );
     this.#composer = new Composer(texts, { send: (text) => this.send(text), stop: () => this.#conversation.stop() });
     this.#transcript = this.#newTranscript();
 
     const heading = make("h2", { text: texts.title, part: "title" });
-    const mark = make("span", { class: "mark", part: "mark", "aria-hidden": "true" }, make("span", { class: "wire" }), this.#dot);
-    const fresh = button(texts.newChat, "plus", { class: "tool", part: "new-chat", hidden: settings.conversation !== undefined }, () => this.newChat());
-    const close = button(texts.close, "close", { class: "tool", part: "close", hidden: holder.close === undefined }, () => holder.close?.());
+    const mark = make(
+      "span",
+      { class: "mark", part: "mark", "aria-hidden": "true" },
+      make("span", { class: "wire" }),
+      this.#dot,
+    );
+    const fresh = button(
+      texts.newChat,
+      "plus",
+      { class: "tool", part: "new-chat", hidden: settings.conversation !== undefined },
+      () => this.newChat(),
+    );
+    const close = button(
+      texts.close,
+      "close",
+      { class: "tool", part: "close", hidden: holder.close === undefined },
+      () => holder.close?.(),
+    );
     this.#panel = make(
       "section",
       {
@@ -189,7 +206,12 @@ export class Panel implements Surroundings {
     const colours = () => loadColours(this.#settings.nonce);
     const copied = () => say(this.texts.copied);
     const { copy, code, table, showImage, done, todo: open } = this.texts;
-    return this.#markdown(parent, { texts: { copy, code, table, showImage, done, open }, colours, copied, ...(images && { images }) });
+    return this.#markdown(parent, {
+      texts: { copy, code, table, showImage, done, open },
+      colours,
+      copied,
+      ...(images && { images }),
+    });
   };
 
   /** Take it off the page. */
@@ -215,7 +237,9 @@ export class Panel implements Surroundings {
       { class: "empty", part: "empty", hidden: true },
       make("h3", { text: texts.greeting }),
       make("p", { text: texts.promise }),
-      prompts.length > 0 ? make("div", { class: "prompts", role: "group", "aria-label": texts.suggestions }, ...prompts) : null,
+      prompts.length > 0
+        ? make("div", { class: "prompts", role: "group", "aria-label": texts.suggestions }, ...prompts)
+        : null,
     );
     return new TranscriptView(this, empty, () => {
       this.#toEnd.hidden = this.#transcript.atEnd;
@@ -254,10 +278,14 @@ export class Panel implements Surroundings {
   #changed(): void {
     const { known, messages, state } = this.#conversation;
     if (known) {
-      const settled = messages.filter((message) => (message.role === "user" ? message.state === "sent" : message.state === "ended"));
+      const settled = messages.filter((message) =>
+        message.role === "user" ? message.state === "sent" : message.state === "ended",
+      );
       const told = this.#told;
       this.#told = new Set(settled.map(({ role, id }) => role + id));
-      if (told !== null) for (const message of settled) if (!told.has(message.role + message.id)) this.#holder.event?.("message", message);
+      if (told !== null)
+        for (const message of settled)
+          if (!told.has(message.role + message.id)) this.#holder.event?.("message", message);
       this.#count();
     }
     if (state.name !== this.#state) this.#holder.event?.("state", state);
@@ -267,7 +295,9 @@ export class Panel implements Surroundings {
 
   /** Count the answers that have ended and that nobody has seen. */
   #count(): void {
-    const ended = this.#conversation.messages.filter((message) => message.role === "assistant" && message.state === "ended").map(({ id }) => id);
+    const ended = this.#conversation.messages
+      .filter((message) => message.role === "assistant" && message.state === "ended")
+      .map(({ id }) => id);
     if (this.#visible || this.#seen === null) this.#seen = new Set(ended);
     const seen = this.#seen;
     const unread = ended.filter((id) => !seen.has(id)).length;
@@ -339,7 +369,12 @@ export class Panel implements Surroundings {
     const { speech } = this.#speech;
     if (this.#speech.revision !== message.revision) speech.again();
     this.#speech.revision = message.revision;
-    const ending: Ending = message.reason === "failed" ? "failed" : message.reason === "stopped" || message.reason === "guarded" ? "stopped" : "complete";
+    const ending: Ending =
+      message.reason === "failed"
+        ? "failed"
+        : message.reason === "stopped" || message.reason === "guarded"
+          ? "stopped"
+          : "complete";
     const words = message.state === "ended" ? speech.end(message.text, ending) : speech.more(message.text, now);
     if (words !== null) this.#say(words);
   }

@@ -50,7 +50,11 @@ export function fromAttributes(data: Readonly<Record<string, string | undefined>
   if (theme === "light" || theme === "dark" || theme === "auto") settings.theme = theme;
   if (dir === "ltr" || dir === "rtl") settings.dir = dir;
   if (position === "start" || position === "end") settings.position = position;
-  if (prompts) settings.prompts = prompts.split("|").map((each) => each.trim()).filter(Boolean);
+  if (prompts)
+    settings.prompts = prompts
+      .split("|")
+      .map((each) => each.trim())
+      .filter(Boolean);
   if (images) settings.images = images.split(/\s+/).filter(Boolean);
   if (view !== undefined) settings.view = view !== "false";
   if (debug !== undefined) settings.debug = debug !== "false";

@@ -46,7 +46,9 @@ export class Speech {
     const rest = plain.slice(this.#said, this.#said + LONGEST);
     const ends = [...rest.matchAll(SENTENCE)].map(({ index, 0: mark }) => index + mark.length);
     // The very last mark may be in the middle of a number or a word.
-    const whole = ends.filter((end) => this.#said + end < plain.length).at(-1) ?? (rest.length === LONGEST ? rest.lastIndexOf(" ") : 0);
+    const whole =
+      ends.filter((end) => this.#said + end < plain.length).at(-1) ??
+      (rest.length === LONGEST ? rest.lastIndexOf(" ") : 0);
     if (whole <= 0) return null;
     this.#said += whole;
     this.#last = now;
@@ -57,7 +59,9 @@ export class Speech {
   end(text: string, how: Ending): string | null {
     if (this.#over) return null;
     this.#over = true;
-    const rest = spoken(text, this.#texts.saidCode).slice(this.#said, this.#said + 4 * LONGEST).trim();
+    const rest = spoken(text, this.#texts.saidCode)
+      .slice(this.#said, this.#said + 4 * LONGEST)
+      .trim();
     const { saidEnd, saidStopped, saidFailed } = this.#texts;
     const said = { complete: saidEnd, stopped: saidStopped, failed: saidFailed }[how];
     return rest === "" ? said : `${rest} ${said}`;

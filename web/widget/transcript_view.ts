@@ -29,7 +29,14 @@ export class TranscriptView {
     this.#empty = empty;
     this.#moved = moved;
     this.#older = make("p", { class: "older", text: around.texts.older, hidden: true });
-    const traits = { class: "log", part: "log", role: "log", "aria-live": "off", "aria-label": around.texts.messages, tabindex: "0" };
+    const traits = {
+      class: "log",
+      part: "log",
+      role: "log",
+      "aria-live": "off",
+      "aria-label": around.texts.messages,
+      tabindex: "0",
+    };
     this.node = make("div", traits, this.#older, this.#empty, this.#list);
     // An image that has come, or a keyboard that has opened, moves the end as well.
     this.#sizes.observe(this.node);
@@ -59,7 +66,8 @@ export class TranscriptView {
     messages.forEach((message, index) => {
       const name = message.role === "user" ? `q ${message.key ?? message.id}` : `a ${message.id}`;
       let view = this.#views.get(name);
-      if (view === undefined) view = message.role === "user" ? new QuestionView(this.#around) : new AnswerView(this.#around);
+      if (view === undefined)
+        view = message.role === "user" ? new QuestionView(this.#around) : new AnswerView(this.#around);
       if (message.role === "user") (view as QuestionView).show(message);
       else (view as AnswerView).show(message);
       views.set(name, view);

@@ -1,8 +1,8 @@
 // What is said about the line and about an answer, in words.
 // Pure: states in, words out.
 
-import type { AssistantMessage, ConversationState, Fault, UserMessage } from "../client/client.js";
-import { type Texts, filled } from "./texts.js";
+import type { AssistantMessage, ConversationState, ErrorDetails, UserMessage } from "../client/client.js";
+import { filled, type Texts } from "./texts.js";
 
 /** Words for a person. `tone` is how they look; `busy` that something goes on. */
 export interface Words {
@@ -12,7 +12,7 @@ export interface Words {
 }
 
 /** How the line is; null where there is nothing to say. `now` in milliseconds since 1970. */
-export function ofLine(state: ConversationState, fault: Fault | null, now: number, texts: Texts): Words | null {
+export function ofLine(state: ConversationState, fault: ErrorDetails | null, now: number, texts: Texts): Words | null {
   switch (state.name) {
     case "connecting":
       return { text: texts.connecting, tone: "calm", busy: true };
@@ -88,6 +88,7 @@ function ofEnd({ reason, error }: AssistantMessage, texts: Texts): Words | null 
 
 /** What there is to say about a question. `live`: whether the line is up. */
 export function ofQuestion({ state, error }: UserMessage, live: boolean, texts: Texts): Words | null {
-  if (state === "refused") return { text: filled(texts.notSent, { reason: error?.message ?? "" }), tone: "wrong", busy: false };
+  if (state === "refused")
+    return { text: filled(texts.notSent, { reason: error?.message ?? "" }), tone: "wrong", busy: false };
   return state === "sending" && !live ? { text: texts.sending, tone: "calm", busy: false } : null;
 }

@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 
 import { build } from "esbuild";
 
-import { Gateway, Pages, browser, missing, until } from "./stage.js";
+import { browser, Gateway, missing, Pages, until } from "./stage.js";
 
 const APP = `
 import { Chat, useChat } from "@ai-sdk/react";
@@ -106,7 +106,8 @@ group("useChat", { skip: missing }, () => {
     await until(async () => (await said(one)).length === 4);
     for (const tab of [one, two, late]) await status(tab, "ready");
     const again = (await history("tabs")).messages.map(({ text }) => text);
-    for (const tab of [one, two, late]) await until(async () => JSON.stringify(await said(tab)) === JSON.stringify(again));
+    for (const tab of [one, two, late])
+      await until(async () => JSON.stringify(await said(tab)) === JSON.stringify(again));
     await close(one, two, late);
   });
 
@@ -115,7 +116,9 @@ group("useChat", { skip: missing }, () => {
     await ask(one, "/long 3000");
     await until(async () => (await two.locator(".assistant").count()) === 1 && (await answer(two)).length > 100);
     await two.locator("#stop").click();
-    await Promise.all([one, two].map((tab) => tab.locator(".assistant[data-reason='stopped']").waitFor({ timeout: 1500 })));
+    await Promise.all(
+      [one, two].map((tab) => tab.locator(".assistant[data-reason='stopped']").waitFor({ timeout: 1500 })),
+    );
     await status(one, "ready");
     const kept = (await history("stop")).messages[1].text;
     for (const tab of [one, two]) await until(async () => (await answer(tab)) === kept);

@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { after, before, describe as group, test } from "node:test";
 
-import { Wire, tidy } from "../live/house.js";
-import { Gateway, Pages, browser, missing, until } from "./stage.js";
+import { tidy, Wire } from "../live/house.js";
+import { browser, Gateway, missing, Pages, until } from "./stage.js";
 
 const CUTS = Number(process.env.CUTS ?? 12);
 
@@ -23,7 +23,9 @@ group("a line that is cut", { skip: missing }, () => {
     pages?.stop();
   });
 
-  test(`${CUTS} times at random bytes shows the text of the log, takes nothing back, and offers Stop while it runs`, { timeout: 600_000 }, async (context) => {
+  test(`${CUTS} times at random bytes shows the text of the log, takes nothing back, and offers Stop while it runs`, {
+    timeout: 600_000,
+  }, async (context) => {
     const wire = await Wire.to(gateway.url);
     let cuts = 0;
     wire.onCut = () => {
@@ -56,7 +58,12 @@ group("a line that is cut", { skip: missing }, () => {
       requestAnimationFrame(look);
     });
     // The page itself comes on a line that nobody cuts; the chat's own is the one that is.
-    await tab.goto(pages.add("/cuts", `<script async src="${gateway.url}/widget.js" data-url="${wire.url}" data-conversation="cuts" data-open></script>`));
+    await tab.goto(
+      pages.add(
+        "/cuts",
+        `<script async src="${gateway.url}/widget.js" data-url="${wire.url}" data-conversation="cuts" data-open></script>`,
+      ),
+    );
     await tab.locator("textarea").waitFor();
     await until(async () => tab.locator(".dot[data-tone='good']").count());
     wire.left = 2000;
@@ -65,10 +72,15 @@ group("a line that is cut", { skip: missing }, () => {
       asked += 1;
       await tab.locator("textarea").fill(`/long 300 After ${cuts} cuts`);
       await tab.locator("textarea").press("Enter");
-      const settled = async () => (await tab.locator(".answer").count()) === asked && !(await tab.locator(".halt").isVisible()) && (await history()).length === 2 * asked;
+      const settled = async () =>
+        (await tab.locator(".answer").count()) === asked &&
+        !(await tab.locator(".halt").isVisible()) &&
+        (await history()).length === 2 * asked;
       await until(settled, 60_000).catch(async (error) => {
         const [line, shown] = [await tab.locator(".line").textContent(), await tab.locator(".answer").count()];
-        assert.fail(`${error.message}: ${JSON.stringify({ cuts, asked, shown, line, settled: (await history()).length, upgrades: wire.upgrades })}`);
+        assert.fail(
+          `${error.message}: ${JSON.stringify({ cuts, asked, shown, line, settled: (await history()).length, upgrades: wire.upgrades })}`,
+        );
       });
     }
     async function history() {
@@ -77,7 +89,10 @@ group("a line that is cut", { skip: missing }, () => {
     const messages = await history();
     const plain = (text) => text.replace(/\s+|\*\*/g, "");
     const wanted = messages.filter(({ role }) => role === "assistant").map(({ text }) => plain(text));
-    await until(async () => JSON.stringify((await tab.locator(".answer .text").allInnerTexts()).map(plain)) === JSON.stringify(wanted));
+    await until(
+      async () =>
+        JSON.stringify((await tab.locator(".answer .text").allInnerTexts()).map(plain)) === JSON.stringify(wanted),
+    );
     assert.deepEqual(await tab.evaluate(() => [globalThis.taken, globalThis.unstoppable]), [[], 0]);
     assert.ok((await tab.evaluate(() => globalThis.grew)) > 5 * asked, "it was watched while it grew");
     context.diagnostic(`${cuts} cuts in ${asked} answers`);

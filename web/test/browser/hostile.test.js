@@ -6,7 +6,7 @@ import { readdirSync } from "node:fs";
 import { after, before, describe as group, test } from "node:test";
 
 import { HOSTILE } from "../markdown/hostile.js";
-import { Gateway, Pages, browser, missing } from "./stage.js";
+import { browser, Gateway, missing, Pages } from "./stage.js";
 
 const CHUNK = readdirSync(new URL("../../dist/widget", import.meta.url)).find((name) => name.startsWith("markdown-"));
 
@@ -26,7 +26,10 @@ group("hostile answers", { skip: missing }, () => {
 
   for (const [name, policy] of [
     ["without a policy", undefined],
-    ["under a strict policy", () => `default-src 'none'; script-src ${gateway.url}; require-trusted-types-for 'script'; trusted-types 'none'`],
+    [
+      "under a strict policy",
+      () => `default-src 'none'; script-src ${gateway.url}; require-trusted-types-for 'script'; trusted-types 'none'`,
+    ],
   ]) {
     test(`run no script and call nobody, ${name}`, async () => {
       const context = await chromium.newContext();
@@ -59,7 +62,12 @@ group("hostile answers", { skip: missing }, () => {
               view.write(text.slice(at));
               view.end();
               globalThis.splits = (globalThis.splits ?? 0) + 1;
-              if (parent.querySelector("script, img, iframe, object, embed, link, style, form, input, svg, video, audio, base, meta, [style], [src], [srcset]")) throw new Error(text);
+              if (
+                parent.querySelector(
+                  "script, img, iframe, object, embed, link, style, form, input, svg, video, audio, base, meta, [style], [src], [srcset]",
+                )
+              )
+                throw new Error(text);
               parent.remove();
             }
           }
@@ -81,10 +89,21 @@ group("hostile answers", { skip: missing }, () => {
       // Whatever was begun has been begun by the next two frames.
       await tab.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))));
       assert.equal(await tab.locator("#here > div").count(), HOSTILE.length);
-      if (policy) assert.equal(await tab.evaluate(() => globalThis.splits), HOSTILE.reduce((sum, text) => sum + text.length + 1, 0));
+      if (policy)
+        assert.equal(
+          await tab.evaluate(() => globalThis.splits),
+          HOSTILE.reduce((sum, text) => sum + text.length + 1, 0),
+        );
       assert.equal(await tab.evaluate(() => globalThis.hacked), undefined);
       assert.equal(tab.url(), address);
-      assert.equal(await tab.locator("#here :is(script, img, iframe, object, embed, link, style, form, input, svg, video, audio, base, meta)").count(), 0);
+      assert.equal(
+        await tab
+          .locator(
+            "#here :is(script, img, iframe, object, embed, link, style, form, input, svg, video, audio, base, meta)",
+          )
+          .count(),
+        0,
+      );
       assert.deepEqual([asked, faults], [[], []]);
       await context.close();
     });

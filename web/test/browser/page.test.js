@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe as group, test } from "node:test";
 
-import { Gateway, PICTURES, browser, missing, until } from "./stage.js";
+import { browser, Gateway, missing, PICTURES, until } from "./stage.js";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
@@ -48,10 +48,24 @@ group("the page", { skip: missing }, () => {
   };
   const answer = (page, place) => page.locator(`${place} .answer .text`).last().innerText();
   const ended = (page) => page.locator("#chat .halt").waitFor({ state: "hidden" });
-  const whole = (page) => until(async () => (await page.locator("#tab output, #late output, #phone output").allTextContents()).every((words) => words === "whole"));
+  const whole = (page) =>
+    until(async () =>
+      (await page.locator("#tab output, #late output, #phone output").allTextContents()).every(
+        (words) => words === "whole",
+      ),
+    );
   const history = async (id) => (await fetch(`${gateway.url}/v1/conversations/${id}`)).json();
   /** Rows of the wire: type, the cursor's own number, the rest. */
-  const rows = (page) => page.locator("#wire li").evaluateAll((all) => all.map((row) => [row.querySelector(".type").textContent, Number(row.querySelector(".seq")?.textContent), row.querySelector(".said")?.textContent]));
+  const rows = (page) =>
+    page
+      .locator("#wire li")
+      .evaluateAll((all) =>
+        all.map((row) => [
+          row.querySelector(".type").textContent,
+          Number(row.querySelector(".seq")?.textContent),
+          row.querySelector(".said")?.textContent,
+        ]),
+      );
 
   for (const [look, settings] of Object.entries(LOOKS)) {
     test(`shows one answer in the chat and in every frame, with nothing for axe to find, ${look}`, async () => {
@@ -68,15 +82,25 @@ group("the page", { skip: missing }, () => {
       for (const text of texts) assert.equal(text.replace(/\s+/g, ""), said);
       const cursors = (await rows(page)).filter(([type]) => type === "delta").map(([, seq]) => seq);
       assert.ok(cursors.length > 20);
-      assert.deepEqual(cursors, [...new Set(cursors)].sort((a, b) => a - b));
+      assert.deepEqual(
+        cursors,
+        [...new Set(cursors)].sort((a, b) => a - b),
+      );
       // One of these chats speaks.
       assert.equal(await page.locator("tokenwire-announcer").count(), 1);
       assert.equal((await page.locator("tokenwire-announcer").innerText()).match(/Answer complete/g).length, 1);
       assert.deepEqual(page.faults, []);
       // The page's policy lets no script of axe in; evaluated by the debugger, it is none of the page's.
       await page.evaluate(AXE);
-      const { violations } = await page.evaluate(() => globalThis.axe.run({ runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }));
-      assert.deepEqual(violations.flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary }) => `${id}: ${target.join(" ")}: ${failureSummary}`)), []);
+      const { violations } = await page.evaluate(() =>
+        globalThis.axe.run({ runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }),
+      );
+      assert.deepEqual(
+        violations.flatMap(({ id, nodes }) =>
+          nodes.map(({ target, failureSummary }) => `${id}: ${target.join(" ")}: ${failureSummary}`),
+        ),
+        [],
+      );
       await page.context().close();
     });
   }
@@ -84,7 +108,10 @@ group("the page", { skip: missing }, () => {
   test("cut off, it goes on with one delta from where it was, and shows the text of the log", async () => {
     const page = await opened("cut");
     await ask(page, "/long 500");
-    await until(async () => (await page.locator("#chat .answer .text").count()) === 1 && (await answer(page, "#chat")).length > 100);
+    await until(
+      async () =>
+        (await page.locator("#chat .answer .text").count()) === 1 && (await answer(page, "#chat")).length > 100,
+    );
     await page.locator("#cut").click();
     await page.locator("#chat .line", { hasText: "Connection lost" }).waitFor();
     const shown = (await answer(page, "#chat")).length;
@@ -97,7 +124,10 @@ group("the page", { skip: missing }, () => {
       const since = all.slice(all.findIndex(([type]) => type === "the network is cut"));
       return since.some(([type]) => type === "delta") && since;
     });
-    assert.deepEqual(after.slice(1, 3).map(([type]) => type), ["hello", "watch"]);
+    assert.deepEqual(
+      after.slice(1, 3).map(([type]) => type),
+      ["hello", "watch"],
+    );
     assert.match(after[2][2], /^after .+, answer after /);
     assert.ok(after.find(([type]) => type === "delta")[2].length > 300);
     await ended(page);
@@ -110,13 +140,21 @@ group("the page", { skip: missing }, () => {
   test("reloaded in the middle, it goes on; stopped from another tab, it is stopped in all", async () => {
     const page = await opened("reload");
     await ask(page, "/long 2000");
-    await until(async () => (await page.locator("#chat .answer .text").count()) === 1 && (await answer(page, "#chat")).length > 100);
+    await until(
+      async () =>
+        (await page.locator("#chat .answer .text").count()) === 1 && (await answer(page, "#chat")).length > 100,
+    );
     const before = await answer(page, "#chat");
     await page.locator("#reload").click();
-    await until(async () => (await page.locator("#chat .answer .text").count()) === 1 && (await answer(page, "#chat")).length > before.length);
+    await until(
+      async () =>
+        (await page.locator("#chat .answer .text").count()) === 1 &&
+        (await answer(page, "#chat")).length > before.length,
+    );
     assert.ok((await answer(page, "#chat")).startsWith(before.slice(0, -10)));
     await page.locator("#stop:enabled").click();
-    for (const place of ["#chat", "#tab", "#late", "#phone"]) await page.locator(`${place} .note`, { hasText: "Stopped" }).waitFor();
+    for (const place of ["#chat", "#tab", "#late", "#phone"])
+      await page.locator(`${place} .note`, { hasText: "Stopped" }).waitFor();
     assert.equal(await page.locator("#stop").isDisabled(), true);
     await page.context().close();
   });
@@ -133,20 +171,29 @@ group("the page", { skip: missing }, () => {
     await ask(page, "/long 12");
     await ended(page);
     await whole(page);
-    for (const place of ["#chat", "#tab", "#late", "#phone"]) assert.equal(await page.locator(`${place} .question .text`).innerText(), "/long 12");
+    for (const place of ["#chat", "#tab", "#late", "#phone"])
+      assert.equal(await page.locator(`${place} .question .text`).innerText(), "/long 12");
     await page.context().close();
   });
 
   test("its gateway killed, it goes on at the other one, with nothing shown twice, and again when that one is killed", async () => {
     const folder = mkdtempSync(join(tmpdir(), "tokenwire-store-"));
-    const house = await Gateway.start({ TOKENWIRE_STORE: `embedded://${folder}`, TOKENWIRE_DEMO_RATE: "80" }, [], ["--gateways", "2"]);
+    const house = await Gateway.start(
+      { TOKENWIRE_STORE: `embedded://${folder}`, TOKENWIRE_DEMO_RATE: "80" },
+      [],
+      ["--gateways", "2"],
+    );
     try {
       const page = await opened("killed", {}, house.url);
       await ask(page, "/long 1500");
       const killed = [];
       for (let round = 0; round < 2; round += 1) {
-        const length = await page.locator("#chat .answer .text").count() ? (await answer(page, "#chat")).length : 0;
-        await until(async () => (await page.locator("#chat .answer .text").count()) === 1 && (await answer(page, "#chat")).length > length + 150);
+        const length = (await page.locator("#chat .answer .text").count()) ? (await answer(page, "#chat")).length : 0;
+        await until(
+          async () =>
+            (await page.locator("#chat .answer .text").count()) === 1 &&
+            (await answer(page, "#chat")).length > length + 150,
+        );
         await page.locator("#kill:enabled").click();
         killed.push(/\d+/.exec(await page.locator("#wire .note").last().innerText())[0]);
         await until(async () => {
@@ -159,7 +206,8 @@ group("the page", { skip: missing }, () => {
       await whole(page);
       const { messages } = await (await fetch(`${house.url}/v1/conversations/killed`)).json();
       const wanted = messages[1].text.replace(/\s+|\*\*/g, "");
-      for (const place of ["#chat", "#tab", "#late", "#phone"]) assert.equal((await answer(page, place)).replace(/\s+/g, ""), wanted);
+      for (const place of ["#chat", "#tab", "#late", "#phone"])
+        assert.equal((await answer(page, place)).replace(/\s+/g, ""), wanted);
       // The worker went on writing: each gateway resumed from the cursor, and none began anew.
       assert.equal((await rows(page)).filter(([type]) => type === "reset").length, 0);
       await page.screenshot({ path: join(PICTURES, "page-killed.png") });

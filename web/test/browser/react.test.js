@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 
 import { build } from "esbuild";
 
-import { Gateway, Pages, browser, missing, until } from "./stage.js";
+import { browser, Gateway, missing, Pages, until } from "./stage.js";
 
 const APP = `
 import { StrictMode, createElement as h, useState } from "react";
@@ -81,7 +81,9 @@ group("react", { skip: missing }, () => {
     await tab.locator("#plain[data-state='live']").waitFor();
     await tab.locator("#ask").click();
     await tab.locator("#plain .assistant").waitFor();
-    await until(async () => (await tab.locator("#stop").count()) === 0 && (await tab.locator("#plain p").count()) === 2);
+    await until(
+      async () => (await tab.locator("#stop").count()) === 0 && (await tab.locator("#plain p").count()) === 2,
+    );
     const [shown] = await tab.locator("#plain .assistant").allInnerTexts();
     const { messages } = await (await fetch(`${gateway.url}/v1/conversations/hook`)).json();
     assert.equal(shown.replace(/\s+/g, ""), messages[1].text.replace(/\s+/g, ""));
@@ -95,7 +97,10 @@ group("react", { skip: missing }, () => {
     assert.equal(watching("component"), 1);
 
     await tab.locator("#other").click();
-    await until(() => watching("other") === 1 && sent.some(({ type, conversation }) => type === "unwatch" && conversation === "hook"));
+    await until(
+      () =>
+        watching("other") === 1 && sent.some(({ type, conversation }) => type === "unwatch" && conversation === "hook"),
+    );
     assert.equal(await tab.locator("#plain p").count(), 0);
     assert.equal(sockets, 1);
     assert.deepEqual(faults, []);

@@ -2,11 +2,11 @@
 // times.
 
 import assert from "node:assert/strict";
-import { fileURLToPath } from "node:url";
 import { after, before, describe as group, test } from "node:test";
+import { fileURLToPath } from "node:url";
 
 import { ANSWERS } from "../markdown/texts.js";
-import { Gateway, Pages, browser, missing, until } from "./stage.js";
+import { browser, Gateway, missing, Pages, until } from "./stage.js";
 
 const TEXT = `${ANSWERS[0]}\n\n${ANSWERS[1]}\n\n`.replace(/^\[.*$/gm, "");
 
@@ -21,7 +21,10 @@ group("a long answer", { skip: missing }, () => {
     pages = await Pages.start();
     const models = JSON.stringify({ default: "python/long_answer:generate" });
     const path = fileURLToPath(new URL(".", import.meta.url));
-    gateway = await Gateway.start({ TOKENWIRE_ORIGINS: pages.origin, TOKENWIRE_MODELS: models, LONG_ANSWER: JSON.stringify(TEXT) }, [path]);
+    gateway = await Gateway.start(
+      { TOKENWIRE_ORIGINS: pages.origin, TOKENWIRE_MODELS: models, LONG_ANSWER: JSON.stringify(TEXT) },
+      [path],
+    );
     chromium = await browser();
   });
   after(async () => {
@@ -33,10 +36,17 @@ group("a long answer", { skip: missing }, () => {
   /** Frames a second, and milliseconds of work in each, while an answer of this length goes on. */
   async function measured(length) {
     const tab = await chromium.newPage({ viewport: { width: 900, height: 800 } });
-    await tab.goto(pages.add(`/speed`, `<script async src="${gateway.url}/widget.js" data-open data-conversation="s${(measurements += 1)}"></script>`));
+    await tab.goto(
+      pages.add(
+        `/speed`,
+        `<script async src="${gateway.url}/widget.js" data-open data-conversation="s${(measurements += 1)}"></script>`,
+      ),
+    );
     await tab.locator("textarea").fill(String(length));
     await tab.keyboard.press("Enter");
-    await until(() => tab.locator(".answer .text").evaluate((node, least) => node.textContent.length > 0.7 * least, length));
+    await until(() =>
+      tab.locator(".answer .text").evaluate((node, least) => node.textContent.length > 0.7 * least, length),
+    );
     await until(() => tab.locator(".log").evaluate((log) => log.scrollHeight - log.scrollTop - log.clientHeight < 60));
     const devtools = await tab.context().newCDPSession(tab);
     await devtools.send("Emulation.setCPUThrottlingRate", { rate: 4 });
@@ -62,13 +72,21 @@ group("a long answer", { skip: missing }, () => {
     await tab.locator(".halt").click();
     await tab.close();
     const each = (name) => Number(((1000 * (last[name] - first[name])) / frames).toFixed(2));
-    return { shown, frames: Number(((1000 * frames) / DURATION).toFixed(1)), task: each("TaskDuration"), script: each("ScriptDuration"), layout: each("LayoutDuration"), style: each("RecalcStyleDuration") };
+    return {
+      shown,
+      frames: Number(((1000 * frames) / DURATION).toFixed(1)),
+      task: each("TaskDuration"),
+      script: each("ScriptDuration"),
+      layout: each("LayoutDuration"),
+      style: each("RecalcStyleDuration"),
+    };
   }
 
   test("costs a frame no more at its end than at its beginning", async (context) => {
     // Others may use the machine as well: of two rounds the better one is the page's own.
     const rounds = [];
-    for (let round = 0; round < 2; round += 1) rounds.push({ short: await measured(500), long: await measured(48_000) });
+    for (let round = 0; round < 2; round += 1)
+      rounds.push({ short: await measured(500), long: await measured(48_000) });
     context.diagnostic(JSON.stringify(rounds));
     const least = (length, name) => Math.min(...rounds.map((round) => round[length][name]));
     const most = (length, name) => Math.max(...rounds.map((round) => round[length][name]));

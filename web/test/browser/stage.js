@@ -11,21 +11,38 @@ import { chromium } from "playwright-core";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "../../..");
 const PYTHON = process.env.TOKENWIRE_PYTHON ?? join(ROOT, ".venv/bin/python");
-const CHROMIUM = process.env.CHROMIUM ?? ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find((path) => existsSync(path));
+const CHROMIUM =
+  process.env.CHROMIUM ??
+  ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find((path) => existsSync(path));
 
 /** Where pictures of the states are kept. */
 export const PICTURES = join(ROOT, "web/.pictures");
 
 /** Why the tests cannot run here; undefined if they can. */
-export const missing = CHROMIUM === undefined ? "no Chromium is installed (set CHROMIUM)" : existsSync(PYTHON) ? undefined : `no Python at ${PYTHON} (set TOKENWIRE_PYTHON)`;
+export const missing =
+  CHROMIUM === undefined
+    ? "no Chromium is installed (set CHROMIUM)"
+    : existsSync(PYTHON)
+      ? undefined
+      : `no Python at ${PYTHON} (set TOKENWIRE_PYTHON)`;
 
 /** A gateway with its worker, as `tokenwire run` starts it, on a free port. */
 export class Gateway {
   /** @param paths where its generators are found; @param options of the command line */
   static async start(settings = {}, paths = [], options = []) {
     const gateway = new Gateway();
-    const env = { ...process.env, PYTHONPATH: [ROOT, ...paths].join(delimiter), TOKENWIRE_STORE: "memory://", TOKENWIRE_DEMO_RATE: "60", ...settings };
-    gateway.process = spawn(PYTHON, ["-m", "gateway", "run", "--port", String(settings.port ?? 0), ...options], { cwd: ROOT, env, stdio: ["ignore", "pipe", "pipe"] });
+    const env = {
+      ...process.env,
+      PYTHONPATH: [ROOT, ...paths].join(delimiter),
+      TOKENWIRE_STORE: "memory://",
+      TOKENWIRE_DEMO_RATE: "60",
+      ...settings,
+    };
+    gateway.process = spawn(PYTHON, ["-m", "gateway", "run", "--port", String(settings.port ?? 0), ...options], {
+      cwd: ROOT,
+      env,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
     gateway.log = "";
     gateway.url = await new Promise((resolve, reject) => {
       const read = (data) => {
@@ -69,7 +86,10 @@ export class Pages {
       }
       const page = pages.all.get(pathname);
       if (page === undefined) return response.writeHead(pathname === "/favicon.ico" ? 204 : 404).end();
-      response.writeHead(200, { "content-type": page.type ?? "text/html; charset=utf-8", ...(page.policy && { "content-security-policy": page.policy }) });
+      response.writeHead(200, {
+        "content-type": page.type ?? "text/html; charset=utf-8",
+        ...(page.policy && { "content-security-policy": page.policy }),
+      });
       response.end(page.body);
     });
     pages.server.listen(0, "127.0.0.1");
@@ -82,7 +102,10 @@ export class Pages {
   /** Serve a page with this in its body. Returns its address. */
   add(path, body, { policy, head = "", lang = "en", dir = "ltr" } = {}) {
     const start = `<!doctype html><html lang="${lang}" dir="${dir}"><head><meta charset="utf-8"><title>A page</title><meta name="viewport" content="width=device-width">${head}</head>`;
-    this.all.set(path, { policy, body: `${start}<body><main><h1>A page of somebody else</h1><p>With a chat on it.</p></main>${body}</body></html>` });
+    this.all.set(path, {
+      policy,
+      body: `${start}<body><main><h1>A page of somebody else</h1><p>With a chat on it.</p></main>${body}</body></html>`,
+    });
     return this.origin + path;
   }
 
@@ -104,7 +127,10 @@ export function strict(gateway) {
 }
 
 export async function browser() {
-  return chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"] });
+  return chromium.launch({
+    executablePath: CHROMIUM,
+    args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"],
+  });
 }
 
 /** Wait for a condition; throws when it has not come true within `most` milliseconds. */

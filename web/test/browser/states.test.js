@@ -7,7 +7,7 @@ import { createRequire } from "node:module";
 import { join } from "node:path";
 import { after, before, describe as group, test } from "node:test";
 
-import { Gateway, PICTURES, Pages, browser, missing } from "./stage.js";
+import { browser, Gateway, missing, Pages, PICTURES } from "./stage.js";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
@@ -42,29 +42,77 @@ const ARABIC = `السماء زرقاء لأن **الهواء** يشتت الض�
 | أحمر | 680 |`;
 
 const question = { id: "m1", role: "user", text: "Why is the sky blue?" };
-const open = (fields) => ({ response: "r1", cursor: "1-1", model: "default", attempt: 1, text: "", replies_to: "m1", ...fields });
-const settled = (fields) => ({ id: "m2", role: "assistant", response: "r1", replies_to: "m1", text: ANSWER, reason: "complete", ...fields });
+const open = (fields) => ({
+  response: "r1",
+  cursor: "1-1",
+  model: "default",
+  attempt: 1,
+  text: "",
+  replies_to: "m1",
+  ...fields,
+});
+const settled = (fields) => ({
+  id: "m2",
+  role: "assistant",
+  response: "r1",
+  replies_to: "m1",
+  text: ANSWER,
+  reason: "complete",
+  ...fields,
+});
 
 /** A state: what the gateway says after `watch`, and how the page is. */
 const STATES = {
   empty: {},
   question: { messages: [question], responses: [open({ state: "queued" })] },
-  waiting: { messages: [question], responses: [open({ state: "waiting" })], then: [{ type: "status", response: "r1", state: "waiting", retry_in: 8 }] },
-  thinking: { messages: [question], responses: [open({ state: "running", reasoning: "The question is about scattering." })] },
+  waiting: {
+    messages: [question],
+    responses: [open({ state: "waiting" })],
+    later: [{ type: "status", response: "r1", state: "waiting", retry_in: 8 }],
+  },
+  thinking: {
+    messages: [question],
+    responses: [open({ state: "running", reasoning: "The question is about scattering." })],
+  },
   writing: { messages: [question], responses: [open({ state: "running", text: ANSWER.slice(0, 330) })] },
   recovering: { messages: [question], responses: [open({ state: "recovering", text: ANSWER.slice(0, 180) })] },
   answered: { messages: [question, settled()] },
   stopped: { messages: [question, settled({ text: ANSWER.slice(0, 120), reason: "stopped", retryable: true })] },
-  failed: { messages: [question, settled({ text: ANSWER.slice(0, 120), reason: "failed", retryable: true, error: { code: "demo_failed", message: "the model broke off." } })] },
+  failed: {
+    messages: [
+      question,
+      settled({
+        text: ANSWER.slice(0, 120),
+        reason: "failed",
+        retryable: true,
+        error: { code: "demo_failed", message: "the model broke off." },
+      }),
+    ],
+  },
   closed: { close: [4403, "this page may not connect"] },
-  reconnecting: { messages: [question, settled({ text: ANSWER.slice(0, 330) })], close: [1012, "restart"], refuse: true },
+  reconnecting: {
+    messages: [question, settled({ text: ANSWER.slice(0, 330) })],
+    close: [1012, "restart"],
+    refuse: true,
+  },
 };
 
 const LOOKS = {
   light: { context: { colorScheme: "light", viewport: { width: 900, height: 800 } } },
-  dark: { context: { colorScheme: "dark", viewport: { width: 900, height: 800 } }, only: ["empty", "writing", "answered", "stopped", "failed", "reconnecting"] },
-  mobile: { context: { viewport: { width: 390, height: 780 }, hasTouch: true, isMobile: true, deviceScaleFactor: 2 }, only: ["empty", "answered", "recovering", "stopped"] },
-  rtl: { context: { viewport: { width: 900, height: 800 } }, dir: "rtl", lang: "ar", only: ["empty", "answered", "stopped"] },
+  dark: {
+    context: { colorScheme: "dark", viewport: { width: 900, height: 800 } },
+    only: ["empty", "writing", "answered", "stopped", "failed", "reconnecting"],
+  },
+  mobile: {
+    context: { viewport: { width: 390, height: 780 }, hasTouch: true, isMobile: true, deviceScaleFactor: 2 },
+    only: ["empty", "answered", "recovering", "stopped"],
+  },
+  rtl: {
+    context: { viewport: { width: 900, height: 800 } },
+    dir: "rtl",
+    lang: "ar",
+    only: ["empty", "answered", "stopped"],
+  },
 };
 
 const WORDS = {
@@ -94,7 +142,7 @@ group("every state", { skip: missing }, () => {
   });
 
   /** A page whose gateway says what the state wants. */
-  async function staged(context, { messages = [], responses = [], then = [], close, refuse }, look, dir, lang) {
+  async function staged(context, { messages = [], responses = [], later = [], close, refuse }, look, dir, lang) {
     const tab = await context.newPage();
     let sockets = 0;
     await tab.routeWebSocket(/\/v1\/ws$/, (socket) => {
@@ -109,12 +157,22 @@ group("every state", { skip: missing }, () => {
         }
         if (frame.type !== "watch") return;
         const { conversation } = frame;
-        say({ type: "watching", conversation, cursor: "0-0", resumed: false }, { type: "snapshot", conversation, cursor: "3-1", messages, responses }, ...then);
+        say(
+          { type: "watching", conversation, cursor: "0-0", resumed: false },
+          { type: "snapshot", conversation, cursor: "3-1", messages, responses },
+          ...later,
+        );
         if (close) setTimeout(() => socket.close({ code: close[0], reason: close[1] }), 400);
       });
     });
     await tab.route(/\/v1\/conversations\//, (route) => (refuse ? route.abort() : route.fallback()));
-    const settings = { open: true, conversation: "states", title: "Ask Tokenwire", prompts: ["Why is the sky blue?", "Compare three ways to keep a promise", "Write a function that waits"], ...look };
+    const settings = {
+      open: true,
+      conversation: "states",
+      title: "Ask Tokenwire",
+      prompts: ["Why is the sky blue?", "Compare three ways to keep a promise", "Write a function that waits"],
+      ...look,
+    };
     // As in life: a page of somebody, here without a policy of its own, since the test brings a script of axe.
     const body = `<script>(window.Tokenwire ||= []).push(["init", ${JSON.stringify(settings)}])</script><script async data-manual src="${gateway.url}/widget.js"></script>`;
     await tab.goto(pages.add("/state", body, { dir, lang }));
@@ -127,8 +185,23 @@ group("every state", { skip: missing }, () => {
       if (only && !only.includes(name)) continue;
       test(`${name}, ${look}`, async () => {
         const context = await chromium.newContext(settings);
-        const arabic = dir === "rtl" ? { ...state, messages: state.messages?.map((message) => ({ ...message, text: message.role === "user" ? "لماذا السماء زرقاء؟" : ARABIC })) } : state;
-        const tab = await staged(context, arabic, dir === "rtl" ? { texts: WORDS, title: WORDS.title, prompts: ["لماذا السماء زرقاء؟"] } : {}, dir, lang);
+        const arabic =
+          dir === "rtl"
+            ? {
+                ...state,
+                messages: state.messages?.map((message) => ({
+                  ...message,
+                  text: message.role === "user" ? "لماذا السماء زرقاء؟" : ARABIC,
+                })),
+              }
+            : state;
+        const tab = await staged(
+          context,
+          arabic,
+          dir === "rtl" ? { texts: WORDS, title: WORDS.title, prompts: ["لماذا السماء زرقاء؟"] } : {},
+          dir,
+          lang,
+        );
         const expected = {
           empty: ".empty",
           closed: '.line[data-tone="wrong"]',
@@ -138,11 +211,19 @@ group("every state", { skip: missing }, () => {
         if (["writing", "answered"].includes(name)) await tab.locator(".answer table").waitFor();
         if (name === "answered" && dir === "ltr") await tab.locator(".answer .keyword").first().waitFor();
         // Where the animation of opening has come to rest.
-        await tab.locator(".panel").evaluate((panel) => Promise.all(panel.getAnimations().map(({ finished }) => finished)));
+        await tab
+          .locator(".panel")
+          .evaluate((panel) => Promise.all(panel.getAnimations().map(({ finished }) => finished)));
         await tab.screenshot({ path: join(PICTURES, `${look}-${name}.png`) });
         await tab.evaluate(AXE);
-        const examine = () => tab.evaluate(() => globalThis.axe.run({ runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }));
-        const told = (violations) => violations.flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary }) => `${id}: ${target.join(" ")}: ${failureSummary}`));
+        const examine = () =>
+          tab.evaluate(() =>
+            globalThis.axe.run({ runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }),
+          );
+        const told = (violations) =>
+          violations.flatMap(({ id, nodes }) =>
+            nodes.map(({ target, failureSummary }) => `${id}: ${target.join(" ")}: ${failureSummary}`),
+          );
         // What is just coming into view is paler than it will be.
         const deadline = Date.now() + 3000;
         let { violations, passes } = await examine();

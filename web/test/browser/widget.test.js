@@ -6,7 +6,7 @@ import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe as group, test } from "node:test";
 
-import { Gateway, PICTURES, Pages, browser, missing, strict, until } from "./stage.js";
+import { browser, Gateway, missing, Pages, PICTURES, strict, until } from "./stage.js";
 
 const QUESTION = "Why is the sky blue?";
 
@@ -119,7 +119,10 @@ group("the widget", { skip: missing }, () => {
     }
     await ended(tab);
     const { messages } = await history("reload");
-    assert.deepEqual(messages.map(({ role }) => role), ["user", "assistant"]);
+    assert.deepEqual(
+      messages.map(({ role }) => role),
+      ["user", "assistant"],
+    );
     // What stands there is what the whole text looks like on a page that never saw it come.
     const fresh = await opened("/fresh", tag("reload"));
     await fresh.locator(".answer .text figure").waitFor();
@@ -145,7 +148,10 @@ group("the widget", { skip: missing }, () => {
     await until(async () => (await tab.locator(".answer").count()) === 2);
     await ended(tab);
     const { messages } = await history("offline");
-    assert.deepEqual(messages.map(({ text }) => text).filter((text) => text.startsWith("/")), ["/long 40", "/long 30"]);
+    assert.deepEqual(
+      messages.map(({ text }) => text).filter((text) => text.startsWith("/")),
+      ["/long 40", "/long 30"],
+    );
     await tab.context().close();
   });
 
@@ -226,8 +232,10 @@ group("the widget", { skip: missing }, () => {
       globalThis.said = [];
       new MutationObserver((records) => {
         for (const { target, addedNodes } of records) {
-          if (target.localName === "tokenwire-announcer") for (const node of addedNodes) globalThis.said.push(node.textContent);
-          for (const node of addedNodes) if (node.localName === "tokenwire-announcer") globalThis.said.push(node.textContent);
+          if (target.localName === "tokenwire-announcer")
+            for (const node of addedNodes) globalThis.said.push(node.textContent);
+          for (const node of addedNodes)
+            if (node.localName === "tokenwire-announcer") globalThis.said.push(node.textContent);
         }
       }).observe(document.body, { childList: true, subtree: true });
     });
@@ -269,7 +277,11 @@ group("the widget", { skip: missing }, () => {
   test("asks with a click, copies, answers anew, and begins another chat", async () => {
     const context = await chromium.newContext();
     await context.grantPermissions(["clipboard-read", "clipboard-write"], { origin: pages.origin });
-    const tab = await opened("/buttons", tag("", 'data-open data-debug data-prompts="Why is the sky blue? | /long 15"'), { context });
+    const tab = await opened(
+      "/buttons",
+      tag("", 'data-open data-debug data-prompts="Why is the sky blue? | /long 15"'),
+      { context },
+    );
     await tab.locator(".prompt").nth(0).click();
     await tab.locator(".action[aria-label='Copy']").waitFor();
     const clipboard = () => tab.evaluate(() => navigator.clipboard.readText());
@@ -279,7 +291,10 @@ group("the widget", { skip: missing }, () => {
     await tab.locator(".copy-code").first().click();
     await tab.locator(".copy-code.copied").waitFor();
     assert.equal(await clipboard(), await tab.locator(".answer pre code").first().textContent());
-    assert.match(await tab.locator(".facts").innerText(), /^first token \d+ ms · \d+ characters in \d+ frames · .* complete$/);
+    assert.match(
+      await tab.locator(".facts").innerText(),
+      /^first token \d+ ms · \d+ characters in \d+ frames · .* complete$/,
+    );
 
     const first = await tab.locator(".answer").elementHandle();
     await tab.locator(".action[aria-label='Another answer']").click();
@@ -306,11 +321,15 @@ group("the widget", { skip: missing }, () => {
     await until(async () => (await tab.locator(".answer").count()) === 2 && (await words(tab)).length > 20);
     await ended(tab);
     await ask(tab, "/fail why");
-    await tab.locator(".note[data-tone='wrong']", { hasText: "The answer failed: The demo was told to fail." }).waitFor();
+    await tab
+      .locator(".note[data-tone='wrong']", { hasText: "The answer failed: The demo was told to fail." })
+      .waitFor();
     const partial = await words(tab);
     assert.ok(partial.length > 20);
     await tab.locator(".pill:visible", { hasText: "Go on from here" }).click();
-    await until(async () => (await tab.locator(".answer").count()) === 3 && (await words(tab)).length >= partial.length);
+    await until(
+      async () => (await tab.locator(".answer").count()) === 3 && (await words(tab)).length >= partial.length,
+    );
     await tab.context().close();
   });
 
@@ -318,18 +337,21 @@ group("the widget", { skip: missing }, () => {
     const tab = await opened("/frames", tag("frames"));
     await ask(tab, "/long 900");
     await until(async () => (await words(tab)).length > 200);
-    const most = await tab.locator(".answer .text").last().evaluate(async (text) => {
-      let frame = 0;
-      const changes = new Map();
-      // Records of one change come together: they are handed over at the end of the task that made them.
-      const observer = new MutationObserver(() => changes.set(frame, (changes.get(frame) ?? 0) + 1));
-      observer.observe(text, { childList: true, characterData: true, subtree: true });
-      while (frame < 40) {
-        await new Promise(requestAnimationFrame);
-        frame += 1;
-      }
-      return Math.max(...changes.values());
-    });
+    const most = await tab
+      .locator(".answer .text")
+      .last()
+      .evaluate(async (text) => {
+        let frame = 0;
+        const changes = new Map();
+        // Records of one change come together: they are handed over at the end of the task that made them.
+        const observer = new MutationObserver(() => changes.set(frame, (changes.get(frame) ?? 0) + 1));
+        observer.observe(text, { childList: true, characterData: true, subtree: true });
+        while (frame < 40) {
+          await new Promise(requestAnimationFrame);
+          frame += 1;
+        }
+        return Math.max(...changes.values());
+      });
     // The frame in which the counting stands may see the change before it and its own.
     assert.ok(most >= 1 && most <= 2, `${most} changes in a frame`);
     await tab.locator(".halt").click();
@@ -337,9 +359,14 @@ group("the widget", { skip: missing }, () => {
   });
 
   test("opens with a token, and without one says that there is none", async () => {
-    const guarded = await Gateway.start({ TOKENWIRE_ORIGINS: pages.origin, TOKENWIRE_AUTH: "jwt", TOKENWIRE_JWT_KEY: KEY });
+    const guarded = await Gateway.start({
+      TOKENWIRE_ORIGINS: pages.origin,
+      TOKENWIRE_AUTH: "jwt",
+      TOKENWIRE_JWT_KEY: KEY,
+    });
     try {
-      const chat = (token) => `<script nonce="n0nce" async src="${guarded.url}/widget.js" data-open data-conversation="c1" ${token}></script>`;
+      const chat = (token) =>
+        `<script nonce="n0nce" async src="${guarded.url}/widget.js" data-open data-conversation="c1" ${token}></script>`;
       const policy = strict(guarded.url);
       const tab = await opened("/token", chat(`data-token="${tokenFor("ada", ["c1"])}"`), { policy });
       await ask(tab, "/long 5");
@@ -399,9 +426,11 @@ group("the widget", { skip: missing }, () => {
 
   test("keeps the styles of the page out, and its own in", async () => {
     const noisy = `<style nonce="n0nce">* { color: red !important; font-size: 40px !important; display: inline !important } button { background: blue !important }</style>`;
-    const policy = strict(gateway.url) + "; style-src 'nonce-n0nce'";
-    const tab = await opened("/noisy", noisy + tag("noisy"), { policy });
-    const look = await tab.locator(".launcher").evaluate((node) => [getComputedStyle(node).backgroundColor, getComputedStyle(node).display]);
+    const policy = `${strict(gateway.url)}; style-src 'nonce-n0nce'`;
+    const tab = await opened("/noisy", `${noisy}${tag("noisy")}`, { policy });
+    const look = await tab
+      .locator(".launcher")
+      .evaluate((node) => [getComputedStyle(node).backgroundColor, getComputedStyle(node).display]);
     assert.deepEqual(look, ["rgb(11, 107, 87)", "grid"]);
     await tab.context().close();
   });
@@ -418,13 +447,19 @@ group("the widget", { skip: missing }, () => {
   });
 
   test("comes to the demonstration's page of another origin with nothing but its tag, under that page's policy", async () => {
-    const demo = readFileSync(new URL("../../demo/embed.html", import.meta.url), "utf8").replaceAll("127.0.0.1:8000", new URL(gateway.url).host);
+    const demo = readFileSync(new URL("../../demo/embed.html", import.meta.url), "utf8").replaceAll(
+      "127.0.0.1:8000",
+      new URL(gateway.url).host,
+    );
     pages.all.set("/embed.html", { body: demo });
     const context = await chromium.newContext({ viewport: { width: 1100, height: 800 } });
     const tab = await context.newPage();
     const faults = [];
     tab.on("pageerror", (error) => faults.push(error.message));
-    tab.on("console", (message) => message.type() === "error" && !/favicon/.test(message.location().url) && faults.push(message.text()));
+    tab.on(
+      "console",
+      (message) => message.type() === "error" && !/favicon/.test(message.location().url) && faults.push(message.text()),
+    );
     await tab.goto(`${pages.origin}/embed.html`);
     await tab.locator(".launcher").click();
     await tab.locator(".prompt", { hasText: "Who reads the log?" }).click();
@@ -440,14 +475,21 @@ group("the widget", { skip: missing }, () => {
     await tab.locator(".launcher").waitFor();
     await tab.evaluate(() => {
       globalThis.heard = [];
-      for (const name of ["ready", "open", "close", "message"]) globalThis.Tokenwire.on(name, (detail) => globalThis.heard.push([name, detail?.role]));
+      for (const name of ["ready", "open", "close", "message"])
+        globalThis.Tokenwire.on(name, (detail) => globalThis.heard.push([name, detail?.role]));
       globalThis.Tokenwire.open();
       globalThis.Tokenwire.send("/long 10");
     });
     await until(() => tab.evaluate(() => globalThis.heard.some(([, role]) => role === "assistant")));
     await tab.evaluate(() => globalThis.Tokenwire.close());
     const heard = await tab.evaluate(() => globalThis.heard);
-    assert.deepEqual(heard, [["ready", undefined], ["open", undefined], ["message", "user"], ["message", "assistant"], ["close", undefined]]);
+    assert.deepEqual(heard, [
+      ["ready", undefined],
+      ["open", undefined],
+      ["message", "user"],
+      ["message", "assistant"],
+      ["close", undefined],
+    ]);
     await tab.context().close();
   });
 });

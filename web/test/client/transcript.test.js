@@ -1,7 +1,7 @@
-// Tests of transcript.ts: recorded exchanges from tests/conversations/, and what they do not show, frame by frame.
+// Tests of transcript.ts: the recorded exchanges in tests/conversations/, and single frames.
 
 import assert from "node:assert/strict";
-import { readFileSync, readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 
 import { Transcript } from "../../.build/client/transcript.js";
@@ -11,7 +11,7 @@ const RECORDED = readdirSync(FOLDER)
   .filter((name) => name.endsWith(".json"))
   .map((name) => ({ name, ...JSON.parse(readFileSync(new URL(name, FOLDER), "utf8")) }));
 
-/** What the transcript shows, in the words of the recorded exchanges: nothing that is empty or goes without saying. */
+/** Return the shown messages in the format of the recorded exchanges, without empty and default fields. */
 function shown(transcript) {
   return transcript.messages().map((entry) => {
     const { role, text, reason, reasoning, state } = entry;
@@ -23,7 +23,7 @@ function shown(transcript) {
   });
 }
 
-/** The transcript of the conversation of an exchange, after the frames that the server sent. */
+/** Return a transcript with all server frames of an exchange applied. */
 function folded(frames) {
   const transcript = new Transcript(conversationOf(frames));
   for (const { server } of frames) if (server) transcript.fold(server);
@@ -34,8 +34,8 @@ function conversationOf(frames) {
   return frames.find(({ client }) => client?.type === "watch").client.conversation;
 }
 
-/** Numbers in [0, 1) that look random and are the same in every run (mulberry32). */
-function numbers(seed) {
+/** Return a seeded generator of numbers in [0, 1) (mulberry32). */
+function seededRandom(seed) {
   return () => {
     seed = (seed + 0x6d2b79f5) | 0;
     let mixed = Math.imul(seed ^ (seed >>> 15), seed | 1);
@@ -44,7 +44,7 @@ function numbers(seed) {
   };
 }
 
-/** The same exchange, each delta cut into single code points. */
+/** Return the exchange with each delta split into single code points. */
 function split(frames) {
   return frames.flatMap(({ server, ...rest }) => {
     if (server?.type !== "delta") return [{ ...rest, ...(server && { server }) }];
@@ -53,14 +53,14 @@ function split(frames) {
       ...Array.from(server.text, (text) => ({ text })),
     ];
     const { reasoning: _, ...head } = server;
-    // Each entry of a log has an id of its own; the last piece brings the reader to where the whole delta does.
+    // Every log entry has its own id. The last piece has the cursor of the whole delta.
     const last = pieces.length - 1;
     const cursor = (index) => (index === last ? head.cursor : `${head.cursor}/${index}`);
     return pieces.map((piece, index) => ({ server: { ...head, ...piece, cursor: cursor(index) } }));
   });
 }
 
-/** The same exchange, deltas that follow each other made one, as often as `random` says so. */
+/** Return the exchange with adjacent deltas coalesced at random. */
 function merged(frames, random) {
   const result = [];
   for (const frame of frames) {
@@ -77,46 +77,48 @@ function merged(frames, random) {
 }
 
 /**
- * What a gateway holds after a recorded exchange: each log as its frames, in the order in which they were sent. It says
- * what follows a place in them, as PROTOCOL.md promises; text that follows each other comes in one delta.
+ * Return a model of a gateway that holds the logs of a recorded exchange as frames. `resume` returns the frames after
+ * the cursors of a watch, as PROTOCOL.md defines them.
  */
 function logsOf(frames) {
   const sent = frames.flatMap(({ server }) => (server && server.type !== "watching" ? [server] : []));
   const begin = sent.findLastIndex((frame) => frame.type === "snapshot");
   const [snapshot, ...rest] = sent.slice(begin);
-  const said = rest.filter(({ type }) => type === "message");
+  const messages = rest.filter(({ type }) => type === "message");
   return {
-    /** All frames that a watcher gets who is never cut off. */
+    /** All frames for a viewer without a disconnect. */
     whole: [snapshot, ...rest],
     resume({ after, responses = {} }) {
       if (after === undefined) return [snapshot, ...rest];
-      const message = said.find(({ cursor }) => cursor === after);
-      const behind = message === undefined ? 0 : rest.indexOf(message) + 1;
-      // The places of the watcher in each log; of a response that is not named it has all, or hears of it first.
-      const places = new Map(Object.entries(responses).map(([response, cursor]) => {
-        return [response, rest.findLastIndex((frame) => frame.response === response && frame.cursor === cursor) + 1];
-      }));
-      const told = rest.filter((frame, index) => {
-        if (frame.type === "message") return index >= behind;
-        return frame.cursor !== undefined && index >= (places.get(frame.response) ?? behind);
+      const message = messages.find(({ cursor }) => cursor === after);
+      const afterMessage = message === undefined ? 0 : rest.indexOf(message) + 1;
+      // Positions in each log. The viewer has all, or nothing, of a response without a cursor.
+      const positions = new Map(
+        Object.entries(responses).map(([response, cursor]) => {
+          return [response, rest.findLastIndex((frame) => frame.response === response && frame.cursor === cursor) + 1];
+        }),
+      );
+      const missed = rest.filter((frame, index) => {
+        if (frame.type === "message") return index >= afterMessage;
+        return frame.cursor !== undefined && index >= (positions.get(frame.response) ?? afterMessage);
       });
-      return [{ type: "watching", conversation: snapshot.conversation, cursor: after, resumed: true }, ...told];
+      return [{ type: "watching", conversation: snapshot.conversation, cursor: after, resumed: true }, ...missed];
     },
   };
 }
 
 describe("recorded exchanges", () => {
-  test("there are some", () => assert.ok(RECORDED.length >= 6));
+  test("exist", () => assert.ok(RECORDED.length >= 6));
 
   for (const { name, title, frames, shows } of RECORDED) {
     describe(`${name}: ${title}`, () => {
-      test("what is shown at the end", () => {
+      test("shows the expected messages at the end", () => {
         const transcript = folded(frames);
         assert.deepEqual(shown(transcript), shows.messages);
         assert.equal(transcript.damaged, false);
       });
 
-      test("each watch is the one that was sent", () => {
+      test("produces the recorded watches", () => {
         const transcript = new Transcript(conversationOf(frames));
         for (const { client, server } of frames) {
           if (client?.type === "watch") assert.deepEqual(transcript.watch(), client);
@@ -124,8 +126,8 @@ describe("recorded exchanges", () => {
         }
       });
 
-      test("how the text is cut into deltas makes no difference", () => {
-        const random = numbers(name.length);
+      test("does not depend on how text is split into deltas", () => {
+        const random = seededRandom(name.length);
         const cuts = [split(frames)];
         for (let round = 0; round < 20; round += 1) cuts.push(merged(frames, random), merged(split(frames), random));
         for (const cut of cuts) {
@@ -135,26 +137,26 @@ describe("recorded exchanges", () => {
         }
       });
 
-      test("a line that is cut at random goes on where it was", () => {
-        const random = numbers(title.length);
+      test("resumes after random disconnects", () => {
+        const random = seededRandom(title.length);
         const whole = logsOf(frames);
         const pieces = logsOf(split(frames));
         for (let round = 0; round < 100; round += 1) {
           const logs = round % 10 ? whole : pieces;
           const transcript = new Transcript(conversationOf(frames));
-          let coming = logs.whole;
+          let queue = logs.whole;
           for (let cut = 0; cut < 4; cut += 1) {
-            for (const frame of coming.slice(0, Math.floor(random() * coming.length))) transcript.fold(frame);
-            coming = logs.resume(transcript.watch());
+            for (const frame of queue.slice(0, Math.floor(random() * queue.length))) transcript.fold(frame);
+            queue = logs.resume(transcript.watch());
           }
-          for (const frame of coming) transcript.fold(frame);
+          for (const frame of queue) transcript.fold(frame);
           assert.deepEqual(shown(transcript), shows.messages);
           assert.equal(transcript.damaged, false);
         }
       });
 
-      test("a frame that comes again at once makes no difference, nor does a reload in between", () => {
-        const random = numbers(title.length + 1);
+      test("ignores duplicate frames and survives reloads", () => {
+        const random = seededRandom(title.length + 1);
         for (let round = 0; round < 20; round += 1) {
           let transcript = new Transcript(conversationOf(frames));
           for (const { server } of frames) {
@@ -170,7 +172,7 @@ describe("recorded exchanges", () => {
         }
       });
 
-      test("frames and fields of a later protocol make no difference", () => {
+      test("ignores unknown frame types and fields", () => {
         const later = frames.flatMap(({ server, ...rest }) => [
           { server: { type: "mood", response: "r1", text: "?", cursor: "9" } },
           { ...rest, ...(server && { server: { ...server, mood: { good: true } } }) },
@@ -178,7 +180,7 @@ describe("recorded exchanges", () => {
         assert.deepEqual(shown(folded(later)), shows.messages);
       });
 
-      test("frames of another conversation make no difference", () => {
+      test("ignores frames of another conversation", () => {
         const transcript = new Transcript("other");
         for (const { server } of frames) if (server) transcript.fold(server);
         assert.deepEqual(transcript.messages(), []);
@@ -188,7 +190,7 @@ describe("recorded exchanges", () => {
   }
 });
 
-/** A transcript that has had these frames, of which the conversation is named for all. */
+/** Return a transcript of conversation `c` with an empty snapshot and these frames applied. */
 function transcriptOf(...frames) {
   const transcript = new Transcript("c");
   transcript.fold({ type: "snapshot", conversation: "c", cursor: "0-0", messages: [], responses: [] });
@@ -196,7 +198,7 @@ function transcriptOf(...frames) {
   return transcript;
 }
 
-const asked = (id, cursor, text = id, more = {}) => ({
+const question = (id, cursor, text = id, more = {}) => ({
   type: "message",
   conversation: "c",
   cursor,
@@ -239,13 +241,13 @@ const settled = (response, text, cursor, more = {}) => ({
 const ids = (transcript) => transcript.messages().map((entry) => entry.id);
 
 describe("cursors", () => {
-  test("a new client has none", () => {
+  test("a new transcript has none", () => {
     assert.deepEqual(new Transcript("c").watch(), { type: "watch", conversation: "c" });
     assert.equal(new Transcript("c").known, false);
   });
 
-  test("the conversation's moves with its messages, a response's with its own frames", () => {
-    const transcript = transcriptOf(asked("q", "1-7"), queued("r", "q"), start("r", "q"));
+  test("messages advance the history's, and frames of a response its own", () => {
+    const transcript = transcriptOf(question("q", "1-7"), queued("r", "q"), start("r", "q"));
     assert.deepEqual(transcript.watch(), { type: "watch", conversation: "c", after: "1-7", responses: { r: "1-2" } });
     transcript.fold(delta("r", "a", "1-4"));
     assert.deepEqual(transcript.watch().responses, { r: "1-4" });
@@ -255,19 +257,19 @@ describe("cursors", () => {
     assert.equal(transcript.watch().after, "1-7");
   });
 
-  test("a response that ended is no longer named", () => {
-    const transcript = transcriptOf(asked("q", "1-7"), start("r", "q"), delta("r", "a"), end("r", 1));
+  test("an ended response has none", () => {
+    const transcript = transcriptOf(question("q", "1-7"), start("r", "q"), delta("r", "a"), end("r", 1));
     assert.deepEqual(transcript.watch().responses, {});
   });
 
-  test("a watching that does not resume moves nothing before its snapshot", () => {
-    const transcript = transcriptOf(asked("q", "1-7"));
+  test("watching without resume keeps the cursor until the snapshot", () => {
+    const transcript = transcriptOf(question("q", "1-7"));
     transcript.fold({ type: "watching", conversation: "c", cursor: "5-1", resumed: false, reason: "lost" });
     assert.equal(transcript.watch().after, "1-7");
   });
 
-  test("a status moves a response only where it has a cursor", () => {
-    const transcript = transcriptOf(asked("q", "1-7"), queued("r", "q"));
+  test("a status without a cursor does not advance", () => {
+    const transcript = transcriptOf(question("q", "1-7"), queued("r", "q"));
     assert.deepEqual(transcript.watch().responses, {});
     transcript.fold(queued("r", "q", { cursor: "5-1" }));
     assert.deepEqual(transcript.watch().responses, { r: "5-1" });
@@ -277,15 +279,15 @@ describe("cursors", () => {
 });
 
 describe("states", () => {
-  const answer = (...frames) => transcriptOf(asked("q", "1-7"), ...frames).message("r");
+  const answer = (...frames) => transcriptOf(question("q", "1-7"), ...frames).message("r");
 
-  test("a response appears before its start", () => {
+  test("a response appears as queued before its start", () => {
     const entry = answer(queued("r", "q"));
     assert.equal(entry.state, "queued");
     assert.equal(entry.text, "");
   });
 
-  test("it waits until something comes", () => {
+  test("waiting ends with the next delta", () => {
     const waiting = { type: "status", response: "r", state: "waiting", retry_in: 1.5 };
     assert.equal(answer(start("r", "q"), waiting).state, "waiting");
     assert.equal(answer(start("r", "q"), waiting).retryIn, 1.5);
@@ -293,7 +295,7 @@ describe("states", () => {
     assert.deepEqual([after.state, after.retryIn], ["running", undefined]);
   });
 
-  test("a new attempt recovers until it has text", () => {
+  test("a new attempt is recovering until its first text", () => {
     const recovering = [
       start("r", "q"),
       delta("r", "old"),
@@ -307,30 +309,30 @@ describe("states", () => {
     assert.equal(answer(...recovering, delta("r", "new")).text, "new");
   });
 
-  test("the start of an attempt that is here already begins it anew", () => {
+  test("a repeated start of the same attempt clears its text", () => {
     assert.equal(answer(start("r", "q"), delta("r", "once"), start("r", "q"), delta("r", "once")).text, "once");
   });
 
-  test("the text that a new attempt keeps stays through its start", () => {
+  test("the start of a new attempt keeps the text of the reset", () => {
     const kept = { type: "reset", response: "r", cursor: "2-4", text: "kept", reason: "attempt" };
     assert.equal(answer(start("r", "q"), kept, start("r", "q", { attempt: 2 })).text, "kept");
   });
 
-  test("only an end ends a response", () => {
+  test("a status does not end a response", () => {
     assert.equal(answer(start("r", "q"), { type: "status", response: "r", state: "ended" }).state, "running");
   });
 
-  test("an end says how, and whether to retry", () => {
+  test("an end sets reason, error and retryable", () => {
     const error = { code: "demo_failed", message: "Told to." };
     const entry = answer(start("r", "q"), delta("r", "a"), end("r", 1, { reason: "failed", retryable: true, error }));
     assert.deepEqual([entry.reason, entry.retryable, entry.error], ["failed", true, error]);
     assert.equal(answer(start("r", "q"), end("r", 0)).retryable, false);
   });
 
-  test("nothing comes after an end", () => {
+  test("frames after the end are ignored", () => {
     const frames = [start("r", "q"), delta("r", "a"), end("r", 1)];
     for (const late of [start("r", "q"), delta("r", "b"), queued("r", "q"), end("r", 5)]) {
-      const transcript = transcriptOf(asked("q", "1-7"), ...frames);
+      const transcript = transcriptOf(question("q", "1-7"), ...frames);
       const before = transcript.message("r");
       transcript.fold(late);
       assert.equal(transcript.message("r"), before);
@@ -338,22 +340,22 @@ describe("states", () => {
     }
   });
 
-  test("but a reset does, when a failover took the end back", () => {
+  test("a reset after the end reopens the response", () => {
     const back = { type: "reset", response: "r", cursor: "1-3", text: "a", reason: "lost" };
-    const transcript = transcriptOf(asked("q", "1-7"), start("r", "q"), delta("r", "ab"), end("r", 2), back);
+    const transcript = transcriptOf(question("q", "1-7"), start("r", "q"), delta("r", "ab"), end("r", 2), back);
     const { state, text, reason } = transcript.message("r");
     assert.deepEqual([state, text, reason], ["running", "a", undefined]);
     assert.deepEqual(transcript.watch().responses, { r: "1-3" });
   });
 
-  test("a reset without text does not end the wait for some", () => {
+  test("a reset without text keeps the state", () => {
     const empty = { type: "reset", response: "r", cursor: "5-1", text: "", reason: "lost" };
     assert.equal(answer(queued("r", "q"), empty).state, "queued");
     assert.equal(answer(queued("r", "q"), { ...empty, text: "a" }).state, "running");
   });
 
-  test("the settled copy of a streamed response marks it settled", () => {
-    const transcript = transcriptOf(asked("q", "1-7"), start("r", "q"), delta("r", "a"), end("r", 1));
+  test("a settled message marks the streamed response", () => {
+    const transcript = transcriptOf(question("q", "1-7"), start("r", "q"), delta("r", "a"), end("r", 1));
     assert.equal(transcript.message("r").settled, undefined);
     transcript.fold(settled("r", "a", "3-3"));
     assert.deepEqual(ids(transcript), ["q", "r"]);
@@ -361,43 +363,43 @@ describe("states", () => {
     assert.equal(transcript.watch().after, "3-3");
   });
 
-  test("a settled message ends what had no end here", () => {
-    const transcript = transcriptOf(asked("q", "1-7"), queued("r", "q"), settled("r", "all of it", "3-3"));
+  test("a settled message ends an open response", () => {
+    const transcript = transcriptOf(question("q", "1-7"), queued("r", "q"), settled("r", "all of it", "3-3"));
     assert.deepEqual(shown(transcript)[1], { role: "assistant", text: "all of it", reason: "complete" });
     assert.deepEqual(transcript.open(), []);
   });
 
-  test("an entry that changed is a new one, and one that did not is not", () => {
-    const transcript = transcriptOf(asked("q", "1-7"), start("r", "q"));
-    const [question, before] = transcript.messages();
+  test("only changed messages become new objects", () => {
+    const transcript = transcriptOf(question("q", "1-7"), start("r", "q"));
+    const [first, before] = transcript.messages();
     transcript.fold(delta("r", "a"));
-    assert.equal(transcript.messages()[0], question);
+    assert.equal(transcript.messages()[0], first);
     assert.notEqual(transcript.messages()[1], before);
     assert.equal(before.text, "");
   });
 });
 
 describe("damage", () => {
-  test("the length is counted in code points", () => {
-    const transcript = transcriptOf(asked("q", "1-7"), start("r", "q"), delta("r", "a🧵記"), end("r", 3));
+  test("the length of an end counts code points", () => {
+    const transcript = transcriptOf(question("q", "1-7"), start("r", "q"), delta("r", "a🧵記"), end("r", 3));
     assert.equal(transcript.damaged, false);
   });
 
-  test("another length asks for everything afresh, until it is there", () => {
-    const transcript = transcriptOf(asked("q", "1-7"), start("r", "q"), delta("r", "ac"), end("r", 3));
+  test("a different length requests a snapshot", () => {
+    const transcript = transcriptOf(question("q", "1-7"), start("r", "q"), delta("r", "ac"), end("r", 3));
     assert.equal(transcript.damaged, true);
     assert.deepEqual(transcript.watch(), { type: "watch", conversation: "c" });
-    const messages = [asked("q").message, settled("r", "abc").message];
+    const messages = [question("q").message, settled("r", "abc").message];
     transcript.fold({ type: "snapshot", conversation: "c", cursor: "3-3", messages, responses: [] });
     assert.equal(transcript.damaged, false);
     assert.equal(transcript.message("r").text, "abc");
   });
 
-  test("an end that counts nothing compares nothing", () => {
+  test("an end without a length is not compared", () => {
     assert.equal(transcriptOf(start("r", "q"), delta("r", "a"), end("r")).damaged, false);
   });
 
-  test("a reset of an unknown response is one, but not before a snapshot", () => {
+  test("a reset of an unknown response is damage after a snapshot", () => {
     const reset = { type: "reset", response: "x", cursor: "1-3", text: "a", reason: "lost" };
     assert.equal(transcriptOf(reset).damaged, true);
     const transcript = new Transcript("c");
@@ -405,91 +407,123 @@ describe("damage", () => {
     assert.equal(transcript.damaged, false);
   });
 
-  test("what comes of a response that was never announced is left to its settled message", () => {
-    const transcript = transcriptOf(asked("q", "1-7"), delta("x", "a"), { type: "status", response: "x", state: "waiting" }, end("x", 1));
+  test("other frames of an unknown response are ignored", () => {
+    const transcript = transcriptOf(
+      question("q", "1-7"),
+      delta("x", "a"),
+      { type: "status", response: "x", state: "waiting" },
+      end("x", 1),
+    );
     assert.deepEqual(ids(transcript), ["q"]);
     assert.equal(transcript.damaged, false);
   });
 });
 
-describe("places", () => {
-  test("an answer stands behind its question, also when more was asked meanwhile", () => {
-    const transcript = transcriptOf(asked("q1", "1-1"), queued("r1", "q1"), asked("q2", "2-1"), asked("q3", "3-1"));
+describe("order", () => {
+  test("an answer follows its question, not later questions", () => {
+    const transcript = transcriptOf(
+      question("q1", "1-1"),
+      queued("r1", "q1"),
+      question("q2", "2-1"),
+      question("q3", "3-1"),
+    );
     transcript.fold(queued("r3", "q3"));
     transcript.fold(queued("r2", "q2"));
     assert.deepEqual(ids(transcript), ["q1", "r1", "q2", "r2", "q3", "r3"]);
   });
 
-  test("a second answer to a question stands behind the first", () => {
-    const transcript = transcriptOf(asked("q1", "1-1"), start("r1", "q1"), asked("q2", "2-1"), start("r2", "q1"));
+  test("a second answer follows the first", () => {
+    const transcript = transcriptOf(question("q1", "1-1"), start("r1", "q1"), question("q2", "2-1"), start("r2", "q1"));
     assert.deepEqual(ids(transcript), ["q1", "r1", "r2", "q2"]);
   });
 
-  test("an answer whose question is not there stands last", () => {
-    assert.deepEqual(ids(transcriptOf(asked("q", "1-1"), start("r", "trimmed"))), ["q", "r"]);
+  test("an answer without its question is last", () => {
+    assert.deepEqual(ids(transcriptOf(question("q", "1-1"), start("r", "trimmed"))), ["q", "r"]);
   });
 
-  test("a retry stands in the place of what it replaces", () => {
+  test("a retry replaces its answer in place", () => {
     const transcript = transcriptOf(
-      asked("q1", "1-1"), start("r1", "q1"), end("r1", 0, { reason: "failed" }), asked("q2", "2-1"), start("r2", "q2"),
+      question("q1", "1-1"),
+      start("r1", "q1"),
+      end("r1", 0, { reason: "failed" }),
+      question("q2", "2-1"),
+      start("r2", "q2"),
     );
     transcript.fold(queued("r3", "q1", { replaces: "r1" }));
-    // A status may leave out what the start then says.
+    // A status may omit fields that the start has.
     transcript.fold(start("r3", "q1", { replaces: "r1" }));
     assert.deepEqual(ids(transcript), ["q1", "r3", "q2", "r2"]);
   });
 
-  test("what is replaced is only known at the start, and takes the place then", () => {
-    const transcript = transcriptOf(asked("q", "1-1"), start("r1", "q"), end("r1", 0), queued("r2", "q"));
+  test("a start with replaces moves the answer", () => {
+    const transcript = transcriptOf(question("q", "1-1"), start("r1", "q"), end("r1", 0), queued("r2", "q"));
     assert.deepEqual(ids(transcript), ["q", "r1", "r2"]);
     transcript.fold(start("r2", "q", { replaces: "r1" }));
     assert.deepEqual(ids(transcript), ["q", "r2"]);
   });
 
-  test("of two retries of the same answer the later is shown, and both are followed", () => {
+  test("the later of two retries is shown, and both have cursors", () => {
     const transcript = transcriptOf(
-      asked("q", "1-1"), start("r1", "q"), end("r1", 0),
-      start("r2", "q", { replaces: "r1" }), start("r3", "q", { replaces: "r1" }), delta("r2", "a", "1-4"),
+      question("q", "1-1"),
+      start("r1", "q"),
+      end("r1", 0),
+      start("r2", "q", { replaces: "r1" }),
+      start("r3", "q", { replaces: "r1" }),
+      delta("r2", "a", "1-4"),
     );
     assert.deepEqual(ids(transcript), ["q", "r3"]);
     assert.deepEqual(transcript.watch().responses, { r2: "1-4", r3: "1-2" });
   });
 
-  test("a question asked anew stands in the place of the old one and of its answer", () => {
-    const transcript = transcriptOf(asked("q1", "1-1"), start("r1", "q1"), end("r1", 0), asked("q2", "2-1"));
-    transcript.fold(asked("q3", "3-1", "better", { replaces: "r1" }));
+  test("a reworded question replaces the question and its answer", () => {
+    const transcript = transcriptOf(question("q1", "1-1"), start("r1", "q1"), end("r1", 0), question("q2", "2-1"));
+    transcript.fold(question("q3", "3-1", "better", { replaces: "r1" }));
     transcript.fold(start("r3", "q3", { replaces: "r1" }));
     assert.deepEqual(ids(transcript), ["q3", "r3", "q2"]);
   });
 
-  test("a question that comes twice is shown once", () => {
-    assert.deepEqual(ids(transcriptOf(asked("q", "1-1"), asked("q", "1-1"))), ["q"]);
+  test("a duplicate question is shown once", () => {
+    assert.deepEqual(ids(transcriptOf(question("q", "1-1"), question("q", "1-1"))), ["q"]);
   });
 
-  test("a snapshot begins anew, whatever was replaced before", () => {
+  test("a snapshot discards earlier replacements", () => {
     const transcript = transcriptOf(
-      asked("q", "1-1"), start("r1", "q"), end("r1", 0), start("r2", "q", { replaces: "r1" }), end("r2", 0),
+      question("q", "1-1"),
+      start("r1", "q"),
+      end("r1", 0),
+      start("r2", "q", { replaces: "r1" }),
+      end("r2", 0),
     );
-    const messages = [asked("q").message, settled("r1", "", "", { replies_to: "q" }).message];
+    const messages = [question("q").message, settled("r1", "", "", { replies_to: "q" }).message];
     transcript.fold({ type: "snapshot", conversation: "c", cursor: "9-9", messages, responses: [] });
     transcript.fold(start("r3", "q", { replaces: "r1" }));
     assert.deepEqual(ids(transcript), ["q", "r3"]);
   });
 
-  test("a snapshot puts everything in the same places", () => {
-    const transcript = transcriptOf(asked("old", "1-1"));
+  test("a snapshot uses the same order", () => {
+    const transcript = transcriptOf(question("old", "1-1"));
     transcript.fold({
       type: "snapshot",
       conversation: "c",
       cursor: "8-1",
       more: true,
       messages: [
-        asked("q1").message,
+        question("q1").message,
         settled("r1", "a", "", { replies_to: "q1", reason: "stopped", retryable: true }).message,
-        asked("q2").message,
+        question("q2").message,
       ],
       responses: [
-        { response: "r3", cursor: "1-5", state: "running", model: "default", attempt: 1, text: "b", reasoning: "hm", replies_to: "q1", replaces: "r1" },
+        {
+          response: "r3",
+          cursor: "1-5",
+          state: "running",
+          model: "default",
+          attempt: 1,
+          text: "b",
+          reasoning: "hm",
+          replies_to: "q1",
+          replaces: "r1",
+        },
         { response: "r2", cursor: "5-1", state: "queued", model: "default", attempt: 0, text: "", replies_to: "q2" },
       ],
     });
@@ -500,15 +534,20 @@ describe("places", () => {
       { role: "assistant", text: "", state: "queued" },
     ]);
     assert.equal(transcript.more, true);
-    assert.deepEqual(transcript.watch(), { type: "watch", conversation: "c", after: "8-1", responses: { r3: "1-5", r2: "5-1" } });
+    assert.deepEqual(transcript.watch(), {
+      type: "watch",
+      conversation: "c",
+      after: "8-1",
+      responses: { r3: "1-5", r2: "5-1" },
+    });
   });
 });
 
-describe("what a viewer needs not draw again", () => {
+describe("revision", () => {
   const revision = (transcript) => transcript.message("r").revision;
 
-  test("a text that only grows is the same revision", () => {
-    const transcript = transcriptOf(asked("q", "1-7"), start("r", "q"), delta("r", "a"), delta("r", "b", "1-4"));
+  test("does not change while the text grows", () => {
+    const transcript = transcriptOf(question("q", "1-7"), start("r", "q"), delta("r", "a"), delta("r", "b", "1-4"));
     assert.equal(revision(transcript), 0);
     transcript.fold({ type: "reset", response: "r", cursor: "2-5", text: "abc", reason: "attempt" });
     assert.equal(revision(transcript), 0);
@@ -517,47 +556,61 @@ describe("what a viewer needs not draw again", () => {
     assert.equal(revision(transcript), 0);
   });
 
-  test("another text is another one, also where it is only shorter", () => {
-    const transcript = transcriptOf(asked("q", "1-7"), start("r", "q"), delta("r", "ab"));
+  test("increments for another or a shorter text", () => {
+    const transcript = transcriptOf(question("q", "1-7"), start("r", "q"), delta("r", "ab"));
     transcript.fold({ type: "reset", response: "r", cursor: "2-5", text: "a", reason: "attempt" });
     assert.equal(revision(transcript), 1);
     transcript.fold({ type: "reset", response: "r", cursor: "2-5", text: "b", reason: "attempt" });
     assert.equal(revision(transcript), 2);
   });
 
-  test("a snapshot of what is here changes nothing but what is new", () => {
-    const transcript = transcriptOf(asked("q", "1-7"), start("r", "q"), delta("r", "ab"));
+  test("does not change with a snapshot of the same text", () => {
+    const transcript = transcriptOf(question("q", "1-7"), start("r", "q"), delta("r", "ab"));
     transcript.mark("q", { key: "k1" });
     transcript.mark("r", { stopping: true });
-    const open = { response: "r", cursor: "1-4", state: "running", model: "default", attempt: 1, text: "abc", replies_to: "q" };
-    const snapshot = { type: "snapshot", conversation: "c", cursor: "1-7", messages: [asked("q").message], responses: [open] };
+    const open = {
+      response: "r",
+      cursor: "1-4",
+      state: "running",
+      model: "default",
+      attempt: 1,
+      text: "abc",
+      replies_to: "q",
+    };
+    const snapshot = {
+      type: "snapshot",
+      conversation: "c",
+      cursor: "1-7",
+      messages: [question("q").message],
+      responses: [open],
+    };
     transcript.fold(snapshot);
-    const [question, answer] = transcript.messages();
-    assert.deepEqual([question.key, answer.stopping, answer.text, answer.revision], ["k1", true, "abc", 0]);
+    const [first, answer] = transcript.messages();
+    assert.deepEqual([first.key, answer.stopping, answer.text, answer.revision], ["k1", true, "abc", 0]);
     transcript.fold({ ...snapshot, responses: [{ ...open, text: "x" }] });
     assert.equal(revision(transcript), 1);
   });
 });
 
-describe("for a reload", () => {
-  test("everything is kept that is shown and that is to be asked for", () => {
-    const transcript = transcriptOf(asked("q", "1-7"), start("r", "q"), delta("r", "ab"));
+describe("after a reload", () => {
+  test("messages and cursors are saved", () => {
+    const transcript = transcriptOf(question("q", "1-7"), start("r", "q"), delta("r", "ab"));
     const again = new Transcript("c", JSON.parse(JSON.stringify(transcript.save())));
     assert.deepEqual(again.messages(), JSON.parse(JSON.stringify(transcript.messages())));
     assert.deepEqual(again.watch(), transcript.watch());
     assert.equal(again.known, true);
   });
 
-  test("what is damaged is shown, and asked for afresh", () => {
-    const transcript = transcriptOf(asked("q", "1-7"), start("r", "q"), delta("r", "ac"), end("r", 3));
+  test("a damaged transcript is shown and requests a snapshot", () => {
+    const transcript = transcriptOf(question("q", "1-7"), start("r", "q"), delta("r", "ac"), end("r", 3));
     const again = new Transcript("c", JSON.parse(JSON.stringify(transcript.save())));
     assert.deepEqual(again.watch(), { type: "watch", conversation: "c" });
     assert.equal(again.messages().length, 2);
   });
 
-  test("whoever has more open than a watch may name asks for everything afresh", () => {
+  test("more open responses than a watch may name request a snapshot", () => {
     const frames = Array.from({ length: 65 }, (_, index) => start(`r${index}`, "q"));
-    assert.equal(Object.keys(transcriptOf(asked("q", "1-7"), ...frames.slice(1)).watch().responses).length, 64);
-    assert.deepEqual(transcriptOf(asked("q", "1-7"), ...frames).watch(), { type: "watch", conversation: "c" });
+    assert.equal(Object.keys(transcriptOf(question("q", "1-7"), ...frames.slice(1)).watch().responses).length, 64);
+    assert.deepEqual(transcriptOf(question("q", "1-7"), ...frames).watch(), { type: "watch", conversation: "c" });
   });
 });

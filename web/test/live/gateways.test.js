@@ -1,4 +1,4 @@
-// The client and gateways that die, leave, and ask who is there.
+// The client during crashes and graceful shutdowns, and with authentication.
 
 import assert from "node:assert/strict";
 import { createHmac } from "node:crypto";
@@ -7,12 +7,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, describe, test } from "node:test";
 
-import { endProcesses, name, Process, seen, tab, tidy, until, Wire } from "./house.js";
+import { closeAll, endProcesses, FaultProxy, newId, Process, tab, until, waitFor } from "./cluster.js";
 
-const done = (chat) => chat.messages.length > 0 && chat.messages.at(-1).role === "assistant" && chat.messages.at(-1).settled;
-const begun = (chat) => (chat.answering?.text.length ?? 0) > 20;
+const done = (chat) =>
+  chat.messages.length > 0 && chat.messages.at(-1).role === "assistant" && chat.messages.at(-1).settled;
+const started = (chat) => (chat.answering?.text.length ?? 0) > 20;
 
-afterEach(tidy);
+afterEach(closeAll);
 
 describe("two gateways on one store", () => {
   let folder;
@@ -29,29 +30,32 @@ describe("two gateways on one store", () => {
     rmSync(folder, { recursive: true, force: true });
   });
 
-  test("one is killed, and the answer goes on at the other, without a word lost or replaced", async () => {
+  test("an answer resumes at the other after a crash", async () => {
     const [first, second] = gateways;
-    const wire = await Wire.to(first.url);
-    const chat = tab(wire.url).conversation(name());
+    const proxy = await FaultProxy.start(first.url);
+    const chat = tab(proxy.url).conversation(newId());
     await chat.send("/long 300");
-    await seen(chat, begun);
-    wire.lead(second.url);
+    await waitFor(chat, started);
+    proxy.retarget(second.url);
     await first.kill();
-    await seen(chat, done);
+    await waitFor(chat, done);
     assert.equal(chat.messages[1].revision, 0);
     const { messages } = await second.snapshot(chat.id);
-    assert.deepEqual(chat.messages.map(({ text }) => text), messages.map(({ text }) => text));
+    assert.deepEqual(
+      chat.messages.map(({ text }) => text),
+      messages.map(({ text }) => text),
+    );
   });
 
-  test("one leaves, and the answer goes on at the other", async () => {
+  test("an answer resumes at the other after a graceful shutdown", async () => {
     const [, second, third] = gateways;
-    const wire = await Wire.to(third.url);
-    const chat = tab(wire.url).conversation(name());
+    const proxy = await FaultProxy.start(third.url);
+    const chat = tab(proxy.url).conversation(newId());
     await chat.send("/long 300");
-    await seen(chat, begun);
-    wire.lead(second.url);
+    await waitFor(chat, started);
+    proxy.retarget(second.url);
     await third.kill("SIGTERM");
-    await seen(chat, done);
+    await waitFor(chat, done);
     assert.equal(chat.messages[1].revision, 0);
   });
 });
@@ -67,11 +71,14 @@ describe("two workers on one store", () => {
     rmSync(folder, { recursive: true, force: true });
   });
 
-  test("one is killed, and the other begins anew within seconds: said in words, shown once, as the log has it", async () => {
+  test("the other worker restarts the answer after a crash", async () => {
     const store = ["--store", `embedded://${folder}`];
     const lease = ["--lease", "1"];
-    const [gateway, first] = [await Process.start("gateway", ...store), await Process.start("worker", ...store, ...lease, "--demo-rate", "80")];
-    const id = name();
+    const [gateway, first] = [
+      await Process.start("gateway", ...store),
+      await Process.start("worker", ...store, ...lease, "--demo-rate", "80"),
+    ];
+    const id = newId();
     const [chat, other] = [tab(gateway.url).conversation(id), tab(gateway.url).conversation(id)];
     const states = [];
     chat.subscribe(() => {
@@ -79,25 +86,31 @@ describe("two workers on one store", () => {
       if (state !== states.at(-1)?.state) states.push({ state, text });
     });
     await chat.send("/long 2000");
-    await seen(chat, begun);
+    await waitFor(chat, started);
     await Process.start("worker", ...store, ...lease, "--demo-rate", "800");
     await first.kill();
     const killed = performance.now();
-    await Promise.all([chat, other].map((each) => seen(each, ({ answering }) => answering?.attempt === 2)));
+    await Promise.all([chat, other].map((each) => waitFor(each, ({ answering }) => answering?.attempt === 2)));
     assert.ok(performance.now() - killed < 6000);
-    await Promise.all([chat, other].map((each) => seen(each, done)));
-    assert.ok(states.some(({ state }) => state === "recovering"), JSON.stringify(states.map(({ state }) => state)));
+    await Promise.all([chat, other].map((each) => waitFor(each, done)));
+    assert.ok(
+      states.some(({ state }) => state === "recovering"),
+      JSON.stringify(states.map(({ state }) => state)),
+    );
     const { messages } = await gateway.snapshot(id);
     for (const each of [chat, other]) {
-      assert.deepEqual(each.messages.map(({ text }) => text), messages.map(({ text }) => text));
+      assert.deepEqual(
+        each.messages.map(({ text }) => text),
+        messages.map(({ text }) => text),
+      );
       assert.equal(each.messages[1].reason, "complete");
-      // What the first had written is taken back once, and then only grows.
+      // The text of the first attempt is replaced at most once.
       assert.ok(each.messages[1].revision <= 1);
     }
   });
 });
 
-describe("who is there", () => {
+describe("authentication", () => {
   const KEY = "a secret of thirty-two bytes, at least";
   let gateway;
 
@@ -108,73 +121,88 @@ describe("who is there", () => {
   }
 
   before(async () => {
-    gateway = await Process.start("run", "--store", "memory://", "--demo-rate", "80", "--auth", "jwt", "--jwt-key", KEY);
+    gateway = await Process.start(
+      "run",
+      "--store",
+      "memory://",
+      "--demo-rate",
+      "80",
+      "--auth",
+      "jwt",
+      "--jwt-key",
+      KEY,
+    );
   });
   after(endProcesses);
 
   for (const transport of ["websocket", "events"]) {
     describe(`over ${transport}`, () => {
-      test("a token opens, and none does not", async () => {
-        const chat = tab(gateway.url, { transport, token: token({}) }).conversation(name());
+      test("a client with a token connects, and without one does not", async () => {
+        const chat = tab(gateway.url, { transport, token: token({}) }).conversation(newId());
         await chat.send("/limit");
-        await seen(chat, done);
-        const closed = await seen(tab(gateway.url, { transport }).conversation(name()), ({ state }) => state.name === "closed");
+        await waitFor(chat, done);
+        const closed = await waitFor(
+          tab(gateway.url, { transport }).conversation(newId()),
+          ({ state }) => state.name === "closed",
+        );
         assert.equal(closed.state.code, 4401);
       });
 
-      test("one that expires is replaced while the answer goes on", async () => {
-        let asked = 0;
+      test("an expiring token is replaced during an answer", async () => {
+        let calls = 0;
         const getToken = async () => {
-          asked += 1;
-          return token({ exp: Math.floor(Date.now() / 1000) + (asked === 1 ? 3 : 600) });
+          calls += 1;
+          return token({ exp: Math.floor(Date.now() / 1000) + (calls === 1 ? 3 : 600) });
         };
-        const chat = tab(gateway.url, { transport, getToken }).conversation(name());
+        const chat = tab(gateway.url, { transport, getToken }).conversation(newId());
         await chat.send("/long 350");
         const states = new Set();
-        const end = chat.subscribe(() => states.add(chat.state.name));
-        await seen(chat, done);
-        end();
-        assert.equal(asked >= 2, true);
+        const unsubscribe = chat.subscribe(() => states.add(chat.state.name));
+        await waitFor(chat, done);
+        unsubscribe();
+        assert.equal(calls >= 2, true);
         assert.equal(states.has("closed"), false);
-        if (transport === "websocket") assert.equal(states.has("reconnecting"), false, "the line stays");
+        if (transport === "websocket") assert.equal(states.has("reconnecting"), false, "the connection stays open");
         assert.equal(chat.messages[1].revision, 0);
       });
 
-      test("one that is refused is asked for anew, once", async () => {
-        const tokens = ["rubbish", token({})];
-        const chat = tab(gateway.url, { transport, getToken: () => tokens.shift() ?? "none left" }).conversation(name());
-        await seen(chat, ({ known }) => known);
-        let asked = 0;
-        const client = tab(gateway.url, { transport, getToken: () => `rubbish ${(asked += 1)}` });
-        const closed = client.conversation(name());
-        await seen(closed, ({ state }) => state.name === "closed");
-        assert.equal(asked, 2);
+      test("a rejected token is replaced once", async () => {
+        const tokens = ["invalid", token({})];
+        const chat = tab(gateway.url, { transport, getToken: () => tokens.shift() ?? "exhausted" }).conversation(
+          newId(),
+        );
+        await waitFor(chat, ({ known }) => known);
+        let calls = 0;
+        const client = tab(gateway.url, { transport, getToken: () => `invalid ${(calls += 1)}` });
+        const closed = client.conversation(newId());
+        await waitFor(closed, ({ state }) => state.name === "closed");
+        assert.equal(calls, 2);
         client.reconnect();
-        await seen(closed, ({ state }) => state.name === "closed");
-        await until(() => asked === 4);
+        await waitFor(closed, ({ state }) => state.name === "closed");
+        await until(() => calls === 4);
       });
 
-      test("one that can not be had is waited for", async () => {
-        let asked = 0;
+      test("a failing getToken is retried", async () => {
+        let calls = 0;
         const getToken = () => {
-          asked += 1;
-          if (asked < 3) throw new Error("the host's backend is away");
+          calls += 1;
+          if (calls < 3) throw new Error("token backend unavailable");
           return token({});
         };
-        const chat = tab(gateway.url, { transport, getToken }).conversation(name());
-        await seen(chat, ({ known }) => known);
+        const chat = tab(gateway.url, { transport, getToken }).conversation(newId());
+        await waitFor(chat, ({ known }) => known);
       });
 
-      test("a conversation that it does not open says so, and the others go on", async () => {
-        const mine = name();
-        const client = tab(gateway.url, { transport, token: token({ conversations: [mine] }) });
-        const [open, shut] = [client.conversation(mine), client.conversation(name())];
-        await seen(open, ({ known }) => known);
-        await seen(shut, ({ fault }) => fault?.code === "forbidden");
+      test("a forbidden conversation does not affect the others", async () => {
+        const allowed = newId();
+        const client = tab(gateway.url, { transport, token: token({ conversations: [allowed] }) });
+        const [open, forbidden] = [client.conversation(allowed), client.conversation(newId())];
+        await waitFor(open, ({ known }) => known);
+        await waitFor(forbidden, ({ fault }) => fault?.code === "forbidden");
         assert.equal(open.fault, null);
-        await assert.rejects(shut.send("Hello"), { code: "forbidden" });
+        await assert.rejects(forbidden.send("Hello"), { code: "forbidden" });
         await open.send("/limit");
-        await seen(open, done);
+        await waitFor(open, done);
       });
     });
   }

@@ -2,14 +2,20 @@
 
 import assert from "node:assert/strict";
 import { describe as group, test } from "node:test";
-
-import { begun, elements, whole } from "./page.js";
 import { FOREIGN, HOSTILE } from "./hostile.js";
+import { begun, elements, whole } from "./page.js";
 import { scrambled } from "./texts.js";
 
-const TAGS = new Set("a blockquote br button code del div em figcaption figure h3 h4 h5 h6 hr img li ol p pre small span strong table tbody td th thead tr ul".split(" "));
-const ATTRIBUTES = new Set("alt aria-label class data-address data-alt data-language dir href rel role start tabindex target type".split(" "));
-const CLASSES = /^(?:(?:code|copy-code|image|table|math|shown|plain|box|checked|loose|task|left|center|right|h[1-6])( |$))*$/;
+const TAGS = new Set(
+  "a blockquote br button code del div em figcaption figure h3 h4 h5 h6 hr img li ol p pre small span strong table tbody td th thead tr ul".split(
+    " ",
+  ),
+);
+const ATTRIBUTES = new Set(
+  "alt aria-label class data-address data-alt data-language dir href rel role start tabindex target type".split(" "),
+);
+const CLASSES =
+  /^(?:(?:code|copy-code|image|table|math|shown|plain|box|checked|loose|task|left|center|right|h[1-6])( |$))*$/;
 
 /** Assert that nothing in here can act, or be taken for a part of the page. */
 function harmless(parent, text) {
@@ -59,7 +65,10 @@ group("a text that wants to do something", () => {
     const text = `![a](https://pictures.example/1.png) ![b](https://${FOREIGN}/2.png) ![c](http://pictures.example/3.png)`;
     const parent = whole(text, undefined, { images });
     const loaded = [...parent.querySelectorAll("img")];
-    assert.deepEqual(loaded.map((image) => image.getAttribute("src")), ["https://pictures.example/1.png"]);
+    assert.deepEqual(
+      loaded.map((image) => image.getAttribute("src")),
+      ["https://pictures.example/1.png"],
+    );
     assert.equal(loaded[0].getAttribute("referrerpolicy"), "no-referrer");
     assert.equal(parent.querySelectorAll("button.image").length, 2);
   });

@@ -60,7 +60,10 @@ group("a text that grows", () => {
   });
 
   test("keeps every settled item of a list and row of a table", () => {
-    for (const text of ["- a\n- b **c**\n- d\n  - e\n- f\n\n- g\n", "| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | *4* |\n| 5 | 6 |\n"]) {
+    for (const text of [
+      "- a\n- b **c**\n- d\n  - e\n- f\n\n- g\n",
+      "| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | *4* |\n| 5 | 6 |\n",
+    ]) {
       const { parent, view } = begun();
       let before = [];
       for (const character of text) {
@@ -100,7 +103,11 @@ group("a text that grows", () => {
 
 group("what is half open", () => {
   test("no prefix shows a mark", () => {
-    for (const text of [ANSWERS[0], ANSWERS[5], "See **the [docs](https://a.example/b) and `co de`** or ~~not __this__~~ at *all*.\n"]) {
+    for (const text of [
+      ANSWERS[0],
+      ANSWERS[5],
+      "See **the [docs](https://a.example/b) and `co de`** or ~~not __this__~~ at *all*.\n",
+    ]) {
       const { parent, view } = begun();
       let so = "";
       for (const character of text) {
@@ -132,7 +139,7 @@ group("what is half open", () => {
       "so [1": "so",
       "so [1]": "so [1]",
       "2 * 3": "2 * 3",
-      "snake_case_na": "snake_case_na",
+      snake_case_na: "snake_case_na",
       "so $x^2": "so $x^2$",
       "$5 and": "$5 and",
       "so \\(x^2": "so \\(x^2\\)",
@@ -165,7 +172,10 @@ group("what is half open", () => {
     for (const character of "```js\n# a\n- **b**\n``") {
       view.write(character);
       if (parent.firstChild !== null) assert.equal(parent.firstChild.localName, "figure");
-      assert.equal(elements(parent).some(({ localName }) => ["h3", "strong", "li"].includes(localName)), false);
+      assert.equal(
+        elements(parent).some(({ localName }) => ["h3", "strong", "li"].includes(localName)),
+        false,
+      );
     }
     assert.equal(parent.querySelector("code").textContent, "# a\n- **b**");
   });
@@ -173,7 +183,10 @@ group("what is half open", () => {
 
 group("headings", () => {
   test("make an outline without a hole, whatever levels are written", () => {
-    const tags = (text) => elements(whole(text)).map(({ localName }) => localName).filter((name) => /^h\d/.test(name));
+    const tags = (text) =>
+      elements(whole(text))
+        .map(({ localName }) => localName)
+        .filter((name) => /^h\d/.test(name));
     assert.deepEqual(tags("# a\n## b\n## c\n# d\n"), ["h3", "h4", "h4", "h3"]);
     assert.deepEqual(tags("#### a\n## b\n###### c\n"), ["h3", "h3", "h4"]);
     assert.deepEqual(tags("> # a\n\n- # b\n"), []);
@@ -189,7 +202,10 @@ group("links that are defined later", () => {
     view.write("[1]: https://a.example/\n[Paper]: https://b.example/\n");
     view.end();
     assert.equal(parent.firstChild, first);
-    assert.deepEqual([...first.querySelectorAll("a")].map((link) => link.getAttribute("href")), ["https://a.example/", "https://b.example/"]);
+    assert.deepEqual(
+      [...first.querySelectorAll("a")].map((link) => link.getAttribute("href")),
+      ["https://a.example/", "https://b.example/"],
+    );
   });
 });
 
@@ -208,7 +224,8 @@ group("what a text costs", () => {
       view.write(heads[kind]);
       const spent = (rounds) => {
         const from = process.cpuUsage();
-        for (let round = 0; round < rounds; round += 1) for (let at = 0; at < piece.length; at += 5) view.write(piece.slice(at, at + 5));
+        for (let round = 0; round < rounds; round += 1)
+          for (let at = 0; at < piece.length; at += 5) view.write(piece.slice(at, at + 5));
         const { user, system } = process.cpuUsage(from);
         return user + system;
       };
@@ -223,8 +240,25 @@ group("what a text costs", () => {
 
   test("no text takes for ever", () => {
     const stairs = Array.from({ length: 400 }, (_, index) => `${" ".repeat(2 * index)}- a`).join("\n");
-    const texts = [">".repeat(5000), "> ".repeat(5000), "- ".repeat(5000), stairs, "*a **b ".repeat(3000), "[".repeat(20_000), "`".repeat(20_001), "![".repeat(9000)];
-    for (const text of [...texts, "$".repeat(9000), "<".repeat(20_000), "\\".repeat(20_000), "|".repeat(20_000), "a [b](".repeat(3000), "&".repeat(20_000)]) {
+    const texts = [
+      ">".repeat(5000),
+      "> ".repeat(5000),
+      "- ".repeat(5000),
+      stairs,
+      "*a **b ".repeat(3000),
+      "[".repeat(20_000),
+      "`".repeat(20_001),
+      "![".repeat(9000),
+    ];
+    for (const text of [
+      ...texts,
+      "$".repeat(9000),
+      "<".repeat(20_000),
+      "\\".repeat(20_000),
+      "|".repeat(20_000),
+      "a [b](".repeat(3000),
+      "&".repeat(20_000),
+    ]) {
       const from = process.cpuUsage();
       const { parent, view } = begun();
       for (let at = 0; at < text.length; at += 2000) view.write(text.slice(at, at + 2000));
@@ -239,8 +273,52 @@ group("what a text costs", () => {
 group("colours", () => {
   test("lose no character of a program", () => {
     const random = numbers(5);
-    const pieces = ["'", '"', "`", "//", "/*", "*/", "#", "\\", "\n", "<a ", ">", "class", "if (", "1.5e3", "0xff", "äö", "$x", "@y", "--", '"""', "<!--", "x=", ": ", "- "];
-    for (const language of ["js", "python", "json", "sh", "html", "css", "sql", "go", "rust", "java", "cpp", "yaml", "toml", "diff", "php", "c#", "lua", "dockerfile"]) {
+    const pieces = [
+      "'",
+      '"',
+      "`",
+      "//",
+      "/*",
+      "*/",
+      "#",
+      "\\",
+      "\n",
+      "<a ",
+      ">",
+      "class",
+      "if (",
+      "1.5e3",
+      "0xff",
+      "äö",
+      "$x",
+      "@y",
+      "--",
+      '"""',
+      "<!--",
+      "x=",
+      ": ",
+      "- ",
+    ];
+    for (const language of [
+      "js",
+      "python",
+      "json",
+      "sh",
+      "html",
+      "css",
+      "sql",
+      "go",
+      "rust",
+      "java",
+      "cpp",
+      "yaml",
+      "toml",
+      "diff",
+      "php",
+      "c#",
+      "lua",
+      "dockerfile",
+    ]) {
       for (let round = 0; round < 200; round += 1) {
         const text = Array.from({ length: 12 }, () => pieces[Math.floor(random() * pieces.length)]).join("");
         const found = colour(text, language);
@@ -251,14 +329,17 @@ group("colours", () => {
 
   test("tell words, strings, numbers and comments apart", () => {
     const found = colour("const a = `b`; // c\nreturn f(1.5)", "ts");
-    assert.deepEqual(found.filter(([kind]) => kind !== ""), [
-      ["keyword", "const"],
-      ["string", "`b`"],
-      ["comment", "// c"],
-      ["keyword", "return"],
-      ["call", "f"],
-      ["number", "1.5"],
-    ]);
+    assert.deepEqual(
+      found.filter(([kind]) => kind !== ""),
+      [
+        ["keyword", "const"],
+        ["string", "`b`"],
+        ["comment", "// c"],
+        ["keyword", "return"],
+        ["call", "f"],
+        ["number", "1.5"],
+      ],
+    );
     assert.equal(colour("x", "brainfuck"), null);
     assert.equal(colour("x", "constructor"), null);
   });

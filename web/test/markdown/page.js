@@ -3,7 +3,12 @@
 import { Window } from "happy-dom";
 
 const window = new Window();
-Object.assign(globalThis, { document: window.document, Element: window.Element, HTMLElement: window.HTMLElement, Text: window.Text });
+Object.assign(globalThis, {
+  document: window.document,
+  Element: window.Element,
+  HTMLElement: window.HTMLElement,
+  Text: window.Text,
+});
 
 export const { markdown } = await import("../../.build/markdown/markdown.js");
 export const { lite } = await import("../../.build/markdown/lite.js");

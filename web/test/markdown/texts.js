@@ -177,8 +177,12 @@ export function numbers(seed) {
 }
 
 const PIECES = [
-  ..."a;b ;1;10;+;=;é🌊;\n;\n;\n\n;\r\n;\t;  ;    ;\u00a0;* ;- ;1. ;2) ;# ;> ;---;|;| a | b |\n;|-|-|\n;$;$$;$$\n;\\[;\\(;\\);&;&amp;".split(";"),
-  ..."*;**;_;`;``;```;```js;~~~;~~;\\;<;![;[;](;];);[t](https://e.example);https://e.example/_a_;[r];[r]: https://r.example\n;<b>;<!--;-->;<pre>;javascript:".split(";"),
+  ..."a;b ;1;10;+;=;é🌊;\n;\n;\n\n;\r\n;\t;  ;    ;\u00a0;* ;- ;1. ;2) ;# ;> ;---;|;| a | b |\n;|-|-|\n;$;$$;$$\n;\\[;\\(;\\);&;&amp;".split(
+    ";",
+  ),
+  ..."*;**;_;`;``;```;```js;~~~;~~;\\;<;![;[;](;];);[t](https://e.example);https://e.example/_a_;[r];[r]: https://r.example\n;<b>;<!--;-->;<pre>;javascript:".split(
+    ";",
+  ),
 ];
 
 /** Texts that nobody would write, of the pieces that mean something. */

@@ -9,7 +9,8 @@ const README = read("README.md");
 const STYLES = read("styles.ts");
 const CODE = ["panel.ts", "launcher.ts", "composer.ts", "message_views.ts", "transcript_view.ts"].map(read).join("");
 
-const found = (text, pattern) => [...new Set([...text.matchAll(pattern)].flatMap((match) => match[1].split(" ")))].sort();
+const found = (text, pattern) =>
+  [...new Set([...text.matchAll(pattern)].flatMap((match) => match[1].split(" ")))].sort();
 
 test("every variable is in the README", () => {
   assert.deepEqual(found(README, /`(--tokenwire-[\w-]+)`/g), found(STYLES, /var\((--tokenwire-[\w-]+)/g));
@@ -22,7 +23,10 @@ test("every part is in the README", () => {
 
 test("every attribute is in the README", () => {
   const settings = read("settings.ts");
-  const lists = [/for \(const name of \[(.*?)\]/.exec(settings)[1], /const \{ (.*?) \} = data/.exec(settings)[1].replace(/\w+/g, '"$&"')].join();
+  const lists = [
+    /for \(const name of \[(.*?)\]/.exec(settings)[1],
+    /const \{ (.*?) \} = data/.exec(settings)[1].replace(/\w+/g, '"$&"'),
+  ].join();
   assert.deepEqual(found(README, /`data-(\w+)`/g), [...found(lists, /"(\w+)"/g), "manual"].sort());
 });
 

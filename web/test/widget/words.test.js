@@ -5,11 +5,20 @@ import { describe as group, test } from "node:test";
 
 import { fromAttributes } from "../../.build/widget/settings.js";
 import { Speech, spoken } from "../../.build/widget/speech.js";
-import { TEXTS, filled } from "../../.build/widget/texts.js";
+import { filled, TEXTS } from "../../.build/widget/texts.js";
 import { ofAnswer, ofLine, ofQuestion } from "../../.build/widget/words.js";
 import { ANSWERS } from "../markdown/texts.js";
 
-const answer = (fields) => ({ role: "assistant", id: "r1", text: "", reasoning: "", revision: 0, state: "running", attempt: 1, ...fields });
+const answer = (fields) => ({
+  role: "assistant",
+  id: "r1",
+  text: "",
+  reasoning: "",
+  revision: 0,
+  state: "running",
+  attempt: 1,
+  ...fields,
+});
 
 group("the line", () => {
   const said = (state, fault = null) => ofLine(state, fault, 10_000, TEXTS);
@@ -31,7 +40,10 @@ group("the line", () => {
   test("says why it is closed", () => {
     assert.equal(said({ name: "closed", code: 4403, reason: "no" }).text, TEXTS.forbiddenPage);
     assert.equal(said({ name: "closed", code: 4401, reason: "" }).text, TEXTS.expired);
-    assert.equal(said({ name: "closed", code: 4400, reason: "not this protocol" }).text, "The chat is not available: not this protocol");
+    assert.equal(
+      said({ name: "closed", code: 4400, reason: "not this protocol" }).text,
+      "The chat is not available: not this protocol",
+    );
     assert.equal(said({ name: "closed", code: 4429, reason: "" }).text, "The chat is not available: 4429");
     assert.equal(said({ name: "live", transport: "websocket" }, { code: "forbidden", message: "No." }).text, "No.");
   });
@@ -54,7 +66,10 @@ group("an answer", () => {
   test("says how it ended, unless it is whole", () => {
     assert.equal(said({ state: "ended", reason: "complete" }), null);
     assert.equal(said({ state: "ended", reason: "complete", stopping: true }), null);
-    assert.equal(said({ state: "ended", reason: "failed", error: { code: "x", message: "the model is gone" } }), "The answer failed: the model is gone");
+    assert.equal(
+      said({ state: "ended", reason: "failed", error: { code: "x", message: "the model is gone" } }),
+      "The answer failed: the model is gone",
+    );
     assert.equal(said({ state: "ended", reason: "failed" }), TEXTS.failedBare);
     for (const reason of ["stopped", "guarded", "length", "refused", "filtered", "tool_calls", "a_new_one"]) {
       assert.ok(said({ state: "ended", reason }), reason);
@@ -67,7 +82,10 @@ test("a question says that it was not sent, and why", () => {
   assert.equal(ofQuestion(asked("sent"), true, TEXTS), null);
   assert.equal(ofQuestion(asked("sending"), true, TEXTS), null);
   assert.equal(ofQuestion(asked("sending"), false, TEXTS).text, TEXTS.sending);
-  assert.equal(ofQuestion(asked("refused", { code: "too_many", message: "Too many." }), true, TEXTS).text, "Not sent: Too many.");
+  assert.equal(
+    ofQuestion(asked("refused", { code: "too_many", message: "Too many." }), true, TEXTS).text,
+    "Not sent: Too many.",
+  );
 });
 
 group("what is said aloud", () => {
@@ -92,7 +110,10 @@ group("what is said aloud", () => {
   });
 
   test("has no marks, addresses and code in it", () => {
-    const said = spoken("# A *title*\n\n- **one** `two`\n\n[words](https://a.example)\n\n```js\nlet a;\n```\n\n| a | b |\n|---|---|\n| c | d |\n", "Code.");
+    const said = spoken(
+      "# A *title*\n\n- **one** `two`\n\n[words](https://a.example)\n\n```js\nlet a;\n```\n\n| a | b |\n|---|---|\n| c | d |\n",
+      "Code.",
+    );
     assert.doesNotMatch(said, /[*`#|[\]]|https|let a/);
     assert.match(said, /A title/);
     assert.match(said, /words/);
@@ -112,8 +133,28 @@ group("what is said aloud", () => {
 group("the settings of a tag", () => {
   test("are read from its attributes", () => {
     assert.deepEqual(
-      fromAttributes({ conversation: "c1", token: "t", theme: "dark", dir: "rtl", position: "start", prompts: "One? | Two?", images: "https://a.example  https://b.example", debug: "", open: "false" }),
-      { conversation: "c1", token: "t", theme: "dark", dir: "rtl", position: "start", prompts: ["One?", "Two?"], images: ["https://a.example", "https://b.example"], debug: true, open: false },
+      fromAttributes({
+        conversation: "c1",
+        token: "t",
+        theme: "dark",
+        dir: "rtl",
+        position: "start",
+        prompts: "One? | Two?",
+        images: "https://a.example  https://b.example",
+        debug: "",
+        open: "false",
+      }),
+      {
+        conversation: "c1",
+        token: "t",
+        theme: "dark",
+        dir: "rtl",
+        position: "start",
+        prompts: ["One?", "Two?"],
+        images: ["https://a.example", "https://b.example"],
+        debug: true,
+        open: false,
+      },
     );
   });
 

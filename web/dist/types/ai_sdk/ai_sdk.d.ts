@@ -4,33 +4,33 @@ import { type Metadata, type TokenwireMessage } from "./chunks.js";
 export type { Metadata, TokenwireMessage };
 type Send = Parameters<ChatTransport<TokenwireMessage>["sendMessages"]>[0];
 type Stream = ReadableStream<UIMessageChunk<Metadata>>;
-/** What is followed: a `Chat` of the AI SDK, in whatever framework. */
-export interface Followed {
+/** A `Chat` of the AI SDK, of any framework. */
+export interface FollowedChat {
     readonly id: string;
     readonly status: "submitted" | "streaming" | "ready" | "error";
     messages: TokenwireMessage[];
     resumeStream(): Promise<void>;
 }
 /**
- * The chat's `id` is the conversation. `body` of a request may have `model`, `instructions` and `maxTokens`. A `stop`
- * stops the answer in every tab; so does whatever else aborts a request, such as a component of `useChat({ id })` that
- * goes away, but not one of `useChat({ chat })`.
+ * Transport for a chat whose `id` is the conversation id. The `body` of a request may have `model`, `instructions` and
+ * `maxTokens`. Aborting a request stops the answer in every tab: `stop` does, and unmounting a component of
+ * `useChat({ id })`, but not one of `useChat({ chat })`.
  */
 export declare class TokenwireTransport implements ChatTransport<TokenwireMessage> {
     #private;
-    /** What is resumed comes whole, from its beginning. */
+    /** A resumed stream starts at the beginning of the answer. */
     readonly resumeStreamIsReplay = true;
     constructor(client: Client);
-    /** Send the last message, again in other words where it has been sent before, or have an answer given anew. */
+    /** Send the last message, replace an edited one, or regenerate an answer. Cancelled by `abortSignal`. */
     sendMessages({ trigger, chatId, messages, messageId, abortSignal, body }: Send): Promise<Stream>;
-    /** The answer that is being written, from its beginning; null where there is none. */
-    reconnectToStream({ chatId, abortSignal }: {
+    /** Return the open answer from its beginning; null if there is none. */
+    reconnectToStream({ chatId, abortSignal, }: {
         chatId: string;
         abortSignal?: AbortSignal;
     }): Promise<Stream | null>;
     /**
-     * Keep a chat as its conversation is: what was said before, what other tabs ask and what they are answered, token by
-     * token. While it is busy with a request of its own it is let be. Returns what ends it.
+     * Synchronize a chat with its conversation: the history, and messages and answers of other tabs, token by token. The
+     * chat is not changed while it is busy with its own request. Returns a function that ends it.
      */
-    follow(chat: Followed): () => void;
+    follow(chat: FollowedChat): () => void;
 }

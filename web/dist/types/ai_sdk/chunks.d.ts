@@ -1,12 +1,12 @@
 import type { UIMessage, UIMessageChunk } from "ai";
 import type { AssistantMessage, Message } from "../client/client.js";
-/** What a message's `metadata` says that its parts do not. */
+/** `metadata` of a message: the fields that its parts do not have. */
 export interface Metadata {
-    /** `sending`, `refused` or `sent` of a question; `queued`, `waiting`, `recovering`, `running` or `ended` of an answer. */
+    /** Question: `sending`, `refused`, `sent`. Answer: `queued`, `waiting`, `recovering`, `running`, `ended`. */
     readonly state: Message["state"];
-    /** How an answer ended: `complete`, `stopped`, `guarded`, `length`, `failed` and so on. */
+    /** End reason of an answer: `complete`, `stopped`, `guarded`, `length`, `failed` and so on. */
     readonly reason?: string | undefined;
-    /** Why it failed or was refused, for the person. */
+    /** Why it failed or was refused, as a sentence for the user. */
     readonly error?: string | undefined;
     readonly model?: string | undefined;
     readonly usage?: AssistantMessage["usage"];
@@ -15,13 +15,13 @@ export interface Metadata {
 export type TokenwireMessage = UIMessage<Metadata>;
 type Chunk = UIMessageChunk<Metadata>;
 /**
- * The chunks that turn what was shown of an answer into what it is now.
+ * Yield the chunks that update an answer from `before` to `now`.
  *
- * @param before undefined where nothing was shown
+ * @param before undefined for the first call
  */
 export declare function chunks(before: AssistantMessage | undefined, now: AssistantMessage): Generator<Chunk>;
-/** A message as a whole, under this id. */
-export declare function whole(message: Message, id: string): TokenwireMessage;
-/** What was written in a message of the AI SDK. */
+/** Convert a complete message. */
+export declare function toUIMessage(message: Message, id: string): TokenwireMessage;
+/** Return the text of an AI SDK message. */
 export declare function textOf({ parts }: UIMessage): string;
 export {};

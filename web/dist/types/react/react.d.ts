@@ -1,28 +1,30 @@
 import { type CSSProperties, type ReactElement } from "react";
-import type { AssistantMessage, Conversation, ConversationState, Fault, Message } from "../client/client.js";
+import type { AssistantMessage, Conversation, ConversationState, ErrorDetails, Message } from "../client/client.js";
 import type { Settings } from "../widget/settings.js";
 export type { Settings };
-/** A conversation as it is at one moment; the same object until something is different. */
+/** The current content of a conversation; the same object until a change. */
 export interface ConversationView {
     readonly messages: readonly Message[];
     readonly state: ConversationState;
     readonly answering: AssistantMessage | undefined;
     readonly known: boolean;
     readonly more: boolean;
-    readonly fault: Fault | null;
+    readonly fault: ErrorDetails | null;
 }
 /**
- * Show a conversation of the client in a component. It is followed as long as a component uses it; `send`, `stop` and
- * `retry` are the conversation's own.
+ * Return the content of a conversation and render again after each change. The client watches the conversation while a
+ * component uses the hook. Call `send`, `stop` and `retry` on the conversation itself.
  */
 export declare function useConversation(conversation: Conversation): ConversationView;
 export interface TokenwireChatProps extends Settings {
     className?: string;
     style?: CSSProperties;
-    /** Told of every message that is settled, of the line, and of what was refused. */
+    /** Called with every message that becomes part of the history. */
     onMessage?: (message: Message) => void;
+    /** Called with every new state of the connection. */
     onState?: (state: ConversationState) => void;
+    /** Called with every refusal. */
     onError?: (error: unknown) => void;
 }
-/** The element `<tokenwire-chat>`. It is made anew when the gateway, the conversation or the token is another. */
+/** Render `<tokenwire-chat>`. A new gateway, conversation, token, theme or direction creates a new element. */
 export declare function TokenwireChat({ className, style, onMessage, onState, onError, ...settings }: TokenwireChatProps): ReactElement;

@@ -1,11 +1,12 @@
-// Tests of event_stream.ts: a stream of events, however it was cut.
+// Tests of event_stream_parser.ts.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { EventStreamParser } from "../../.build/client/event_stream.js";
+import { EventStreamParser } from "../../.build/client/event_stream_parser.js";
 
-const STREAM = 'id: 2-1~r1=1-3\ndata: {"type":"delta","text":"a\\n\\nb: c"}\n\n:\n\ndata: {"type":"heartbeat"}\n\nid: 2-2\ndata: 1\ndata: 2\n\n';
+const STREAM =
+  'id: 2-1~r1=1-3\ndata: {"type":"delta","text":"a\\n\\nb: c"}\n\n:\n\ndata: {"type":"heartbeat"}\n\nid: 2-2\ndata: 1\ndata: 2\n\n';
 const EVENTS = [
   { id: "2-1~r1=1-3", data: '{"type":"delta","text":"a\\n\\nb: c"}' },
   { data: "" },
@@ -13,7 +14,7 @@ const EVENTS = [
   { id: "2-2", data: "12" },
 ];
 
-test("events come out however the stream was cut in two", () => {
+test("events do not depend on where the stream is cut", () => {
   for (const stream of [STREAM, STREAM.replaceAll("\n", "\r\n")]) {
     for (let cut = 0; cut <= stream.length; cut += 1) {
       const parser = new EventStreamParser();
@@ -22,11 +23,14 @@ test("events come out however the stream was cut in two", () => {
   }
 });
 
-test("or character by character", () => {
+test("events are parsed from single characters", () => {
   const parser = new EventStreamParser();
-  assert.deepEqual(Array.from(STREAM).flatMap((character) => parser.push(character)), EVENTS);
+  assert.deepEqual(
+    Array.from(STREAM).flatMap((character) => parser.push(character)),
+    EVENTS,
+  );
 });
 
-test("what is not whole does not come out", () => {
+test("an incomplete event is not returned", () => {
   assert.deepEqual(new EventStreamParser().push("id: 1\ndata: x\n"), []);
 });
