@@ -102,7 +102,7 @@ class Gateway:
         for task in tasks:
             task.add_done_callback(self._ended)
         # Whatever befalls it, those who are served do not notice.
-        seen = asyncio.create_task(presence.keep_showing(self.store, self._record, self._look_around))
+        seen = asyncio.create_task(presence.heartbeat_loop(self.store, self._record, self._look_around))
         try:
             yield
         finally:
@@ -138,7 +138,7 @@ class Gateway:
 
     def _record(self) -> records.Gateway:
         pulse = self._pulse
-        pulse.beat()
+        pulse.sample()
         watched = fleet.watched(self.hub.rooms.values())
         return records.Gateway(
             pulse.name,

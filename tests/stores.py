@@ -230,10 +230,10 @@ class Stores:
 class ForgetfulStore(Store):
     """A store of which the first reply to every script is lost, so that the script is called again."""
 
-    async def repeat(self, command: Callable[[], Awaitable[Any]], patience: float = 10.0) -> Any:
+    async def retry(self, command: Callable[[], Awaitable[Any]], timeout_s: float = 10.0) -> Any:
         """Await `command()` for a reply that nobody hears, and once more."""
         await command()
-        return await super().repeat(command, patience)
+        return await super().retry(command, timeout_s)
 
 
 def forgetful(store: Store) -> ForgetfulStore:

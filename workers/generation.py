@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind
 from gateway.streams import history_log, log_entries, response_log, tracing
 from gateway.streams.log_entries import End, LogId, Problem, Queued, Start, Waiting
 from gateway.streams.records import Working
-from gateway.streams.response_log import Claimed, Ended, Moved
+from gateway.streams.response_log import Claimed, Ended, TailMismatch
 from gateway.streams.store.errors import StoreError
 from workers import metrics, prompt
 from workers.attempt import Attempt
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class GenerationOptions:
     """How a worker works; times in seconds. The settings of the same names say more."""
 
     lease: float = 5.0
@@ -63,7 +63,7 @@ class Generation:
         job: Job,
         consumer: str,
         providers: Mapping[str, Served],
-        terms: Terms,
+        terms: GenerationOptions,
         beats: SharedTick,
     ) -> None:
         """`providers`: each alias to what it leads to."""
@@ -121,7 +121,7 @@ class Generation:
 
     async def _run(self) -> None:
         job, store = self._job, self._store
-        entries = await response_log.read(store, job.response, patience=self._terms.patience)
+        entries = await response_log.read(store, job.response, timeout_s=self._terms.patience)
         queued = log_entries.decode_response_entry(entries[0][1]) if entries else None
         if not isinstance(queued, Queued):
             await self._give_up("expired", "The message waited too long to be answered.", retryable=True)
@@ -143,7 +143,7 @@ class Generation:
             case "exhausted":
                 await self._give_up("attempts", "The answer was interrupted too often.", retryable=True)
                 return
-            case "gone":
+            case "expired":
                 await self._give_up("expired", "The message waited too long to be answered.", retryable=True)
                 return
             case _:
@@ -176,7 +176,7 @@ class Generation:
 
     async def _request(self, queued: Queued, model: str, partial: str) -> Request | None:
         """What the provider is asked; None where the history no longer holds the message."""
-        turns = await history_log.read(self._store, self._job.conversation, patience=self._terms.patience)
+        turns = await history_log.read(self._store, self._job.conversation, timeout_s=self._terms.patience)
         said = prompt.messages([value for _, value in turns], queued.message, self._terms.context)
         if not said:
             return None
@@ -301,7 +301,7 @@ class Generation:
             append.expected,
             append.first,
             append.values,
-            patience=self._terms.patience,
+            timeout_s=self._terms.patience,
         )
         if result == "appended":
             attempt.appended(append)
@@ -329,10 +329,10 @@ class Generation:
                 self._job.response,
                 how,
                 expected=self._attempt.tail,
-                patience=self._terms.patience,
+                timeout_s=self._terms.patience,
             )
             match result:
-                case Moved(last):
+                case TailMismatch(last):
                     self._refused(last)
                 case Ended(now=now):
                     if now:

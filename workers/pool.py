@@ -16,7 +16,7 @@ from gateway.streams.records import MAX_RESPONSES, Worker
 from gateway.streams.store.errors import StoreError
 from workers import metrics
 from workers.batch import Window
-from workers.generation import Generation, Terms
+from workers.generation import Generation, GenerationOptions
 from workers.providers import Served, connect
 from workers.ticks import SharedTick
 
@@ -45,7 +45,7 @@ class Pool:
     """One worker process's jobs."""
 
     def __init__(
-        self, store: Store, targets: Mapping[str, str], terms: Terms, *, concurrency: int, demo_rate: float
+        self, store: Store, targets: Mapping[str, str], terms: GenerationOptions, *, concurrency: int, demo_rate: float
     ) -> None:
         """`targets`: alias to `provider/model`. Raises ValueError for one that can not be served."""
         self._pulse = presence.ProcessStats()
@@ -77,7 +77,7 @@ class Pool:
         return list(self._providers)
 
     async def run(self) -> None:
-        """Work until `leave` is called."""
+        """Work until `shut_down` is called."""
         await jobs.prepare(self._store)
         if self._leaving:
             return
@@ -88,7 +88,7 @@ class Pool:
                 self._keep_leases(),
                 self._hear_control(),
                 self._sweep(),
-                presence.keep_showing(self._store, self._record),
+                presence.heartbeat_loop(self._store, self._record),
             )
         ]
         try:
@@ -97,13 +97,13 @@ class Pool:
             if not self._leaving:
                 raise
 
-    async def leave(self, drain: float) -> None:
-        """Take nothing more, let what runs finish within `drain` seconds, and hand the rest over."""
+    async def shut_down(self, drain_s: float) -> None:
+        """Take nothing more, let what runs finish within `drain_s` seconds, and hand the rest over."""
         self._leaving = True
         self._wake.set()
         tasks = [running.task for running in self._running.values()]
-        if tasks and drain:
-            await asyncio.wait(tasks, timeout=drain)
+        if tasks and drain_s:
+            await asyncio.wait(tasks, timeout=drain_s)
         rest = list(self._running.values())
         await _end(running.task for running in rest)
         await _end(self._loops)
@@ -113,7 +113,7 @@ class Pool:
         try:
             for running in rest:
                 await jobs.release(self._store, running.job, self.name)
-            await jobs.leave(self._store, self.name)
+            await jobs.remove_consumer(self._store, self.name)
         except (StoreError, RedisError, OSError) as error:
             # The leases run out by themselves.
             logger.warning("jobs could not be handed over (%s)", type(error).__name__)
@@ -140,7 +140,7 @@ class Pool:
         # While the store could not be reached, nobody could renew: then silence says nothing, for a lease.
         sees = begun - self._blind_at > lease
         try:
-            found = await jobs.take(self._store, self.name, partitions, room, lease if sees else None, lease)
+            found = await jobs.acquire(self._store, self.name, partitions, room, lease if sees else None, lease)
         except (StoreError, RedisError, OSError) as error:
             logger.warning("no jobs could be taken (%s)", type(error).__name__)
             self._blind_at = asyncio.get_running_loop().time()
@@ -194,7 +194,7 @@ class Pool:
     async def _hear_control(self) -> None:
         while True:
             try:
-                subscription = await self._store.listen(self._heard, self._listens)
+                subscription = await self._store.subscribe(self._heard, self._listens)
                 try:
                     subscription.subscribe(*self._partitions)
                     await subscription.closed
@@ -221,7 +221,7 @@ class Pool:
 
     def _record(self) -> Worker:
         pulse = self._pulse
-        pulse.beat()
+        pulse.sample()
         running = [running.generation.working(pulse.elapsed) for running in self._running.values()]
         return Worker(
             pulse.name,
@@ -246,7 +246,7 @@ class Pool:
                     break
 
     async def _sweep_one(self, partition: int) -> None:
-        for conversation, response in await jobs.sweep(self._store, partition, SWEEP_EVERY):
+        for conversation, response in await jobs.requeue_lost(self._store, partition, SWEEP_EVERY):
             problem = Problem("expired", "The message waited too long to be answered.")
             await response_log.end(self._store, conversation, response, End("failed", error=problem, retryable=True))
 

@@ -236,10 +236,10 @@ async def _failed(shared: Gateway) -> None:
 
 def _pool(settings: Settings, store: Store) -> Pool:
     # The one place where the gateway's package knows the workers'.
-    from workers.generation import Terms
+    from workers.generation import GenerationOptions
     from workers.pool import Pool
 
-    terms = Terms(
+    terms = GenerationOptions(
         settings.lease,
         settings.attempts,
         settings.recovery,
@@ -283,13 +283,13 @@ async def _work(settings: Settings, *, one_of_many: bool = False) -> None:
 
 async def _hand_over(pool: Pool, drain: float, signals: Signals) -> None:
     """Let a pool leave within `drain` seconds, or at once when the process is told so."""
-    leaving = asyncio.create_task(pool.leave(drain))
+    leaving = asyncio.create_task(pool.shut_down(drain))
     now = asyncio.create_task(signals.now.wait())
     await asyncio.wait([leaving, now], return_when=asyncio.FIRST_COMPLETED)
     now.cancel()
     if not leaving.done():
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
-        await pool.leave(0.0)
+        await pool.shut_down(0.0)
     else:
         await leaving

@@ -90,7 +90,7 @@ async def _top(settings: Settings, once: bool) -> None:
             shown = screen.lines(fleet, time.strftime("%H:%M:%S"), width, height)
             click.echo(HOME_AND_CLEAR + "\n".join(shown), nl=False)
             sys.stdout.flush()
-            await asyncio.sleep(presence.EVERY)
+            await asyncio.sleep(presence.HEARTBEAT_INTERVAL_S)
     finally:
         await store.close()
 

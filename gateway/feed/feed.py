@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from gateway import metrics
 from gateway.hub import Tally
 from gateway.streams import history_log, keys, log_entries, response_log, tracing
-from gateway.streams.reconciliation import different
+from gateway.streams.reconciliation import differing_logs
 from gateway.streams.store.errors import StoreError
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ class Feed:
         pause = FIRST_PAUSE
         while True:
             try:
-                subscription = await self._store.listen(self._heard, self._subscribed)
+                subscription = await self._store.subscribe(self._heard, self._subscribed)
             except (RedisError, OSError) as error:
                 logger.warning("the store could not be listened to (%s)", type(error).__name__)
             else:
@@ -358,10 +358,10 @@ class Feed:
             self._repair_soon(room)
 
     async def _answered(self, partition: int, lasts: Sequence[tuple[str, str]]) -> list[int]:
-        """See `different`; meanwhile viewers are told whether the store answers."""
+        """See `differing_logs`; meanwhile viewers are told whether the store answers."""
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
-        asked = asyncio.create_task(different(self._store, lasts))
+        asked = asyncio.create_task(differing_logs(self._store, lasts))
         try:
             # Twice: where this loop itself was held up, the answer may be here already.
             for patience in (AWAY_AFTER, AWAY_AFTER / 10):

@@ -147,7 +147,7 @@ async def _scripts(store: Store) -> list[Finding]:
         await client.delete(PROBE)
         await client.xadd(PROBE, {log_entries.FIELD: b"Q{}"}, id="1-1")
         reply = await store.call(
-            "append", [PROBE], "1-1", "1-2", PROBE, "head", "doctor", log_entries.TEXT + b"doctor", patience=1.0
+            "append", [PROBE], "1-1", "1-2", PROBE, "head", "doctor", log_entries.TEXT + b"doctor", timeout_s=1.0
         )
         entries: Any = await client.xrange(PROBE)
         if reply == b"ok" and [entry for entry, _ in entries] == [b"1-1", b"1-2"]:
@@ -168,7 +168,7 @@ async def _scripts(store: Store) -> list[Finding]:
     acknowledged = asyncio.Event()
     try:
         async with asyncio.timeout(2.0):
-            subscription = await store.listen(lambda _, data: heard.put_nowait(data), lambda _: acknowledged.set())
+            subscription = await store.subscribe(lambda _, data: heard.put_nowait(data), lambda _: acknowledged.set())
             try:
                 subscription.subscribe(PROBE.encode())
                 await acknowledged.wait()

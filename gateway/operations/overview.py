@@ -19,6 +19,6 @@ if TYPE_CHECKING:
 async def overview(store: Store) -> Fleet:
     """What everybody says of himself, and the queue; raises StoreError."""
     try:
-        return survey(await presence.seen(store), await presence.queue(store), time.time())
+        return survey(await presence.live_processes(store), await presence.queue(store), time.time())
     except (RedisError, OSError) as error:
         raise StoreUnavailableError(f"the store does not answer ({type(error).__name__})") from error

@@ -95,7 +95,7 @@ async def submit(
         [
             keys.submission(name, submission.key),
             keys.conversation(name),
-            keys.turns(name),
+            keys.response_queue(name),
             keys.log(response),
             keys.jobs(partition),
             keys.open_responses(partition),
@@ -132,11 +132,11 @@ async def submit(
 
 
 async def read(
-    store: Store, name: str, after: HistoryId | None = None, patience: float = 10.0
+    store: Store, name: str, after: HistoryId | None = None, timeout_s: float = 10.0
 ) -> Sequence[tuple[HistoryId, bytes]]:
     """The entries of a conversation from `after` on, that one included; all of them without it."""
     first = str(after) if after else "-"
-    reply = await store.repeat(lambda: store.client.xrange(keys.conversation(name), min=first), patience)
+    reply = await store.retry(lambda: store.client.xrange(keys.conversation(name), min=first), timeout_s)
     return entries(reply)
 
 

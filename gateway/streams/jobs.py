@@ -38,7 +38,7 @@ class Job:
         return int(self.id.partition("-")[0]) / 1000
 
 
-Renewal = Literal["held", "ended", "gone", "lost"]
+Renewal = Literal["held", "ended", "expired", "lost"]
 
 
 async def prepare(store: Store) -> None:
@@ -46,14 +46,14 @@ async def prepare(store: Store) -> None:
     for partition in range(keys.PARTITIONS):
         create = partial(store.client.xgroup_create, keys.jobs(partition), keys.GROUP, id="0", mkstream=True)
         try:
-            await store.repeat(create)
+            await store.retry(create)
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
 
 
-async def take(
-    store: Store, consumer: str, partitions: Iterable[int], room: int, lease: float | None, known_for: float = 0.0
+async def acquire(
+    store: Store, consumer: str, partitions: Iterable[int], room: int, lease: float | None, connected_for_s: float = 0.0
 ) -> list[Job]:
     """Take at most `room` jobs: those that were given up, new ones, and those whose worker was silent for `lease`
     seconds, if that is given and the server has been known for so many seconds.
@@ -71,7 +71,7 @@ async def take(
     claims: list[tuple[Argument, ...]] = []
     for partition, silent in zip(names, looked, strict=False):
         # Nor had they at a server that has just become the primary, which may have lost what they had said.
-        judges = not away and store.known_for(keys.jobs(partition)) >= known_for
+        judges = not away and store.connected_for_s(keys.jobs(partition)) >= connected_for_s
         least = idle if judges else _LONGER_THAN_EVERY_LEASE
         ids = [job for job, _, silent_for, _ in silent if silent_for >= least][:left]
         left -= len(ids)
@@ -94,7 +94,7 @@ async def take(
 async def _ask(store: Store, *commands: tuple[Argument, ...]) -> list[Any]:
     # Not repeated: a job that was taken by a call whose reply was lost is taken over after a lease.
     try:
-        return await asyncio.gather(*(store.ask(str(key_of(words)), *words) for words in commands))
+        return await asyncio.gather(*(store.send_command(str(key_of(words)), *words) for words in commands))
     except ResponseError as error:
         if "NOGROUP" not in str(error):
             raise
@@ -115,22 +115,22 @@ async def renew(store: Store, job: Job, consumer: str) -> Renewal:
             keys.jobs(_partition(job)),
             keys.log(job.response),
             keys.conversation(job.conversation),
-            keys.turns(job.conversation),
+            keys.response_queue(job.conversation),
         ],
         keys.GROUP,
         consumer,
         job.id,
         milliseconds(store.lifetimes.log),
         milliseconds(store.lifetimes.conversation),
-        patience=2.0,
+        timeout_s=2.0,
     )
     match reply:
         case b"held":
             return "held"
         case b"ended":
             return "ended"
-        case b"gone":
-            return "gone"
+        case b"expired":
+            return "expired"
         case _:
             return "lost"
 
@@ -146,18 +146,18 @@ async def release(store: Store, job: Job, consumer: str) -> None:
         job.id,
         _LONGER_THAN_EVERY_LEASE,
         keys.control(partition),
-        patience=2.0,
+        timeout_s=2.0,
     )
 
 
-async def sweep(store: Store, partition: int, interval: float) -> list[tuple[str, str]]:
+async def requeue_lost(store: Store, partition: int, interval: float) -> list[tuple[str, str]]:
     """Find the open responses of a partition that have lost their job or their log; return those without a log,
     each as conversation and response.
 
     At most one worker does so in `interval` seconds. Lost jobs are queued again here.
     """
     client = store.client
-    if not await client.set(keys.sweep(partition), "1", nx=True, px=milliseconds(interval)):
+    if not await client.set(keys.requeue_lock(partition), "1", nx=True, px=milliseconds(interval)):
         return []
     open_responses: dict[Any, Any] = await client.hgetall(keys.open_responses(partition))
     without_log: list[tuple[str, str]] = []
@@ -169,7 +169,7 @@ async def sweep(store: Store, partition: int, interval: float) -> list[tuple[str
             continue
         await store.call(
             "requeue",
-            [keys.open_responses(partition), keys.jobs(partition), keys.turns(conversation)],
+            [keys.open_responses(partition), keys.jobs(partition), keys.response_queue(conversation)],
             response,
             conversation,
             keys.control(partition),
@@ -179,13 +179,13 @@ async def sweep(store: Store, partition: int, interval: float) -> list[tuple[str
 
 async def conversation_of(store: Store, response: str) -> str | None:
     """The conversation of an open response; None where it is not open."""
-    value: bytes | None = await store.repeat(
+    value: bytes | None = await store.retry(
         lambda: store.client.hget(keys.open_responses(keys.partition_of_response(response)), response)
     )
     return value.decode().partition(" ")[0] if value else None
 
 
-async def leave(store: Store, consumer: str) -> None:
+async def remove_consumer(store: Store, consumer: str) -> None:
     """Take a worker that holds no job any more off the books."""
     for partition in range(keys.PARTITIONS):
         held = await store.client.xpending_range(keys.jobs(partition), keys.GROUP, "-", "+", 1, consumer)

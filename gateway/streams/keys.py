@@ -62,7 +62,7 @@ def conversation(name: str) -> str:
     return f"tw:{{p{partition_of(name):02d}}}:conversation:{name}"
 
 
-def turns(name: str) -> str:
+def response_queue(name: str) -> str:
     """List: the open responses of a conversation in the order in which they are answered; only the head has a job."""
     return f"tw:{{p{partition_of(name):02d}}}:turns:{name}"
 
@@ -83,7 +83,7 @@ def open_responses(partition: int) -> str:
     return f"tw:{{p{partition:02d}}}:open"
 
 
-def sweep(partition: int) -> str:
+def requeue_lock(partition: int) -> str:
     """String: held by the worker that last looked for lost jobs of a partition."""
     return f"tw:{{p{partition:02d}}}:sweep"
 
@@ -103,6 +103,6 @@ def presence() -> str:
     return "tw:{p00}:presence"
 
 
-def sign_of_life(name: str) -> str:
+def heartbeat(name: str) -> str:
     """String: what a gateway or a worker says of itself; gone when it has said nothing for a while."""
     return f"tw:{{p00}}:presence:{name}"

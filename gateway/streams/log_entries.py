@@ -118,7 +118,7 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Waiting(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The provider asked for patience; the attempt goes on in `retry_in` seconds."""
+    """The provider asked for timeout_s; the attempt goes on in `retry_in` seconds."""
 
     retry_in: float
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-EVERY: Final = 1.0
+HEARTBEAT_INTERVAL_S: Final = 1.0
 """Seconds between two signs of life."""
 
 PATIENCE: Final = 3.0
@@ -45,7 +45,7 @@ class ProcessStats:
         self.elapsed = 0.0
         """The seconds between the last two askings."""
 
-    def beat(self) -> None:
+    def sample(self) -> None:
         """Look at the clocks."""
         now, computed = time.monotonic(), time.process_time()
         self.elapsed = max(now - self._asked_at, 1e-6)
@@ -66,23 +66,23 @@ class ProcessStats:
             return 0
 
 
-async def show(store: Store, record: Record) -> None:
+async def report(store: Store, record: Record) -> None:
     """Give a sign of life; raises StoreError."""
     name = records.name_of(record)
     ttl = milliseconds(FORGOTTEN_AFTER)
     await store.call(
-        "show", [keys.presence(), keys.sign_of_life(name)], name, records.encode(record), ttl, patience=PATIENCE
+        "heartbeat", [keys.presence(), keys.heartbeat(name)], name, records.encode(record), ttl, timeout_s=PATIENCE
     )
 
 
-async def leave(store: Store, record: Record) -> None:
+async def remove(store: Store, record: Record) -> None:
     """Be forgotten at once; raises RedisError, OSError."""
     name = records.name_of(record)
     await store.client.srem(keys.presence(), name)
-    await store.client.delete(keys.sign_of_life(name))
+    await store.client.delete(keys.heartbeat(name))
 
 
-async def keep_showing(
+async def heartbeat_loop(
     store: Store, record: Callable[[], Record], look: Callable[[], Awaitable[None]] | None = None
 ) -> None:
     """Give signs of life until cancelled, and be forgotten then; nothing that goes wrong with them ends it.
@@ -92,10 +92,10 @@ async def keep_showing(
     turn = 0
     try:
         while True:
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
             turn += 1
             try:
-                await show(store, record())
+                await report(store, record())
                 if look is not None and turn % 2 == 0:
                     await look()
             except Exception as error:
@@ -104,19 +104,19 @@ async def keep_showing(
     finally:
         try:
             async with asyncio.timeout(PATIENCE):
-                await leave(store, record())
+                await remove(store, record())
         except Exception as error:
             # It is forgotten by itself.
             logger.debug("no leave could be taken (%s)", type(error).__name__)
 
 
-async def seen(store: Store) -> list[Record]:
+async def live_processes(store: Store) -> list[Record]:
     """What everybody who is there says of himself, by name; raises StoreError, RedisError."""
     names = await _names(store)
     if not names:
         return []
-    said: Sequence[bytes | None] = await store.repeat(
-        lambda: store.client.mget([keys.sign_of_life(name) for name in names]), PATIENCE
+    said: Sequence[bytes | None] = await store.retry(
+        lambda: store.client.mget([keys.heartbeat(name) for name in names]), PATIENCE
     )
     silent = [name for name, record in zip(names, said, strict=True) if record is None]
     if silent:
@@ -130,14 +130,14 @@ async def counts(store: Store) -> dict[str, int]:
     names = await _names(store)
     found = {"gateway": 0, "worker": 0}
     for kind in found:
-        signs = [keys.sign_of_life(name) for name in names if name.startswith(f"{kind}:")]
+        signs = [keys.heartbeat(name) for name in names if name.startswith(f"{kind}:")]
         if signs:
             found[kind] = int(await store.client.exists(*signs))
     return found
 
 
 async def _names(store: Store) -> list[str]:
-    reply: Any = await store.repeat(lambda: store.client.smembers(keys.presence()), PATIENCE)
+    reply: Any = await store.retry(lambda: store.client.smembers(keys.presence()), PATIENCE)
     return sorted(name.decode() for name in reply)
 
 
@@ -145,7 +145,7 @@ async def queue(store: Store) -> Queue:
     """The whole queue; raises StoreError."""
     parts = await asyncio.gather(
         *(
-            store.call("queue", [keys.jobs(number), keys.open_responses(number)], keys.GROUP, patience=PATIENCE)
+            store.call("queue", [keys.jobs(number), keys.open_responses(number)], keys.GROUP, timeout_s=PATIENCE)
             for number in range(keys.PARTITIONS)
         )
     )

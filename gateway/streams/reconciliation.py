@@ -13,7 +13,7 @@ MAX_LOGS: Final = 200
 """Logs of one call: they hold the store for well below a millisecond."""
 
 
-async def different(store: Store, lasts: Sequence[tuple[str, str]]) -> list[int]:
+async def differing_logs(store: Store, lasts: Sequence[tuple[str, str]]) -> list[int]:
     """The positions in `lasts` of those logs whose last entry is another one.
 
     `lasts`: keys of one partition, each with the id that its copy ends with, "" for an empty copy. Raises

@@ -29,7 +29,7 @@ class Claimed:
     start: LogId
 
 
-NotClaimed = Literal["exhausted", "ended", "gone", "lost"]
+NotClaimed = Literal["exhausted", "ended", "expired", "lost"]
 
 
 async def claim(
@@ -37,8 +37,8 @@ async def claim(
 ) -> Claimed | NotClaimed:
     """Begin the next attempt at a job's response, before the provider is called.
 
-    Not claimed: `exhausted` (as many attempts as may be), `ended` (and the job is gone now), `gone` (the log expired or
-    was lost), `lost` (another worker has the job).
+    Not claimed: `exhausted` (the maximum number of attempts), `ended` (its job is deleted), `expired` (the log expired
+    or was lost), `lost` (another worker has the job).
     """
     partition = keys.partition_of(job.conversation)
     # The script takes the number so that asking again, after a lost reply, finds its own start.
@@ -67,8 +67,8 @@ async def claim(
             return "exhausted"
         case b"ended":
             return "ended"
-        case b"gone":
-            return "gone"
+        case b"expired":
+            return "expired"
         case _:
             return "lost"
 
@@ -80,7 +80,7 @@ async def append(
     expected: LogId,
     first: LogId,
     values: Sequence[bytes],
-    patience: float,
+    timeout_s: float,
 ) -> LogId | Literal["appended"] | None:
     """Append `values` from the id `first` on, if the log's last id is `expected`.
 
@@ -95,7 +95,7 @@ async def append(
         "all" if sum(map(len, values)) <= MAX_PUBLISHED else "head",
         f"@{response} {first} {expected}",
         *values,
-        patience=patience,
+        timeout_s=timeout_s,
     )
     return "appended" if reply == b"ok" else log_entries.parse_log_id(reply)
 
@@ -109,7 +109,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class TailMismatch:
     """The log's last id is not the one that this attempt expects, so it could not end it."""
 
     last: LogId | None
@@ -123,8 +123,8 @@ async def end(
     *,
     expected: LogId | None = None,
     owner: tuple[str, str] | None = None,
-    patience: float = 10.0,
-) -> Ended | Moved | None:
+    timeout_s: float = 10.0,
+) -> Ended | TailMismatch | None:
     """End a response for good: by the attempt that last wrote `expected`, by the `owner` (job and consumer) of its job
     while it is that, or, without either, by anybody at any time.
 
@@ -136,7 +136,7 @@ async def end(
         [
             keys.log(response),
             keys.conversation(conversation),
-            keys.turns(conversation),
+            keys.response_queue(conversation),
             keys.jobs(partition),
             keys.open_responses(partition),
         ],
@@ -155,19 +155,19 @@ async def end(
         keys.control(partition),
         MAX_ENTRIES,
         *(owner or ("", "")),
-        patience=patience,
+        timeout_s=timeout_s,
     )
     match reply[0]:
         case b"ended":
             return Ended(bool(reply[1]), log_entries.parse_log_id(reply[2]))
         case b"refused":
-            return Moved(log_entries.parse_log_id(reply[1]))
+            return TailMismatch(log_entries.parse_log_id(reply[1]))
         case _:
             return None
 
 
 async def read(
-    store: Store, response: str, after: LogId | None = None, patience: float = 10.0
+    store: Store, response: str, after: LogId | None = None, timeout_s: float = 10.0
 ) -> Sequence[tuple[LogId, bytes]]:
     """The entries of a log from `after` on, that one included; all of them without it; none where there is no log.
 
@@ -175,9 +175,9 @@ async def read(
     """
     name = keys.log(response)
     first = str(after) if after else "-"
-    reply = await store.repeat(lambda: store.client.xrange(name, min=first), patience)
+    reply = await store.retry(lambda: store.client.xrange(name, min=first), timeout_s)
     if not reply and after:
-        reply = await store.repeat(lambda: store.client.xrevrange(name, max=first, count=1), patience)
+        reply = await store.retry(lambda: store.client.xrevrange(name, max=first, count=1), timeout_s)
     return entries(reply)
 
 
@@ -188,7 +188,7 @@ def entries(reply: Any) -> list[tuple[LogId, bytes]]:
 
 async def request(store: Store, response: str) -> Queued | None:
     """What a response answers, from the first entry of its log; None where there is none."""
-    reply = await store.repeat(lambda: store.client.xrange(keys.log(response), count=1))
+    reply = await store.retry(lambda: store.client.xrange(keys.log(response), count=1))
     if not reply:
         return None
     entry = log_entries.decode_response_entry(reply[0][1][FIELD])

@@ -151,7 +151,7 @@ async def prepare(url: str, streams: int) -> list[Stream]:
         while len(taken) < streams:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"only {len(taken)} of {streams} jobs could be taken")
-            taken += await jobs.take(store, _CONSUMER, range(keys.PARTITIONS), streams - len(taken), None)
+            taken += await jobs.acquire(store, _CONSUMER, range(keys.PARTITIONS), streams - len(taken), None)
         claimed = await asyncio.gather(*(_claim(store, job) for job in taken))
         starts = {job.response: start for job, start in zip(taken, claimed, strict=True)}
         words = await append_words(store, {name: (names[name], starts[name]) for name in names})

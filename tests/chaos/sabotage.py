@@ -87,14 +87,14 @@ def never_take_over() -> None:
     """Never take over jobs of dead workers."""
     from gateway.streams import jobs
 
-    take = jobs.take
+    take = jobs.acquire
 
     async def take_new(
-        store: Any, consumer: str, partitions: Any, room: int, lease: float | None, known_for: float = 0.0
+        store: Any, consumer: str, partitions: Any, room: int, lease: float | None, connected_for_s: float = 0.0
     ) -> Any:
         return await take(store, consumer, partitions, room, None)
 
-    jobs.take = take_new
+    jobs.acquire = take_new
 
 
 def disable_reconciliation() -> None:

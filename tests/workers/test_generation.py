@@ -12,7 +12,7 @@ from gateway.streams.log_entries import End
 from gateway.streams.store.store import open_store
 from tests.gateway.streams.steps import Talk, fold
 from workers.batch import Window
-from workers.generation import Generation, Terms
+from workers.generation import Generation, GenerationOptions
 from workers.providers import Event, Finish, ProviderError, Request, Served, Text
 from workers.ticks import SharedTick
 
@@ -60,7 +60,7 @@ class Answer:
         self.talk = Talk(store)
         self.script = Script()
         self.beats = SharedTick(Window(window))
-        self.terms = Terms(window=window, **terms)  # type: ignore[arg-type]
+        self.terms = GenerationOptions(window=window, **terms)  # type: ignore[arg-type]
 
     async def begin(self) -> Answer:
         await self.talk.prepare()

@@ -1,13 +1,13 @@
 -- Begin an attempt: its start entry, by which Redis refuses every earlier attempt from now on.
 -- KEYS: jobs, log, open
 -- ARGV: publish, group, consumer, job, nonce, kind of start, start entry's body, most attempts, log ttl, feed, response
--- Returns {'claimed', id before, id of start}, {'exhausted'}, {'ended'}, {'gone'} or {'lost'}.
+-- Returns {'claimed', id before, id of start}, {'exhausted'}, {'ended'}, {'expired'} or {'lost'}.
 -- An error here is NOGROUP: the jobs of the partition were lost, this one among them.
 local owner = redis.pcall('XPENDING', KEYS[1], ARGV[2], ARGV[4], ARGV[4], 1)
 if not owner[1] or owner[1][2] ~= ARGV[3] then return {'lost'} end
 
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 2)
-if not last[1] then return {'gone'} end
+if not last[1] then return {'expired'} end
 local id, entry = last[1][1], last[1][2][2]
 if string.sub(entry, 1, 1) == 'E' then
   redis.call('XACK', KEYS[1], ARGV[2], ARGV[4])

@@ -4,7 +4,7 @@
 --       response, conversation id, log ttl, conversation ttl, feed, control, most conversation entries, job or '', consumer
 -- An attempt ends its own log on the condition of append. Anybody else names no attempt, and ends it as the next one;
 -- a worker without an attempt names its job, and ends nothing once that is another's.
--- Returns {'ended', 1, id} (1: by this call), {'ended', 0, id} (before), {'refused', last id} or {'gone'}.
+-- Returns {'ended', 1, id} (1: by this call), {'ended', 0, id} (before), {'refused', last id} or {'expired'}.
 local response = ARGV[9]
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 local feed, id = {}, ''
@@ -29,7 +29,7 @@ if last[1] then
   feed[1] = '@' .. response .. ' ' .. id .. ' ' .. last[1][1]
   feed[2] = 'E' .. body
 elseif redis.call('HEXISTS', KEYS[5], response) == 0 then
-  return {'gone'}
+  return {'expired'}
 elseif ARGV[4] ~= '' then
   -- What the attempt wrote is lost: it must not settle as if nothing had been said.
   return {'refused', ''}

@@ -26,7 +26,7 @@ from gateway.streams.store.topology import Endpoint, Placement, SlotMap, endpoin
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gateway.streams.store.subscription import Acknowledged, Heard, Subscription
+    from gateway.streams.store.subscription import OnAcknowledged, OnMessage, Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -72,15 +72,15 @@ class Cluster:
             raise NoPrimaryError("no node answers as one of a cluster with slots")
         await self.client.ping()
 
-    async def ask(self, key: str, *words: Argument) -> Any:
+    async def send_command(self, key: str, *words: Argument) -> Any:
         """Send one command, which concerns `key`, to who has it; raises RedisError, OSError."""
         return await self._route(slot_of(key), words, bulk=False)
 
-    def known_for(self, key: str) -> float:
-        """As Server.known_for."""
+    def connected_for_s(self, key: str) -> float:
+        """As Server.connected_for_s."""
         place = self._slots.owner(slot_of(key))
         node = self._nodes.get(place) if place is not None else None
-        return node.known_for(key) if node is not None else 0.0
+        return node.connected_for_s(key) if node is not None else 0.0
 
     async def command(self, key: str | bytes | None, *words: Argument) -> Any:
         """As `ask`, for what has a long reply; to any node where there is no `key`."""
@@ -162,9 +162,9 @@ class Cluster:
             await asyncio.sleep(LOOK_EVERY)
             await self.learn()
 
-    async def listen(self, heard: Heard, acknowledged: Acknowledged) -> Subscription:
+    async def subscribe(self, on_message: OnMessage, on_acknowledged: OnAcknowledged) -> Subscription:
         """Open a subscription, which follows its channels from node to node until it is closed."""
-        subscription = _Subscription(self, heard, acknowledged)
+        subscription = _Subscription(self, on_message, on_acknowledged)
         self._subscriptions.add(subscription)
         subscription.closed.add_done_callback(lambda _: self._subscriptions.discard(subscription))
         return subscription
@@ -174,10 +174,10 @@ class Cluster:
         return self._slots.owner(slot)
 
     async def open(
-        self, place: Endpoint, heard: Heard, acknowledged: Acknowledged, moved: Acknowledged
+        self, place: Endpoint, on_message: OnMessage, on_acknowledged: OnAcknowledged, moved: OnAcknowledged
     ) -> Subscription:
         """Open a subscription at one node; `moved` is called with each channel that is not heard there any more."""
-        return await self._node(place).listen(heard, acknowledged, SHARDED, moved)
+        return await self._node(place).subscribe(on_message, on_acknowledged, SHARDED, moved)
 
     async def close(self) -> None:
         """Close every connection; what is under way is cancelled."""
@@ -214,15 +214,15 @@ class _Node(Server):
         """This node's place, and what it replies to CLUSTER SLOTS."""
         return self.place, await self.client.execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]
 
-    async def listen(
+    async def subscribe(
         self,
-        heard: Heard,
-        acknowledged: Acknowledged,
+        on_message: OnMessage,
+        on_acknowledged: OnAcknowledged,
         vocabulary: Vocabulary = SHARDED,
-        moved: Acknowledged | None = None,
+        moved: OnAcknowledged | None = None,
     ) -> Subscription:
-        """As Server.listen."""
-        subscription = await super().listen(heard, acknowledged, vocabulary, moved)
+        """As Server.subscribe."""
+        subscription = await super().subscribe(on_message, on_acknowledged, vocabulary, moved)
         if self._left:
             await subscription.close()
             raise RedisConnectionError("the node has left")
@@ -265,11 +265,11 @@ class _Client(aioredis.Redis):
 class _Subscription:
     """What is published at all nodes: a connection for each that has channels of ours."""
 
-    def __init__(self, cluster: Cluster, heard: Heard, acknowledged: Acknowledged) -> None:
+    def __init__(self, cluster: Cluster, on_message: OnMessage, on_acknowledged: OnAcknowledged) -> None:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._cluster = cluster
-        self._heard = heard
-        self._acknowledged = acknowledged
+        self._on_message = on_message
+        self._on_acknowledged = on_acknowledged
         self._placement = Placement()
         self._parts: dict[Endpoint, Subscription] = {}
         self._listening: dict[Endpoint, asyncio.Task[None]] = {}
@@ -306,7 +306,7 @@ class _Subscription:
         await asyncio.sleep(self._opened_at.get(place, 0.0) + PAUSE - loop.time())
         self._opened_at[place] = loop.time()
         try:
-            part = await self._cluster.open(place, self._heard, self._acknowledged, partial(self._moved, place))
+            part = await self._cluster.open(place, self._on_message, self._on_acknowledged, partial(self._moved, place))
             try:
                 self._parts[place] = part
                 self.settle()

@@ -43,12 +43,12 @@ class _Call(NamedTuple):
 class Pipeline:
     """The round trips to one server, or to one node of a cluster."""
 
-    def __init__(self, pool: ConnectionPool, patience: float) -> None:
-        """`pool`: where the connection comes from, and with which it is closed. `patience`: the seconds that a server
+    def __init__(self, pool: ConnectionPool, timeout_s: float) -> None:
+        """`pool`: where the connection comes from, and with which it is closed. `timeout_s`: the seconds that a server
         may take for a round trip.
         """
         self._pool = pool
-        self._patience = patience
+        self._timeout_s = timeout_s
         self._waiting: list[_Call] = []
         self._under_way: deque[_Call] = deque()
         self._line: _Line | _Emulated | None = None
@@ -110,7 +110,7 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         self._sent_at = loop.time()
         if self._watch is None:
-            self._watch = loop.call_later(self._patience, self._look)
+            self._watch = loop.call_later(self._timeout_s, self._look)
         self._line.send(b"".join([call.command for call in batch]), len(batch))
 
     def _gather(self) -> None:
@@ -173,7 +173,7 @@ class Pipeline:
         if not self._under_way:
             return
         loop = asyncio.get_running_loop()
-        over_at = self._sent_at + self._patience
+        over_at = self._sent_at + self._timeout_s
         if loop.time() < over_at:
             self._watch = loop.call_at(over_at, self._look)
         elif self._line is not None:

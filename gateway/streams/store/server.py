@@ -11,12 +11,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway.streams.store.connection import expectable
 from gateway.streams.store.pipeline import Argument, Pipeline
-from gateway.streams.store.subscription import PLAIN, Vocabulary, listen
+from gateway.streams.store.subscription import PLAIN, Vocabulary, open_subscription
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
-    from gateway.streams.store.subscription import Acknowledged, Heard, Subscription
+    from gateway.streams.store.subscription import OnAcknowledged, OnMessage, Subscription
 
 CONNECT_TIMEOUT: Final = 3.0
 COMMAND_TIMEOUT: Final = 5.0
@@ -66,23 +66,23 @@ class Server:
         """Return if the server answers; raises RedisError, OSError."""
         await self.client.ping()
 
-    def ask(self, key: str, *words: Argument) -> Awaitable[Any]:
+    def send_command(self, key: str, *words: Argument) -> Awaitable[Any]:
         """Send one command, which concerns `key`; see Pipeline.call."""
         return self._pipeline.call(*words)
 
-    def known_for(self, key: str) -> float:
+    def connected_for_s(self, key: str) -> float:
         """For how many seconds the connection to who has `key` has been open; 0 where there is none."""
         return self._pipeline.age
 
-    async def listen(
+    async def subscribe(
         self,
-        heard: Heard,
-        acknowledged: Acknowledged,
+        on_message: OnMessage,
+        on_acknowledged: OnAcknowledged,
         vocabulary: Vocabulary = PLAIN,
-        moved: Acknowledged | None = None,
+        moved: OnAcknowledged | None = None,
     ) -> Subscription:
-        """Open a subscription; see `subscription.listen`."""
-        subscription = await listen(self.client, heard, acknowledged, vocabulary, moved)
+        """Open a subscription; see `subscription.subscribe`."""
+        subscription = await open_subscription(self.client, on_message, on_acknowledged, vocabulary, moved)
         self._subscriptions.add(subscription)
         subscription.closed.add_done_callback(lambda _: self._subscriptions.discard(subscription))
         return subscription

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
     from gateway.streams.store.address import Address
     from gateway.streams.store.pipeline import Argument
-    from gateway.streams.store.subscription import Acknowledged, Heard, Subscription
+    from gateway.streams.store.subscription import OnAcknowledged, OnMessage, Subscription
 
 log = logging.getLogger(__name__)
 
-SCRIPTS: Final = ("submit", "claim", "append", "end", "renew", "release", "requeue", "compare", "show", "queue")
+SCRIPTS: Final = ("submit", "claim", "append", "end", "renew", "release", "requeue", "compare", "heartbeat", "queue")
 
 MAX_PAUSE: Final = 0.25
 """Seconds between two tries. All calls of a process share one attempt to connect, so few do not help the store."""
@@ -61,7 +61,7 @@ class Store:
     """One process's use of the store: every command and script goes through here, with retries decided on purpose.
 
     Every script of ours may be repeated without a second effect, so a call whose reply was lost is sent again until
-    `patience` seconds are over. Scripts share round trips.
+    `timeout_s` seconds are over. Scripts share round trips.
     """
 
     def __init__(
@@ -77,41 +77,41 @@ class Store:
             name: hashlib.sha1(source, usedforsecurity=False).hexdigest() for name, source in self._sources.items()
         }
 
-    async def call(self, script: str, keys: list[str], *arguments: Argument, patience: float = 10.0) -> Any:
-        """Run a script; raise StoreUnavailableError after `patience` seconds without an answer, StoreFullError."""
+    async def call(self, script: str, keys: list[str], *arguments: Argument, timeout_s: float = 10.0) -> Any:
+        """Run a script; raise StoreUnavailableError after `timeout_s` seconds without an answer, StoreFullError."""
         count = len(keys)
         words: list[Argument] = [*keys, self.servers.publish, *arguments]
 
         async def once() -> Any:
             try:
-                return await self.servers.ask(keys[0], "EVALSHA", self._digests[script], count, *words)
+                return await self.servers.send_command(keys[0], "EVALSHA", self._digests[script], count, *words)
             except NoScriptError:
-                return await self.servers.ask(keys[0], "EVAL", self._sources[script], count, *words)
+                return await self.servers.send_command(keys[0], "EVAL", self._sources[script], count, *words)
 
-        return await self.repeat(once, patience)
+        return await self.retry(once, timeout_s)
 
-    def ask(self, key: str, *words: Argument) -> Awaitable[Any]:
+    def send_command(self, key: str, *words: Argument) -> Awaitable[Any]:
         """One command, sent once, with what else is asked in this turn of the loop; raises RedisError, OSError."""
-        return self.servers.ask(key, *words)
+        return self.servers.send_command(key, *words)
 
-    def known_for(self, key: str) -> float:
+    def connected_for_s(self, key: str) -> float:
         """For how many seconds this process has been connected to the server that has `key` now."""
-        return self.servers.known_for(key)
+        return self.servers.connected_for_s(key)
 
     def publish(self, channel: str, data: bytes) -> Awaitable[Any]:
         """Publish as the scripts do; raises RedisError, OSError."""
-        return self.servers.ask(channel, self.servers.publish, channel, data)
+        return self.servers.send_command(channel, self.servers.publish, channel, data)
 
-    async def listen(self, heard: Heard, acknowledged: Acknowledged) -> Subscription:
+    async def subscribe(self, on_message: OnMessage, on_acknowledged: OnAcknowledged) -> Subscription:
         """Open a subscription: `heard` is called with channel and data of each message, `acknowledged` with a channel.
 
         Raises RedisError, OSError.
         """
-        return await self.servers.listen(heard, acknowledged)
+        return await self.servers.subscribe(on_message, on_acknowledged)
 
-    async def repeat(self, command: Callable[[], Awaitable[Any]], patience: float = 10.0) -> Any:
-        """Await `command()` again while the store can not be reached, for `patience` seconds."""
-        deadline = asyncio.get_running_loop().time() + patience
+    async def retry(self, command: Callable[[], Awaitable[Any]], timeout_s: float = 10.0) -> Any:
+        """Await `command()` again while the store can not be reached, for `timeout_s` seconds."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
         pause = 0.05
         task = asyncio.current_task()
         assert task is not None

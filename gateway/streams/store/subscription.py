@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from redis.asyncio.client import PubSub, Redis
     from redis.asyncio.connection import AbstractConnection
 
-    Heard = Callable[[bytes, bytes], None]
-    Acknowledged = Callable[[bytes], None]
+    OnMessage = Callable[[bytes, bytes], None]
+    OnAcknowledged = Callable[[bytes], None]
 
 
 GATHER: Final = 0.001
@@ -55,12 +55,12 @@ class Subscription(Protocol):
         """Give the connection up."""
 
 
-async def listen(
+async def open_subscription(
     client: Redis,
-    heard: Heard,
-    acknowledged: Acknowledged,
+    on_message: OnMessage,
+    on_acknowledged: OnAcknowledged,
     vocabulary: Vocabulary = PLAIN,
-    moved: Acknowledged | None = None,
+    moved: OnAcknowledged | None = None,
 ) -> Subscription:
     """Open a subscription: `heard` is called with channel and data of each message, `acknowledged` with a channel, and
     `moved` with a channel that the server has given up of itself.
@@ -76,8 +76,8 @@ async def listen(
     transport: asyncio.Transport | None = getattr(connection._writer, "transport", None)
     if transport is None:
         await connection.disconnect()
-        return _Emulated(client.pubsub(), heard, acknowledged)
-    return _Listener(connection, transport, heard, acknowledged, vocabulary, moved)
+        return _Emulated(client.pubsub(), on_message, on_acknowledged)
+    return _Listener(connection, transport, on_message, on_acknowledged, vocabulary, moved)
 
 
 class _Listener(asyncio.Protocol):
@@ -85,18 +85,18 @@ class _Listener(asyncio.Protocol):
         self,
         connection: AbstractConnection,
         transport: asyncio.Transport,
-        heard: Heard,
-        acknowledged: Acknowledged,
+        on_message: OnMessage,
+        on_acknowledged: OnAcknowledged,
         vocabulary: Vocabulary,
-        moved: Acknowledged | None,
+        moved: OnAcknowledged | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.closed = self._loop.create_future()
         self._quiet_until = 0.0
         self._connection = connection
         self._transport = transport
-        self._heard = heard
-        self._acknowledged = acknowledged
+        self._on_message = on_message
+        self._on_acknowledged = on_acknowledged
         self._vocabulary = vocabulary
         self._moved = moved
         self._dropped: set[bytes] = set()
@@ -124,15 +124,15 @@ class _Listener(asyncio.Protocol):
             self._transport.pause_reading()
             self._loop.call_later(GATHER, self._transport.resume_reading)
         self._quiet_until = now + GATHER
-        reader, heard, message_kind = self._reader, self._heard, self._vocabulary.message
+        reader, on_message, message_kind = self._reader, self._on_message, self._vocabulary.message
         try:
             reader.feed(data)
             while (message := reader.gets()) is not False:
                 kind = message[0]
                 if kind == message_kind:
-                    heard(message[1], message[2])
+                    on_message(message[1], message[2])
                 elif kind == self._vocabulary.subscribed:
-                    self._acknowledged(message[1])
+                    self._on_acknowledged(message[1])
                 elif kind == self._vocabulary.unsubscribed:
                     self._given_up(message[1])
         except (hiredis.HiredisError, TypeError):
@@ -159,11 +159,11 @@ def packed(*words: bytes) -> bytes:
 class _Emulated:
     """On a store in this process, which has no transport."""
 
-    def __init__(self, pubsub: PubSub, heard: Heard, acknowledged: Acknowledged) -> None:
+    def __init__(self, pubsub: PubSub, on_message: OnMessage, on_acknowledged: OnAcknowledged) -> None:
         self.closed = asyncio.get_running_loop().create_future()
         self._pubsub = pubsub
-        self._heard = heard
-        self._acknowledged = acknowledged
+        self._on_message = on_message
+        self._on_acknowledged = on_acknowledged
         self._tasks: set[asyncio.Task[Any]] = set()
         self._lock = asyncio.Lock()
         self._listening = asyncio.create_task(self._listen())
@@ -196,9 +196,9 @@ class _Emulated:
             while True:
                 message = await self._pubsub.get_message(timeout=1.0)
                 if message is not None and message["type"] == "message":
-                    self._heard(message["channel"], message["data"])
+                    self._on_message(message["channel"], message["data"])
                 elif message is not None and message["type"] == "subscribe":
-                    self._acknowledged(message["channel"])
+                    self._on_acknowledged(message["channel"])
         except (RedisConnectionError, OSError):
             pass
         finally:

@@ -13,7 +13,7 @@ import msgspec
 from gateway.streams import history_log, jobs, keys, log_entries, response_log
 from gateway.streams.history_log import Accepted, Refused, Submission
 from gateway.streams.log_entries import End, LogId, Start
-from gateway.streams.response_log import Claimed, Ended, Moved
+from gateway.streams.response_log import Claimed, Ended, TailMismatch
 from workers.attempt import Attempt
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Talk:
         return accepted
 
     async def takes(self, worker: str, lease: float = LEASE, room: int = 100) -> list[Job]:
-        return await jobs.take(self.store, worker, [self.partition], room, lease)
+        return await jobs.acquire(self.store, worker, [self.partition], room, lease)
 
     async def take(self, worker: str = "w1", lease: float = LEASE) -> Job:
         (job,) = await self.takes(worker, lease)
@@ -95,7 +95,7 @@ class Talk:
         idle = int(LEASE * 2000)
         await self.redis.xclaim(keys.jobs(self.partition), keys.GROUP, holder, 0, [job.id], idle=idle, justid=True)
 
-    async def stop(self, response: str, how: End = STOPPED) -> Ended | Moved | None:
+    async def stop(self, response: str, how: End = STOPPED) -> Ended | TailMismatch | None:
         return await response_log.end(self.store, self.name, response, how)
 
     async def history(self) -> list[log_entries.HistoryEntry | None]:
@@ -114,7 +114,7 @@ class Talk:
         return msgspec.json.decode(bytes((await self.settled(response)).text), type=str)
 
     async def queue(self) -> list[str]:
-        return [name.decode() for name in await self.redis.lrange(keys.turns(self.name), 0, -1)]
+        return [name.decode() for name in await self.redis.lrange(keys.response_queue(self.name), 0, -1)]
 
     async def jobs(self) -> dict[str, str]:
         """The job stream: each entry's response and id."""
@@ -150,7 +150,7 @@ class Writer:
     async def flush(self) -> bool:
         while (append := self.attempt.next()) is not None:
             result = await response_log.append(
-                self.store, self.job.conversation, self.job.response, *append, patience=10.0
+                self.store, self.job.conversation, self.job.response, *append, timeout_s=10.0
             )
             if result == "appended":
                 self.attempt.appended(append)
@@ -163,7 +163,7 @@ class Writer:
             result = await response_log.end(
                 self.store, self.job.conversation, self.job.response, how, expected=self.attempt.tail
             )
-            if not isinstance(result, Moved):
+            if not isinstance(result, TailMismatch):
                 return result
             if not self.attempt.refused(result.last):
                 break
@@ -237,7 +237,7 @@ redis.call('PEXPIRE', KEYS[1], life)
 async def lose_tail(store: Store, response: str, count: int) -> None:
     """Let the last `count` entries of a log be lost, as a failover to a replica that lagged behind loses them."""
     key = keys.log(response)
-    await store.ask(key, "EVAL", LOSE_TAIL, 1, key, count)
+    await store.send_command(key, "EVAL", LOSE_TAIL, 1, key, count)
 
 
 @dataclass
@@ -273,7 +273,7 @@ async def listening(talk: Talk) -> AsyncIterator[Ear]:
     """Hear all that is published from now on."""
     messages: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue()
     acknowledged: asyncio.Queue[bytes] = asyncio.Queue()
-    subscription = await talk.store.listen(lambda *message: messages.put_nowait(message), acknowledged.put_nowait)
+    subscription = await talk.store.subscribe(lambda *message: messages.put_nowait(message), acknowledged.put_nowait)
     subscription.subscribe(keys.feed(talk.name).encode(), keys.control(talk.partition).encode())
     async with asyncio.timeout(10):
         for _ in range(2):

@@ -229,7 +229,7 @@ async def test_everything_that_a_submit_writes_is_kept_for_its_time(stores: Stor
         keys.submission(talk.name, "k1"): 10,
         keys.log(accepted.response): 100,
         keys.conversation(talk.name): 1000,
-        keys.turns(talk.name): 1000,
+        keys.response_queue(talk.name): 1000,
     }
     for key, seconds in lives.items():
         assert seconds * 900 < await store.client.pttl(key) <= seconds * 1000, key

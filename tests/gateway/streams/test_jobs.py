@@ -64,12 +64,12 @@ async def test_no_more_jobs_are_taken_than_there_is_room_for(store: Store) -> No
     await jobs.prepare(store)
     for _ in range(12):
         await Talk(store).ask()
-    first = await jobs.take(store, "w1", ALL, 5, LEASE)
+    first = await jobs.acquire(store, "w1", ALL, 5, LEASE)
     assert len(first) == 5
-    rest = await jobs.take(store, "w2", ALL, 100, LEASE)
+    rest = await jobs.acquire(store, "w2", ALL, 100, LEASE)
     assert len(rest) == 7
     # The workers are killed: the one that is left has no more room than before.
-    taken_over = await jobs.take(store, "w3", ALL, 5, 0)
+    taken_over = await jobs.acquire(store, "w3", ALL, 5, 0)
     assert len(taken_over) == 5
     assert {job.response for job in taken_over} < {job.response for job in first + rest}
 
@@ -100,11 +100,11 @@ async def test_at_a_server_that_is_new_to_a_worker_silence_says_nothing(talk: Ta
     await talk.ask()
     job = await talk.take("w1")
     await talk.silence(job)
-    take = partial(jobs.take, talk.store, "w2", [talk.partition], 1, LEASE)
-    assert await take(known_for=LEASE) == []
-    assert await take(known_for=talk.store.known_for(keys.jobs(talk.partition))) == [job]
+    take = partial(jobs.acquire, talk.store, "w2", [talk.partition], 1, LEASE)
+    assert await take(connected_for_s=LEASE) == []
+    assert await take(connected_for_s=talk.store.connected_for_s(keys.jobs(talk.partition))) == [job]
     await jobs.release(talk.store, job, "w2")
-    assert await take(known_for=LEASE) == [job], "it was given up"
+    assert await take(connected_for_s=LEASE) == [job], "it was given up"
 
 
 async def test_of_many_workers_one_takes_a_job_over(stores: Stores) -> None:
@@ -115,7 +115,7 @@ async def test_of_many_workers_one_takes_a_job_over(stores: Stores) -> None:
     job = await talk.take("w0")
     await talk.silence(job)
     found = await asyncio.gather(
-        *(jobs.take(store, f"w{each}", [talk.partition], 1, LEASE) for each, store in enumerate(several))
+        *(jobs.acquire(store, f"w{each}", [talk.partition], 1, LEASE) for each, store in enumerate(several))
     )
     assert sorted(map(len, found)) == [0, 0, 0, 1]
 
@@ -158,7 +158,7 @@ async def test_renewing_a_job_whose_log_is_gone_tells_so(talk: Talk, how: str) -
         await talk.redis.delete(keys.log(accepted.response))
     else:
         await talk.redis.xtrim(keys.log(accepted.response), maxlen=0, approximate=False)
-    assert await jobs.renew(talk.store, job, "w1") == "gone"
+    assert await jobs.renew(talk.store, job, "w1") == "expired"
 
 
 async def test_a_released_job_goes_to_another_worker_at_once(talk: Talk) -> None:
@@ -190,7 +190,7 @@ async def test_a_worker_that_leaves_is_off_the_books_but_for_what_it_still_holds
     await (await idle.begin("w1")).end(COMPLETE)
     job = await busy.take("w1")
     await jobs.release(store, job, "w1")
-    await jobs.leave(store, "w1")
+    await jobs.remove_consumer(store, "w1")
     assert await store.client.xinfo_consumers(keys.jobs(idle.partition), keys.GROUP) == []
     assert await busy.pending() == {job.id: "w1"}
     assert await busy.takes("w2") == [job]
@@ -201,15 +201,15 @@ async def test_a_worker_that_leaves_is_off_the_books_but_for_what_it_still_holds
 
 async def sweep(talk: Talk) -> list[tuple[str, str]]:
     """As if nobody had swept for long."""
-    await talk.redis.delete(keys.sweep(talk.partition))
-    return await jobs.sweep(talk.store, talk.partition, 60.0)
+    await talk.redis.delete(keys.requeue_lock(talk.partition))
+    return await jobs.requeue_lost(talk.store, talk.partition, 60.0)
 
 
 async def requeue(talk: Talk, response: str) -> bytes:
     """What a sweep does with each open response."""
     reply: bytes = await talk.store.call(
         "requeue",
-        [keys.open_responses(talk.partition), keys.jobs(talk.partition), keys.turns(talk.name)],
+        [keys.open_responses(talk.partition), keys.jobs(talk.partition), keys.response_queue(talk.name)],
         response,
         talk.name,
         keys.control(talk.partition),
@@ -230,12 +230,12 @@ async def test_a_sweep_leaves_alone_what_is_in_order(talk: Talk) -> None:
 
 
 async def test_a_partition_is_swept_once_in_a_while_whoever_wants_to(talk: Talk) -> None:
-    assert await jobs.sweep(talk.store, talk.partition, 60.0) == []
+    assert await jobs.requeue_lost(talk.store, talk.partition, 60.0) == []
     await talk.ask()
     await talk.redis.delete(keys.jobs(talk.partition))
-    await jobs.sweep(talk.store, talk.partition, 60.0)
+    await jobs.requeue_lost(talk.store, talk.partition, 60.0)
     assert await talk.jobs() == {}
-    assert 50_000 < await talk.redis.pttl(keys.sweep(talk.partition)) <= 60_000
+    assert 50_000 < await talk.redis.pttl(keys.requeue_lock(talk.partition)) <= 60_000
 
 
 @pytest.mark.parametrize("lost", ["the job", "the stream"])
@@ -296,7 +296,7 @@ async def test_a_queue_whose_head_is_not_open_any_more_is_taken_up(talk: Talk) -
 
 async def test_open_responses_whose_queue_was_lost_are_queued_again(talk: Talk) -> None:
     asked = [(await talk.ask()).response for _ in range(3)]
-    await talk.redis.delete(keys.turns(talk.name), keys.jobs(talk.partition))
+    await talk.redis.delete(keys.response_queue(talk.name), keys.jobs(talk.partition))
     await sweep(talk)
     assert sorted(await talk.queue()) == sorted(asked)
     assert list(await talk.jobs()) == (await talk.queue())[:1]
@@ -308,7 +308,7 @@ async def test_open_responses_whose_queue_was_lost_are_queued_again(talk: Talk) 
 
 async def test_a_response_that_lost_its_job_and_its_place_is_served_when_those_ahead_have_ended(talk: Talk) -> None:
     first, second = [(await talk.ask()).response for _ in range(2)]
-    await talk.redis.delete(keys.turns(talk.name), keys.jobs(talk.partition))
+    await talk.redis.delete(keys.response_queue(talk.name), keys.jobs(talk.partition))
     for response, becomes in ((second, b"queued"), (first, b"waiting"), (first, b"waiting"), (second, b"held")):
         assert await requeue(talk, response) == becomes
     assert list(await talk.jobs()) == [second]
@@ -330,8 +330,8 @@ async def test_a_response_whose_log_expired_is_reported_and_ends(talk: Talk) -> 
 async def test_a_requeue_whose_reply_was_lost_queues_once(talk: Talk) -> None:
     await talk.ask()
     await talk.redis.delete(keys.jobs(talk.partition))
-    await talk.redis.delete(keys.sweep(talk.partition))
-    assert await jobs.sweep(forgetful(talk.store), talk.partition, 60.0) == []
+    await talk.redis.delete(keys.requeue_lock(talk.partition))
+    assert await jobs.requeue_lost(forgetful(talk.store), talk.partition, 60.0) == []
     assert await talk.open() == await talk.jobs()
     assert await talk.redis.xlen(keys.jobs(talk.partition)) == 1
 
@@ -357,6 +357,6 @@ async def test_a_queue_lives_as_long_as_the_response_that_is_being_answered(stor
     await talk.prepare()
     await talk.ask()
     job = await talk.take("w1")
-    await talk.redis.pexpire(keys.turns(talk.name), 500)
+    await talk.redis.pexpire(keys.response_queue(talk.name), 500)
     assert await jobs.renew(talk.store, job, "w1") == "held"
-    assert await talk.redis.pttl(keys.turns(talk.name)) > 20_000
+    assert await talk.redis.pttl(keys.response_queue(talk.name)) > 20_000

@@ -78,11 +78,11 @@ def test_all_keys_of_a_conversation_share_a_slot(name: str, random: str, submit_
     all_keys = [
         keys.log(response),
         keys.conversation(name),
-        keys.turns(name),
+        keys.response_queue(name),
         keys.submission(name, submit_key),
         keys.jobs(partition),
         keys.open_responses(partition),
-        keys.sweep(partition),
+        keys.requeue_lock(partition),
         keys.feed(name),
         keys.control(partition),
     ]
@@ -97,7 +97,7 @@ def test_two_submissions_never_share_a_key(one: str, other: str, key: str, other
 
 
 def test_those_who_are_there_are_found_with_one_command() -> None:
-    signs = [keys.presence(), keys.sign_of_life("gateway:g1"), keys.sign_of_life("worker:w1")]
+    signs = [keys.presence(), keys.heartbeat("gateway:g1"), keys.heartbeat("worker:w1")]
     assert {slot_of(key) for key in signs} == {"p00"}
     assert len(set(signs)) == 3
 
@@ -112,5 +112,5 @@ def test_two_responses_or_conversations_never_share_a_key(one: str, other: str, 
     response, second = keys.response_id(one, random), keys.response_id(other, another)
     assert (keys.log(response) == keys.log(second)) is (response == second)
     assert (keys.answer_id(response) == keys.answer_id(second)) is (response == second)
-    for spell in (keys.conversation, keys.turns, keys.feed):
+    for spell in (keys.conversation, keys.response_queue, keys.feed):
         assert (spell(one) == spell(other)) is (one == other)

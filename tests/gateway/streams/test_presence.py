@@ -30,30 +30,30 @@ WORKER = Worker(
 
 
 async def test_who_gives_a_sign_of_life_is_seen_until_it_leaves(store: Store) -> None:
-    assert await presence.seen(store) == []
-    await presence.show(store, WORKER)
-    await presence.show(store, GATEWAY)
-    assert await presence.seen(store) == [GATEWAY, WORKER]
+    assert await presence.live_processes(store) == []
+    await presence.report(store, WORKER)
+    await presence.report(store, GATEWAY)
+    assert await presence.live_processes(store) == [GATEWAY, WORKER]
     assert await presence.counts(store) == {"gateway": 1, "worker": 1}
-    await presence.leave(store, GATEWAY)
-    assert await presence.seen(store) == [WORKER]
+    await presence.remove(store, GATEWAY)
+    assert await presence.live_processes(store) == [WORKER]
     assert await presence.counts(store) == {"gateway": 0, "worker": 1}
 
 
 async def test_who_falls_silent_is_forgotten(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence, "FORGOTTEN_AFTER", 0.05)
-    await presence.show(store, WORKER)
+    await presence.report(store, WORKER)
     async with asyncio.timeout(5.0):
         while await presence.counts(store) != {"gateway": 0, "worker": 0}:
             await asyncio.sleep(0.01)
-    assert await presence.seen(store) == []
+    assert await presence.live_processes(store) == []
     assert not await store.client.exists(keys.presence())
 
 
 async def test_signs_of_life_go_on_whatever_goes_wrong_and_end_with_a_leave(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(presence, "EVERY", 0.01)
+    monkeypatch.setattr(presence, "HEARTBEAT_INTERVAL_S", 0.01)
     tries = 0
 
     def record() -> Worker:
@@ -66,21 +66,21 @@ async def test_signs_of_life_go_on_whatever_goes_wrong_and_end_with_a_leave(
     async def look() -> None:
         raise ZeroDivisionError
 
-    showing = asyncio.create_task(presence.keep_showing(store, record, look))
+    showing = asyncio.create_task(presence.heartbeat_loop(store, record, look))
     async with asyncio.timeout(10.0):
-        while tries < 6 or not await presence.seen(store):
+        while tries < 6 or not await presence.live_processes(store):
             await asyncio.sleep(0.005)
     tries = 1
     showing.cancel()
     await asyncio.gather(showing, return_exceptions=True)
-    assert await presence.seen(store) == []
+    assert await presence.live_processes(store) == []
 
 
 async def test_what_a_newer_release_says_is_passed_over(store: Store) -> None:
-    await presence.show(store, WORKER)
+    await presence.report(store, WORKER)
     await store.client.sadd(keys.presence(), "gateway:new")
-    await store.client.set(keys.sign_of_life("gateway:new"), b'{"kind":"oracle"}')
-    assert await presence.seen(store) == [WORKER]
+    await store.client.set(keys.heartbeat("gateway:new"), b'{"kind":"oracle"}')
+    assert await presence.live_processes(store) == [WORKER]
 
 
 async def test_the_queue_tells_what_waits_runs_and_is_behind(store: Store) -> None:

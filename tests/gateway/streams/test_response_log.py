@@ -11,7 +11,7 @@ import pytest
 
 from gateway.streams import history_log, jobs, keys, log_entries, response_log
 from gateway.streams.log_entries import NONCES, End, LogId, Opened, Problem, Settled, Start, UserMessage
-from gateway.streams.response_log import MAX_PUBLISHED, Claimed, Ended, Moved
+from gateway.streams.response_log import MAX_PUBLISHED, Claimed, Ended, TailMismatch
 from gateway.streams.store.store import Lifetimes, Store
 from tests.gateway.streams.steps import (
     COMPLETE,
@@ -164,7 +164,7 @@ async def test_a_job_whose_log_is_gone_can_not_be_claimed(talk: Talk, how: str) 
     else:
         await talk.redis.xtrim(keys.log(accepted.response), maxlen=0, approximate=False)
     async with nothing_changes(talk.store):
-        assert await claim_as(talk.store, job, "w1") == "gone"
+        assert await claim_as(talk.store, job, "w1") == "expired"
 
 
 async def test_a_job_can_be_claimed_by_its_worker_alone(talk: Talk) -> None:
@@ -193,7 +193,7 @@ async def append(
     talk: Talk, accepted: Accepted, expected: LogId, first: LogId, *pieces: str
 ) -> LogId | Literal["appended"] | None:
     return await response_log.append(
-        talk.store, talk.name, accepted.response, expected, first, text(*pieces), patience=10.0
+        talk.store, talk.name, accepted.response, expected, first, text(*pieces), timeout_s=10.0
     )
 
 
@@ -460,7 +460,7 @@ async def test_an_attempt_can_not_end_a_log_that_went_on_without_it(talk: Talk) 
     await writer.write("a")
     async with listening(talk) as ear, nothing_changes(talk.store):
         result = await response_log.end(talk.store, talk.name, accepted.response, COMPLETE, expected=writer.start)
-        assert result == Moved(await tail(talk.store, accepted.response))
+        assert result == TailMismatch(await tail(talk.store, accepted.response))
         assert await ear.heard() == []
 
 
@@ -471,7 +471,7 @@ async def test_an_attempt_whose_log_is_gone_does_not_settle_an_empty_text_as_com
     await talk.redis.delete(keys.log(accepted.response))
     async with nothing_changes(talk.store):
         assert await writer.end(COMPLETE) == "fenced"
-    assert await claim_as(talk.store, writer.job, "w1") == "gone"
+    assert await claim_as(talk.store, writer.job, "w1") == "expired"
 
 
 @pytest.mark.parametrize("state", ["queued", "waiting", "taken", "claimed", "streaming", "recovering", "released"])
@@ -663,7 +663,7 @@ async def test_a_log_is_kept_for_its_time_after_its_start_and_again_after_its_en
     kept = {
         keys.log(accepted.response): 100_000,
         keys.conversation(talk.name): 1_000_000,
-        keys.turns(talk.name): 1_000_000,
+        keys.response_queue(talk.name): 1_000_000,
     }
 
     async def nearly_over() -> None:

@@ -177,10 +177,10 @@ class Writers(RuleBasedStateMachine):
     def lose_jobs_and_sweep(self, what: str) -> None:
         lost = [keys.jobs(self.talk.partition)]
         if what == "turns":
-            lost.append(keys.turns("c1"))
+            lost.append(keys.response_queue("c1"))
         self.run(self.store.client.delete(*lost))
-        self.run(self.store.client.delete(keys.sweep(self.talk.partition)))
-        assert self.run(jobs.sweep(self.store, self.talk.partition, 60)) == []
+        self.run(self.store.client.delete(keys.requeue_lock(self.talk.partition)))
+        assert self.run(jobs.requeue_lost(self.store, self.talk.partition, 60)) == []
         self.run(jobs.prepare(self.store))
 
     # What is always so

@@ -129,7 +129,7 @@ async def test_a_primary_is_followed_by_its_replica(cluster: RealCluster, spread
             assert await writer.write("se")
             assert any(b"Tse" in said for said in await ear.feed())
             await writer.end()
-        assert 0.0 < spread.known_for(keys.jobs(talk.partition)) < asyncio.get_running_loop().time() - began
+        assert 0.0 < spread.connected_for_s(keys.jobs(talk.partition)) < asyncio.get_running_loop().time() - began
         assert cluster.owner(slot(talk)) is replica
         assert await talk.settled_text(accepted.response) == "Because"
     finally:

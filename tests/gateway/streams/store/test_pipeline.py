@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class Watched(Pipeline):
     """A pipeline that knows how many calls each of its round trips carried, and whose replies can be held up."""
 
-    def __init__(self, store: Store, patience: float = 5.0) -> None:
-        super().__init__(store.client.connection_pool, patience)
+    def __init__(self, store: Store, timeout_s: float = 5.0) -> None:
+        super().__init__(store.client.connection_pool, timeout_s)
         self.trips: list[int] = []
         self._held: list[Any] | None = None
 

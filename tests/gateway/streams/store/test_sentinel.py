@@ -63,7 +63,7 @@ async def test_a_primary_that_is_killed_is_followed_by_its_replica(sentinels: Re
     primary.kill()
     assert await writer.write("cause")
     await writer.end()
-    assert 0.0 < behind.known_for(keys.jobs(talk.partition)) < asyncio.get_running_loop().time() - began
+    assert 0.0 < behind.connected_for_s(keys.jobs(talk.partition)) < asyncio.get_running_loop().time() - began
     assert await talk.settled_text(accepted.response) == "Because"
     await asyncio.to_thread(primary.start)
     await asyncio.to_thread(sentinels.together)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Impatient(Store):
     """A store whose callers give up soon."""
 
-    async def repeat(self, command: Callable[[], Awaitable[Any]], patience: float = 0.2) -> Any:
-        return await super().repeat(command, 0.2)
+    async def retry(self, command: Callable[[], Awaitable[Any]], timeout_s: float = 0.2) -> Any:
+        return await super().retry(command, 0.2)
 
 
 @pytest.fixture(params=["valkey", "redis"])
@@ -66,7 +66,7 @@ async def test_every_script_is_there_again_after_the_server_forgot_it(store: Sto
     await forget()
     await jobs.release(store, writer.job, "w1")
     await forget()
-    await jobs.sweep(store, talk.partition, 1.0)
+    await jobs.requeue_lost(store, talk.partition, 1.0)
     await forget()
     assert isinstance(await writer.end(), Ended)
     assert await talk.settled_text(accepted.response) == "a"
@@ -75,7 +75,7 @@ async def test_every_script_is_there_again_after_the_server_forgot_it(store: Sto
 async def test_a_subscription_at_a_frozen_server_is_left_at_once(server: RealServer) -> None:
     """However much of what was asked for there has not been read."""
     store = await open_store(server.url)
-    subscription = await store.listen(lambda *_: None, lambda _: None)
+    subscription = await store.subscribe(lambda *_: None, lambda _: None)
     with server.frozen():
         subscription.subscribe(*(b"%0100d" % number for number in range(100_000)))
         began = time.monotonic()
@@ -90,11 +90,11 @@ async def test_a_frozen_server_is_unavailable_after_the_callers_patience_and_not
     talk = Talk(away)
     first = await talk.ask()
     with server.frozen():
-        for patience in (0.2, 0.6):
+        for timeout_s in (0.2, 0.6):
             began = time.monotonic()
             with pytest.raises(StoreUnavailableError, match="does not answer"):
-                await response_log.end(away, talk.name, first.response, STOPPED, patience=patience)
-            assert patience / 2 < time.monotonic() - began < patience + 0.5
+                await response_log.end(away, talk.name, first.response, STOPPED, timeout_s=timeout_s)
+            assert timeout_s / 2 < time.monotonic() - began < timeout_s + 0.5
     # What was sent to the frozen server may have been done after all: to ask again is safe, and tells.
     ended = await talk.stop(first.response)
     assert isinstance(ended, Ended)
@@ -110,7 +110,7 @@ async def test_a_server_that_is_gone_is_unavailable_and_comes_back_with_its_data
     server.kill()
     began = time.monotonic()
     with pytest.raises(StoreUnavailableError):
-        await away.repeat(lambda: away.client.get("x"), patience=0.4)
+        await away.retry(lambda: away.client.get("x"), timeout_s=0.4)
     assert time.monotonic() - began < 1.0
     server.start()
     assert (await talk.ask(key="k1")).response == accepted.response
@@ -252,7 +252,7 @@ async def test_what_a_server_refuses_is_told_in_our_words(said: str, becomes: ty
         raise ResponseError(said)
 
     with pytest.raises(becomes):
-        await store.repeat(refuse, patience=0.1)
+        await store.retry(refuse, timeout_s=0.1)
     await store.close()
 
 
@@ -263,7 +263,7 @@ async def test_cancelled_calls_never_hand_their_replies_to_others(stores: Stores
 
     async def ask(word: str) -> None:
         script = "return redis.call('ECHO', ARGV[1])"
-        told.append((word, await store.repeat(lambda: store.client.eval(script, 0, word))))
+        told.append((word, await store.retry(lambda: store.client.eval(script, 0, word))))
 
     for turn in range(40):
         tasks = [asyncio.create_task(ask(f"{turn}.{each}")) for each in range(8)]
