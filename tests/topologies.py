@@ -201,10 +201,10 @@ class RealSentinels(_Together):
         self._stack.callback(process.kill)
         self._processes.append(process)
         self.ports.append(port)
-        # By default sentinels need ten seconds to discover each other and the replica. PING-PERIOD stays above 200 ms: while
-        # the primary is down, a sentinel rejects a replica whose INFO is older than five ping periods, and it requests
-        # INFO once a second. With 100 ms a failover aborted half the time (-failover-abort-no-good-slave), and the next
-        # try came 8 s later (twice the failover-timeout).
+        # By default sentinels need ten seconds to discover each other and the replica. PING-PERIOD stays above 200 ms:
+        # while the primary is down, a sentinel rejects a replica whose INFO is older than five ping periods, and it
+        # requests INFO once a second. With 100 ms every other failover was aborted (-failover-abort-no-good-slave), and
+        # the next try came 8 s later (twice the failover-timeout).
         quick = ("INFO-PERIOD", "200", "PUBLISH-PERIOD", "200", "ASK-PERIOD", "200", "PING-PERIOD", "300")
         until(lambda: self.ask("SENTINEL", "DEBUG", *quick, sentinel=-1), "a sentinel that answers")
 
