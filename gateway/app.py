@@ -23,14 +23,16 @@ from starlette.websockets import WebSocket
 
 from gateway import metrics, wire
 from gateway.admission import Admission
-from gateway.auth import Authenticator, origin_allowed
+from gateway.auth import Authenticator
 from gateway.feed.feed import Feed
 from gateway.hub import Hub
 from gateway.operations import fleet
 from gateway.operations.live_page import LivePage
 from gateway.operations.metrics_server import bears, is_local, readiness, scraped
+from gateway.origins import origin_allowed
 from gateway.session import Session
 from gateway.streams import presence, records
+from gateway.streams.log_fields import error_fields
 from gateway.submissions import Submissions
 from gateway.timer_wheel import STEP, TimerWheel
 from gateway.transports import static
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope
     from starlette.types import Send as AsgiSend
 
-    from gateway.settings import Settings
+    from gateway.settings import GatewaySettings
     from gateway.streams.store.store import Store
     from gateway.wire import Frame
 
@@ -66,7 +68,7 @@ FILES_TO_SPARE: Final = 64
 class Gateway:
     """One gateway process: what its routes share."""
 
-    def __init__(self, settings: Settings, store: Store, port: int, models: tuple[str, ...] | None) -> None:
+    def __init__(self, settings: GatewaySettings, store: Store, port: int, models: tuple[str, ...] | None) -> None:
         """`port` is the one listened on; `models` the aliases that may be asked for, None leaves it to the workers."""
         self.store = store
         self._pulse = presence.ProcessStats()
@@ -115,7 +117,8 @@ class Gateway:
             return
         # Without it sockets would stay open and hear nothing: better none.
         error = task.exception()
-        logger.critical("the gateway can not go on (%s)", type(error).__name__)
+        if error is not None:
+            logger.critical("gateway_failed", extra=error_fields(error))
         self.leaving = True
         self.admission.close()
         self.failed.set()
@@ -257,7 +260,7 @@ def front(gateway: Gateway, application: Starlette) -> ASGIApp:
     return app
 
 
-def create(gateway: Gateway, settings: Settings) -> Starlette:
+def create(gateway: Gateway, settings: GatewaySettings) -> Starlette:
     """The ASGI application of one gateway."""
 
     @asynccontextmanager

@@ -1,11 +1,10 @@
-"""Who is connecting, and to which conversations: JSON Web Tokens (RFC 7519) and exact origins (RFC 6454)."""
+"""Authentication: which conversations a JSON Web Token (RFC 7519) opens, and until when."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isnan
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -14,26 +13,26 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 LEEWAY: Final = 2.0
-"""Seconds by which the clock of whoever signs tokens may be ahead of ours."""
+"""Seconds by which the clock of the token's issuer may be ahead of this machine's."""
 
-MIN_SECRET: Final = 32
-"""Bytes; RFC 7518 section 3.2 asks for as many as the hash has."""
+MIN_SECRET_BYTES: Final = 32
+"""RFC 7518, section 3.2: a key of at least the size of the hash output."""
 
 
 class KeyUnusableError(ValueError):
-    """The configured key can not verify tokens; the message says why."""
+    """The configured key cannot verify tokens; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Somebody who may connect until `expires` (seconds since 1970), and the conversations that are open to them."""
+    """A subject that may connect until `expires` (seconds since 1970), and the conversations open to it."""
 
     subject: str
     expires: float
     conversations: tuple[str, ...]
 
     def opens(self, conversation: str) -> bool:
-        """Tell whether a conversation is open to them: it is named, or it begins as a name that ends in `*`."""
+        """Tell whether a conversation is open: it is named, or it starts with a name that ends in `*`."""
         return any(
             conversation == name or (name.endswith("*") and conversation.startswith(name[:-1]))
             for name in self.conversations
@@ -42,19 +41,22 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """A token that opens nothing; `reason` may be told to the client."""
+    """A rejected token; `reason` may be sent to the client."""
 
     reason: str
 
 
-EVERYBODY: Final = Identity("anonymous", float("inf"), ("*",))
+ANONYMOUS: Final = Identity("anonymous", float("inf"), ("*",))
 
 
 class Authenticator:
-    """Checks tokens with one key. The key's kind fixes the algorithm, so a token can not choose another."""
+    """Verifies tokens with one key. The kind of key fixes the algorithm, so a token cannot choose another."""
 
     def __init__(self, key: str | None, audience: str | None = None) -> None:
-        """`key` is a secret (HS256) or a public key as PEM (RS256, ES256); None lets everybody in."""
+        """`key`: a secret (HS256) or a public key as PEM (RS256, ES256); None accepts every client.
+
+        Raises KeyUnusableError.
+        """
         self._audience = audience
         self._key: Any = None
         if key is None:
@@ -73,14 +75,14 @@ class Authenticator:
             else:
                 raise KeyUnusableError("the key is neither an RSA nor an elliptic-curve key")
         else:
-            if len(key.encode()) < MIN_SECRET:
-                raise KeyUnusableError(f"the secret has fewer than {MIN_SECRET} bytes")
+            if len(key.encode()) < MIN_SECRET_BYTES:
+                raise KeyUnusableError(f"the secret has fewer than {MIN_SECRET_BYTES} bytes")
             self._key, self._algorithm = key, "HS256"
 
     def check(self, token: str | None, now: float) -> Identity | Denied:
-        """Read a token at the time `now` (seconds since 1970). Never raises, whatever the token."""
+        """Return what a token opens at the time `now` (seconds since 1970). Never raises, whatever the token."""
         if self._key is None:
-            return EVERYBODY
+            return ANONYMOUS
         if not token:
             return Denied("a token is required")
         try:
@@ -89,7 +91,7 @@ class Authenticator:
                 self._key,
                 algorithms=[self._algorithm],
                 audience=self._audience,
-                # Times are compared here, with the caller's clock.
+                # PyJWT would compare times with its own clock; the caller passes one.
                 options={
                     "require": ["exp", "sub"],
                     "verify_exp": False,
@@ -100,7 +102,7 @@ class Authenticator:
             )
             expires, begins = float(claims["exp"]), float(claims.get("nbf", 0))
             if isnan(expires) or isnan(begins):
-                raise ValueError("no time comes before NaN, and none after it")
+                raise ValueError("NaN compares false with every time")
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             return Denied("the token is not valid")
         conversations = claims.get("conversations", [])
@@ -111,31 +113,3 @@ class Authenticator:
         if now + LEEWAY < begins:
             return Denied("the token is not valid yet")
         return Identity(str(claims["sub"]), expires, tuple(conversations))
-
-
-def origin_allowed(origin: str | None, allowed: tuple[str, ...], own: tuple[str, ...]) -> bool:
-    """Tell whether a browser page of `origin` may connect: it is named exactly, or is served by this gateway (`own`).
-
-    A request without an origin is no browser's and carries its own proof, a token; it passes. `*` allows every page.
-    """
-    if origin is None or "*" in allowed:
-        return True
-    normal = normal_origin(origin)
-    return normal is not None and normal in {*allowed, *own}
-
-
-def normal_origin(origin: str) -> str | None:
-    """An origin as browsers spell it: lower case, without a default port; None for what is not one."""
-    try:
-        parts = urlsplit(origin)
-        port = parts.port
-    except ValueError:
-        return None
-    if parts.scheme.lower() not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
-        return None
-    if parts.query or parts.fragment or parts.username is not None:
-        return None
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    if port is None or port == {"http": 80, "https": 443}[parts.scheme.lower()]:
-        return f"{parts.scheme.lower()}://{host}"
-    return f"{parts.scheme.lower()}://{host}:{port}"

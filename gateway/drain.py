@@ -1,6 +1,6 @@
-"""How the clients of a gateway that leaves are sent away: each is told to move, and closed, at moments of its own.
+"""Graceful shutdown: when each client of a gateway gets its reconnect hint, and when it is closed.
 
-Rules of this file: it asks no clock; time comes in, in seconds on any steady clock.
+A core module: it reads no clock. Times are seconds of any steady clock.
 """
 
 from __future__ import annotations
@@ -12,47 +12,47 @@ if TYPE_CHECKING:
 
 Client = TypeVar("Client")
 
-MOVE_WITHIN: Final = 2.0
-"""Seconds between the word and the close, of which a client takes a random one to move."""
+RECONNECT_WITHIN_S: Final = 2.0
+"""Time between the reconnect hint and the close. A client reconnects at a random moment within it."""
 
 
 class DrainSchedule(Generic[Client]):
-    """The clients of one process, sent away evenly over a window.
+    """The clients of one process, spread evenly over the drain.
 
-    Not all are told at once: those that obey and those that wait to be closed would then leave in two waves, and the
-    gateways that stay would feel the sum of them.
+    If all got the hint at once, those that reconnect and those that wait for the close would form two waves, and the
+    other gateways would get both.
     """
 
     def __init__(self, clients: Sequence[Client], begin: float, window: float) -> None:
-        """`clients` are sent away in this order, the last of them closed `window` seconds after `begin`."""
-        self.within = min(MOVE_WITHIN, window / 2)
-        """Seconds that a client which has been told has to move."""
+        """`clients` are drained in this order; the last is closed `window` seconds after `begin`."""
+        self.hint_s = min(RECONNECT_WITHIN_S, window / 2)
+        """Seconds within which a notified client is to reconnect."""
         self._clients = clients
         self._begin = begin
         self._window = window
-        self._told = 0
+        self._notified = 0
         self._closed = 0
 
     @property
     def over(self) -> bool:
-        """Whether all have been closed."""
+        """Whether all clients have been closed."""
         return self._closed == len(self._clients)
 
-    def tell(self, now: float) -> Sequence[Client]:
-        """Those that are to be told to move, by now, and have not been."""
-        told, self._told = self._told, self._due(now - self._begin)
-        return self._clients[told : self._told]
+    def notify(self, now: float) -> Sequence[Client]:
+        """Return the clients whose reconnect hint is due; each is returned once."""
+        notified, self._notified = self._notified, self._due(now - self._begin)
+        return self._clients[notified : self._notified]
 
     def close(self, now: float) -> Sequence[Client]:
-        """Those that are to be closed, by now, and have not been; they were told before."""
-        closed, self._closed = self._closed, min(self._told, self._due(now - self._begin - self.within))
+        """Return the clients whose close is due, once each; they were notified before."""
+        closed, self._closed = self._closed, min(self._notified, self._due(now - self._begin - self.hint_s))
         return self._clients[closed : self._closed]
 
     def _due(self, passed: float) -> int:
-        """Of how many the moment has come: that of the first at once, and of the others one after the other."""
-        over = self._window - self.within
+        """Return how many clients are due: the first immediately, the others one after the other."""
+        span = self._window - self.hint_s
         if passed < 0:
             return 0
-        if passed >= over:
+        if passed >= span:
             return len(self._clients)
-        return min(len(self._clients), int(len(self._clients) * passed / over) + 1)
+        return min(len(self._clients), int(len(self._clients) * passed / span) + 1)

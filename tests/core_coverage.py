@@ -28,6 +28,7 @@ CORE: Final = {
     "gateway.drain": "tests/gateway/test_drain.py",
     "gateway.operations.fleet": "tests/gateway/operations/test_fleet.py",
     "gateway.hub": "tests/gateway/test_hub.py",
+    "gateway.origins": "tests/gateway/test_auth.py",
     "gateway.replica": "tests/gateway/test_response_replica.py",
     "gateway.response_replica": "tests/gateway/test_response_replica.py",
     # One model tests both.

@@ -10,7 +10,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from gateway import wire
 from gateway.app import Gateway, create
-from gateway.settings import Settings, load
+from gateway.cli.settings import Settings, load
 from gateway.streams.store.store import open_store
 from gateway.wire import ClientFrame, Close
 from tests.core_coverage import ROOT

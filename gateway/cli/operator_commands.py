@@ -7,14 +7,12 @@ import os
 import shutil
 import sys
 import time
-from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.options import needs_shared_store, run_to_end, with_settings
-
-if TYPE_CHECKING:
-    from gateway.settings import Settings
+from gateway.cli.options import require_shared_store, run_to_end, with_settings
+from gateway.cli.settings import Settings
+from gateway.streams.settings import StoreSettings
 
 HOME_AND_CLEAR: str = "\x1b[H\x1b[J"
 """To the corner, and clear from there on: ECMA-48, sections 8.3.21 and 8.3.39."""
@@ -23,7 +21,7 @@ HOME_AND_CLEAR: str = "\x1b[H\x1b[J"
 @click.command()
 @click.option("--url", help="also look at the gateway at this address of the clients', and the proxies before it")
 @click.option("--token", help="opens a conversation doctor-* there; needless with a secret in TOKENWIRE_JWT_KEY")
-@with_settings
+@with_settings(Settings)
 def doctor(settings: Settings, url: str | None, token: str | None) -> None:
     """Check the store, the limits of this machine, the keys and the way to a gateway, and say what to do."""
     from gateway.operations.doctor import examine
@@ -38,23 +36,23 @@ def doctor(settings: Settings, url: str | None, token: str | None) -> None:
 @click.command()
 @click.argument("response")
 @click.option("--follow", is_flag=True, help="go on until the log has its end")
-@with_settings
-def tail(settings: Settings, response: str, follow: bool) -> None:
+@with_settings(StoreSettings)
+def tail(settings: StoreSettings, response: str, follow: bool) -> None:
     """Print the log of RESPONSE, an entry a line: its id, its kind, its body."""
     from gateway.streams import keys
 
     if not keys.is_response(response):
         raise click.ClickException(f"{response!r} is no response's id; they look like r07 and 16 letters or digits")
-    needs_shared_store(settings)
+    require_shared_store(settings)
     run_to_end(_tail(settings, response, follow))
 
 
 @click.command()
-@with_settings
+@with_settings(Settings)
 @click.pass_obj
 def config(options: dict[str, str], settings: Settings) -> None:
     """Print the settings in effect, with secrets masked, and where each comes from."""
-    from gateway.settings import effective
+    from gateway.streams.settings import effective
 
     rows = effective(settings, options, os.environ)
     wide = max(len(row.name) for row in rows)
@@ -64,14 +62,14 @@ def config(options: dict[str, str], settings: Settings) -> None:
 
 @click.command()
 @click.option("--json", "once", is_flag=True, help="print it once, as JSON, and leave")
-@with_settings
-def top(settings: Settings, once: bool) -> None:
+@with_settings(StoreSettings)
+def top(settings: StoreSettings, once: bool) -> None:
     """Show gateways, workers, the queue and open responses, and go on showing them."""
-    needs_shared_store(settings)
+    require_shared_store(settings)
     run_to_end(_top(settings, once))
 
 
-async def _top(settings: Settings, once: bool) -> None:
+async def _top(settings: StoreSettings, once: bool) -> None:
     import msgspec
 
     from gateway.operations import top as screen
@@ -95,7 +93,7 @@ async def _top(settings: Settings, once: bool) -> None:
         await store.close()
 
 
-async def _tail(settings: Settings, response: str, follow: bool) -> None:
+async def _tail(settings: StoreSettings, response: str, follow: bool) -> None:
     from gateway.streams import log_entries, response_log
     from gateway.streams.store.store import open_store
 

@@ -1,4 +1,4 @@
-"""What all commands share: every setting is an option, and an error is a sentence."""
+"""What the commands share: settings as options, errors as sentences, the event loop."""
 
 from __future__ import annotations
 
@@ -10,39 +10,52 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gateway.cli.settings import Settings
 from gateway.process import logs
-from gateway.settings import Settings, SettingsError, load, unknown
 from gateway.streams.metrics import BUILD
+from gateway.streams.settings import SettingsError, display, is_duration, load, unknown
+from gateway.streams.store import address
+from gateway.streams.store.embedded import default_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+    from gateway.streams.settings import StoreSettings
 
 
 logger = logging.getLogger(__name__)
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for every setting, and the settings themselves as its first argument."""
+def with_settings(kind: type[StoreSettings]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that gives a command an option for each setting of `kind`.
 
-    def run(**given: Any) -> None:
-        own = {name: given.pop(name) for name in list(given) if name not in Settings.model_fields}
-        options = {name: value for name, value in given.items() if value is not None}
-        try:
-            settings = load(options)
-        except SettingsError as error:
-            raise click.ClickException(str(error)) from None
-        BUILD.labels(_version()).set(1)
-        logs.set_up(settings.log_level, settings.log_format)
-        for name in unknown(os.environ):
-            logger.warning("%s is no setting and is not looked at", name)
-        click.get_current_context().obj = options
-        command(settings, **own)
+    The settings are the command's first argument.
+    """
 
-    run.__doc__ = command.__doc__
-    run.__name__ = command.__name__
-    for name, field in reversed(Settings.model_fields.items()):
-        run = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=field.description)(run)
-    return run
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**given: Any) -> None:
+            own = {name: given.pop(name) for name in list(given) if name not in kind.model_fields}
+            options = {name: value for name, value in given.items() if value is not None}
+            try:
+                settings = load(kind, options, Settings.model_fields)
+            except SettingsError as error:
+                raise click.ClickException(str(error)) from None
+            BUILD.labels(_version()).set(1)
+            logs.set_up(settings.log_level, settings.log_format)
+            for name in unknown(os.environ, Settings.model_fields):
+                logger.warning("unknown_setting", extra={"variable": name})
+            click.get_current_context().obj = options
+            command(settings, **own)
+
+        run.__doc__ = command.__doc__
+        run.__name__ = command.__name__
+        for name, field in reversed(kind.model_fields.items()):
+            default = display(name, field.default, is_duration(field))
+            text = field.description if default == "-" else f"{field.description}  [default: {default}]"
+            run = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=text)(run)
+        return run
+
+    return decorate
 
 
 def _version() -> str:
@@ -52,17 +65,27 @@ def _version() -> str:
         return "unknown"
 
 
-def needs_shared_store(settings: Settings) -> None:
-    """Refuse a store that lives in one process only; raises ClickException."""
+def require_shared_store(settings: StoreSettings) -> None:
+    """Refuse a store that exists in one process only; raises ClickException."""
     if settings.store.startswith("memory:"):
         raise click.ClickException(
-            "memory:// lives inside one process: use `tokenwire run`, or set TOKENWIRE_STORE to embedded:// "
-            "or to a Redis such as redis://127.0.0.1:6379"
+            f"TOKENWIRE_STORE={settings.store} exists inside one process: use `tokenwire run`, or set "
+            "TOKENWIRE_STORE to embedded:// or to a Redis such as redis://127.0.0.1:6379"
         )
 
 
+def describe_store(url: str) -> str:
+    """Return the address of a store without its password, and where its data is kept; raises StoreError."""
+    parsed = address.parse(url)
+    if parsed.scheme == "memory":
+        return "memory:// (in this process, nothing is kept)"
+    if parsed.scheme == "embedded":
+        return f"embedded:// (a Valkey server with its data in {parsed.path.rstrip('/') or default_folder()})"
+    return parsed.shown
+
+
 def run_to_end(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine, on the fastest loop that there is; raises ClickException."""
+    """Run a coroutine on uvloop, or on asyncio's loop where there is none; raises ClickException."""
     from gateway.streams.store.errors import StoreError
 
     try:
@@ -72,6 +95,16 @@ def run_to_end(work: Coroutine[Any, Any, None]) -> None:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         pass
+
+
+def exit_status(work: Coroutine[Any, Any, None]) -> int:
+    """Run a coroutine as `run_to_end` does; print its error and return the process's exit status."""
+    try:
+        run_to_end(work)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    return 0
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

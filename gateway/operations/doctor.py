@@ -19,7 +19,7 @@ from gateway.streams.store.store import Store, open_store
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from gateway.settings import Settings
+    from gateway.settings import GatewaySettings
 
 OLDEST: Final = {"redis": (6, 2), "valkey": (7, 2)}
 SLOW: Final = 0.005
@@ -30,7 +30,7 @@ FEW_FILES: Final = 16_384
 PROBE: Final = "tw:{p00}:doctor"
 
 
-async def examine(settings: Settings, url: str | None = None, token: str | None = None) -> list[Finding]:
+async def examine(settings: GatewaySettings, url: str | None = None, token: str | None = None) -> list[Finding]:
     """Look at everything that these settings use, and at the gateway at `url`; see `proxy_probe.examine`."""
     found: list[Finding] = []
     try:
@@ -50,7 +50,7 @@ async def examine(settings: Settings, url: str | None = None, token: str | None 
     return found
 
 
-async def _store(store: Store, settings: Settings) -> list[Finding]:
+async def _store(store: Store, settings: GatewaySettings) -> list[Finding]:
     if settings.store.startswith("memory:"):
         found = [await _latency(store), *await _scripts(store)]
         text = "in this process: nothing is kept over a restart; embedded:// keeps it, redis:// serves several machines"
@@ -183,7 +183,7 @@ async def _scripts(store: Store) -> list[Finding]:
     return found
 
 
-def _files(settings: Settings) -> Finding:
+def _files(settings: GatewaySettings) -> Finding:
     try:
         import resource  # noqa: PLC0415 - not on Windows
     except ImportError:
@@ -199,7 +199,7 @@ def _files(settings: Settings) -> Finding:
     return Finding("ok", "files", f"{soft} open files")
 
 
-def _keys(settings: Settings) -> list[Finding]:
+def _keys(settings: GatewaySettings) -> list[Finding]:
     found = []
     needed = {"openai": ("OPENAI_API_KEY", "OPENAI_BASE_URL"), "anthropic": ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")}
     for alias, target in sorted(settings.targets().items()):
@@ -211,7 +211,7 @@ def _keys(settings: Settings) -> list[Finding]:
     return found
 
 
-def _access(settings: Settings) -> Finding:
+def _access(settings: GatewaySettings) -> Finding:
     if settings.key is not None:
         return Finding("ok", "access", "tokens are required")
     if settings.loopback:

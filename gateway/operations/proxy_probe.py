@@ -18,7 +18,7 @@ from gateway.operations.finding import Finding
 from gateway.wire import Close
 
 if TYPE_CHECKING:
-    from gateway.settings import Settings
+    from gateway.settings import GatewaySettings
 
 ANSWERS_WITHIN: Final = 5.0
 STREAMS_WITHIN: Final = 3.0
@@ -33,7 +33,7 @@ BUFFERING: Final = (
 )
 
 
-async def examine(address: str, settings: Settings, token: str | None) -> list[Finding]:
+async def examine(address: str, settings: GatewaySettings, token: str | None) -> list[Finding]:
     """Look at a gateway from where this runs; `address` is what clients have, `token` opens a conversation there.
 
     Without a token one is signed, where there is a secret to sign it with.
@@ -61,7 +61,7 @@ async def examine(address: str, settings: Settings, token: str | None) -> list[F
     return found
 
 
-def _signed(settings: Settings, conversation: str) -> str | None:
+def _signed(settings: GatewaySettings, conversation: str) -> str | None:
     key = settings.key
     if key is None or "-----BEGIN" in key:
         return None

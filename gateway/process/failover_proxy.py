@@ -1,7 +1,6 @@
-"""A switch in front of the gateways of one machine: one port, and behind it whichever gateway there is.
+"""A TCP proxy in front of several gateways of one machine, for `tokenwire run --gateways 2`.
 
-For `tokenwire run --gateways 2`, where somebody wants to see a gateway die. It knows nothing of what it carries, and in
-production a load balancer does better.
+It lets a user kill a gateway and see the page continue. In production a load balancer does this.
 """
 
 from __future__ import annotations
@@ -15,55 +14,55 @@ if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
     from collections.abc import Iterable
 
-REACHED_WITHIN: Final = 10.0
-"""Seconds for which a connection waits for a gateway, when none is there."""
+CONNECT_WITHIN_S: Final = 10.0
+"""How long a connection waits while no gateway accepts it."""
 
-AGAIN_AFTER: Final = 0.05
-PIECE: Final = 65_536
+RETRY_AFTER_S: Final = 0.05
+CHUNK_BYTES: Final = 65_536
 
 
 class FailoverProxy:
-    """All connections go to one gateway, and all new ones to the next as soon as that one is gone."""
+    """Sends all connections to one gateway, and all new ones to the next when that one is unavailable."""
 
-    def __init__(self, places: Iterable[tuple[str, int]]) -> None:
-        """`places`: host and port of each gateway."""
-        self._places = list(places)
+    def __init__(self, endpoints: Iterable[tuple[str, int]]) -> None:
+        """`endpoints`: host and port of each gateway."""
+        self._endpoints = list(endpoints)
 
     async def serve(self, listener: socket.socket) -> asyncio.Server:
-        """Carry what comes to a listening socket, until the server is closed."""
-        return await asyncio.start_server(self._join, sock=listener)
+        """Return a server that forwards the connections of a listening socket until it is closed."""
+        return await asyncio.start_server(self._forward, sock=listener)
 
-    async def _join(self, reader: StreamReader, writer: StreamWriter) -> None:
-        far = await self._reach()
-        writers = [writer] if far is None else [writer, far[1]]
+    async def _forward(self, reader: StreamReader, writer: StreamWriter) -> None:
+        upstream = await self._connect()
+        writers = [writer] if upstream is None else [writer, upstream[1]]
         try:
-            if far is not None:
-                there = asyncio.create_task(_carry(reader, far[1]))
-                back = asyncio.create_task(_carry(far[0], writer))
-                # Where one of them goes, the other has nobody to speak to.
-                _, pending = await asyncio.wait((there, back), return_when=asyncio.FIRST_COMPLETED)
+            if upstream is not None:
+                up = asyncio.create_task(_copy(reader, upstream[1]))
+                down = asyncio.create_task(_copy(upstream[0], writer))
+                # When one side closes, the other side has no peer any more.
+                _, pending = await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
                 for task in pending:
                     task.cancel()
         finally:
             for each in writers:
                 each.close()
 
-    async def _reach(self) -> tuple[StreamReader, StreamWriter] | None:
-        deadline = time.monotonic() + REACHED_WITHIN
+    async def _connect(self) -> tuple[StreamReader, StreamWriter] | None:
+        deadline = time.monotonic() + CONNECT_WITHIN_S
         while time.monotonic() < deadline:
-            for _ in self._places:
+            for _ in self._endpoints:
                 try:
-                    return await asyncio.open_connection(*self._places[0])
+                    return await asyncio.open_connection(*self._endpoints[0])
                 except OSError:
-                    self._places.append(self._places.pop(0))
-            await asyncio.sleep(AGAIN_AFTER)
+                    self._endpoints.append(self._endpoints.pop(0))
+            await asyncio.sleep(RETRY_AFTER_S)
         return None
 
 
-async def _carry(reader: StreamReader, writer: StreamWriter) -> None:
+async def _copy(reader: StreamReader, writer: StreamWriter) -> None:
     try:
-        while piece := await reader.read(PIECE):
-            writer.write(piece)
+        while chunk := await reader.read(CHUNK_BYTES):
+            writer.write(chunk)
             await writer.drain()
     except OSError:
-        pass  # one of them is gone
+        pass  # one side closed

@@ -1,4 +1,8 @@
-"""What is logged, and how it is written: one line an event, with the ids that it is about, and never a text."""
+"""The format of log events: a stable event name and fields, as a text line or a JSON object.
+
+A module logs `logger.warning("store_unavailable", extra={"partition": 3})`; gateway/EVENTS.md lists all events.
+No field holds a token, a key or a text of a user.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +12,32 @@ import sys
 import time
 from typing import Any, Final
 
-IDS: Final = ("conversation", "response", "attempt")
-"""What a record may be about, given to a logger as `extra`: whoever looks for one of these finds all of its events."""
-
 QUIET: Final = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "anthropic", "uvicorn.access", "uvicorn.error")
 """Loggers that write addresses, query strings and, at debug level, whole prompts."""
 
+OURS: Final = ("gateway", "workers", "tests")
+"""Packages whose messages are event names; the messages of other packages are text."""
+
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
 
 class TextFormat(logging.Formatter):
-    """A line for people; the ids stand behind."""
+    """One line: time, level, logger, `event=NAME`, then the fields as `name=value`."""
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        super().__init__("%(asctime)s %(levelname)s %(name)s: ")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+    def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
-        ids = [f"{name}={value}" for name, value in about(record).items()]
-        return " ".join([super().formatMessage(record), *ids])
+        record.asctime = self.formatTime(record)
+        line = self.formatMessage(record) + " ".join(
+            f"{name}={_quoted(value)}" for name, value in fields(record).items()
+        )
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class JsonFormat(logging.Formatter):
-    """A line for machines: an object, whatever the message holds."""
+    """One line: a JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
@@ -37,22 +46,31 @@ class JsonFormat(logging.Formatter):
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', at)}.{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": record.getMessage(),
-            **about(record),
+            **fields(record),
         }
         if record.exc_info:
             event["trace"] = self.formatException(record.exc_info)
-        return json.dumps(event)
+        return json.dumps(event, default=str)
 
 
-def about(record: logging.LogRecord) -> dict[str, Any]:
-    """The ids that a record is about."""
-    found = {name: getattr(record, name, None) for name in IDS}
-    return {name: value for name, value in found.items() if value is not None}
+def fields(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the event name and the fields of a record; fields that are None are left out.
+
+    A record of a foreign package has the event `message` and its text as the field `text`.
+    """
+    ours = record.name.partition(".")[0] in OURS
+    head = {"event": record.getMessage()} if ours else {"event": "message", "text": record.getMessage()}
+    extra = {name: value for name, value in vars(record).items() if name not in _STANDARD and value is not None}
+    return {**head, **extra}
+
+
+def _quoted(value: Any) -> str:
+    text = str(value)
+    return text if text and text.isprintable() and not set(text) & set(' "=') else json.dumps(text)
 
 
 def set_up(level: str, form: str) -> None:
-    """Log to the standard error from `level` on, as `text` or `json`."""
+    """Log to standard error from `level` on; `form` is `text` or `json`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormat() if form == "json" else TextFormat())
     logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -1,85 +1,41 @@
-"""The HTTP server under the gateway: its listening socket, its bounds, and how it leaves."""
+"""uvicorn under the gateway: its limits, and the graceful shutdown."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import socket
-import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-import click
 import uvicorn
 
 from gateway import app, wire
 from gateway.drain import DrainSchedule
+from gateway.process.collector import settle_collector
 from gateway.transports.uvicorn_protocol import HttpProtocol, WebSocketProtocol
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
     from gateway.app import Gateway
     from gateway.process.signals import Signals
-    from gateway.settings import Settings
+    from gateway.settings import GatewaySettings
     from gateway.transports.event_stream import EventStream
     from gateway.transports.websocket import Connection
 
-FREED_WITHIN: Final = 15_000
-"""Milliseconds after which the kernel drops a client that acknowledges nothing (TCP_USER_TIMEOUT, tcp(7))."""
+CLOSE_WITHIN_S: Final = 1
+"""How long requests and sockets that are still open after the drain may take to close."""
 
-SEND_BUFFER: Final = 65_536
-"""Bytes that the kernel takes for one client (it doubles them for its own use): left to itself it takes megabytes, and
-a client that has stopped reading is noticed only when they are full."""
-
-BACKLOG: Final = 4096
-CLOSE_WITHIN: Final = 1
-"""Seconds that requests and sockets get which are still open when the drain is over."""
-
-DEPART_EVERY: Final = 0.02
-"""Seconds between two looks at who has to leave: so finely is the departure of all spread."""
-
-
-def reserve(host: str, port: int, *, shared: bool = True) -> socket.socket:
-    """A socket bound to an address and not listening; raises ClickException.
-
-    `shared`: others may bind to it and listen too, and the kernel deals the connections out (SO_REUSEPORT, socket(7)).
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    place = socket.socket(family, socket.SOCK_STREAM)
-    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if shared:
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        place.bind((host, port))
-    except OSError as error:
-        place.close()
-        raise click.ClickException(f"{host}:{port} can not be listened on ({error.strerror}): set --port") from None
-    return place
-
-
-def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A listening socket whose clients are let go of when they acknowledge nothing for a while; as `reserve`."""
-    listener = reserve(host, port, shared=shared)
-    # Accepted sockets inherit these. Without them a client that never reads keeps its descriptor for ever.
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, FREED_WITHIN)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-    listener.listen(BACKLOG)
-    listener.setblocking(False)
-    return listener
+DRAIN_STEP_S: Final = 0.02
+"""Interval at which clients that are due in the drain are looked up."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with our bounds; it tells every client to move before it closes."""
+    """uvicorn with this product's limits. On shutdown every client gets a reconnect hint before it is closed."""
 
-    def __init__(self, gateway: Gateway, settings: Settings, signals: Signals, drain: float) -> None:
-        """`drain`: seconds within which all clients have been sent away; 0 where there is no other gateway to go to."""
+    def __init__(self, gateway: Gateway, settings: GatewaySettings, signals: Signals, drain: float) -> None:
+        """`drain`: seconds of the graceful shutdown; 0 where clients have no other gateway to reconnect to."""
         super().__init__(
             uvicorn.Config(
                 app.front(gateway, app.create(gateway, settings)),
@@ -90,24 +46,25 @@ class Server(uvicorn.Server):
                 ws=WebSocketProtocol,
                 ws_max_size=wire.MAX_FRAME_BYTES,
                 ws_per_message_deflate=False,
-                # Heartbeats and the kernel's time-outs find a dead client, without two timers for each that lives.
+                # Heartbeats and the kernel's timeouts detect a dead client without two timers for each client.
                 ws_ping_interval=None,
                 proxy_headers=bool(settings.proxies),
                 forwarded_allow_ips=settings.proxies or None,
                 server_header=False,
-                timeout_graceful_shutdown=CLOSE_WITHIN,
+                timeout_graceful_shutdown=CLOSE_WITHIN_S,
                 timeout_keep_alive=30,
             )
         )
         self._gateway = gateway
         self._signals = signals
         self._drain = drain
-        self._notice = min(settings.notice, drain / 2)
+        self._pre_drain_delay = min(settings.notice, drain / 2)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """See `uvicorn.Server`, which raises a signal again once it has shut down: that would end the process before
-        the rest of it has, the worker's hand-over and the embedded server.
+        """See `uvicorn.Server`, which raises a signal again after its shutdown.
+
+        That would end the process before the worker has handed over its jobs and the embedded server has stopped.
         """
         yield
 
@@ -121,53 +78,41 @@ class Server(uvicorn.Server):
         settle_collector()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """See `uvicorn.Server`."""
+        """Shut down gracefully: fail /readyz, then reject new clients, then drain; see `uvicorn.Server`.
+
+        Not safe to cancel: clients would be cut without a reconnect hint.
+        """
         gateway = self._gateway
         gateway.leaving = True
         begin = time.monotonic()
         if not gateway.failed.is_set():
             if not self._signals.interrupted:
-                # New clients are let in until load balancers have seen that it is not ready: until then they send them.
-                await self._passed(begin + self._notice)
+                # Load balancers send new clients until a readiness check has failed, so these are still accepted.
+                await self._wait_until(begin + self._pre_drain_delay)
             gateway.admission.close()
-            await self._depart(begin + self._drain)
-        # uvicorn closes what is left, with 1012.
+            await self._drain_clients(begin + self._drain)
+        # uvicorn closes the remaining sockets with 1012.
         if self._signals.now.is_set():
             self.config.timeout_graceful_shutdown = 0
         await super().shutdown(sockets)
 
-    async def _depart(self, end: float) -> None:
+    async def _drain_clients(self, end: float) -> None:
         gateway = self._gateway
         clients: list[Connection | EventStream] = [*gateway.connections, *gateway.streams]
         now = time.monotonic()
-        departure = DrainSchedule(clients, now, max(0.0, end - now))
-        while (gateway.connections or gateway.streams) and not departure.over and not self._signals.now.is_set():
+        schedule = DrainSchedule(clients, now, max(0.0, end - now))
+        while (gateway.connections or gateway.streams) and not schedule.over and not self._signals.now.is_set():
             now = time.monotonic()
-            for client in departure.tell(now):
-                client.move(departure.within)
-            for client in departure.close(now):
-                client.leave()
-            await self._passed(now + DEPART_EVERY)
+            for client in schedule.notify(now):
+                client.send_reconnect_hint(schedule.hint_s)
+            for client in schedule.close(now):
+                client.close_for_restart()
+            await self._wait_until(now + DRAIN_STEP_S)
 
-    async def _passed(self, moment: float) -> None:
-        """Wait until then, or until the process is told to end at once."""
+    async def _wait_until(self, moment: float) -> None:
+        """Wait until a time of the monotonic clock, or until the process has to stop immediately."""
         try:
             async with asyncio.timeout(moment - time.monotonic()):
                 await self._signals.now.wait()
         except TimeoutError:
             pass
-
-
-def settle_collector() -> None:
-    """Keep the garbage collector from looking at what lives as long as the process, and from looking often.
-
-    A look at all that ten thousand sockets hold stops every stream for tens of milliseconds, and finds nothing: what a
-    socket leaves behind is no cycle.
-    """
-    gc.collect()
-    gc.freeze()
-    if (3, 14, 0) <= sys.version_info < (3, 14, 5):
-        # These collect in steps, whose size the other thresholds set (CPython 3.14.5 went back to generations).
-        gc.set_threshold(50_000)
-    else:
-        gc.set_threshold(50_000, 50, 100)

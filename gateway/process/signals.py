@@ -1,4 +1,4 @@
-"""What a process is told from outside: to leave, and then to end at once."""
+"""SIGTERM and SIGINT as two requests: shut down gracefully, then stop immediately."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import signal
 import time
 from typing import Final
 
-SAME_WORD_WITHIN: Final = 0.5
-"""Seconds in which a signal that comes again is the same word by another way: to a process, and to its group."""
+REPEAT_WITHIN_S: Final = 0.5
+"""A signal that repeats within this time counts once: a terminal sends it to the process and to its group."""
 
 
 class Signals:
-    """SIGTERM and SIGINT of this process, which no longer end it: the first one says leave, the second one says now."""
+    """The signals of this process. The first sets `leave`, the second sets `now`; neither ends the process."""
 
     def __init__(self) -> None:
-        """Heard from here on, in the loop that runs."""
+        """Install the handlers in the running event loop."""
         self.leave = asyncio.Event()
         self.now = asyncio.Event()
         self.interrupted = False
-        """Whether the first one was SIGINT: somebody at a keyboard waits."""
-        self._at = 0.0
+        """Whether the first signal was SIGINT: a user at a keyboard waits, so there is no pre-drain delay."""
+        self._first_at = 0.0
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._heard, number)
+            loop.add_signal_handler(number, self._on_signal, number)
 
-    def _heard(self, number: signal.Signals) -> None:
+    def _on_signal(self, number: signal.Signals) -> None:
         if not self.leave.is_set():
             self.leave.set()
             self.interrupted = number == signal.SIGINT
-            self._at = time.monotonic()
-        elif time.monotonic() - self._at > SAME_WORD_WITHIN:
+            self._first_at = time.monotonic()
+        elif time.monotonic() - self._first_at > REPEAT_WITHIN_S:
             self.now.set()

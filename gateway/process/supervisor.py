@@ -1,4 +1,4 @@
-"""Several processes that do the same work: started, started again when one dies, and ended together."""
+"""A group of child processes: start them, restart one that dies, end them together."""
 
 from __future__ import annotations
 
@@ -15,75 +15,75 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SETTLED_AFTER: Final = 5.0
-"""Seconds after which a process has shown that it can do its work: its death is no mistake of the settings."""
+STABLE_AFTER_S: Final = 5.0
+"""A process that ran this long has started correctly: its death is not a mistake in the settings."""
 
 MAX_FAILURES: Final = 3
-ORPHANED_WITHIN: Final = 1.0
+PARENT_CHECK_S: Final = 1.0
 
 
 class ProcessGroup:
-    """The children of this process; it must have no thread and no event loop yet, because it forks."""
+    """The children of this process. It forks, so the process must have no thread and no event loop yet."""
 
     def __init__(self, count: int, work: Callable[[int], int]) -> None:
-        """`work` runs in each child, is given the child's place among them from 0 on, and returns its exit status."""
+        """`work` runs in each child with the child's index from 0, and returns the exit status."""
         self._count = count
         self._work = work
         self._children: dict[int, tuple[int, float]] = {}
-        """Each child's place, and when it was started."""
-        self._leaving = False
+        """Process id to index and start time."""
+        self._stopping = False
         self._failures = 0
 
     def run(self) -> int:
-        """Keep all of them running until SIGTERM or SIGINT has come and they are gone; return an exit status.
+        """Keep all children running until SIGTERM or SIGINT; return an exit status when all have ended.
 
-        When one after the other fails as soon as it starts, the rest is ended too, and the status is not 0.
+        After MAX_FAILURES failed starts in a row the other children are ended and the status is 1.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._leave)
-        for place in range(self._count):
-            self._start(place)
+            signal.signal(number, self._stop)
+        for index in range(self._count):
+            self._start(index)
         while self._children:
             child, status = os.wait()
-            if (known := self._children.pop(child, None)) is None or self._leaving:
+            if (known := self._children.pop(child, None)) is None or self._stopping:
                 continue
-            place, started = known
+            index, started = known
             code = os.waitstatus_to_exitcode(status)
-            logger.error("process %d ended by itself (%d)", child, code)
-            # One that is killed has made no mistake.
+            logger.error("child_process_ended", extra={"pid": child, "index": index, "exit_status": code})
+            # A killed child did not fail by itself, so it is not counted.
             failed = code != -signal.SIGKILL
-            self._failures = self._failures + failed if time.monotonic() - started < SETTLED_AFTER else 0
+            self._failures = self._failures + failed if time.monotonic() - started < STABLE_AFTER_S else 0
             if self._failures >= MAX_FAILURES:
-                self._leave(signal.SIGTERM, None)
+                self._stop(signal.SIGTERM, None)
             else:
-                self._start(place)
+                self._start(index)
         return 1 if self._failures >= MAX_FAILURES else 0
 
-    def _start(self, place: int) -> None:
+    def _start(self, index: int) -> None:
         child = os.fork()
         if child:
-            self._children[child] = (place, time.monotonic())
-            if self._leaving:
-                # The word came while it was being born.
+            self._children[child] = (index, time.monotonic())
+            if self._stopping:
+                # The signal came during the fork, before the child was in the list.
                 os.kill(child, signal.SIGTERM)
             return
         status = 1
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.default_int_handler)
-            status = self._work(place)
+            status = self._work(index)
         finally:
-            # Nothing of the parent's is to be done again here.
+            # Without this the child would run the parent's clean-up again.
             os._exit(status)
 
-    def _leave(self, _: int, __: FrameType | None) -> None:
-        self._leaving = True
+    def _stop(self, _: int, __: FrameType | None) -> None:
+        self._stopping = True
         for child in self._children:
             os.kill(child, signal.SIGTERM)
 
 
 async def orphaned() -> None:
-    """Wait until the process that started this one is gone."""
+    """Wait until the parent process has ended. Safe to cancel."""
     parent = os.getppid()
-    while os.getppid() == parent:  # noqa: ASYNC110 - nobody tells
-        await asyncio.sleep(ORPHANED_WITHIN)
+    while os.getppid() == parent:  # noqa: ASYNC110 - the kernel sends no event for this
+        await asyncio.sleep(PARENT_CHECK_S)

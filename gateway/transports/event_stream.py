@@ -112,11 +112,11 @@ class EventStream:
         self._wake.set()
         self._feed.full(self)
 
-    def move(self, within: float) -> None:
+    def send_reconnect_hint(self, within: float) -> None:
         """Tell the reader to go to another gateway within so many seconds."""
         self.give(FrameBatch((wire.moving(within),)))
 
-    def leave(self) -> None:
+    def close_for_restart(self) -> None:
         """End the stream: this gateway is leaving, and the reader comes back with its last id."""
         self._leaving = True
         self._wake.set()

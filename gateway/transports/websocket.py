@@ -175,12 +175,12 @@ class Connection:
         due = self._full_since + WRITE_WITHIN if self._drained is not None else self._beats_at
         self._wheel.set(self, max(now, min(due, self._session.due(now, wall))))
 
-    def move(self, within: float) -> None:
-        """Tell the client to go to another gateway within so many seconds."""
+    def send_reconnect_hint(self, within: float) -> None:
+        """Ask the client to reconnect, to any gateway, within so many seconds."""
         self._say(wire.moving(within))
 
-    def leave(self) -> None:
-        """Close, because this gateway is leaving."""
+    def close_for_restart(self) -> None:
+        """Close, because this gateway shuts down."""
         self._close(Close.RESTART, "the gateway restarts")
 
     def _say(self, frame: Frame) -> None:

@@ -16,7 +16,7 @@ from contextlib import ExitStack, closing, suppress
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.settings import Settings
+from gateway.cli.settings import Settings
 from gateway.streams import history_log, jobs, keys, response_log
 from gateway.streams.history_log import Accepted, Submission
 from gateway.streams.log_entries import TEXT, LogId, Start

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from websockets.exceptions import WebSocketException
 
-from gateway.settings import Settings
+from gateway.cli.settings import Settings
 from tests.core_coverage import ROOT
 from tests.deploy.compose_processes import ComposeProcesses, interpolated, seconds
 from tests.deploy.services import fetched

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from gateway.settings import Settings
+from gateway.cli.settings import Settings
 from tests.core_coverage import ROOT
 
 DEPLOY: Final = ROOT / "deploy"

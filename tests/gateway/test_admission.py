@@ -114,7 +114,7 @@ def test_a_storm_that_obeys_is_through_in_the_least_time(count: int, rate: int, 
 
 def test_ten_thousand_at_once_are_in_within_ten_seconds() -> None:
     """At the rate that is the default, one process alone."""
-    from gateway.settings import Settings
+    from gateway.cli.settings import Settings
 
     rate = Settings.model_fields["accepts"].default
     door = admission(10**9, None, rate)

@@ -17,16 +17,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.auth import (
-    EVERYBODY,
+    ANONYMOUS,
     LEEWAY,
-    MIN_SECRET,
+    MIN_SECRET_BYTES,
     Authenticator,
     Denied,
     Identity,
     KeyUnusableError,
-    normal_origin,
-    origin_allowed,
 )
+from gateway.origins import normal_origin, origin_allowed
 
 PrivateKey: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
@@ -187,17 +186,17 @@ def test_a_token_with_one_character_changed_is_denied(data: st.DataObject) -> No
 
 
 def test_without_a_key_everybody_comes_in_for_ever() -> None:
-    assert Authenticator(None).check(None, NOW) == EVERYBODY
-    assert Authenticator(None).check("anything", NOW) == EVERYBODY
-    assert EVERYBODY.opens("c1")
-    assert EVERYBODY.expires > 1e300
+    assert Authenticator(None).check(None, NOW) == ANONYMOUS
+    assert Authenticator(None).check("anything", NOW) == ANONYMOUS
+    assert ANONYMOUS.opens("c1")
+    assert ANONYMOUS.expires > 1e300
 
 
 @pytest.mark.parametrize(
     ("key", "why"),
     [
-        ("", f"fewer than {MIN_SECRET} bytes"),
-        ("x" * (MIN_SECRET - 1), f"fewer than {MIN_SECRET} bytes"),
+        ("", f"fewer than {MIN_SECRET_BYTES} bytes"),
+        ("x" * (MIN_SECRET_BYTES - 1), f"fewer than {MIN_SECRET_BYTES} bytes"),
         ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "not a public key"),
         (private(RSA), "not a public key"),
         (private(EC), "not a public key"),
@@ -213,7 +212,7 @@ def test_a_key_that_can_verify_nothing_is_refused_when_it_is_configured(key: str
 
 
 def test_bytes_of_a_secret_are_counted_and_not_characters() -> None:
-    Authenticator("é" * (MIN_SECRET // 2))
+    Authenticator("é" * (MIN_SECRET_BYTES // 2))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.auth import EVERYBODY, Denied, Identity
+from gateway.auth import ANONYMOUS, Denied, Identity
 from gateway.session import (
     BURST,
     FRAMES_A_SECOND,
@@ -224,7 +224,7 @@ def test_a_fresh_token_may_open_other_conversations() -> None:
 
 
 def test_where_everybody_is_let_in_nobody_expires() -> None:
-    session = Session("s1", lambda *_: EVERYBODY, None, 0.0)
+    session = Session("s1", lambda *_: ANONYMOUS, None, 0.0)
     session.receive('{"type":"hello"}', 0.0, BEGIN)
     assert session.tick(1e9, BEGIN + 1e9) == []
     assert session.receive('{"type":"watch","conversation":"c1"}', 1e9, BEGIN + 1e9) == [Carry(Watch("c1"))]

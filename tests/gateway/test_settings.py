@@ -1,4 +1,4 @@
-"""Settings: a wrong one is named with the value seen and what is allowed, and a secret is never shown."""
+"""Settings: an error names the setting, the value seen and what is allowed, and never shows a secret."""
 
 from __future__ import annotations
 
@@ -11,9 +11,20 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import ValidationError
 
-from gateway.settings import Settings, SettingsError, effective, load, unknown, without_password
+from gateway.cli.settings import Settings, load
+from gateway.settings import GatewaySettings
+from gateway.streams.settings import (
+    SettingsError,
+    effective,
+    format_duration,
+    parse_duration,
+    without_password,
+)
+from gateway.streams.settings import unknown as unknown_settings
+from workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 SECRET = "s3cret-of-at-least-thirty-two-bytes"
@@ -27,20 +38,24 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+def unknown(environment: Mapping[str, str]) -> dict[str, str | None]:
+    return unknown_settings(environment, Settings.model_fields)
+
+
 def refused(**given: Any) -> str:
     with pytest.raises(SettingsError) as caught:
         load(given)
     return str(caught.value)
 
 
-def test_without_any_setting_the_product_runs_on_this_machine_alone() -> None:
+def test_defaults_listen_on_loopback_with_a_memory_store() -> None:
     settings = load({})
     assert (settings.store, settings.host, settings.port) == ("memory://", "127.0.0.1", 8000)
     assert settings.loopback
     assert settings.key is None
 
 
-def test_a_setting_comes_from_the_environment_and_an_option_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_option_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENWIRE_PORT", "9000")
     assert load({}).port == 9000
     assert load({"port": "9001"}).port == 9001
@@ -64,11 +79,13 @@ WRONG = [
     ("models", "{}", 'such as {"default": "demo"}'),
     ("models", '["demo"]', 'such as {"default": "demo"}'),
     ("models", '{"default": 1}', "string"),
+    ("models", '{"fast": "demo"}', 'no alias "default"'),
+    ("proxies", "proxy.example", "no IP address or network"),
     ("demo_rate", "-1", "greater than or equal to 0"),
     ("demo_rate", "inf", "finite"),
     ("lease", "0.1", "greater than 0.1"),
     ("lease", "nan", "finite"),
-    ("lease", "5s", "number"),
+    ("lease", "5 parsecs", "number"),
     ("attempts", "0", "greater than or equal to 1"),
     ("attempts", "1001", "less than or equal to 1000"),
     ("recovery", "resume", "'restart' or 'continue'"),
@@ -93,7 +110,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("name", "value", "allowed"), WRONG)
 @pytest.mark.parametrize("source", ["environment", "lower-case environment", "option"])
-def test_a_wrong_value_is_named_with_what_is_allowed(
+def test_a_wrong_value_is_named_with_the_allowed_values(
     name: str, value: str, allowed: str, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {}
@@ -110,12 +127,12 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
     assert allowed in message
 
 
-def test_every_setting_that_can_be_wrong_is_tried_above() -> None:
-    anything_goes = {"store", "host", "jwt_key", "jwt_audience", "proxies", "metrics_host", "operator_token"}
+def test_every_setting_has_a_wrong_value_above() -> None:
+    anything_goes = {"store", "host", "jwt_key", "jwt_audience", "metrics_host", "operator_token"}
     assert {name for name, _, _ in WRONG} == set(Settings.model_fields) - anything_goes
 
 
-def test_an_operators_token_that_can_be_guessed_is_refused_and_never_shown() -> None:
+def test_a_short_operator_token_is_refused_and_not_shown() -> None:
     message = refused(operator_token="guess-me-please")
     assert message == "TOKENWIRE_OPERATOR_TOKEN: the token has fewer than 16 bytes"
     token = load({"operator_token": "guess-me-if-you-can"}).operator_token
@@ -132,11 +149,11 @@ def test_an_operators_token_that_can_be_guessed_is_refused_and_never_shown() -> 
         ("TOKENWIRE_LOGLEVEL", "TOKENWIRE_LOG_LEVEL"),
     ],
 )
-def test_a_misspelled_variable_stops_the_start_and_is_named_with_the_one_that_is_meant(
+def test_a_misspelled_variable_is_refused_with_a_suggestion(
     variable: str, meant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, "its-value")
-    assert refused() == f"{variable} is no setting: is {meant} meant?"
+    assert refused() == f"{variable} is not a setting: did you mean {meant}?"
 
 
 @pytest.mark.parametrize(
@@ -149,19 +166,19 @@ def test_a_misspelled_variable_stops_the_start_and_is_named_with_the_one_that_is
         "TOKENWIRE_ELSEWHERE",
     ],
 )
-def test_what_is_near_no_setting_stops_nothing(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_foreign_variable_does_not_stop_the_start(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "tcp://10.0.0.1:8000")
     load({})
-    # Of what Kubernetes sets, not a word.
+    # Variables that Kubernetes sets are not reported at all.
     assert unknown(os.environ) == ({variable: None} if variable.endswith("ELSEWHERE") else {})
 
 
-def test_a_port_that_kubernetes_set_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_set_by_kubernetes_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENWIRE_PORT", "tcp://10.0.0.1:8000")
     assert "enableServiceLinks: false" in refused()
 
 
-def test_the_settings_in_effect_say_where_they_come_from_and_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_effective_settings_name_their_source_and_mask_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENWIRE_STORE", "redis://me:pa/ss@w0rd@example.com:6379/1?password=w0rd")
     monkeypatch.setenv("tokenwire_lease", "2.5")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted")
@@ -169,39 +186,39 @@ def test_the_settings_in_effect_say_where_they_come_from_and_show_no_secret(monk
     monkeypatch.setenv("TOKENWIRE_ORIGINS", "https://a.example,https://b.example")
     given = {"jwt_key": SECRET, "port": "9000", "models": '{"default": "demo"}'}
     rows = effective(load(given), given, os.environ)
-    told = {row.name: (row.value, row.source) for row in rows}
+    shown = {row.name: (row.value, row.source) for row in rows}
     assert [row.name for row in rows][: len(Settings.model_fields)] == [
         f"TOKENWIRE_{name.upper()}" for name in Settings.model_fields
     ]
-    assert told["TOKENWIRE_STORE"] == ("redis://********@example.com:6379/1?********", "environment")
-    assert told["TOKENWIRE_LEASE"] == ("2.5", "environment")
-    assert told["TOKENWIRE_JWT_KEY"] == ("********", "option")
-    assert told["TOKENWIRE_PORT"] == ("9000", "option")
-    assert told["TOKENWIRE_MODELS"] == ('{"default": "demo"}', "option")
-    assert told["TOKENWIRE_ORIGINS"] == ("https://a.example,https://b.example", "environment")
-    assert told["TOKENWIRE_MEMORY"] == ("256", "default")
-    assert told["TOKENWIRE_OPERATOR_TOKEN"] == ("-", "default")
-    assert told["OPENAI_API_KEY"] == ("********", "environment")
-    assert told["OPENAI_BASE_URL"] == ("https://********@example.com/v1", "environment")
+    assert shown["TOKENWIRE_STORE"] == ("redis://********@example.com:6379/1?********", "environment")
+    assert shown["TOKENWIRE_LEASE"] == ("2500ms", "environment")
+    assert shown["TOKENWIRE_JWT_KEY"] == ("********", "option")
+    assert shown["TOKENWIRE_PORT"] == ("9000", "option")
+    assert shown["TOKENWIRE_MODELS"] == ('{"default": "demo"}', "option")
+    assert shown["TOKENWIRE_ORIGINS"] == ("https://a.example,https://b.example", "environment")
+    assert shown["TOKENWIRE_MEMORY"] == ("256", "default")
+    assert shown["TOKENWIRE_OPERATOR_TOKEN"] == ("-", "default")
+    assert shown["OPENAI_API_KEY"] == ("********", "environment")
+    assert shown["OPENAI_BASE_URL"] == ("https://********@example.com/v1", "environment")
     assert not any(secret in str(rows) for secret in ("w0rd", "pa/ss", "planted", SECRET))
 
 
 @pytest.mark.parametrize("address", ["memory://", "unix:///run/valkey.sock", "redis://127.0.0.1:6379/0"])
-def test_an_address_without_a_password_is_shown_as_it_is(address: str) -> None:
+def test_an_address_without_a_password_is_shown_unchanged(address: str) -> None:
     assert without_password(address) == address
 
 
-def test_what_is_no_address_is_not_shown() -> None:
+def test_a_text_that_is_no_address_is_masked() -> None:
     assert without_password("hunter2") == "********"
 
 
-def test_several_wrong_values_are_all_named() -> None:
+def test_every_wrong_value_is_named() -> None:
     message = refused(port="x", lease="0", host="0.0.0.0")
-    assert [line.partition("=")[0] for line in message.splitlines()] == ["TOKENWIRE_PORT", "TOKENWIRE_LEASE"]
+    assert {line.partition("=")[0] for line in message.splitlines()} == {"TOKENWIRE_PORT", "TOKENWIRE_LEASE"}
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.5", "example.com", "localhost.example.com"])
-def test_a_host_that_others_can_reach_needs_a_key_or_that_everybody_is_let_in_by_name(host: str) -> None:
+def test_a_public_host_needs_a_key_or_auth_none(host: str) -> None:
     message = refused(host=host)
     assert f"TOKENWIRE_HOST={host!r}" in message
     assert "TOKENWIRE_JWT_KEY" in message
@@ -212,16 +229,16 @@ def test_a_host_that_others_can_reach_needs_a_key_or_that_everybody_is_let_in_by
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
-def test_a_host_that_only_this_machine_can_reach_needs_none(host: str) -> None:
+def test_a_loopback_host_needs_no_key(host: str) -> None:
     assert load({"host": host}).loopback
 
 
-def test_tokens_are_asked_for_where_there_is_a_key() -> None:
+def test_a_key_requires_tokens_unless_auth_is_none() -> None:
     assert load({"jwt_key": SECRET}).key == SECRET
     assert load({"jwt_key": SECRET, "auth": "none"}).key is None
 
 
-def test_to_ask_for_tokens_without_a_key_is_refused() -> None:
+def test_auth_jwt_without_a_key_is_refused() -> None:
     assert refused(auth="jwt") == "TOKENWIRE_AUTH=jwt needs TOKENWIRE_JWT_KEY"
 
 
@@ -240,11 +257,11 @@ ED25519 = (
         ("too-short-a-secret", "fewer than 32 bytes"),
         ("-----BEGIN PRIVATE KEY-----\nAAAA\n", "not a public key in PEM form"),
         (ED25519, "neither an RSA nor an elliptic-curve key"),
-        ("@/nowhere/key.pem", "the file can not be read (No such file or directory)"),
+        ("@/nowhere/key.pem", "the file cannot be read (No such file or directory)"),
         ("@\x00", "null byte"),
     ],
 )
-def test_a_key_that_can_not_be_used_is_named_and_not_shown(key: str, why: str) -> None:
+def test_an_unusable_key_is_refused_and_not_shown(key: str, why: str) -> None:
     for host in ("127.0.0.1", "0.0.0.0"):
         message = refused(jwt_key=key, host=host)
         assert message.startswith("TOKENWIRE_JWT_KEY: ")
@@ -252,13 +269,13 @@ def test_a_key_that_can_not_be_used_is_named_and_not_shown(key: str, why: str) -
         assert not key or key not in message
 
 
-def test_a_key_can_be_read_from_a_file(tmp_path: Path) -> None:
+def test_a_key_is_read_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text(SECRET)
     assert load({"jwt_key": f"@{file}"}).key == SECRET
 
 
-def test_a_secret_is_in_no_repr() -> None:
+def test_no_repr_holds_a_secret() -> None:
     settings = load({"jwt_key": SECRET, "store": f"redis://:{PASSWORD}@db:6379"})
     for shown in (repr(settings), str(settings), f"{settings}", repr(settings.jwt_key)):
         assert SECRET not in shown
@@ -268,7 +285,7 @@ def test_a_secret_is_in_no_repr() -> None:
 @pytest.mark.parametrize(
     "given", [{"port": "x"}, {"jwt_key": "@" + SECRET}, {"store": [PASSWORD]}, {"jwt_key": [SECRET]}]
 )
-def test_a_secret_is_in_no_error(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_error_holds_a_secret(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENWIRE_JWT_KEY", SECRET)
     monkeypatch.setenv("TOKENWIRE_STORE", f"redis://:{PASSWORD}@db:6379")
     with pytest.raises(SettingsError) as caught:
@@ -282,12 +299,12 @@ def test_a_secret_is_in_no_error(given: dict[str, Any], monkeypatch: pytest.Monk
     assert PASSWORD not in str(raw.value)
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_immutable() -> None:
     with pytest.raises(ValidationError):
         load({}).port = 1
 
 
-def test_origins_have_one_spelling() -> None:
+def test_origins_are_normalized() -> None:
     assert load({"origins": " HTTPS://A.com:443 , http://b.com:80,http://c.com:8080,* "}).origins == (
         "https://a.com",
         "http://b.com",
@@ -298,9 +315,9 @@ def test_origins_have_one_spelling() -> None:
     assert load({"origins": ("https://a.com",)}).origins == ("https://a.com",)
 
 
-def test_models_are_those_of_the_setting_or_those_that_have_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load({"models": '{"fast": "openai/gpt-4o-mini"}'}).targets() == {"fast": "openai/gpt-4o-mini"}
-    assert load({"models": {"mine": "python/a:b"}}).targets() == {"mine": "python/a:b"}
+def test_targets_default_to_the_providers_with_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load({"models": '{"default": "openai/gpt-4o-mini"}'}).targets() == {"default": "openai/gpt-4o-mini"}
+    assert load({"models": {"default": "python/a:b"}}).targets() == {"default": "python/a:b"}
     assert load({}).targets() == {"demo": "demo", "default": "demo"}
     monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
     anthropic = load({}).targets()
@@ -312,7 +329,37 @@ def test_models_are_those_of_the_setting_or_those_that_have_a_key(monkeypatch: p
     assert set(openai) == {"demo", "anthropic", "openai", "default"}
 
 
-def test_a_conversation_is_kept_at_least_as_long_as_its_logs() -> None:
+def test_history_is_kept_at_least_as_long_as_logs() -> None:
     lifetimes = load({"retention": "3600", "history": "60"}).lifetimes
     assert (lifetimes.log, lifetimes.conversation, lifetimes.submission) == (3600, 3600, 3600)
     assert load({"retention": "60", "history": "3600"}).lifetimes.conversation == 3600
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30d", 2_592_000.0), ("1.5h", 5400.0), ("250ms", 0.25), (" 90 s ", 90.0), ("2m", 120.0)]
+)
+def test_a_duration_may_have_a_unit(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+    assert load({"history": "30d"}).history == 30 * 86_400
+
+
+@pytest.mark.parametrize("text", ["", "d", "1w", "-1d", "1d1h", "5"])
+def test_a_text_without_a_known_unit_is_left_to_the_field(text: str) -> None:
+    assert parse_duration(text) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(2_592_000.0, "30d"), (90.0, "90s"), (0.025, "25ms"), (0.0, "0s"), (5400.0, "90m"), (0.0001, "0.0001s")],
+)
+def test_a_duration_is_shown_in_its_largest_whole_unit(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_gateway_and_worker_share_only_the_process_settings() -> None:
+    shared = set(GatewaySettings.model_fields) & set(WorkerSettings.model_fields)
+    assert shared == {
+        *("store", "retention", "history", "log_level", "log_format"),
+        *("models", "host", "drain", "metrics_port", "metrics_host"),
+    }
+    assert set(Settings.model_fields) == set(GatewaySettings.model_fields) | set(WorkerSettings.model_fields)

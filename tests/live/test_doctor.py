@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from gateway.cli.settings import load
 from gateway.operations.doctor import examine
-from gateway.settings import load
 from tests.live.processes import GatewayProcess
 from tests.stores import RealServer
 from tests.topologies import RealCluster
@@ -263,7 +263,7 @@ def test_8_a_clock_that_is_wrong(operated: Operated) -> None:
 
 
 async def test_9_a_key_that_is_missing() -> None:
-    found = await examined("memory://", models='{"fast": "openai/gpt-4o-mini"}')
+    found = await examined("memory://", models='{"default": "demo", "fast": "openai/gpt-4o-mini"}')
     assert found["model fast"].mark == "FAIL"
     assert "OPENAI_API_KEY" in found["model fast"].text
 

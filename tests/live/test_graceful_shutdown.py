@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from gateway.admission import ELSEWHERE_WITHIN
-from gateway.drain import MOVE_WITHIN
+from gateway.drain import RECONNECT_WITHIN_S
 from gateway.transports.event_stream import COME_BACK_WITHIN
 from tests.live.client import Client
 from tests.live.conftest import MODELS, House, entries, text_of
@@ -119,7 +119,7 @@ async def test_it_says_so_first_then_sends_everybody_away_and_takes_nobody(
             assert await client.closed() == 1012
             closed.append(time.monotonic() - begun)
             (moving,) = [frame for frame in client.frames if frame["type"] == "moving"]
-            assert 0 < moving["within"] <= MOVE_WITHIN
+            assert 0 < moving["within"] <= RECONNECT_WITHIN_S
             await client.connect(house.urls()[0])
         await asyncio.gather(*streams)
         for reader in readers:
@@ -159,8 +159,8 @@ async def test_each_client_is_closed_at_a_moment_of_its_own(house: House, conver
         # Told over the first three seconds, closed two seconds later.
         for second in range(int(drain)):
             share = sum(second <= moment < second + 1 for moment in passed)
-            assert share <= 2 * len(clients) / (drain - MOVE_WITHIN), passed
-        assert passed[-1] - passed[0] > (drain - MOVE_WITHIN) * 0.8
+            assert share <= 2 * len(clients) / (drain - RECONNECT_WITHIN_S), passed
+        assert passed[-1] - passed[0] > (drain - RECONNECT_WITHIN_S) * 0.8
         for client in clients:
             await client.close()
 

@@ -13,6 +13,7 @@ import jwt
 import pytest
 
 from gateway.process.logs import JsonFormat, TextFormat
+from gateway.streams.log_fields import error_fields
 from tests.live.client import Client
 from tests.live.conftest import LEASE
 from tests.live.processes import GatewayProcess, WorkerProcess
@@ -120,22 +121,36 @@ def record(message: str, *arguments: object, **about: object) -> logging.LogReco
     return made
 
 
-def test_an_event_is_one_line_of_json_whatever_it_holds() -> None:
-    line = JsonFormat().format(record("two\nlines \ud800 %s", "and more", response="r1", attempt=2, user="unknown"))
+def test_a_json_event_is_one_line_with_its_fields() -> None:
+    line = JsonFormat().format(record("two\nlines \ud800 %s", "and more", response="r1", attempt=2, conversation=None))
     assert "\n" not in line
     event = json.loads(line)
     assert (event["event"], event["level"]) == ("two\nlines \ud800 and more", "info")
     assert (event["response"], event["attempt"], event["logger"]) == ("r1", 2, "gateway.feed.feed")
     assert "conversation" not in event
-    assert "user" not in event
 
 
-def test_for_people_the_ids_stand_behind() -> None:
-    line = TextFormat().format(record("it ended", conversation="c1", response="r1"))
-    assert line.endswith("INFO gateway.feed.feed: it ended conversation=c1 response=r1")
+def test_a_text_event_has_its_name_first_and_quoted_fields() -> None:
+    line = TextFormat().format(record("response_ended", response="r1", reason="two words", lag=0.5))
+    assert line.endswith('INFO gateway.feed.feed: event=response_ended response=r1 reason="two words" lag=0.5')
 
 
-def test_a_failure_is_told_within_the_line() -> None:
+def test_a_message_of_another_package_is_text_and_no_event_name() -> None:
+    line = JsonFormat().format(record("Task was %s", "destroyed", name="asyncio"))
+    assert (json.loads(line)["event"], json.loads(line)["text"]) == ("message", "Task was destroyed")
+
+
+def test_error_fields_have_the_type_and_places_and_no_text() -> None:
+    assert error_fields(ExceptionGroup("outer", [ValueError("a secret")])) == {"error": "ValueError", "where": ""}
+    with pytest.raises(ValueError, match="a secret") as caught:
+        int("a secret")
+    fields = error_fields(caught.value)
+    assert fields["error"] == "ValueError"
+    assert fields["where"].startswith("test_logs.py:")
+    assert fields["where"].endswith(":test_error_fields_have_the_type_and_places_and_no_text")
+
+
+def test_a_json_event_holds_its_traceback() -> None:
     try:
         raise ValueError(secrets.token_hex(2))
     except ValueError as error:

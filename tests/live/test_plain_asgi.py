@@ -11,7 +11,7 @@ import uvicorn
 from websockets.asyncio.client import connect
 
 from gateway import app
-from gateway.settings import load
+from gateway.cli.settings import load
 from gateway.streams.store.store import open_store
 from gateway.transports import websocket
 from tests.live.client import Client

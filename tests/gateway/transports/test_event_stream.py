@@ -42,7 +42,7 @@ async def test_whoever_has_gone_before_it_begins_leaves_nothing_behind(version: 
             raise OSError
 
     response = EventResponse(events, lambda: ended.append(True))
-    events.leave()
+    events.close_for_restart()
     scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": version}}
     async with asyncio.timeout(5):
         # What is raised differs, and concerns only the server.

@@ -1,0 +1,54 @@
+"""Listening sockets, and what accepted sockets inherit from them."""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+import click
+
+USER_TIMEOUT_MS: Final = 15_000
+"""After this time the kernel drops a client that acknowledges nothing (TCP_USER_TIMEOUT, tcp(7))."""
+
+SEND_BUFFER_BYTES: Final = 65_536
+"""Send buffer of one client, which the kernel doubles. The default grows to megabytes, and backpressure would only be
+noticed when they are full."""
+
+BACKLOG: Final = 4096
+
+
+def reserve(host: str, port: int, *, shared: bool = True) -> socket.socket:
+    """Return a socket that is bound and does not listen; raises ClickException.
+
+    `shared`: other processes may bind the same port, and the kernel distributes the connections (SO_REUSEPORT,
+    socket(7)).
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise click.ClickException(
+            f"cannot listen on {host}:{port} ({error.strerror}): set TOKENWIRE_PORT (--port) or TOKENWIRE_HOST (--host)"
+        ) from None
+    return bound
+
+
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """Return a listening socket whose accepted sockets are closed when a client stops acknowledging; see `reserve`."""
+    listener = reserve(host, port, shared=shared)
+    # Accepted sockets inherit these options. Without them a client that never reads keeps its descriptor forever.
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,268 @@
+"""Settings that gateways and workers share, and how every setting is read, checked and shown.
+
+A setting is a field of a `BaseSettings` class, the environment variable `TOKENWIRE_<NAME>` and a command line option.
+Each process reads the class that it needs: `gateway.settings.GatewaySettings`, `workers.settings.WorkerSettings`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, TypeVar
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from gateway.streams.store.store import Lifetimes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+PREFIX: Final = "TOKENWIRE_"
+SECRETS: Final = ("jwt_key", "operator_token", "store")
+"""Settings whose values are never shown: keys, and an address that may hold a password."""
+
+MASK: Final = "********"
+
+CREDENTIALS: Final = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
+"""Variables that the providers' SDKs read."""
+
+SERVICE_LINK: Final = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT_\d+_(TCP|UDP)(_\w+)?)")
+"""Variables that Kubernetes adds to every container of a namespace with a service named `tokenwire...`."""
+
+_UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", re.ASCII)
+
+
+class SettingsError(ValueError):
+    """A setting is wrong. The message names it, the value seen and the values allowed."""
+
+
+def parse_duration(value: Any) -> Any:
+    """Return the seconds of a text such as `30d`, `1.5h` or `250ms`; return anything else unchanged."""
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    return float(match[1]) * _UNITS_S[match[2]] if match else value
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds in the largest unit that gives a whole number: `30d`, `90s`, `25ms`."""
+    for unit, size in reversed(_UNITS_S.items()):
+        count = seconds / size
+        if seconds and abs(count - round(count)) < 1e-9 and round(count):
+            return f"{round(count)}{unit}"
+    return f"{seconds:g}s"
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+"""Seconds, as a number or with a unit."""
+
+
+class StoreSettings(BaseSettings):
+    """What every command needs: the store, and the log output."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
+
+    store: str = Field(
+        "memory://",
+        repr=False,
+        description="memory://, embedded://[FOLDER], redis://, unix://, sentinel:// or cluster://",
+    )
+    retention: Duration = Field(86_400.0, ge=60, description="how long a log is kept after its end: the resume window")
+    history: Duration = Field(30 * 86_400.0, ge=60, description="how long a conversation is kept after its last change")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="lowest severity that is logged"
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="format of a log event: a text line or a JSON object"
+    )
+
+    @property
+    def lifetimes(self) -> Lifetimes:
+        """How long the store keeps logs, conversations and idempotency keys."""
+        return Lifetimes(self.retention, max(self.history, self.retention), self.retention)
+
+
+class ProcessSettings(StoreSettings):
+    """What gateways and workers share."""
+
+    models: Annotated[dict[str, str] | None, NoDecode] = Field(
+        None,
+        description='JSON object, alias to provider/model: {"default": "demo", "fast": "openai/gpt-4o-mini"}; '
+        "unset: every provider that has a key",
+    )
+    host: str = Field("127.0.0.1", description="address to listen on")
+    drain: Duration = Field(
+        30.0,
+        ge=0,
+        description="graceful shutdown: how long a worker's running responses may take to finish, and over how long a "
+        "gateway's clients are asked to reconnect",
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="second port with /metrics, /healthz and /readyz, for operators; process N of --processes has the "
+        "N-th port from this one",
+    )
+    metrics_host: str | None = Field(None, description="address of the metrics port; unset: TOKENWIRE_HOST")
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _parse_models(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            models = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"not JSON ({error})") from error
+        if not isinstance(models, dict) or not models:
+            raise ValueError('not a JSON object of aliases, such as {"default": "demo"}')
+        return models
+
+    @field_validator("models")
+    @classmethod
+    def _has_default_alias(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        if value is not None and "default" not in value:
+            raise ValueError(
+                f'no alias "default", which clients use: {{"default": {json.dumps(next(iter(value.values())))}, ...}}'
+            )
+        return value
+
+    def targets(self) -> dict[str, str]:
+        """Return alias to provider/model: those configured, or the demo and each provider that has a key."""
+        if self.models is not None:
+            return dict(self.models)
+        found = {"demo": "demo"}
+        if os.environ.get("ANTHROPIC_API_KEY"):
+            found["anthropic"] = "anthropic/claude-sonnet-4-5"
+        if os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"):
+            found["openai"] = "openai/gpt-4o-mini"
+        found["default"] = found.get("openai") or found.get("anthropic") or "demo"
+        return found
+
+
+def read_secret_file(value: Any) -> Any:
+    """Return the content of the file of `@FILE`, without surrounding white space; return anything else unchanged."""
+    if isinstance(value, str) and value.startswith("@"):
+        try:
+            return Path(value[1:]).read_text().strip()
+        except OSError as error:
+            raise ValueError(f"the file cannot be read ({error.strerror})") from error
+    return value
+
+
+class EffectiveSetting(NamedTuple):
+    """A setting in effect: its variable, its value with secrets masked, and `default`, `environment` or `option`."""
+
+    name: str
+    value: str
+    source: str
+
+
+def effective(
+    settings: BaseSettings, options: Mapping[str, Any], environment: Mapping[str, str]
+) -> list[EffectiveSetting]:
+    """Return every setting of a process, and the credentials of provider SDKs, with secrets masked."""
+    variables = {name.upper() for name in environment}
+    rows = []
+    for name, field in type(settings).model_fields.items():
+        variable = f"{PREFIX}{name.upper()}"
+        source = "option" if name in options else "environment" if variable in variables else "default"
+        rows.append(EffectiveSetting(variable, display(name, getattr(settings, name), is_duration(field)), source))
+    credentials = {name: value for name in CREDENTIALS if (value := environment.get(name))}
+    return rows + [
+        EffectiveSetting(name, MASK if name.endswith("KEY") else without_password(value), "environment")
+        for name, value in credentials.items()
+    ]
+
+
+def is_duration(field: Any) -> bool:
+    """Tell whether a field holds seconds that may have a unit."""
+    return any(isinstance(each, BeforeValidator) and each.func is parse_duration for each in field.metadata)
+
+
+def display(name: str, value: Any, duration: bool = False) -> str:
+    """Return a setting's value as text, with secrets masked; `-` where it is unset."""
+    if value is None:
+        return "-"
+    if isinstance(value, SecretStr):
+        return MASK
+    match value:
+        case dict():
+            return json.dumps(value)
+        case tuple():
+            return ",".join(value) or "-"
+        case float():
+            return format_duration(value) if duration else f"{value:g}"
+        case _:
+            return (without_password(value) if name == "store" else str(value)) or "-"
+
+
+def without_password(address: str) -> str:
+    """Return an address with its user, password and query masked."""
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        return MASK
+    authority, question, _ = rest.partition("?")
+    # A password may hold an @ or a slash that is not spelled as %XX.
+    _, at, tail = authority.rpartition("@")
+    return f"{scheme}://{MASK + at if at else ''}{tail if at else authority}{question and question + MASK}"
+
+
+def unknown(environment: Mapping[str, str], names: Iterable[str]) -> dict[str, str | None]:
+    """Return variables that start with TOKENWIRE_ and are no setting, each with the most similar setting, if any.
+
+    `names` are the settings of all commands.
+    """
+    upper = [name.upper() for name in names]
+    found: dict[str, str | None] = {}
+    for variable, value in environment.items():
+        name = variable.upper().removeprefix(PREFIX)
+        if not variable.upper().startswith(PREFIX) or name in upper:
+            continue
+        if SERVICE_LINK.fullmatch(variable.upper()) or (name.endswith("_PORT") and "://" in value):
+            continue
+        near = difflib.get_close_matches(name, upper, 1, cutoff=0.75)
+        found[variable] = f"{PREFIX}{near[0]}" if near else None
+    return found
+
+
+AnySettings = TypeVar("AnySettings", bound=BaseSettings)
+
+
+def load(kind: type[AnySettings], options: Mapping[str, Any], names: Iterable[str]) -> AnySettings:
+    """Return the settings from the environment and from options, which win.
+
+    `names` are the settings of all commands. Raises SettingsError, which names every wrong setting.
+    """
+    misspelled = [
+        f"{name} is not a setting: did you mean {near}?" for name, near in unknown(os.environ, names).items() if near
+    ]
+    if misspelled:
+        # A warning is not enough: a misspelled TOKENWIRE_JWT_KEY would leave the gateway open.
+        raise SettingsError("\n".join(misspelled))
+    try:
+        return kind(**options)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"][:1])
+            # The whole value, of which the input may be a part; the input, where the variable is in lower case.
+            seen = options.get(name, os.environ.get(f"{PREFIX}{name.upper()}", problem["input"]))
+            shown = "" if name in SECRETS else f"={seen!r}"
+            message = problem["msg"].removeprefix("Value error, ")
+            if isinstance(seen, str) and name.endswith("port") and seen.startswith("tcp://"):
+                message = (
+                    "set by Kubernetes for a service of this name: put enableServiceLinks: false into the pod's spec"
+                )
+            lines.append(f"{PREFIX}{name.upper()}{shown}: {message}" if name else message)
+        raise SettingsError("\n".join(lines)) from None

@@ -1,0 +1,46 @@
+"""One worker process: a pool on a store, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from workers.generation import GenerationOptions
+from workers.pool import Pool
+
+if TYPE_CHECKING:
+    from gateway.streams.store.store import Store
+    from workers.settings import WorkerSettings
+
+
+def create_pool(settings: WorkerSettings, store: Store) -> Pool:
+    """Return a pool with the providers of these settings; raises ValueError for a target that cannot be served."""
+    options = GenerationOptions(
+        lease=settings.lease,
+        attempts=settings.attempts,
+        recovery=settings.recovery,
+        window=settings.window,
+        patience=settings.patience,
+        first_timeout=settings.first_timeout,
+        idle_timeout=settings.idle_timeout,
+        longest=settings.longest,
+        context=settings.context,
+    )
+    return Pool(store, settings.targets(), options, concurrency=settings.concurrency, demo_rate=settings.demo_rate)
+
+
+async def drain_pool(pool: Pool, drain_s: float, stop_now: asyncio.Event) -> None:
+    """Shut a pool down within `drain_s` seconds; at once where `stop_now` is set. Jobs that remain go to other workers.
+
+    Not safe to cancel: jobs that are not handed over are taken over only after their leases.
+    """
+    draining = asyncio.create_task(pool.shut_down(drain_s))
+    stopping = asyncio.create_task(stop_now.wait())
+    await asyncio.wait([draining, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if draining.done():
+        await draining
+        return
+    draining.cancel()
+    await asyncio.gather(draining, return_exceptions=True)
+    await pool.shut_down(0.0)
