@@ -1,1 +1,1 @@
-"""The benchmark: what a delivered token costs, beside a floor and beside others. README.md says how to read it."""
+"""Benchmark: the CPU cost of a delivered token, compared with a null server and with other servers. See README.md."""

@@ -1,4 +1,4 @@
-"""What processes cost, from the operating system; and whether this machine is steady enough to say so."""
+"""CPU and memory of processes, from the operating system, and the current speed of this machine."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 SPIN: Final = 0.05
-"""Seconds that a canary spins on each CPU."""
+"""Seconds that the canary loop runs on each CPU."""
 
 
 def cpu(processes: Mapping[str, Sequence[int]]) -> dict[str, float]:
-    """Seconds of CPU, user and system, that each role's processes have used since they began.
+    """Return the CPU seconds (user and system) that the processes of each role have used since their start.
 
-    Read from the CPU-time clock of the process, which counts nanoseconds and every thread (clock_getcpuclockid(3); the
-    kernel builds the clock's id from the process's as here).
+    Read from the CPU-time clock of the process, which counts nanoseconds of all threads (clock_getcpuclockid(3)). The
+    kernel derives the id of this clock from the process id as done here.
     """
     return {role: sum(time.clock_gettime(~pid << 3 | 2) for pid in pids) for role, pids in processes.items()}
 
 
 def memory(pids: Iterable[int]) -> int:
-    """Bytes of memory of processes, shared pages divided by their users (Pss of smaps_rollup, proc(5))."""
+    """Return the memory of processes in bytes; shared pages are divided by their users (Pss in smaps_rollup)."""
     total = 0
     for pid in pids:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -34,26 +34,26 @@ def memory(pids: Iterable[int]) -> int:
     return total
 
 
-def waited(pids: Iterable[int]) -> float:
-    """Seconds for which processes were ready to run and had no CPU (the second number of schedstat)."""
+def cpu_wait(pids: Iterable[int]) -> float:
+    """Return the seconds for which processes were ready to run and had no CPU (second number of schedstat)."""
     return sum(
         int(task.read_text().split()[1]) / 1e9 for pid in pids for task in Path(f"/proc/{pid}/task").glob("*/schedstat")
     )
 
 
 def canary(cpus: frozenset[int]) -> float:
-    """How many million turns of an empty loop a second each of `cpus` does, the slowest of them.
+    """Return the speed of the slowest of `cpus` in million iterations of an empty loop per second.
 
-    It says how fast this machine is at this moment: others' work, stolen time and lowered clocks make it fall.
+    It drops when other processes, stolen time or a lower clock slow this machine down.
     """
     slowest = float("inf")
-    for each in cpus:
-        with pinned(frozenset((each,))):
-            turns = 0
-            begun = time.perf_counter()
-            while (spent := time.perf_counter() - begun) < SPIN:
+    for cpu_number in cpus:
+        with pinned(frozenset((cpu_number,))):
+            iterations = 0
+            started = time.perf_counter()
+            while (spent := time.perf_counter() - started) < SPIN:
                 for _ in range(1000):
                     pass
-                turns += 1000
-        slowest = min(slowest, turns / spent / 1e6)
+                iterations += 1000
+        slowest = min(slowest, iterations / spent / 1e6)
     return slowest

@@ -1,7 +1,7 @@
-"""What a contender is: something that is started, watched by viewers of the load generator, and told tokens to deliver.
+"""Interface of a contender: a server that is started, watched by viewers of the load generator, and published to.
 
-A contender says how to reach it as data; the load generator (`load/`) does the rest. It is started anew for every run,
-and needs to know nothing of rates, rounds or measuring:
+A contender describes how to reach it as data; the load generator (`load/`) does the rest. It is restarted for every run
+and does not depend on rates, rounds or measurements:
 
     class Nats:
         name = "nats"
@@ -9,8 +9,8 @@ and needs to know nothing of rates, rounds or measuring:
         def missing(self) -> str | None:
             return None if shutil.which("nats-server") else "no nats-server on PATH: apt-get install nats-server"
 
-        def start(self, place: Place, streams: int) -> Running:
-            process = processes.start([...], place.server, place.folder / "nats.log")
+        def start(self, placement: Placement, streams: int) -> Running:
+            process = processes.start([...], placement.server, placement.folder / "nats.log")
             ...
             return Running(
                 processes={"gateway": (process.pid,)},
@@ -25,7 +25,7 @@ and needs to know nothing of rates, rounds or measuring:
                 close=process.close,
             )
 
-Text that is published holds no character that JSON escapes, so it may stand in any template as it is.
+Published text contains no character that JSON escapes, so it can be inserted into any template.
 """
 
 from __future__ import annotations
@@ -38,43 +38,43 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Address: TypeAlias = tuple[str, int]
-"""An IPv4 address in digits, and a TCP port."""
+"""A numeric IPv4 address and a TCP port."""
 
 Kind: TypeAlias = Literal["tokenwire", "text", "nats", "socketio", "count"]
-"""How viewers read what they are sent:
+"""How viewers decode received frames:
 
 - `tokenwire`: JSON text frames of PROTOCOL.md.
-- `text`: the payload of each text or binary frame is text of the stream, one or more tokens, nothing else.
-- `nats`: binary frames of a NATS byte stream; the payload of each MSG is text of the stream. PING is answered.
-- `socketio`: text frames of Engine.IO 4 and Socket.IO; the text is the string behind the event's name, as in
-  `42["event","TEXT"]`. Engine.IO's ping `2` is answered with `3`.
-- `count`: a frame is a token, whatever it holds; nothing is compared.
+- `text`: the payload of each text or binary frame is stream text of one or more tokens.
+- `nats`: binary frames of a NATS byte stream; the payload of each MSG is stream text. PING is answered.
+- `socketio`: text frames of Engine.IO 4 and Socket.IO; the text is the string after the event name, as in
+  `42["event","TEXT"]`. The Engine.IO ping `2` is answered with `3`.
+- `count`: each frame is one token; its content is not compared.
 
-WebSocket pings are answered and empty frames are passed over in every kind.
+All kinds answer WebSocket pings and ignore empty frames.
 """
 
 Replies: TypeAlias = Literal["redis", "http", "nats", "none", "provider"]
-"""How the publisher reads what it is answered, and so knows an error: RESP2, HTTP/1.1 with status 2xx, NATS (PING is
-answered, -ERR is an error), or it reads and forgets. As `provider` it is called itself, at its address, by a worker."""
+"""How the publisher parses replies and detects errors: RESP2, HTTP/1.1 with status 2xx, NATS (PING is answered, -ERR
+is an error), or `none` (replies are discarded). With `provider`, a worker calls the publisher at its address."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a contender runs."""
+class Placement:
+    """CPUs and folder of a contender."""
 
     server: frozenset[int]
-    """CPUs for what serves viewers, and for that alone."""
+    """CPUs reserved for the server of the viewers."""
     load: frozenset[int]
-    """CPUs for everything else: the load generator, Redis, a worker that publishes."""
+    """CPUs of all other processes: load generator, Redis, publishing worker."""
     folder: Path
-    """An empty folder for sockets, configurations and logs; removed after the run."""
+    """An empty folder for sockets, configuration and logs; removed after the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A viewer sends one frame, of text or binary. Frames up to the next `Await` go out in one write.
+    """A viewer sends a text or binary frame. All frames up to the next `Await` are sent in one write.
 
-    In the steps of `Stream.again`, `{cursor}` and `{after}` stand for the cursors that the viewer holds.
+    In `Stream.resume`, `{cursor}` and `{after}` are replaced by the cursors of the viewer.
     """
 
     data: str
@@ -83,9 +83,9 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Await:
-    """A viewer waits for a frame (of NATS: for a line) that begins with `prefix`.
+    """A viewer waits for a frame (NATS: a line) that starts with `prefix`.
 
-    The frame is read as any other too by `tokenwire`; elsewhere it is taken for an acknowledgement.
+    With `tokenwire` the frame is also decoded; with other kinds it is only an acknowledgement.
     """
 
     prefix: str
@@ -96,84 +96,84 @@ Steps: TypeAlias = tuple[Send | Await, ...]
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One stream of tokens: how it is watched, and how a piece of its text is published."""
+    """A stream of tokens: how viewers watch it and how its text is published."""
 
     path: str
-    """Of the HTTP upgrade, query included."""
+    """Path of the HTTP upgrade, including the query."""
     publish: tuple[str, ...] = ()
-    """With `replies="redis"` the words of one command, otherwise a head and a body that are sent as they are.
+    """With `replies="redis"` the words of a command, otherwise a header and a body.
 
-    `{text}` stands for the text, `{size}` for the bytes of the text, `{previous}` and `{number}` for two
-    numbers of which the second is one more, and which count the pieces of this stream from `number` on. Empty where
-    the contender has a clock of its own.
+    `{text}` is replaced by the text and `{size}` by its size in bytes. `{number}` counts the publishes of this
+    stream, starting with `number`; `{previous}` is one less. Empty if the contender has its own clock.
     """
     steps: Steps = ()
-    """After the upgrade; the viewer is subscribed when all are done, or at once where there are none."""
-    again: Steps | None = None
-    """The steps of a viewer that was cut off and goes on from its cursor; None where there is no such thing."""
+    """Steps after the upgrade; the viewer is subscribed when all are done."""
+    resume: Steps | None = None
+    """Steps of a viewer that resumes from its cursor; None if the contender cannot resume."""
     headers: tuple[str, ...] = ()
-    """Further lines of the upgrade, such as `Sec-WebSocket-Protocol: x`."""
+    """More headers of the upgrade, such as `Sec-WebSocket-Protocol: x`."""
     response: str = ""
-    """`tokenwire`: the id that its deltas name."""
+    """With `tokenwire`: the response id in its deltas."""
     number: int = 1
-    """The first `{number}`."""
+    """First value of `{number}`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Publisher:
-    """How the load generator publishes: over TCP, pipelined, what is due at one moment in one write."""
+    """How the load generator publishes: pipelined over TCP, all publishes that are due in one write."""
 
     address: Address
     replies: Replies = "none"
     accept: str = ""
-    """With `redis`: the one reply that is no error. Empty: every reply that is no error by its type."""
+    """With `redis`: the only reply that is not an error. Empty: every reply except error replies."""
     first: str = ""
     """Sent once on every connection."""
     connections: int = 1
-    """Streams are spread over so many; the order within one stream is kept."""
+    """Number of connections. Each stream uses one, so its order is kept."""
     window: float = 0.0
-    """Seconds for which the tokens of a stream are gathered after each publish, as `workers/batch.py` does."""
+    """Batching window in seconds: tokens are collected for so long after each publish, as in `workers/batch.py`."""
     gather: float | None = None
-    """With `redis`: what is due while a write has not been answered goes out together, once it is, and so many seconds
-    after that write, as `gateway/streams/store/pipeline.py` does. None: every write goes out at once."""
+    """With `redis`: publishes that are due while a write is unanswered are sent together after its reply, and at
+    least this number of seconds after that write, as in the product's store pipeline. None: every write is sent
+    immediately."""
     begin: str = ""
-    """Sent when publishing begins, to a contender with its own clock: `{start}` is the due time of token 0 of stream
-    0 (nanoseconds of CLOCK_MONOTONIC), `{rate}` tokens a second and stream."""
+    """Sent at the start of publishing to a contender with its own clock: `{start}` is the due time of token 0 of
+    stream 0 (nanoseconds of CLOCK_MONOTONIC), `{rate}` the tokens a second per stream."""
     finish: str = ""
-    """Sent when publishing ends."""
+    """Sent at the end of publishing."""
 
 
 @dataclass
 class Running:
-    """A contender that runs."""
+    """A running contender."""
 
     processes: Mapping[str, Sequence[int]]
-    """Process ids by role, of which CPU and memory are measured: `gateway` is what serves viewers, `redis` the store,
-    `worker` what publishes. Threads need not be named, child processes do."""
+    """Process ids by role, for CPU and memory: `gateway` serves viewers, `redis` is the store, `worker` publishes.
+    List child processes too."""
     viewers: Address
     kind: Kind
     streams: Sequence[Stream]
     publisher: Publisher
     close: Callable[[], None]
-    """Ends everything that was started, however it stands; called once, always."""
+    """Stops everything that was started; called exactly once, also after errors."""
     settle: float = 0.2
-    """Seconds to wait between the last subscription and the first token, where a server acknowledges none."""
+    """Seconds between the last subscription and the first token, for servers that do not acknowledge subscriptions."""
     counters: Callable[[], Mapping[str, float]] = dict
-    """Further figures that only grow; what they grow by while it is measured goes into the JSON."""
+    """Returns more monotonic counters; their increase during the measurement is added to the JSON."""
 
 
 class Contender(Protocol):
-    """Something that can be started and compared."""
+    """A server that can be started and compared."""
 
     @property
     def name(self) -> str:
-        """As on the command line and in the table."""
+        """Return the name for the command line and the tables."""
 
     def missing(self) -> str | None:
-        """Why it can not run on this machine, and what to do; None where it can."""
+        """Return why it cannot run on this machine and what to install; None if it can."""
 
-    def start(self, place: Place, streams: int) -> Running:
-        """Start it with `streams` streams, ready for viewers; raises RuntimeError with what went wrong.
+    def start(self, placement: Placement, streams: int) -> Running:
+        """Start it with `streams` streams, ready for viewers; raise RuntimeError on failure.
 
-        What it started is ended before it raises.
+        Everything that was started is stopped before it raises.
         """

@@ -1,4 +1,4 @@
-"""Every contender, by name; the peers need programs that are not everywhere."""
+"""All contenders by name. Peers need programs that may be absent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def contenders(*, durable: bool = True) -> dict[str, Contender]:
-    """The null server first, the product second; without `durable` its store keeps nothing on disk."""
+    """Return the null server, the product and the peers. Without `durable` their stores write no files."""
     own: tuple[Contender, ...] = (
         Null(),
         Tokenwire("tokenwire", durable=durable),

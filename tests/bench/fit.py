@@ -1,8 +1,8 @@
-"""The cost model: what a gateway's CPU is made of, fitted to what was measured.
+"""Cost model: the CPU of a gateway as a sum of costs, fitted to measurements.
 
     CPU = publishes * c_in + frames * c_send + bytes * c_byte + connections * c_idle
 
-each a second. The coefficients are the least squares of the relative errors, none below nothing.
+per second. The coefficients minimize the squares of the relative errors and are not negative.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ COEFFICIENTS: Final = (
     ("c_byte", "bytes_per_s", "us a byte"),
     ("c_idle", "viewers", "us a second and socket"),
 )
-LEAST_POINTS: Final = 6
-MOST_CORES: Final = 0.9
-"""A gateway busier than that is late, and coalesces; the model says what that costs, but not when it happens."""
+MIN_POINTS: Final = 6
+MAX_CORES: Final = 0.9
+"""Busier gateways lag and coalesce; the model describes the cost of that, but not when it happens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Coefficients in microseconds, and how far off they are."""
+    """Coefficients in microseconds, and the errors of the model."""
 
     coefficients: tuple[float, ...]
     points: tuple[tuple[str, float, float], ...]
-    """Each mix with its measured and its modelled cores."""
+    """Name, measured cores and modelled cores of each mix."""
 
     @property
     def explained(self) -> float:
-        """R², of the cores measured."""
+        """Return R² of the measured cores."""
         measured = [point[1] for point in self.points]
         mean = sum(measured) / len(measured)
         scatter = sum((value - mean) ** 2 for value in measured)
@@ -46,22 +46,22 @@ class Model:
 
 
 def fit(results: Sequence[Result], contender: str = "tokenwire") -> Model | None:
-    """The model of the runs of one contender; None where there are too few different ones."""
+    """Return the model of one contender; None if there are too few different mixes."""
     runs = [
         result
         for result in results
         if result.contender == contender
         and {name for _, name, _ in COEFFICIENTS} <= result.figures.keys()
         and result.figures.get("gateway_us")
-        and result.figures["gateway_cores"] <= MOST_CORES
+        and result.figures["gateway_cores"] <= MAX_CORES
     ]
     best = fastest(results)
     clean = [result for result in runs if not result.marks(best)]
-    if len({result.mix for result in clean}) >= LEAST_POINTS:
+    if len({result.mix for result in clean}) >= MIN_POINTS:
         runs = clean
-    elif len({result.mix for result in runs}) < LEAST_POINTS:
+    elif len({result.mix for result in runs}) < MIN_POINTS:
         return None
-    # Divided by what was measured, so that an error of ten per cent weighs the same in every mix.
+    # Relative errors: 10 % weigh the same in every mix.
     measured = [1e6 * result.figures["gateway_cores"] for result in runs]
     table = [
         [result.figures[name] / cost for _, name, _ in COEFFICIENTS]
@@ -72,7 +72,7 @@ def fit(results: Sequence[Result], contender: str = "tokenwire") -> Model | None
         solved = _least_squares([[row[column] for column in used] for row in table])
         if all(value >= 0 for value in solved):
             break
-        # A cost below nothing is none: the other ones explain it.
+        # Remove the most negative coefficient; the others explain its part.
         used.remove(used[min(range(len(solved)), key=lambda index: solved[index])])
     coefficients = [0.0] * len(COEFFICIENTS)
     for column, value in zip(used, solved, strict=True):
@@ -89,7 +89,7 @@ def fit(results: Sequence[Result], contender: str = "tokenwire") -> Model | None
 
 
 def _least_squares(rows: Sequence[Sequence[float]]) -> list[float]:
-    """The x for which every row times x is nearest to 1, by the normal equations (four unknowns at the most)."""
+    """Return the x that minimizes the distance of each row times x from 1 (normal equations, at most 4 unknowns)."""
     size = len(rows[0])
     matrix = [
         [sum(row[i] * row[j] for row in rows) for j in range(size)] + [sum(row[i] for row in rows)] for i in range(size)

@@ -1,7 +1,7 @@
-"""The null server: the least that a server in Python can do for a token, a write of finished bytes to each socket.
+"""Null server: the minimum work for a token in Python, a write of finished bytes to each socket.
 
-It accepts the upgrade, and from then on writes one pre-built frame to every socket of a stream at each token's time, by
-its own clock. Run as a module it serves; `Null` is the contender.
+It accepts the upgrade. Then it writes one prepared frame to every socket of a stream at the due time of each
+token, by its own clock. The module is the server; `Null` is the contender.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from . import processes
 from .contender import Publisher, Running, Stream
 
 if TYPE_CHECKING:
-    from .contender import Place
+    from .contender import Placement
 
 TEXT: Final = b'{"type":"delta","response":"r000123456789abcdef","cursor":"1123456789-1234","text":" 00000000"}'
-"""As large as the gateway's delta of one token."""
+"""As large as a delta of one token."""
 
 FRAME: Final = bytes((0x81, len(TEXT))) + TEXT
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 class Clock:
-    """Writes the frames that are due, and never waits for a socket."""
+    """Writes frames at their due times, without waiting for any socket."""
 
     def __init__(self, streams: int) -> None:
         self.sockets: list[list[asyncio.Transport]] = [[] for _ in range(streams)]
@@ -37,30 +37,32 @@ class Clock:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, start: int, rate: float) -> None:
-        """Token n of stream s is due at `start` nanoseconds plus (n + s / streams) / rate seconds."""
+        """Start: token n of stream s is due at `start` nanoseconds plus (n + s / streams) / rate seconds."""
         self._start = start
         self._step = 1e9 / rate / len(self.sockets)
-        self._turn()
+        self._write_due()
 
     def end(self) -> None:
-        """Write nothing more."""
+        """Stop writing."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _turn(self) -> None:
+    def _write_due(self) -> None:
         due = int((time.monotonic_ns() - self._start) / self._step) + 1 if self._step else 0
-        # One turn of the loop writes a few thousand frames at the most, so that it goes on reading when it is late.
+        # At most 50 tokens per iteration, so that the loop continues to read when it lags.
         for token in range(self._next, min(due, self._next + 50)):
             for socket in self.sockets[token % len(self.sockets)]:
                 socket.write(FRAME)
             self._next = token + 1
         early = self._start + self._next * self._step - time.monotonic_ns()
-        # A timer of the loop has whole milliseconds; it must not fire again and again before a token is due.
-        self._timer = asyncio.get_running_loop().call_later(max(early / 1e9, 0.001) if early > 0 else 0.0, self._turn)
+        # Loop timers have a resolution of 1 ms; a shorter delay would spin until the token is due.
+        self._timer = asyncio.get_running_loop().call_later(
+            max(early / 1e9, 0.001) if early > 0 else 0.0, self._write_due
+        )
 
 
 class Socket(asyncio.Protocol):
-    """One viewer, from its upgrade on; or the load generator's word that the clock begins."""
+    """Connection of a viewer, or the control connection of the load generator."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -96,19 +98,19 @@ class Socket(asyncio.Protocol):
 
 
 class Null:
-    """The floor that every other contender is compared with."""
+    """The baseline of all comparisons."""
 
     name = "null"
 
     def missing(self) -> str | None:
-        """None: it is part of the benchmark."""
+        """Return None: it is part of the benchmark."""
         return None
 
-    def start(self, place: Place, streams: int) -> Running:
+    def start(self, placement: Placement, streams: int) -> Running:
         """See `Contender`."""
         port = processes.free_port()
         command = [sys.executable, "-m", __name__, str(port), str(streams)]
-        process = processes.start(command, place.server, place.folder / "null.log")
+        process = processes.start(command, placement.server, placement.folder / "null.log")
         process.until(lambda: processes.listens(port))
         return Running(
             processes={"gateway": (process.pid,)},
@@ -121,7 +123,7 @@ class Null:
 
 
 async def serve(port: int, streams: int) -> None:
-    """Serve until the process is ended."""
+    """Serve until the process is terminated."""
     clock = Clock(streams)
     server = await asyncio.get_running_loop().create_server(lambda: Socket(clock), "127.0.0.1", port, backlog=4096)
     await server.serve_forever()

@@ -1,4 +1,4 @@
-"""Processes that a run starts: on the CPUs they are meant for, with their output in a file, and surely ended."""
+"""Processes of a run: pinned to CPUs, with their output in a file, and always stopped."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-READY_WITHIN = 30.0
-GONE_WITHIN = 5.0
+READY_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 5.0
 
 
 @contextmanager
 def pinned(cpus: frozenset[int]) -> Iterator[None]:
-    """A block in which this process, and what it starts, runs on `cpus`."""
+    """Run the block, and processes started in it, on `cpus`."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)
     try:
@@ -37,34 +37,34 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its id, until it is closed."""
+        """Return the process id."""
         return self._process.pid
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended by itself."""
+        """Return whether the process has not exited."""
         return self._process.poll() is None
 
-    def said(self) -> str:
-        """The end of what it wrote."""
+    def output_tail(self) -> str:
+        """Return the last 2,000 characters of its output."""
         return self.output.read_text(errors="replace")[-2000:]
 
-    def until(self, condition: Callable[[], object], within: float = READY_WITHIN) -> None:
-        """Wait until `condition()` is true; raises RuntimeError, with what the process said, if it never is."""
+    def until(self, condition: Callable[[], object], within: float = READY_TIMEOUT_S) -> None:
+        """Wait until `condition()` is true; raise RuntimeError with the process output on exit or timeout."""
         deadline = time.monotonic() + within
         while not condition():
             if not self.running or time.monotonic() > deadline:
-                what = "ended" if not self.running else f"was not ready within {within:g} s"
+                reason = "exited" if not self.running else f"was not ready within {within:g} s"
                 self.close()
-                raise RuntimeError(f"{self.output.stem} {what}: {self.said()}")
+                raise RuntimeError(f"{self.output.stem} {reason}: {self.output_tail()}")
             time.sleep(0.01)
 
     def close(self) -> None:
-        """End it: asked at first, then told."""
+        """Stop the process: SIGTERM, then SIGKILL."""
         if self.running:
             self._process.terminate()
             try:
-                self._process.wait(GONE_WITHIN)
+                self._process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
         self._process.wait()
@@ -73,9 +73,9 @@ class Process:
 def start(
     command: Sequence[str], cpus: frozenset[int], output: Path, environment: Mapping[str, str] | None = None
 ) -> Process:
-    """Start `command` on `cpus`; what it writes goes to the file `output`, after whose name errors call it.
+    """Start `command` on `cpus` with its output in the file `output`. Errors name the process by this file.
 
-    `environment` is added to this process's, of which everything named for the product or a provider is left out.
+    `environment` is added to the environment of this process, without variables of the product and the providers.
     """
     clean = {
         name: value
@@ -94,7 +94,7 @@ def start(
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now."""
+    """Return a free TCP port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -102,7 +102,7 @@ def free_port() -> int:
 
 
 def listens(port: int) -> bool:
-    """Whether somebody accepts connections on a port of the loopback interface."""
+    """Return whether a loopback port accepts connections."""
     try:
         with socket.create_connection(("127.0.0.1", port), 1.0):
             return True
@@ -111,11 +111,11 @@ def listens(port: int) -> bool:
 
 
 def tree(pid: int) -> tuple[int, ...]:
-    """A process and its children, and theirs."""
+    """Return a process and all its descendants."""
     found = [pid]
     for parent in found:
         try:
-            with open(f"/proc/{parent}/task/{parent}/children") as children:  # noqa: PTH123 - not a file to keep
+            with open(f"/proc/{parent}/task/{parent}/children") as children:  # noqa: PTH123 - a file of /proc
                 found += map(int, children.read().split())
         except FileNotFoundError:
             continue

@@ -1,4 +1,4 @@
-"""The streaming wire of OpenAI and Anthropic, as bytes for the load generator, which is the provider (`provider.c`).
+"""Streaming responses of OpenAI and Anthropic as bytes, sent by the load generator as the provider (`provider.c`).
 
 Sources: https://platform.openai.com/docs/api-reference/chat-streaming and
 https://docs.anthropic.com/en/docs/build-with-claude/streaming; chunks as of RFC 9112, section 7.1.
@@ -25,16 +25,16 @@ _TEXT: Final = "{text}"
 
 
 class Wire(NamedTuple):
-    """How one call is answered: at once, with each token, at the end."""
+    """Response of one call: opening, each token, closing."""
 
     opening: str
     token: tuple[str, str]
-    """The head of a chunk, and the chunk; `{text}` stands for the token."""
+    """Chunk header and chunk; `{text}` is replaced by the token."""
     closing: str
 
 
 def wire(sdk: Sdk) -> Wire:
-    """What an official SDK is answered by its provider."""
+    """Return the response of a provider for its official SDK."""
     opening, token, closing = _openai() if sdk == "openai" else _anthropic()
     size = len(token) - len(_TEXT) + TOKEN_BYTES
     return Wire(
@@ -43,7 +43,7 @@ def wire(sdk: Sdk) -> Wire:
 
 
 def environment(sdk: Sdk, port: int) -> dict[str, str]:
-    """What a worker needs to call the load generator for this provider."""
+    """Return the environment with which a worker calls the load generator as this provider."""
     if sdk == "openai":
         return {"OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1", "OPENAI_API_KEY": "none"}
     return {"ANTHROPIC_BASE_URL": f"http://127.0.0.1:{port}", "ANTHROPIC_API_KEY": "none"}

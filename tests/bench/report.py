@@ -1,12 +1,12 @@
-"""What was measured, for a person: one table for the terminal and for README.md alike (Markdown)."""
+"""Renders results as Markdown tables, for the terminal and for README.md."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
 from .fit import COEFFICIENTS, fit
-from .musts import standings
 from .result import summarise
+from .targets import assessments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ HEADINGS: Final[Mapping[str, tuple[str, str]]] = {
     "delay_max_ms": ("max ms", ".3g"),
     "load_cores": ("load cores", ".2f"),
 }
-"""Of the most common figures: what a column is called, and how it is written; others go by their names."""
+"""Column heading and number format of common figures; other figures use their names."""
 
 
 def _heading(figure: str) -> str:
@@ -41,7 +41,7 @@ def _written(figure: str, value: float) -> str:
 
 
 def rows(table: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A Markdown table whose columns also align without a renderer; the first row is its head."""
+    """Yield the lines of a Markdown table with aligned columns; the first row is the header."""
     widths = [max(len(row[index]) for row in table) for index in range(len(table[0]))]
     for number, row in enumerate(table):
         first, *others = zip(row, widths, strict=True)
@@ -52,7 +52,7 @@ def rows(table: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def short(result: Result, columns: Sequence[str], spent: float, best: float) -> str:
-    """One run in a line."""
+    """Return a one-line summary of a run."""
     shown = [
         f"{_heading(figure)} {_written(figure, result.figures[figure])}"
         for figure in columns
@@ -63,8 +63,8 @@ def short(result: Result, columns: Sequence[str], spent: float, best: float) -> 
 
 
 def tables(results: Sequence[Result], mixes: Mapping[str, Mix]) -> Iterator[str]:
-    """Each of these mixes with its contenders side by side."""
-    summaries = sorted(summarise(results), key=_place)
+    """Yield a table for each mix, with its contenders as rows."""
+    summaries = sorted(summarise(results), key=_order)
     for name in dict.fromkeys(result.mix for result in results if result.mix in mixes):
         yield ""
         yield f"**{name}**: {mixes[name].title}"
@@ -72,8 +72,8 @@ def tables(results: Sequence[Result], mixes: Mapping[str, Mix]) -> Iterator[str]
         yield from _mix([each for each in summaries if each.mix == name], mixes[name].columns)
 
 
-def _place(summary: Summary) -> tuple[bool, bool, str]:
-    # The floor, the product, the others.
+def _order(summary: Summary) -> tuple[bool, bool, str]:
+    # Order: null server, product, peers.
     return summary.contender != "null", not summary.contender.startswith("tokenwire"), summary.contender
 
 
@@ -91,7 +91,7 @@ def _exact(summary: Summary) -> str:
     if summary.exact:
         return "yes"
     if summary.faults == {"missing"}:
-        return "not all came in time"
+        return "not all received in time"
     return f"NO: {summary.problem[:80]}"
 
 
@@ -99,30 +99,39 @@ def _cell(summary: Summary, figure: str) -> str:
     value = summary.figures.get(figure)
     if value is None:
         return "-"
-    middle, least, most = (_written(figure, each) for each in value)
+    middle, minimum, maximum = (_written(figure, each) for each in value)
     return (
-        f"{middle} ({least}-{most})" if figure in ("gateway_us", "gateway_us/null") and summary.rounds > 1 else middle
+        f"{middle} ({minimum}-{maximum})"
+        if figure in ("gateway_us", "gateway_us/null") and summary.rounds > 1
+        else middle
     )
 
 
-def musts(results: Sequence[Result]) -> Iterator[str]:
-    """What must be shown, and whether it is; of the mixes that were run."""
-    table = [["mix", "measure", "must", "aim", "measured", "reached"]]
-    for standing in standings(summarise(results)):
-        must, value = standing.must, standing.value
-        if value is None and all(result.mix != must.mix for result in results):
+def targets(results: Sequence[Result]) -> Iterator[str]:
+    """Yield the table of targets for the mixes that were run."""
+    table = [["mix", "measure", "required", "goal", "measured", "met"]]
+    for assessment in assessments(summarise(results)):
+        target, value = assessment.target, assessment.value
+        if value is None and all(result.mix != target.mix for result in results):
             continue
-        sign = ">=" if must.least else "<="
-        unit = f" {must.unit}" if must.unit else ""
+        sign = ">=" if target.minimum else "<="
+        unit = f" {target.unit}" if target.unit else ""
         shown = "-" if value is None else f"{value:,.4g}{unit}"
         table.append(
-            [must.mix, must.what, f"{sign} {must.must:,g}{unit}", f"{must.aim:,g}{unit}", shown, standing.reached]
+            [
+                target.mix,
+                target.label,
+                f"{sign} {target.required:,g}{unit}",
+                f"{target.goal:,g}{unit}",
+                shown,
+                assessment.met,
+            ]
         )
     yield from rows(table)
 
 
 def model(results: Sequence[Result]) -> Iterator[str]:
-    """The cost model, where there are enough different mixes to fit it to."""
+    """Yield the cost model if there are enough different mixes."""
     fitted = fit(results)
     if fitted is None:
         return
@@ -145,5 +154,5 @@ def model(results: Sequence[Result]) -> Iterator[str]:
 
 
 def describe(machine: Mapping[str, Any]) -> str:
-    """The machine of a run in a line."""
+    """Return a one-line description of the machine."""
     return ", ".join(f"{name} {value}" for name, value in machine.items())

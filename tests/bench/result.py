@@ -1,4 +1,4 @@
-"""What a run came to: figures by name, and whether it was exact. No measuring here, and no printing."""
+"""Result of a run: figures by name, and whether delivery was exact. No measuring and no printing here."""
 
 from __future__ import annotations
 
@@ -9,81 +9,81 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-MOST_SLIP: Final = 2.0
-"""Milliseconds at the 99th percentile by which the publisher may be late."""
+MAX_SLIP_MS: Final = 2.0
+"""Maximum lateness of the publisher in milliseconds, 99th percentile."""
 
-MOST_WAITED: Final = 0.05
-"""Share of the time for which the measured process may be kept from its CPU by others."""
+MAX_CPU_WAIT: Final = 0.05
+"""Maximum share of the time for which the measured process waits for its CPU."""
 
-MOST_LOAD: Final = 0.9
-"""Cores that the load generator may use: beyond it, it may be what is slow."""
+MAX_LOAD_CORES: Final = 0.9
+"""Maximum cores of the load generator; above, it may be the bottleneck."""
 
-LEAST_SPEED: Final = 0.9
-"""Of the fastest canary: below it the machine was busy with something else, or slowed down."""
+MIN_CANARY_RATIO: Final = 0.9
+"""Minimum speed relative to the fastest canary; below, the machine was busy or throttled."""
 
 
 @dataclass
 class Result:
-    """One run of one contender in one mix. A figure's name ends in its unit where it has one:
+    """One run of a contender in a mix. The name of a figure ends with its unit:
 
-    `_us` microseconds, `_ms` milliseconds, `_s` seconds, `_bytes`, `_cores`, `_per_s`; ratios and counts have none.
+    `_us` microseconds, `_ms` milliseconds, `_s` seconds, `_bytes`, `_cores`, `_per_s`; ratios and counts have no unit.
     """
 
     mix: str
     contender: str
     figures: dict[str, float] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
-    """Over the whole run: what was lost, doubled, reordered, corrupted, missing at the end and so on; no zeros."""
+    """Non-zero fault counts of the whole run: lost, duplicated, reordered, corrupted, missing at the end, etc."""
     problem: str = ""
-    """The first fault, or why there are no figures."""
+    """The first fault, or the reason for missing figures."""
     round: int = 0
 
     @property
     def exact(self) -> bool:
-        """Whether every viewer was given every token once and in order."""
+        """Return whether every viewer received every token once and in order."""
         return not self.faults and bool(self.figures)
 
     def marks(self, fastest: float) -> list[str]:
-        """What makes its figures doubtful; `fastest` is the best canary of all runs."""
+        """Return what makes the figures doubtful. `fastest`: the best canary of all runs."""
         found = []
-        if self.figures.get("slip_p99_ms", 0.0) > MOST_SLIP:
+        if self.figures.get("slip_p99_ms", 0.0) > MAX_SLIP_MS:
             found.append("publisher late")
-        if self.figures.get("waited", 0.0) > MOST_WAITED:
+        if self.figures.get("waited", 0.0) > MAX_CPU_WAIT:
             found.append("CPU taken away")
-        if self.figures.get("load_cores", 0.0) > MOST_LOAD:
+        if self.figures.get("load_cores", 0.0) > MAX_LOAD_CORES:
             found.append("load generator busy")
-        if self.figures.get("canary", fastest) < LEAST_SPEED * fastest:
+        if self.figures.get("canary", fastest) < MIN_CANARY_RATIO * fastest:
             found.append("machine slow")
         return found
 
     def as_json(self) -> dict[str, Any]:
-        """For `json.dump`."""
+        """Return the result as plain data for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One contender in one mix over all rounds: medians of figures, with least and greatest."""
+    """A contender in a mix over all rounds: median, minimum and maximum of each figure."""
 
     mix: str
     contender: str
     figures: Mapping[str, tuple[float, float, float]]
-    """Each figure's median, least and greatest; ratios of a round are `<figure>/null`."""
+    """Median, minimum and maximum of each figure; ratios within a round are named `<figure>/null`."""
     rounds: int
     marked: int
-    """Rounds that were left out because something made them doubtful; all are in, where all were."""
+    """Rounds excluded because they are doubtful; if all rounds are doubtful, all are included."""
     exact: bool
     faults: frozenset[str]
     problem: str
 
 
 def fastest(results: Iterable[Result]) -> float:
-    """The best canary of all runs; 0 where there is none."""
+    """Return the best canary of all runs; 0 if there is none."""
     return max((result.figures.get("canary", 0.0) for result in results), default=0.0)
 
 
 def summarise(results: Sequence[Result]) -> list[Summary]:
-    """A summary for each contender in each mix, in the order in which they first come."""
+    """Return a summary for each contender in each mix, in order of first appearance."""
     best = fastest(results)
     floor = {
         (result.mix, result.round): result.figures["gateway_us"]
@@ -98,21 +98,21 @@ def summarise(results: Sequence[Result]) -> list[Summary]:
         columns: dict[str, list[float]] = {}
         for result in clean:
             figures = dict(result.figures)
-            if (own := figures.get("gateway_us")) is not None and (least := floor.get((mix, result.round))):
-                # Of the same round, so that what slows the machine for a while slows both.
-                figures["gateway_us/null"] = own / least
+            if (own := figures.get("gateway_us")) is not None and (null_us := floor.get((mix, result.round))):
+                # Ratio within a round, so that a temporary slowdown affects both runs.
+                figures["gateway_us/null"] = own / null_us
             for name, value in figures.items():
                 columns.setdefault(name, []).append(value)
         summaries.append(
             Summary(
-                mix,
-                contender,
-                {name: (median(values), min(values), max(values)) for name, values in columns.items()},
-                len(clean),
-                len(measured) - len(clean) if measured else 0,
-                all(result.exact for result in runs),
-                frozenset(name for result in runs for name in result.faults),
-                next((result.problem for result in runs if result.problem), ""),
+                mix=mix,
+                contender=contender,
+                figures={name: (median(values), min(values), max(values)) for name, values in columns.items()},
+                rounds=len(clean),
+                marked=len(measured) - len(clean) if measured else 0,
+                exact=all(result.exact for result in runs),
+                faults=frozenset(name for result in runs for name in result.faults),
+                problem=next((result.problem for result in runs if result.problem), ""),
             )
         )
     return summaries

@@ -1,4 +1,4 @@
-"""Rounds: every contender once in every mix, in a random order, again and again; bounded in time."""
+"""Runs rounds: each contender once in each mix, in random order, within a time limit."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from .run import Machine
 
 
-def pairs(
+def combinations(
     mixes: Sequence[Mix], contenders: Mapping[str, Contender], names: Sequence[str] | None
 ) -> list[tuple[Mix, str]]:
-    """Who runs in which mix: those of `names` that can, or those that the mix itself names; who is missing, nowhere."""
+    """Return the combinations of mixes and contenders to run; contenders that cannot run here are omitted."""
     return [
         (mix, name)
         for mix in mixes
         for name in contenders
-        if (name in mix.beside or (names is not None and mix.open))
+        if (name in mix.default_contenders or (names is not None and mix.open))
         and (names is None or name in names)
         and contenders[name].missing() is None
     ]
 
 
-def play(
+def run_rounds(
     mixes: Sequence[Mix],
     contenders: Mapping[str, Contender],
     names: Sequence[str] | None,
@@ -40,31 +40,31 @@ def play(
     rounds: int,
     seconds: float,
     within: float,
-    patient: bool,
-    say: Callable[[Result, float], None],
+    all_rounds: bool,
+    on_result: Callable[[Result, float], None],
 ) -> list[Result]:
-    """All results, each told to `say` with the seconds that its run took. After `within` seconds no run begins.
+    """Run all rounds and return the results. `on_result` gets each result and the seconds of its run.
 
-    Mixes that are long are in the first round only, unless `patient`.
+    No run starts after `within` seconds. Mixes with `single_round` run in the first round only, unless `all_rounds`.
     """
     deadline = time.monotonic() + within
     results: list[Result] = []
     for number in range(rounds):
         for mix in mixes:
-            if number and mix.long and not patient:
+            if number and mix.single_round and not all_rounds:
                 continue
-            turn = [name for each, name in pairs([mix], contenders, names) if each is mix]
-            random.shuffle(turn)
-            for name in turn:
+            names_in_round = [name for each, name in combinations([mix], contenders, names) if each is mix]
+            random.shuffle(names_in_round)
+            for name in names_in_round:
                 if time.monotonic() > deadline:
                     return results
-                begun = time.monotonic()
+                started = time.monotonic()
                 try:
                     result = mix.run(contenders[name], machine, seconds)
                 except (RuntimeError, OSError, LoadError) as error:
-                    # The others are measured all the same.
+                    # A failed run does not stop the others.
                     result = Result(mix.name, name, problem=f"{type(error).__name__}: {error}")
                 result.round = number
                 results.append(result)
-                say(result, time.monotonic() - begun)
+                on_result(result, time.monotonic() - started)
     return results

@@ -1,4 +1,4 @@
-"""One run: a contender is started, connected to, measured and ended, whatever happens in between."""
+"""One run: start a contender, connect viewers, measure, and always stop it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from . import accounting
-from .contender import Place
+from .contender import Placement
 from .load import Load
 from .result import Result
 
@@ -20,79 +20,79 @@ if TYPE_CHECKING:
 
     from .contender import Contender, Running
 
-WARM_UP: Final = 1.0
-"""Seconds before it is measured."""
+WARM_UP_S: Final = 1.0
+"""Seconds of load before the measurement."""
 
-CONNECT_WITHIN: Final = 60.0
-DRAIN_WITHIN: Final = 10.0
+CONNECT_TIMEOUT_S: Final = 60.0
+DRAIN_TIMEOUT_S: Final = 10.0
 CONCURRENCY: Final = 64
-"""Viewers that connect at once, outside of storms."""
+"""Concurrent connects, except in storms."""
 
-FAULTS: Final = ("lost", "doubled", "reordered", "corrupted", "closed", "publish_errors", "missing", "unsubscribed")
+FAULTS: Final = ("lost", "duplicated", "reordered", "corrupted", "closed", "publish_errors", "missing", "unsubscribed")
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The CPUs of a run: one for what is measured, the others for everything else."""
+    """CPUs of a run: `server` for the measured process, `load` for all others."""
 
     server: frozenset[int]
     load: frozenset[int]
 
     @property
     def cpus(self) -> frozenset[int]:
-        """All of them."""
+        """Return all CPUs."""
         return self.server | self.load
 
 
 @dataclass
 class Session:
-    """A contender that runs, and the load generator at it."""
+    """A running contender and its load generator."""
 
     contender: str
     running: Running
     load: Load
-    place: Place
+    placement: Placement
     figures: dict[str, float] = field(default_factory=dict)
-    """What was found so far; `Result` says how they are named."""
+    """Figures measured so far; `Result` describes their names."""
 
     def connect(self, viewers: int, *, small: bool = False) -> None:
-        """Let more viewers connect and subscribe; `small`: with buffers that are full soon. Raises RuntimeError."""
+        """Connect and subscribe more viewers; `small`: with small receive buffers. Raises RuntimeError."""
         before = self.cpu("gateway")
-        operation = f"connect {viewers} {CONCURRENCY} {2048 if small else 0} subscribed {CONNECT_WITHIN}"
-        report = self.load.do(operation, CONNECT_WITHIN + 10)
+        operation = f"connect {viewers} {CONCURRENCY} {2048 if small else 0} subscribed {CONNECT_TIMEOUT_S}"
+        report = self.load.do(operation, CONNECT_TIMEOUT_S + 10)
         if report["unsubscribed"]:
             raise RuntimeError(f"{report['unsubscribed']} of {viewers} viewers could not connect: {report['problem']}")
         self.figures["connect_us"] = 1e6 * (self.cpu("gateway") - before) / viewers
         self.figures["connect_p99_ms"] = report["connected"]["p99"]
         self.load.do(f"wait {self.running.settle}")
 
-    def begin(self, rate: float, seconds: float, prefill: int = 0) -> None:
-        """Let every stream have `rate` tokens a second from now on, and warm up for what will be measured."""
+    def start(self, rate: float, seconds: float, prefill: int = 0) -> None:
+        """Start `rate` tokens a second per stream, and wait for the warm-up."""
         self.load.do(f"start {rate} {prefill}")
-        self.load.do(f"wait {min(WARM_UP, seconds)}")
+        self.load.do(f"wait {min(WARM_UP_S, seconds)}")
 
     def cpu(self, role: str) -> float:
-        """Seconds of CPU that a role's processes have used."""
+        """Return the CPU seconds of a role's processes."""
         return accounting.cpu(self.running.processes)[role]
 
     def memory(self, role: str = "gateway") -> int:
-        """Bytes that a role's processes hold."""
+        """Return the memory of a role's processes in bytes."""
         return accounting.memory(self.running.processes[role])
 
     def measure(self, seconds: float) -> dict[str, Any]:
-        """Measure for so long; the figures gain what was found, and the load generator's report is returned.
+        """Measure for `seconds`, add the figures, and return the report of the load generator.
 
-        `gateway_us` is CPU by delivered token, that of other roles by published token.
+        `gateway_us` is CPU per delivered token; other roles are per published token.
         """
         running = self.running
         measured = "gateway" if "gateway" in running.processes else "worker"
         counted = running.counters()
         load_before = self.load.do(f"measure {seconds}")
         before, begun = accounting.cpu(running.processes), time.monotonic()
-        waited = accounting.waited(running.processes[measured])
-        report = self.load.rest(seconds + 30.0)
+        waited = accounting.cpu_wait(running.processes[measured])
+        report = self.load.second_report(seconds + 30.0)
         after, ended = accounting.cpu(running.processes), time.monotonic()
-        waited = accounting.waited(running.processes[measured]) - waited
+        waited = accounting.cpu_wait(running.processes[measured]) - waited
         counters = running.counters()
         spent = ended - begun
         delivered, published = report["measured_tokens"], report["measured_published"]
@@ -124,44 +124,44 @@ class Session:
         self.figures.update(figures)
         return report
 
-    def finish(self, mix: str, within: float = DRAIN_WITHIN) -> Result:
-        """End publishing, wait until everybody has everything, and say what the run came to."""
+    def finish(self, mix: str, within: float = DRAIN_TIMEOUT_S) -> Result:
+        """Stop publishing, wait until all viewers have all tokens, and return the result."""
         report = self.load.do(f"drain {within}", within + 30)
         found = faults(report)
         if self.running.publisher.begin:
-            # It has a clock of its own, and nobody but it knows how far it came.
+            # Contenders with their own clock: the number of sent tokens is unknown.
             found.pop("missing", None)
         return Result(mix, self.contender, self.figures, found, report["problem"] if found else "")
 
 
 def faults(report: Mapping[str, Any]) -> dict[str, int]:
-    """What a report shows not to be exact."""
+    """Return the non-zero fault counts of a report."""
     return {name: int(report[name]) for name in FAULTS if report[name]}
 
 
 @contextmanager
-def place(machine: Machine) -> Iterator[Place]:
-    """A folder for one run, removed afterwards."""
+def placement(machine: Machine) -> Iterator[Placement]:
+    """Create the placement of one run; its folder is removed afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="tokenwire-bench-"))
     try:
-        yield Place(machine.server, machine.load, folder)
+        yield Placement(machine.server, machine.load, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def session(contender: Contender, machine: Machine, streams: int, tokens: int) -> Iterator[Session]:
-    """A started contender with `streams` streams of at most `tokens` tokens, and the load generator; ended afterwards.
+    """Start a contender with `streams` streams of at most `tokens` tokens and the load generator; stop both at exit.
 
-    Raises what `Contender.start` and `Load` do. The first of its figures is the canary of this moment.
+    Raises the errors of `Contender.start` and `Load`. The first figure is the current canary.
     """
     canary = accounting.canary(machine.cpus)
-    with place(machine) as where:
-        running = contender.start(where, streams)
+    with placement(machine) as placed:
+        running = contender.start(placed, streams)
         try:
             load = Load(running, tokens, machine.load)
             try:
-                yield Session(contender.name, running, load, where, {"canary": canary})
+                yield Session(contender.name, running, load, placed, {"canary": canary})
             finally:
                 load.close()
         finally:

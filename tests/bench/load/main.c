@@ -1,14 +1,14 @@
-// The load generator: one loop over viewers, publisher and the harness's operations, each answered by a line of JSON.
+// The load generator: one loop over viewers, publisher and operations of the harness. Each operation returns a line of JSON.
 //
-//   connect COUNT CONCURRENCY BUFFER UNTIL WITHIN   more viewers; UNTIL is `subscribed` or `edge`
-//   start RATE PREFILL                              publishing begins
-//   wait SECONDS                                    nothing but what goes on
-//   measure SECONDS                                 answered twice: when it begins and when it is over
-//   cut | stop COUNT                                all viewers lose their connection | the last ones stop reading
-//   address HOST PORT                               viewers connect there from now on
-//   calls WITHIN                                    until a provider's every stream was called
-//   resume CONCURRENCY WITHIN                       those that were cut connect again, until at the live edge
-//   drain WITHIN                                    publishing ends; until everybody has everything
+//   connect COUNT CONCURRENCY BUFFER UNTIL WITHIN   connect more viewers; UNTIL is `subscribed` or `edge`
+//   start RATE PREFILL                              start publishing
+//   wait SECONDS                                    wait
+//   measure SECONDS                                 measure; returns two lines, at the start and at the end
+//   cut | stop COUNT                                disconnect all viewers | the last COUNT viewers stop reading
+//   address HOST PORT                               set the address of later connects
+//   calls WITHIN                                    wait until every stream of the provider was called
+//   resume CONCURRENCY WITHIN                       reconnect disconnected viewers; wait until they are at the live edge
+//   drain WITHIN                                    stop publishing; wait until all viewers have all tokens
 //   quit
 #include "load.h"
 
@@ -32,12 +32,12 @@ struct histogram delay, slip, connected, edge;
 uint64_t edge_bytes, edge_text;
 char problem[512];
 
-enum { MOST_EVENTS = 512, QUIET = 300000000, LOOK_EVERY = 5000000 };
+enum { MAX_EVENTS = 512, QUIET = 300000000, LOOK_EVERY = 5000000 };
 
 static struct operation {
   char name[16], until[16];
   uint64_t began, deadline;
-  bool waits;           // for its deadline, not for a condition
+  bool waits;           // ends at its deadline, not on a condition
 } operation;
 
 static int timer;
@@ -49,7 +49,7 @@ uint64_t clock_now(void) {
   return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
 }
 
-void trouble(const char *format, ...) {
+void report_problem(const char *format, ...) {
   if (*problem) return;
   va_list arguments;
   va_start(arguments, format);
@@ -104,7 +104,7 @@ static void report(const char *event, uint64_t now) {
          event, operation.name, (double)(now - operation.began) / SECOND, cpu_used(), viewer_count, unsubscribed, off_edge,
          (unsigned long long)edge_bytes, (unsigned long long)edge_text, (unsigned long long)missing(),
          publisher_answered() ? "true" : "false");
-  FIELD(tokens), FIELD(frames), FIELD(lost), FIELD(doubled), FIELD(reordered), FIELD(corrupted), FIELD(resets);
+  FIELD(tokens), FIELD(frames), FIELD(lost), FIELD(duplicated), FIELD(reordered), FIELD(corrupted), FIELD(resets);
   FIELD(ended), FIELD(calls);
   FIELD(refused), FIELD(closed), FIELD(publish_errors), FIELD(published), FIELD(publishes);
   FIELD(measured_tokens), FIELD(measured_frames), FIELD(measured_bytes), FIELD(measured_published);
@@ -165,7 +165,7 @@ static void begin(char *line, uint64_t now) {
   } else if (!strcmp(name, "quit")) {
     exit(0);
   } else {
-    fatal("there is no operation %s", name);
+    fatal("unknown operation: %s", name);
   }
 }
 
@@ -173,7 +173,7 @@ static bool reached(uint64_t now) {
   static uint64_t frames, since;
   if (operation.waits) return false;
   if (!strcmp(operation.name, "drain")) {
-    // A contender with a clock of its own is done when nothing comes any more.
+    // A contender with its own clock is done when no frames arrive any more.
     if (counts.frames != frames) frames = counts.frames, since = now;
     return plan.begin ? now - since > QUIET && now - operation.began > QUIET : publisher_answered() && !missing();
   }
@@ -196,7 +196,7 @@ static void input(uint64_t now) {
   if (room - size < 65536) {
     room = room * 2 + 131072;
     lines = realloc(lines, room);
-    if (!lines) fatal("no memory for the plan");
+    if (!lines) fatal("out of memory for the plan");
   }
   ssize_t got = read(0, lines + size, room - size - 1);
   if (got <= 0) exit(got < 0);
@@ -232,10 +232,10 @@ int main(void) {
   setrlimit(RLIMIT_NOFILE, &files);
   epoll = epoll_create1(EPOLL_CLOEXEC);
   timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-  if (epoll < 0 || timer < 0) fatal("no epoll: %s", strerror(errno));
+  if (epoll < 0 || timer < 0) fatal("epoll is not available: %s", strerror(errno));
   watch(timer, EPOLLIN, TAG(TAG_TIMER, 0), false);
   watch(0, EPOLLIN, TAG(TAG_INPUT, 0), false);
-  static struct epoll_event events[MOST_EVENTS];
+  static struct epoll_event events[MAX_EVENTS];
   for (uint64_t looked = 0;;) {
     uint64_t now = clock_now();
     publisher_due(now);
@@ -249,7 +249,7 @@ int main(void) {
       if (look < next) next = look;
     }
     arm(next == UINT64_MAX ? 0 : next);
-    int count = epoll_wait(epoll, events, MOST_EVENTS, -1);
+    int count = epoll_wait(epoll, events, MAX_EVENTS, -1);
     if (count < 0 && errno != EINTR) fatal("epoll_wait: %s", strerror(errno));
     for (int index = 0; index < count; index++) {
       uint64_t tag = events[index].data.u64;
@@ -264,7 +264,7 @@ int main(void) {
           (void)!read(timer, &expired, sizeof expired);
         }
       }
-      // A long turn must not delay what is due meanwhile.
+      // A long batch of events must not delay publishes that are due.
       if ((index & 31) == 31) publisher_due(clock_now());
     }
     viewers_pump();

@@ -1,4 +1,4 @@
-// The plan: lines of a word and a value, in which \n, \r and \\ stand for themselves. `go` ends it.
+// Parser of the plan: lines of a keyword and a value, with escapes \n, \r and \\. `go` ends the plan.
 #include "load.h"
 
 #include <stdlib.h>
@@ -6,7 +6,7 @@
 
 static char *copy(const char *value, size_t size) {
   char *copied = malloc(size + 1);
-  if (!copied) fatal("no memory for the plan");
+  if (!copied) fatal("out of memory for the plan");
   memcpy(copied, value, size);
   copied[size] = 0;
   return copied;
@@ -28,7 +28,7 @@ static size_t unescape(char *value) {
 
 static void add_step(struct steps *steps, int what, const char *data, size_t size) {
   steps->all = realloc(steps->all, sizeof *steps->all * (size_t)(steps->count + 1));
-  if (!steps->all) fatal("no memory for the plan");
+  if (!steps->all) fatal("out of memory for the plan");
   steps->all[steps->count].what = what;
   steps->all[steps->count].data = copy(data, size);
   steps->all[steps->count++].size = size;
@@ -37,13 +37,13 @@ static void add_step(struct steps *steps, int what, const char *data, size_t siz
 static void add_header(struct stream *stream, const char *line) {
   size_t length = strlen(line);
   stream->request = realloc(stream->request, stream->request_size + length + 3);
-  if (!stream->request) fatal("no memory for the plan");
+  if (!stream->request) fatal("out of memory for the plan");
   stream->request_size += (size_t)sprintf(stream->request + stream->request_size, "%s\r\n", line);
 }
 
 static void add_word(struct stream *stream, const char *word, size_t size) {
   stream->words = realloc(stream->words, sizeof *stream->words * (size_t)(stream->word_count + 1));
-  if (!stream->words) fatal("no memory for the plan");
+  if (!stream->words) fatal("out of memory for the plan");
   stream->words[stream->word_count++] = copy(word, size);
 }
 
@@ -51,7 +51,7 @@ static int one_of(const char *value, const char *const *names) {
   for (int index = 0; names[index]; index++) {
     if (!strcmp(value, names[index])) return index;
   }
-  fatal("the plan names an unknown %s", value);
+  fatal("the plan contains an unknown value: %s", value);
 }
 
 static struct stream *begin_stream(int index, const char *path) {
@@ -71,10 +71,10 @@ static struct stream *begin_stream(int index, const char *path) {
 }
 
 static void endpoint(char *value, char *host, int *port) {
-  if (sscanf(value, "%63s %d", host, port) != 2) fatal("the plan has no address in %s", value);
+  if (sscanf(value, "%63s %d", host, port) != 2) fatal("the plan contains an invalid address: %s", value);
 }
 
-// Take one line of the plan; true when it was the last.
+// Parse one line of the plan; return true for the last one.
 bool read_plan(char *line) {
   static const char *const kinds[] = {"tokenwire", "text", "nats", "socketio", "count", NULL};
   static const char *const replies[] = {"redis", "http", "nats", "none", "provider", NULL};
@@ -118,17 +118,17 @@ bool read_plan(char *line) {
     plan.tokens = (uint32_t)atoi(value);
   } else if (!strcmp(line, "streams")) {
     plan.stream_count = atoi(value);
-    if (plan.stream_count < 1 || plan.stream_count > MOST_STREAMS || plan.tokens < 1 || plan.tokens > MOST_TOKENS) {
-      fatal("at most %d streams of %d tokens", MOST_STREAMS, MOST_TOKENS);
+    if (plan.stream_count < 1 || plan.stream_count > MAX_STREAMS || plan.tokens < 1 || plan.tokens > MAX_TOKENS) {
+      fatal("at most %d streams of %d tokens", MAX_STREAMS, MAX_TOKENS);
     }
     plan.streams = calloc((size_t)plan.stream_count, sizeof *plan.streams);
-    if (!plan.streams) fatal("no memory for %d streams", plan.stream_count);
+    if (!plan.streams) fatal("out of memory for %d streams", plan.stream_count);
   } else if (!strcmp(line, "stream")) {
     static int index;
-    if (index == plan.stream_count) fatal("the plan has more streams than it says");
+    if (index == plan.stream_count) fatal("the plan contains more streams than announced");
     stream = begin_stream(index++, value);
   } else if (!stream) {
-    fatal("the plan has %s before a stream", line);
+    fatal("the plan contains %s before a stream", line);
   } else if (!strcmp(line, "header")) {
     add_header(stream, value);
   } else if (!strcmp(line, "response")) {
@@ -137,14 +137,14 @@ bool read_plan(char *line) {
     stream->number = strtoull(value, NULL, 10);
   } else if (!strcmp(line, "word")) {
     add_word(stream, value, size);
-  } else if (!strcmp(line, "send") || !strcmp(line, "again-send")) {
-    add_step(*line == 's' ? &stream->first : &stream->again, SEND_TEXT, value, size);
-  } else if (!strcmp(line, "send-binary") || !strcmp(line, "again-send-binary")) {
-    add_step(*line == 's' ? &stream->first : &stream->again, SEND_BINARY, value, size);
-  } else if (!strcmp(line, "await") || !strcmp(line, "again-await")) {
-    add_step(line[1] == 'w' ? &stream->first : &stream->again, AWAIT, value, size);
+  } else if (!strcmp(line, "send") || !strcmp(line, "resume-send")) {
+    add_step(*line == 's' ? &stream->first : &stream->resume, SEND_TEXT, value, size);
+  } else if (!strcmp(line, "send-binary") || !strcmp(line, "resume-send-binary")) {
+    add_step(*line == 's' ? &stream->first : &stream->resume, SEND_BINARY, value, size);
+  } else if (!strcmp(line, "await") || !strcmp(line, "resume-await")) {
+    add_step(line[1] == 'w' ? &stream->first : &stream->resume, AWAIT, value, size);
   } else {
-    fatal("the plan has an unknown line %s", line);
+    fatal("the plan contains an unknown keyword: %s", line);
   }
   return false;
 }

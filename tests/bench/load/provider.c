@@ -1,7 +1,7 @@
-// A provider of tokens: what a worker calls over HTTP/1.1, one connection a call, and is answered in a chunked stream.
+// The fake provider: a worker calls it over HTTP/1.1, one connection per call, and gets a chunked stream.
 //
-// A call names its stream in what the user says: `stream-7`. The opening events come at once (the plan's `first`), tokens
-// at their times (the stream's words: the head of a chunk and its body), the closing events at the end (`finish`).
+// The prompt of a call names its stream: `stream-7`. Opening events are sent immediately (`first` of the plan), tokens at
+// their due times (the stream's words: chunk header and chunk body), closing events at the end (`finish`).
 #include "load.h"
 
 #include <arpa/inet.h>
@@ -21,30 +21,30 @@ void provider_listen(void) {
   int on = 1;
   setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 1024)) {
-    fatal("the provider can not listen on %s:%d: %s", plan.publisher_host, plan.publisher_port, strerror(errno));
+    fatal("the provider cannot listen on %s:%d: %s", plan.publisher_host, plan.publisher_port, strerror(errno));
   }
   watch(listener, EPOLLIN, TAG(TAG_PROVIDER, 0), false);
-  for (int index = 0; index < MOST_CONNECTIONS; index++) connections[index].fd = -1;
-  // Of no stream, until one is called.
-  for (int index = 0; index < plan.stream_count; index++) plan.streams[index].connection = MOST_CONNECTIONS - 1;
+  for (int index = 0; index < MAX_CONNECTIONS; index++) connections[index].fd = -1;
+  // No stream until the call arrives.
+  for (int index = 0; index < plan.stream_count; index++) plan.streams[index].connection = MAX_CONNECTIONS - 1;
   plan.connections = 0;
 }
 
 void provider_accept(void) {
   int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
   if (fd < 0) return;
-  if (accepted == MOST_CONNECTIONS - 1) fatal("the worker made more than %d connections", MOST_CONNECTIONS);
+  if (accepted == MAX_CONNECTIONS - 1) fatal("the worker made more than %d connections", MAX_CONNECTIONS);
   int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   struct connection *connection = &connections[accepted++];
   plan.connections = accepted;
   connection->fd = fd;
   connection->in = malloc(IN);
-  if (!connection->in) fatal("no memory for a call");
+  if (!connection->in) fatal("out of memory for a call");
   watch(fd, EPOLLIN, TAG(TAG_PUBLISHER, connection - connections), false);
 }
 
-// Answer the calls at the beginning of `data`; returns the bytes of those that are whole.
+// Process the calls at the start of `data`; return the size of the complete ones.
 size_t provider_requests(struct connection *connection, char *data, size_t size) {
   char *end = memmem(data, size, "\r\n\r\n", 4);
   if (!end) return 0;
@@ -55,9 +55,9 @@ size_t provider_requests(struct connection *connection, char *data, size_t size)
   if (size < head + body) return 0;
   char *name = memmem(data + head, body, "stream-", 7);
   int stream = name ? atoi(name + 7) : -1;
-  if (stream < 0 || stream >= plan.stream_count || plan.streams[stream].connection != MOST_CONNECTIONS - 1) {
+  if (stream < 0 || stream >= plan.stream_count || plan.streams[stream].connection != MAX_CONNECTIONS - 1) {
     counts.publish_errors++;
-    trouble("the provider was called for no stream of its own, or again: %.80s", name ? name : "no name");
+    report_problem("the provider was called for an unknown stream or twice: %.80s", name ? name : "no name");
     return head + body;
   }
   plan.streams[stream].connection = (int)(connection - connections);

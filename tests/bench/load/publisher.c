@@ -1,4 +1,4 @@
-// The publisher: what is due is sent, whether or not the last was answered (an open loop), pipelined over TCP.
+// The publisher: sends each token at its due time, independent of replies (open loop), pipelined over TCP.
 #include "load.h"
 
 #include <arpa/inet.h>
@@ -13,9 +13,9 @@
 
 enum { PREFILL_PIECE = 10 };
 
-struct connection connections[MOST_CONNECTIONS];
+struct connection connections[MAX_CONNECTIONS];
 
-// A heap of streams by the time at which they are due next.
+// Heap of streams, ordered by their next due time.
 static struct turn {
   double time;
   int stream;
@@ -36,7 +36,7 @@ static char *room(struct connection *connection, size_t size) {
   if (connection->size + size > connection->room) {
     connection->room = (connection->size + size) * 2;
     connection->out = realloc(connection->out, connection->room);
-    if (!connection->out) fatal("no memory for what is published");
+    if (!connection->out) fatal("out of memory for publishes");
   }
   return connection->out + connection->size;
 }
@@ -71,7 +71,7 @@ void connection_flush(struct connection *connection) {
       }
       return;
     }
-    if (done < 0) fatal("the publisher was cut off: %s", strerror(errno));
+    if (done < 0) fatal("the publisher was disconnected: %s", strerror(errno));
     connection->at += (size_t)done;
   }
   connection->at = connection->size = 0;
@@ -82,7 +82,7 @@ void connection_flush(struct connection *connection) {
 }
 
 void publisher_open(void) {
-  if (plan.connections > MOST_CONNECTIONS) plan.connections = MOST_CONNECTIONS;
+  if (plan.connections > MAX_CONNECTIONS) plan.connections = MAX_CONNECTIONS;
   for (int index = 0; index < plan.stream_count; index++) plan.streams[index].connection = index % plan.connections;
   if (plan.replies == REPLIES_PROVIDER) {
     provider_listen();
@@ -93,10 +93,10 @@ void publisher_open(void) {
   for (int index = 0; index < plan.connections; index++) {
     struct connection *connection = &connections[index];
     connection->in = malloc(IN);
-    if (!connection->in) fatal("no memory for a connection");
+    if (!connection->in) fatal("out of memory for a connection");
     connection->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (connect(connection->fd, (struct sockaddr *)&address, sizeof address)) {
-      fatal("the publisher can not connect to %s:%d: %s", plan.publisher_host, plan.publisher_port, strerror(errno));
+      fatal("the publisher cannot connect to %s:%d: %s", plan.publisher_host, plan.publisher_port, strerror(errno));
     }
     int on = 1;
     setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -180,23 +180,23 @@ static void announce(const char *template, uint64_t start, double rate) {
   connection_flush(&connections[0]);
 }
 
-// From now on each stream has `rate` tokens a second; `prefill` tokens of each are published before.
+// Start publishing `rate` tokens a second per stream, after `prefill` tokens of each.
 void publisher_start(double rate, uint32_t prefill, uint64_t now) {
   period = SECOND / rate;
   prefilled = prefill;
   publishing = true;
   double start = (double)now + (plan.begin ? 100e6 : 20e6);
   heap = malloc(sizeof *heap * (size_t)plan.stream_count);
-  if (!heap) fatal("no memory for %d streams", plan.stream_count);
+  if (!heap) fatal("out of memory for %d streams", plan.stream_count);
   for (int index = 0; index < plan.stream_count; index++) {
     struct stream *stream = &plan.streams[index];
-    // Their phases are spread evenly.
+    // Phases are spread evenly.
     stream->base = start + period * index / plan.stream_count;
     if (!stream->word_count) continue;
     for (uint32_t token = 0; token < prefill; token += PREFILL_PIECE) {
       publish(index, token, token + PREFILL_PIECE < prefill ? token + PREFILL_PIECE : prefill);
     }
-    // In the order of their times, so this is a heap.
+    // Sorted by due time, which is a valid heap.
     heap[heap_size++] = (struct turn){stream->base, index};
   }
   for (int index = 0; index < plan.connections; index++) connection_flush(&connections[index]);
@@ -252,10 +252,10 @@ void publisher_due(uint64_t now) {
 
 static void wrong(const char *data, size_t size) {
   counts.publish_errors++;
-  trouble("the publisher was answered %.*s", size < 160 ? (int)size : 160, data);
+  report_problem("the publisher received an error: %.*s", size < 160 ? (int)size : 160, data);
 }
 
-// The replies of RESP2 at the beginning of `data`; returns the bytes of those that are whole.
+// Parse the RESP2 replies at the start of `data`; return the size of the complete ones.
 static size_t redis_replies(struct connection *connection, char *data, size_t size) {
   size_t at = 0;
   while (at < size) {
@@ -314,14 +314,14 @@ void publisher_event(int index, uint32_t events) {
   ssize_t got = recv(connection->fd, connection->in + connection->kept, IN - 1 - connection->kept, MSG_DONTWAIT);
   if (got < 0 && errno == EAGAIN) return;
   if (got <= 0 && plan.replies == REPLIES_PROVIDER) {
-    // The worker is done with its calls.
-    if (publishing) wrong("nothing: the worker cut a call off", 34);
+    // The worker has completed its calls.
+    if (publishing) wrong("a disconnect of a call by the worker", 36);
     close(connection->fd);
     connection->fd = -1;
     connection->at = connection->size = 0;
     return;
   }
-  if (got <= 0) fatal("the publisher was cut off: %s", got ? strerror(errno) : "the server ended the connection");
+  if (got <= 0) fatal("the publisher was disconnected: %s", got ? strerror(errno) : "the server closed the connection");
   size_t size = connection->kept + (size_t)got, used = size;
   connection->in[size] = 0;
   switch (plan.replies) {
@@ -339,7 +339,7 @@ void publisher_event(int index, uint32_t events) {
   }
 }
 
-// Whether every command was sent and answered.
+// Return whether every command was sent and answered.
 bool publisher_answered(void) {
   for (int index = 0; index < plan.connections; index++) {
     struct connection *connection = &connections[index];

@@ -1,4 +1,4 @@
-// What the streams say, and whether that is what arrives: every byte of every viewer is compared.
+// The expected text of each stream. Every byte that a viewer receives is compared with it.
 #include "load.h"
 
 #include <stdlib.h>
@@ -7,13 +7,13 @@
 void text_make(struct stream *stream, int index, uint32_t tokens) {
   static const char digits[] = "0123456789abcdef";
   stream->text = malloc((size_t)tokens * WIDTH + 1);
-  if (!stream->text) fatal("no memory for the text of %d streams", plan.stream_count);
+  if (!stream->text) fatal("out of memory for the text of %d streams", plan.stream_count);
   char *at = stream->text;
   for (uint32_t token = 0; token < tokens; token++, at += WIDTH) {
     at[0] = ' ';
     at[1] = digits[index >> 8 & 15], at[2] = digits[index >> 4 & 15], at[3] = digits[index & 15];
     uint32_t left = token;
-    for (int place = 8; place > 3; place--, left /= 10) at[place] = digits[left % 10];
+    for (int digit = 8; digit > 3; digit--, left /= 10) at[digit] = digits[left % 10];
   }
   *at = 0;
 }
@@ -57,11 +57,11 @@ static bool in_a_gap(struct viewer *viewer, uint32_t token) {
   return false;
 }
 
-// The text is not what comes next: say of each token what is wrong with it, and go on behind it.
-static void judge(struct viewer *viewer, const char *text, size_t size, uint64_t now) {
+// Unexpected text: classify each of its tokens, and continue after it.
+static void classify(struct viewer *viewer, const char *text, size_t size, uint64_t now) {
   if (size % WIDTH || viewer->position % WIDTH) {
     counts.corrupted++;
-    trouble("a viewer of stream %d was given %zu bytes that are no tokens: %.40s", viewer->stream, size, text);
+    report_problem("a viewer of stream %d received %zu bytes that are not tokens: %.40s", viewer->stream, size, text);
     return;
   }
   for (const char *at = text; at < text + size; at += WIDTH) {
@@ -71,11 +71,11 @@ static void judge(struct viewer *viewer, const char *text, size_t size, uint64_t
     uint32_t token = (uint32_t)strtoul(piece + 4, &end, 10), next = (uint32_t)(viewer->position / WIDTH);
     if (token >= plan.tokens || memcmp(plan.streams[viewer->stream].text + (size_t)token * WIDTH, at, WIDTH)) {
       counts.corrupted++;
-      trouble("a viewer of stream %d was given what the stream never said: %s", viewer->stream, piece);
+      report_problem("a viewer of stream %d received text that is not in the stream: %s", viewer->stream, piece);
     } else if (token >= next) {
       if (token > next) {
         counts.lost += token - next;
-        trouble("a viewer of stream %d lost tokens %u to %u", viewer->stream, next, token - 1);
+        report_problem("a viewer of stream %d lost tokens %u to %u", viewer->stream, next, token - 1);
         if (viewer->gaps < GAPS) viewer->missing[viewer->gaps++] = (struct gap){next, token};
       }
       arrived(viewer, token, token + 1, now);
@@ -83,38 +83,38 @@ static void judge(struct viewer *viewer, const char *text, size_t size, uint64_t
     } else if (in_a_gap(viewer, token)) {
       counts.lost--;
       counts.reordered++;
-      trouble("a viewer of stream %d was given token %u after %u", viewer->stream, token, next - 1);
+      report_problem("a viewer of stream %d received token %u after %u", viewer->stream, token, next - 1);
     } else {
-      counts.doubled++;
-      trouble("a viewer of stream %d was given token %u again", viewer->stream, token);
+      counts.duplicated++;
+      report_problem("a viewer of stream %d received token %u twice", viewer->stream, token);
     }
   }
 }
 
-// Text to append to what a viewer has.
+// Append text to a viewer.
 void text_received(struct viewer *viewer, const char *text, size_t size, uint64_t now) {
   uint64_t at = viewer->position, end = at + size;
   if (LIKELY(end <= (uint64_t)plan.tokens * WIDTH && !memcmp(plan.streams[viewer->stream].text + at, text, size))) {
     viewer->position = end;
     arrived(viewer, (uint32_t)(at / WIDTH), (uint32_t)(end / WIDTH), now);
   } else {
-    judge(viewer, text, size, now);
+    classify(viewer, text, size, now);
   }
 }
 
-// Text that takes the place of what a viewer has.
+// Replace the text of a viewer.
 void text_replaced(struct viewer *viewer, const char *text, size_t size, uint64_t now) {
   viewer->gaps = 0;
   if (size > (uint64_t)plan.tokens * WIDTH || memcmp(plan.streams[viewer->stream].text, text, size)) {
     counts.corrupted++;
-    trouble("a viewer of stream %d was given %zu bytes that the stream does not begin with", viewer->stream, size);
+    report_problem("a viewer of stream %d received %zu bytes that are not a prefix of the stream", viewer->stream, size);
     return;
   }
   viewer->position = size;
   if (!viewer->at_edge && size) arrived(viewer, (uint32_t)(size / WIDTH) - 1, (uint32_t)(size / WIDTH), now);
 }
 
-// A frame that stands for the next token.
+// Count a frame as the next token.
 void token_counted(struct viewer *viewer, uint64_t now) {
   uint32_t token = (uint32_t)(viewer->position / WIDTH);
   viewer->position += WIDTH;

@@ -1,4 +1,4 @@
-// Viewers: connect, upgrade, take their steps, and read frames (RFC 6455) until they are cut, stopped or closed.
+// Viewers: connect, upgrade, run their steps, and read frames (RFC 6455) until they are disconnected, stopped or closed.
 #include "load.h"
 
 #include <arpa/inet.h>
@@ -18,7 +18,7 @@ static void carry(char **kept, size_t *size, size_t *room, const char *data, siz
   if (length > *room) {
     *room = length + 4096;
     *kept = realloc(*kept, *room);
-    if (!*kept) fatal("no memory for half a frame of %zu bytes", length);
+    if (!*kept) fatal("out of memory for an incomplete frame of %zu bytes", length);
   }
   memmove(*kept, data, length);
   *size = length;
@@ -30,13 +30,13 @@ static void enqueue(int index) {
   queue_tail = (queue_tail + 1) % room_for_viewers;
 }
 
-// Let `count` more viewers connect, spread over the streams; a receive buffer of 0 bytes is the system's.
+// Add `count` viewers, spread over the streams. A receive buffer of 0 bytes means the system default.
 void viewers_add(int count, uint32_t receive_buffer) {
-  // One slot more than there are viewers: a full ring is not an empty one.
+  // One additional slot distinguishes a full ring from an empty one.
   room_for_viewers = viewer_count + count + 1;
   viewers = realloc(viewers, sizeof *viewers * (size_t)room_for_viewers);
   queue = realloc(queue, sizeof *queue * (size_t)room_for_viewers);
-  if (!viewers || !queue) fatal("no memory for %d viewers", room_for_viewers);
+  if (!viewers || !queue) fatal("out of memory for %d viewers", room_for_viewers);
   queue_head = queue_tail = 0;
   for (int index = viewer_count; index < viewer_count + count; index++) {
     memset(&viewers[index], 0, sizeof *viewers);
@@ -54,11 +54,11 @@ static void open_one(struct viewer *viewer) {
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)plan.port)};
   inet_pton(AF_INET, plan.host, &address.sin_addr);
   viewer->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (viewer->fd < 0) fatal("no socket for a viewer: %s; raise the limit of open files", strerror(errno));
+  if (viewer->fd < 0) fatal("cannot open a socket for a viewer: %s; raise the limit of open files", strerror(errno));
   int on = 1;
   setsockopt(viewer->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   if (viewer->receive_buffer) {
-    // Small segments too: over the loopback interface the server's buffer would otherwise hold megabytes.
+    // Small segments too: otherwise the server's send buffer holds megabytes on the loopback interface.
     int size = (int)viewer->receive_buffer, segment = 536;
     setsockopt(viewer->fd, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof segment);
     setsockopt(viewer->fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
@@ -71,12 +71,12 @@ static void open_one(struct viewer *viewer) {
   viewer->at_edge = !publishing;
   under_way++;
   if (connect(viewer->fd, (struct sockaddr *)&address, sizeof address) && errno != EINPROGRESS) {
-    fatal("%s:%d can not be connected to: %s", plan.host, plan.port, strerror(errno));
+    fatal("cannot connect to %s:%d: %s", plan.host, plan.port, strerror(errno));
   }
   watch(viewer->fd, EPOLLOUT, TAG(TAG_VIEWER, viewer - viewers), false);
 }
 
-// Set out to connect those that wait, `concurrency` at once.
+// Start connecting queued viewers, `concurrency` at a time.
 void viewers_connect(int concurrency, uint64_t now) {
   most_under_way = concurrency;
   for (int index = 0; index < viewer_count; index++) viewers[index].since = now;
@@ -97,19 +97,19 @@ static void closed(struct viewer *viewer, const char *how) {
   viewer->fd = -1;
   if (subscribed) {
     counts.closed++;
-    trouble("a viewer of stream %d was cut off: %s", viewer->stream, how);
+    report_problem("a viewer of stream %d was disconnected: %s", viewer->stream, how);
     viewer->state = CLOSED;
     if (!viewer->at_edge) off_edge--;
     return;
   }
   under_way--;
   counts.refused++;
-  trouble("a viewer was not let in (state %d, step %d): %s", viewer->state, viewer->step, how);
-  if (counts.refused > 1000 + 2 * (uint64_t)viewer_count) fatal("too many viewers were not let in: %s", how);
+  report_problem("a viewer was rejected (state %d, step %d): %s", viewer->state, viewer->step, how);
+  if (counts.refused > 1000 + 2 * (uint64_t)viewer_count) fatal("too many viewers were rejected: %s", how);
   enqueue((int)(viewer - viewers));
 }
 
-// All viewers lose their connections at this moment; they wait to connect again, with what they have.
+// Disconnect all viewers; they are queued for a reconnect with their state.
 void viewers_cut(uint64_t now) {
   queue_head = queue_tail = 0;
   for (int index = 0; index < viewer_count; index++) {
@@ -125,7 +125,7 @@ void viewers_cut(uint64_t now) {
   }
 }
 
-// The last `count` viewers read nothing any more.
+// Stop reading from the last `count` viewers.
 void viewers_stop(int count) {
   for (int index = viewer_count - count; index < viewer_count; index++) {
     if (index < 0 || viewers[index].state != LIVE) continue;
@@ -135,7 +135,7 @@ void viewers_stop(int count) {
 }
 
 static void write_all(struct viewer *viewer, const char *data, size_t size) {
-  // What a viewer says fits into an empty socket buffer.
+  // Frames of a viewer fit into an empty socket buffer.
   if (send(viewer->fd, data, size, MSG_NOSIGNAL) != (ssize_t)size) shutdown(viewer->fd, SHUT_RDWR);
 }
 
@@ -178,10 +178,10 @@ static size_t filled_in(char *out, size_t room, const struct viewer *viewer, con
 
 static const struct steps *steps_of(const struct viewer *viewer) {
   const struct stream *stream = &plan.streams[viewer->stream];
-  return viewer->returning ? &stream->again : &stream->first;
+  return viewer->returning ? &stream->resume : &stream->first;
 }
 
-// Take the next steps, up to one that waits.
+// Run the next steps, up to one that waits.
 void viewer_advance(struct viewer *viewer, uint64_t now) {
   const struct steps *steps = steps_of(viewer);
   char out[8192], said[2048];
@@ -202,7 +202,7 @@ void viewer_advance(struct viewer *viewer, uint64_t now) {
   if (size) write_all(viewer, out, size);
 }
 
-// Whether this is what the viewer waits for; if so, it goes on.
+// Return whether the viewer waits for this frame; if so, continue with its steps.
 bool viewer_awaits(struct viewer *viewer, const char *data, size_t size, uint64_t now) {
   if (LIKELY(viewer->state != STEPPING)) return false;
   const struct step *step = &steps_of(viewer)->all[viewer->step];
@@ -212,7 +212,7 @@ bool viewer_awaits(struct viewer *viewer, const char *data, size_t size, uint64_
   return true;
 }
 
-// The whole frames at the beginning of `data`; returns their bytes, or -1 when the viewer is closed.
+// Process the complete frames at the start of `data`; return their size, or -1 when the viewer is closed.
 static ssize_t frames(struct viewer *viewer, char *data, size_t size, uint64_t now) {
   size_t at = 0;
   while (size - at >= 2) {
@@ -246,7 +246,7 @@ static ssize_t frames(struct viewer *viewer, char *data, size_t size, uint64_t n
       closed(viewer, how);
       return -1;
     } else if (opcode != 10) {
-      closed(viewer, "a frame of a kind that is not expected");
+      closed(viewer, "unexpected frame type");
       return -1;
     }
     if (viewer->fd < 0) return -1;
@@ -274,7 +274,7 @@ static void readable(struct viewer *viewer) {
   ssize_t got = recv(viewer->fd, buffer + kept, ROOM - kept, 0);
   if (got <= 0) {
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    closed(viewer, got ? strerror(errno) : kept == ROOM ? "a frame is too large" : "the connection ended");
+    closed(viewer, got ? strerror(errno) : kept == ROOM ? "frame too large" : "connection closed");
     return;
   }
   uint64_t now = clock_now();

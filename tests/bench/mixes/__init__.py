@@ -1,4 +1,4 @@
-"""The mixes of the benchmark, by the names of its table; each module holds one kind and how it is run."""
+"""The mixes of the benchmark; each module defines one kind of load and how it is run."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
 
 
 class Mix(Protocol):
-    """One kind of load, and how it is run."""
+    """A kind of load and how it is run."""
 
     @property
     def name(self) -> str:
-        """As on the command line and in the table."""
+        """Return the name for the command line and the tables."""
 
     @property
     def title(self) -> str:
-        """What happens, in a line."""
+        """Return a one-line description."""
 
     @property
-    def beside(self) -> tuple[str, ...]:
-        """The contenders that run in it unless others are asked for."""
+    def default_contenders(self) -> tuple[str, ...]:
+        """Return the contenders that run by default."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The figures that are shown of it, in order."""
+        """Return the figures of its table, in order."""
 
     @property
     def open(self) -> bool:
-        """Whether contenders that `beside` does not name can run in it."""
+        """Return whether other contenders can run too."""
 
     @property
-    def long(self) -> bool:
-        """Whether one round of it must do, where time is short."""
+    def single_round(self) -> bool:
+        """Return whether it runs in the first round only, unless all rounds are requested."""
 
     def run(self, contender: Contender, machine: Machine, seconds: float) -> Result:
-        """Run it once, measuring for `seconds`; raises RuntimeError, OSError, LoadError."""
+        """Run it once and measure for `seconds`; raises RuntimeError, OSError, LoadError."""
 
 
 MIXES: Final[tuple[Mix, ...]] = (

@@ -1,11 +1,11 @@
-"""A to D: every stream has its tokens at a steady rate, every viewer is awake."""
+"""A to D: steady rates, all viewers read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ..run import WARM_UP, session
+from ..run import WARM_UP_S, session
 
 if TYPE_CHECKING:
     from ..contender import Contender
@@ -35,31 +35,31 @@ class FanOut:
     streams: int
     viewers: int
     rate: float
-    beside: tuple[str, ...] = ("null", "tokenwire")
+    default_contenders: tuple[str, ...] = ("null", "tokenwire")
     open: bool = True
-    long: bool = False
+    single_round: bool = False
     columns: tuple[str, ...] = COLUMNS
 
     @property
     def title(self) -> str:
-        """Its numbers."""
+        """Return its parameters."""
         return f"{self.streams} streams x {self.viewers} viewers x {self.rate:g} tokens/s"
 
     def run(self, contender: Contender, machine: Machine, seconds: float) -> Result:
         """See `Mix`."""
-        tokens = int(self.rate * (seconds + WARM_UP + 5.0)) + 100
-        with session(contender, machine, self.streams, tokens) as at:
-            at.connect(self.streams * self.viewers)
-            at.begin(self.rate, seconds)
-            at.measure(seconds)
-            return at.finish(self.name)
+        tokens = int(self.rate * (seconds + WARM_UP_S + 5.0)) + 100
+        with session(contender, machine, self.streams, tokens) as run:
+            run.connect(self.streams * self.viewers)
+            run.start(self.rate, seconds)
+            run.measure(seconds)
+            return run.finish(self.name)
 
 
-_BESIDE: Final = ("null", "tokenwire", "nchan", "nats")
+_WITH_PEERS: Final = ("null", "tokenwire", "nchan", "nats")
 
 FAN_OUT: Final = (
-    FanOut("A20", 1, 1000, 20, _BESIDE),
-    FanOut("A200", 1, 1000, 200, _BESIDE),
+    FanOut("A20", 1, 1000, 20, _WITH_PEERS),
+    FanOut("A200", 1, 1000, 200, _WITH_PEERS),
     FanOut("A600", 1, 1000, 600),
     FanOut("B", 100, 10, 50),
     FanOut("C20", 1000, 1, 20, ("null", "tokenwire", "nats")),
@@ -85,4 +85,4 @@ SWEEP: Final = tuple(
         (4000, 1, 1),
     )
 )
-"""What the cost model is fitted to, beside the mixes."""
+"""Additional data points of the cost model."""

@@ -1,4 +1,4 @@
-"""R: what Redis has to do for a token must not depend on how many watch."""
+"""R: the work of Redis per token must not depend on the number of viewers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ MANY: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Independence:
-    """The same stream with few viewers and with many; counted by Redis itself (INFO stats)."""
+    """The same stream with few and with many viewers; Redis counts commands and bytes (INFO stats)."""
 
     name: str = "R"
     title: str = f"1 stream x 50 tokens/s with {FEW} and with {MANY} viewers: the work of Redis"
-    beside: tuple[str, ...] = ("tokenwire",)
+    default_contenders: tuple[str, ...] = ("tokenwire",)
     open: bool = False
-    long: bool = True
+    single_round: bool = True
     columns: tuple[str, ...] = (
         *(f"{what}_{viewers}" for what in ("commands", "received", "sent") for viewers in (FEW, MANY)),
         "commands_ratio",

@@ -1,6 +1,6 @@
-"""W and P: a real worker between a provider and Redis; in P with the gateway and its viewers behind it.
+"""W and P: a real worker between a provider and Redis; P adds the gateway and its viewers.
 
-The load generator is the provider, so the provider's clock is the clock of the viewers.
+The load generator is the provider, so provider and viewers share one clock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from gateway.streams import keys, log_entries
 
 from .. import tokenwire
 from ..load import TOKEN_BYTES
-from ..run import WARM_UP, session
+from ..run import WARM_UP_S, session
 from .fan_out import DELAYS
 
 if TYPE_CHECKING:
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
-    from ..contender import Contender, Place, Running
+    from ..contender import Contender, Placement, Running
     from ..provider import Sdk
     from ..result import Result
     from ..run import Machine
 
-ENDS_WITHIN: Final = 60.0
+END_TIMEOUT_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ingest:
-    """`streams` answers at `rate` tokens a second from a provider through its official SDK; `viewers` of each answer.
+    """`streams` answers at `rate` tokens a second from a provider through its official SDK, with `viewers` each.
 
-    Without viewers there is no gateway, and the worker has the CPU of what is measured.
+    Without viewers no gateway runs, and the worker uses the reserved CPU.
     """
 
     name: str
@@ -41,9 +41,9 @@ class Ingest:
     streams: int
     viewers: int
     rate: float
-    beside: tuple[str, ...] = ("tokenwire",)
+    default_contenders: tuple[str, ...] = ("tokenwire",)
     open: bool = False
-    long: bool = False
+    single_round: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -53,33 +53,33 @@ class Ingest:
 
     @property
     def title(self) -> str:
-        """Its numbers."""
+        """Return its parameters."""
         watched = f", {self.viewers} viewers each" if self.viewers else ""
         return f"worker: {self.streams} provider streams x {self.rate:g} tokens/s through {self.sdk}{watched}"
 
     def run(self, contender: Contender, machine: Machine, seconds: float) -> Result:
         """See `Mix`."""
         assert isinstance(contender, tokenwire.Tokenwire)
-        tokens = int(self.rate * (seconds + WARM_UP + 10.0)) + 100
+        tokens = int(self.rate * (seconds + WARM_UP_S + 10.0)) + 100
         chain = _Chain(contender, self)
-        with session(chain, machine, self.streams, tokens) as at:
+        with session(chain, machine, self.streams, tokens) as run:
             if self.viewers:
-                at.connect(self.streams * self.viewers)
-            chain.start_worker(at.place)
-            called = at.load.do("calls 30", 60)
+                run.connect(self.streams * self.viewers)
+            chain.start_worker(run.placement)
+            called = run.load.do("calls 30", 60)
             if called["calls"] < self.streams:
                 raise RuntimeError(f"the worker made {called['calls']} of {self.streams} calls: {called['problem']}")
-            at.begin(self.rate, seconds)
-            logs = _Logs(chain.client, [stream.response for stream in at.running.streams])
+            run.start(self.rate, seconds)
+            logs = _Logs(chain.client, [stream.response for stream in run.running.streams])
             before = logs.tokens()
-            at.measure(seconds)
+            run.measure(seconds)
             appended = logs.tokens() - before
-            # What the worker did, not what the provider said: it may be behind.
-            spent = at.figures["worker_cores"] * seconds
-            at.figures["worker_us"] = 1e6 * spent / max(appended, 1)
-            at.figures["appended_per_s"] = appended / seconds
-            result = at.finish(self.name, ENDS_WITHIN)
-            problem = logs.check(ENDS_WITHIN)
+            # Count appended tokens, not sent ones: the worker may lag.
+            spent = run.figures["worker_cores"] * seconds
+            run.figures["worker_us"] = 1e6 * spent / max(appended, 1)
+            run.figures["appended_per_s"] = appended / seconds
+            result = run.finish(self.name, END_TIMEOUT_S)
+            problem = logs.check(END_TIMEOUT_S)
             if problem:
                 result.faults["log"] = 1
                 result.problem = result.problem or problem
@@ -87,7 +87,7 @@ class Ingest:
 
 
 class _Chain:
-    """The product with its own worker, as a contender."""
+    """The product with a real worker, as a contender."""
 
     def __init__(self, product: tokenwire.Tokenwire, mix: Ingest) -> None:
         self.name = product.name
@@ -98,10 +98,10 @@ class _Chain:
     def missing(self) -> str | None:
         return self._product.missing()
 
-    def start(self, place: Place, streams: int) -> Running:
-        """Everything but the worker, which can only start when the load generator listens."""
+    def start(self, placement: Placement, streams: int) -> Running:
+        """Start everything except the worker, which needs the listening load generator."""
         mix = self._mix
-        running, store = self._product.chain(place, streams, mix.sdk, gateway=bool(mix.viewers))
+        running, store = self._product.chain(placement, streams, mix.sdk, gateway=bool(mix.viewers))
         self.client: Redis = store.client
         self._store_url = store.url
         self._running = running
@@ -115,16 +115,16 @@ class _Chain:
         running.close = close_all
         return running
 
-    def start_worker(self, place: Place) -> None:
-        """Start the worker on the CPU of what is measured, or beside the load where that is the gateway."""
-        cpus = place.load if self._mix.viewers else place.server
+    def start_worker(self, placement: Placement) -> None:
+        """Start the worker on the reserved CPU, or on the load CPU if the gateway has the reserved one."""
+        cpus = placement.load if self._mix.viewers else placement.server
         port = self._running.publisher.address[1]
-        self._worker = tokenwire.start_worker(self._store_url, self._mix.sdk, port, cpus, place)
+        self._worker = tokenwire.start_worker(self._store_url, self._mix.sdk, port, cpus, placement)
         self._running.processes = {**self._running.processes, "worker": (self._worker.pid,)}
 
 
 class _Logs:
-    """The logs of a run, read on from where they were read to."""
+    """The logs of a run, read incrementally."""
 
     def __init__(self, client: Redis, responses: Sequence[str]) -> None:
         self._client = client
@@ -134,7 +134,7 @@ class _Logs:
         self._ended: dict[str, bytes] = {}
 
     def tokens(self) -> int:
-        """How many tokens the logs hold now."""
+        """Return the number of tokens in the logs."""
         pipeline = self._client.pipeline(transaction=False)
         for response in self._responses:
             pipeline.xrange(keys.log(response), min=self._last[response])
@@ -149,7 +149,7 @@ class _Logs:
         return sum(len(text) for text in self._text.values()) // TOKEN_BYTES
 
     def check(self, within: float) -> str:
-        """Wait until every log has its end; what is wrong with the first that is not what the provider said, or ""."""
+        """Wait for the end of every log; return the first difference from the provider's text, or an empty string."""
         deadline = time.monotonic() + within
         self.tokens()
         while len(self._ended) < len(self._responses) and time.monotonic() < deadline:
@@ -157,11 +157,11 @@ class _Logs:
             self.tokens()
         for index, response in enumerate(self._responses):
             text, end = self._text[response], self._ended.get(response, b"")
-            said = b"".join(b" %03x%05d" % (index, number) for number in range(len(text) // TOKEN_BYTES))
-            if text != said or not text:
-                return f"the log of {response} is not what the provider said"
+            sent = b"".join(b" %03x%05d" % (index, number) for number in range(len(text) // TOKEN_BYTES))
+            if text != sent or not text:
+                return f"the log of {response} differs from the text of the provider"
             if b'"complete"' not in end:
-                return f"the log of {response} has the end {end[:80]!r}"
+                return f"the log of {response} has an unexpected end {end[:80]!r}"
         return ""
 
 

@@ -1,4 +1,4 @@
-"""The peers: what others build, started as their documentation says, for the same tokens and the same viewers."""
+"""The peers: other servers, set up as documented, for the same tokens and viewers."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ if TYPE_CHECKING:
 
 
 def peers(*, durable: bool = True) -> Sequence[Contender]:
-    """All of them; without `durable` the Redis of those that have one keeps nothing on disk."""
+    """Return all peers. Without `durable` their Redis writes no file."""
     return Nchan(), Nats(), Ws(durable=durable), SocketIo(durable=durable), Textbook(durable=durable)

@@ -1,11 +1,12 @@
-"""The peer NATS: a message broker, in Go, with a WebSocket listener. Core NATS: no JetStream, nothing is kept.
+"""Peer NATS: a message broker in Go with a WebSocket listener. Core NATS: no JetStream, no storage.
 
-Set, by its documentation:
+Settings, by its documentation:
 
 - `no_tls` and `compression: false` for the WebSocket listener;
-- `verbose` and `pedantic` off in every CONNECT, as NATS's own clients say it: otherwise each PUB is answered;
-- one core to serve (the Go runtime takes the number of its threads from the CPUs it may use);
-- all else by default: a viewer with more than 64 MB unsent, or 10 s behind in one write, is cut off as a slow consumer.
+- `verbose` and `pedantic` off in every CONNECT, like NATS clients do: otherwise each PUB gets a reply;
+- one core (the Go runtime derives its number of threads from the available CPUs);
+- defaults otherwise: a viewer with more than 64 MB unsent, or 10 s late in one write, is disconnected as a slow
+consumer.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from ..contender import Await, Publisher, Running, Send, Stream
 from . import programs
 
 if TYPE_CHECKING:
-    from ..contender import Place
+    from ..contender import Placement
 
-MISSING = "no nats-server: apt-get install nats-server"
+MISSING = "nats-server is not installed: apt-get install nats-server"
 CONNECT = 'CONNECT {"verbose":false,"pedantic":false}\r\n'
 
 CONFIGURATION = """
@@ -35,23 +36,23 @@ websocket {{
 
 
 class Nats:
-    """nats-server, from Debian's packages; the publisher speaks its protocol over plain TCP."""
+    """nats-server of Debian; the publisher uses its protocol over plain TCP."""
 
     name = "nats"
 
     def missing(self) -> str | None:
-        """Which package to install, if the server is not there."""
+        """Return the package to install; None if it is installed."""
         return None if programs.find("nats-server") else MISSING
 
-    def start(self, place: Place, streams: int) -> Running:
-        """One server; the subject of a stream is its name."""
+    def start(self, placement: Placement, streams: int) -> Running:
+        """Start one server; each stream has a subject."""
         program = programs.find("nats-server")
         if program is None:
             raise RuntimeError(MISSING)
         port, websocket = processes.free_port(), processes.free_port()
-        configuration = place.folder / "nats.conf"
+        configuration = placement.folder / "nats.conf"
         configuration.write_text(CONFIGURATION.format(port=port, websocket=websocket))
-        process = processes.start([program, "-c", str(configuration)], place.server, place.folder / "nats.log")
+        process = processes.start([program, "-c", str(configuration)], placement.server, placement.folder / "nats.log")
         process.until(lambda: processes.listens(port) and processes.listens(websocket))
         return Running(
             processes={"gateway": (process.pid,)},

@@ -1,12 +1,12 @@
-"""The peer nchan: a pub/sub module of nginx, in C. Published by HTTP POST, watched by WebSocket, kept in shared memory.
+"""Peer nchan: a pub/sub module of nginx in C. HTTP POST to publish, WebSocket to watch, messages in shared memory.
 
-Set, by its documentation and nginx's:
+Settings, by its documentation and nginx's:
 
-- one worker process, because one core serves; `multi_accept` and a long backlog for a thousand viewers at once;
+- one worker process for one core; `multi_accept` and a long backlog for a thousand concurrent connects;
 - no access log, no compression (`nchan_deflate_message_for_websocket` is off by default);
-- `keepalive_requests` beyond the default of 1000, after which the publisher would be cut off;
-- a buffer of 4096 messages a channel for a minute instead of 10 for an hour: an answer, so that a viewer who comes late
-  or again can have it, as with Tokenwire.
+- `keepalive_requests` above the default of 1000, after which nginx would disconnect the publisher;
+- a buffer of 4096 messages per channel for a minute instead of 10 for an hour, so that late and resuming viewers can
+  get the whole answer, as with Tokenwire.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ..contender import Publisher, Running, Stream
 from . import programs
 
 if TYPE_CHECKING:
-    from ..contender import Place
+    from ..contender import Placement
 
-MISSING = "no nginx with nchan: apt-get install nginx libnginx-mod-nchan"
+MISSING = "nginx with nchan is not installed: apt-get install nginx libnginx-mod-nchan"
 
 CONFIGURATION = """
 load_module {module};
@@ -62,24 +62,24 @@ http {{
 
 
 class Nchan:
-    """nginx with nchan, from Debian's packages."""
+    """nginx with nchan of Debian."""
 
     name = "nchan"
 
     def missing(self) -> str | None:
-        """Which package to install, if nginx or its module is not there."""
+        """Return the packages to install; None if they are installed."""
         return None if _module() else MISSING
 
-    def start(self, place: Place, streams: int) -> Running:
-        """One nginx master with one worker; the path of a stream is its channel."""
+    def start(self, placement: Placement, streams: int) -> Running:
+        """Start an nginx master with one worker; each stream has a channel."""
         nginx, module = programs.find("nginx"), _module()
         if nginx is None or module is None:
             raise RuntimeError(MISSING)
         port = processes.free_port()
-        configuration = place.folder / "nginx.conf"
+        configuration = placement.folder / "nginx.conf"
         configuration.write_text(CONFIGURATION.format(module=module, port=port))
-        command = [nginx, "-p", str(place.folder), "-c", str(configuration), "-e", "stderr"]
-        process = processes.start(command, place.server, place.folder / "nchan.log")
+        command = [nginx, "-p", str(placement.folder), "-c", str(configuration), "-e", "stderr"]
+        process = processes.start(command, placement.server, placement.folder / "nchan.log")
         process.until(lambda: len(processes.tree(process.pid)) == 2 and processes.listens(port))
         head = "POST /publish/{} HTTP/1.1\r\nHost: bench\r\nContent-Length: {{size}}\r\n\r\n"
         return Running(
@@ -93,7 +93,7 @@ class Nchan:
 
 
 def _module() -> Path | None:
-    """Where nginx keeps the module; None if either is missing."""
+    """Return the path of the module; None if nginx or the module is not installed."""
     nginx = programs.find("nginx")
     if nginx is None:
         return None

@@ -1,8 +1,8 @@
-"""What the Node peers share: their packages, and starting one of their servers.
+"""Packages and process start of the Node peers.
 
-The packages are those of `package-lock.json`, none younger than a week when it was made. They are installed when a
-Node peer is first asked for, into a folder of the user's cache that is named after the lock file, without running any
-package's scripts. None of them needs one: the native add-ons of `ws` are for what clients send.
+The packages are pinned by `package-lock.json`; none was younger than a week at that time. They are installed when a
+Node peer is first requested, into a cache folder named after the lock file, without running package scripts. No
+script is needed: the native add-ons of `ws` only speed up frames from clients.
 """
 
 from __future__ import annotations
@@ -19,51 +19,51 @@ from typing import TYPE_CHECKING
 from .. import processes
 
 if TYPE_CHECKING:
-    from ..contender import Place
+    from ..contender import Placement
 
 HERE = Path(__file__).parent
-OLDEST = 20
-"""The major version of Node that the newest of the packages asks for."""
+MIN_NODE_VERSION = 20
+"""Minimum major version of Node for these packages."""
 
-INSTALL_WITHIN = 300.0
+INSTALL_TIMEOUT_S = 300.0
 
 
 @functools.cache
 def missing() -> str | None:
-    """Why Node peers can not run here, and what to do. Installs their packages where they are not in the cache yet."""
+    """Return why Node peers cannot run here and what to do. Installs the packages if they are not cached."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
-        return f"no node and npm: install Node {OLDEST} or newer (nodejs and npm)"
+        return f"node and npm are not installed: install Node {MIN_NODE_VERSION} or newer (nodejs and npm)"
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    if int(version.removeprefix("v").partition(".")[0]) < OLDEST:
-        return f"Node {version} is too old: install Node {OLDEST} or newer"
+    if int(version.removeprefix("v").partition(".")[0]) < MIN_NODE_VERSION:
+        return f"Node {version} is too old: install Node {MIN_NODE_VERSION} or newer"
     try:
         _install(npm)
     except (OSError, subprocess.SubprocessError) as error:
-        said = str(getattr(error, "stderr", None) or "").splitlines()
-        reason = next((line for line in said if line.startswith("npm error")), str(error))
-        return f"npm could not install the packages of {HERE / 'package-lock.json'}: {reason}"
+        output = str(getattr(error, "stderr", None) or "").splitlines()
+        reason = next((line for line in output if line.startswith("npm error")), str(error))
+        return f"npm cannot install the packages of {HERE / 'package-lock.json'}: {reason}"
     return None
 
 
 def installed() -> bool:
-    """Whether the packages are in the cache."""
+    """Return whether the packages are cached."""
     return _packages().exists()
 
 
-def start(script: str, port: int, place: Place, *words: str) -> processes.Process:
-    """Run the script of a peer with `words`, and return when it listens on `port`.
+def start(script: str, port: int, placement: Placement, *words: str) -> processes.Process:
+    """Start the script of a peer with `words`; return when it listens on `port`.
 
-    Raises RuntimeError with what it said where it does not, or where `missing` gives a reason.
+    Raises RuntimeError with its output if it does not, or with the reason of `missing`.
     """
     reason = missing()
     if reason is not None:
         raise RuntimeError(reason)
-    # A module finds packages in the folders above its own.
-    (place.folder / "node_modules").symlink_to(_packages())
-    copy = shutil.copy(HERE / script, place.folder)
-    output = place.folder / f"{Path(script).stem}.log"
-    process = processes.start(["node", str(copy), *words], place.server, output, {"NODE_ENV": "production"})
+    # Node searches packages in the folders above a module.
+    (placement.folder / "node_modules").symlink_to(_packages())
+    copy = shutil.copy(HERE / script, placement.folder)
+    output = placement.folder / f"{Path(script).stem}.log"
+    process = processes.start(["node", str(copy), *words], placement.server, output, {"NODE_ENV": "production"})
     process.until(lambda: processes.listens(port))
     return process
 
@@ -84,11 +84,11 @@ def _install(npm: str) -> None:
         for name in ("package.json", "package-lock.json"):
             shutil.copy(HERE / name, work)
         command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0"]
-        subprocess.run(command, cwd=work, capture_output=True, text=True, check=True, timeout=INSTALL_WITHIN)
+        subprocess.run(command, cwd=work, capture_output=True, text=True, check=True, timeout=INSTALL_TIMEOUT_S)
         folder.mkdir(exist_ok=True)
         try:
             (Path(work) / "node_modules").rename(packages)
         except OSError:
-            # Another run may have installed them meanwhile.
+            # Another run may have installed them in the meantime.
             if not installed():
                 raise

@@ -1,4 +1,4 @@
-"""Where the peers' programs are."""
+"""Finds the programs of the peers."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import shutil
 
 
 def find(name: str) -> str | None:
-    """The path of a program; None where there is none. Debian's servers are in folders that not every PATH names."""
+    """Return the path of a program, or None. Debian installs servers in folders that are not in every PATH."""
     return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin")

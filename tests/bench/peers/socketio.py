@@ -1,13 +1,13 @@
-"""The peer Socket.IO, with its Redis streams adapter: the usual base of a chat product in Node.
+"""Peer Socket.IO with its Redis streams adapter, a common base of chat products in Node.
 
-Set up as its documentation does it. One Redis stream of about 10,000 entries carries the events of all rooms to every
-process, which sends those of its own sockets on; connection state recovery is off. Tuned, by the same documentation:
-WebSocket only, no compression, the upgrade request let go, `onlyPlaintext`, which spares a search for binary data.
+Set up as documented: one Redis stream of about 10,000 entries carries the events of all rooms to every process, which
+sends them to its own sockets. Connection state recovery is off. Tuned by the same documentation: WebSocket only, no
+compression, the upgrade request released, and `onlyPlaintext`, which skips a search for binary data.
 
-The load generator emits as `@socket.io/redis-streams-emitter` does: it adds the adapter's entry to the stream, under
-the name that the adapter knows emitters by. A second Socket.IO process that emits costs this one nothing less or more
-in mix A, but reads back all that it wrote, one entry at a time: 130 µs a token, which in B and C fills the load
-generator's CPU, and the figures are its own then.
+The load generator emits like `@socket.io/redis-streams-emitter`: it adds the adapter's entry to the stream, with the
+uid that the adapter reserves for emitters. A second Socket.IO process as emitter does not change the cost in mix A.
+But it reads back everything that it wrote, one entry at a time, for 130 us a token. In B and C that fills the CPU of
+the load generator and determines the figures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..stores import StoreServer
 from . import node
 
 if TYPE_CHECKING:
-    from ..contender import Place
+    from ..contender import Placement
 
 # An event of type 3 (a broadcast) in the main namespace: `RedisStreamsAdapter.encode` in the adapter's source.
 EMIT = ("XADD", "socket.io", "MAXLEN", "~", "10000", "*", "uid", "emitter", "nsp", "/", "type", "3", "data")
@@ -29,24 +29,24 @@ DATA = '{"packet":{"type":2,"data":["t","{text}"]},"opts":{"rooms":["%s"],"excep
 
 
 class SocketIo:
-    """One Node process behind a Redis stream."""
+    """One Node process and a Redis stream."""
 
     name = "socketio"
 
     def __init__(self, *, durable: bool = True) -> None:
-        """Not `durable`: its Redis keeps nothing on disk."""
+        """Not `durable`: its Redis writes no file."""
         self._durable = durable
 
     def missing(self) -> str | None:
         """See `node.missing`."""
         return node.missing()
 
-    def start(self, place: Place, streams: int) -> Running:
-        """One server; a stream is a room."""
+    def start(self, placement: Placement, streams: int) -> Running:
+        """Start one server; each stream has a room."""
         with ExitStack() as started:
-            store = started.enter_context(closing(StoreServer(place.load, place.folder, durable=self._durable)))
+            store = started.enter_context(closing(StoreServer(placement.load, placement.folder, durable=self._durable)))
             port = processes.free_port()
-            server = node.start("socketio_server.mjs", port, place, str(port), store.url)
+            server = node.start("socketio_server.mjs", port, placement, str(port), store.url)
             started.enter_context(closing(server))
             close = started.pop_all().close
         return Running(

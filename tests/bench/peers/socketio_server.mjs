@@ -1,8 +1,8 @@
-// The Socket.IO peer, as its documentation sets it up with the Redis streams adapter.
+// The Socket.IO peer, set up with the Redis streams adapter as documented.
 //
 //   node socketio_server.mjs PORT REDIS
 //
-// A viewer follows stream NAME by the event "follow" with NAME, which is acknowledged.
+// A viewer joins stream NAME with the event "follow" and argument NAME, which is acknowledged.
 import { createServer } from "node:http";
 import { createAdapter } from "@socket.io/redis-streams-adapter";
 import { createClient } from "redis";
@@ -24,7 +24,7 @@ const io = new Server(http, {
   serveClient: false,
 });
 io.engine.on("connection", (socket) => {
-  socket.request = null; // its documentation on memory: the upgrade request is not needed again
+  socket.request = null; // saves memory, as documented: the upgrade request is no longer needed
 });
 io.on("connection", (socket) => {
   socket.on("follow", (name, acknowledge) => {

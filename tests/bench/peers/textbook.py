@@ -1,8 +1,8 @@
-"""The textbook peer: Starlette and redis-py, a task a socket with a blocking read of its own (`textbook_app.py`).
+"""Textbook peer: Starlette and redis-py, with a task and a blocking read per socket (`textbook_app.py`).
 
-Served as people run it: uvicorn's defaults, which are uvloop, httptools and the `websockets` package. Its compression
-is on by default and not used, as no viewer of the benchmark offers it. Set, because it would not run otherwise: more
-than 100 connections to Redis, as each viewer blocks one, and no 5 s limit on how long one may be silent.
+Served with uvicorn's defaults: uvloop, httptools and the `websockets` package. Compression is on by default but
+unused, because viewers of the benchmark do not offer it. Necessary settings: more than 100 connections to Redis,
+because each viewer blocks one, and no read timeout of 5 s.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from ..contender import Publisher, Running, Stream
 from ..stores import StoreServer
 
 if TYPE_CHECKING:
-    from ..contender import Place
+    from ..contender import Placement
 
 
 class Textbook:
-    """One uvicorn process; tokens come by XADD, into a Redis stream a stream."""
+    """One uvicorn process; tokens arrive by XADD, with one Redis stream per stream."""
 
     name = "textbook"
 
     def __init__(self, *, durable: bool = True) -> None:
-        """Not `durable`: its Redis keeps nothing on disk."""
+        """Not `durable`: its Redis writes no file."""
         self._durable = durable
 
     def missing(self) -> str | None:
-        """It is made of what Tokenwire itself needs: never missing."""
+        """Return None: its dependencies are those of Tokenwire."""
         return None
 
-    def start(self, place: Place, streams: int) -> Running:
-        """One server; a viewer begins at the beginning of its stream, or after the id that it names."""
+    def start(self, placement: Placement, streams: int) -> Running:
+        """Start one server; a viewer starts at the beginning of its stream, or after the id that it sends."""
         with ExitStack() as started:
-            store = started.enter_context(closing(StoreServer(place.load, place.folder, durable=self._durable)))
+            store = started.enter_context(closing(StoreServer(placement.load, placement.folder, durable=self._durable)))
             port = processes.free_port()
             command = [sys.executable, "-m", "uvicorn", "--app-dir", str(Path(__file__).parent), "textbook_app:app"]
             command += ["--port", str(port), "--backlog", "4096", "--log-level", "warning"]
-            # Its viewers wait in Redis, and would be waited for.
+            # Its viewers block in Redis, so a graceful shutdown would never end.
             command += ["--timeout-graceful-shutdown", "0"]
             environment = {"TEXTBOOK_REDIS": store.url}
-            server = processes.start(command, place.server, place.folder / "textbook.log", environment)
+            server = processes.start(command, placement.server, placement.folder / "textbook.log", environment)
             started.enter_context(closing(server))
             server.until(lambda: processes.listens(port))
             close = started.pop_all().close

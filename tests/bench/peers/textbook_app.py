@@ -1,8 +1,8 @@
-"""The textbook gateway: what most people would write, and the "before" picture of the benchmark.
+"""Textbook gateway: the simplest implementation, as a baseline.
 
-One task a socket, each with an XREAD BLOCK of its own from its own cursor. Served by `uvicorn` with its defaults.
-TEXTBOOK_REDIS is the address of the server; the viewer of stream NAME connects to `/NAME?after=ID`, and without `after`
-begins at the beginning.
+One task per socket, each with its own XREAD BLOCK from its cursor. Served by `uvicorn` with its defaults.
+TEXTBOOK_REDIS is the URL of the server. A viewer of stream NAME connects to `/NAME?after=ID`, or without `after`
+starts at the beginning.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-# A viewer takes one connection for itself, and a read may last longer than the client's default timeout of 5 seconds.
+# Each viewer blocks one connection, and a read may last longer than the default timeout of 5 seconds.
 redis = Redis.from_url(os.environ["TEXTBOOK_REDIS"], max_connections=20_000, socket_timeout=None, decode_responses=True)
 
 
 async def follow(websocket: WebSocket) -> None:
-    """Give one viewer every entry of one stream, a frame an entry."""
+    """Send every entry of one stream to a viewer, one frame per entry."""
     await websocket.accept()
     name, cursor = websocket.path_params["name"], websocket.query_params.get("after", "0-0")
     try:

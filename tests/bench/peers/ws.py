@@ -1,7 +1,7 @@
-"""The peer `ws`: the WebSocket package most of Node is built on, in a server of a page: a loop over the sockets.
+"""Peer `ws`: the most common WebSocket package of Node, in a minimal server with a loop over the sockets.
 
-Set, by its documentation: `perMessageDeflate: false`, no list of clients of its own, the message passed on as the
-buffer that Redis gave. Its optional native add-ons are left out: they speed up masking, which only clients do.
+Settings, by its documentation: `perMessageDeflate: false`, no client list of the package, and the message forwarded
+as the buffer from Redis. Its optional native add-ons are omitted: they speed up masking, which only clients do.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from ..stores import StoreServer
 from . import node
 
 if TYPE_CHECKING:
-    from ..contender import Place
+    from ..contender import Placement
 
 
 class Ws:
-    """One Node process; tokens come by PUBLISH, on a channel a stream."""
+    """One Node process; tokens arrive by PUBLISH, with one channel per stream."""
 
     name = "ws"
 
     def __init__(self, *, durable: bool = True) -> None:
-        """Not `durable`: its Redis keeps nothing on disk."""
+        """Not `durable`: its Redis writes no file."""
         self._durable = durable
 
     def missing(self) -> str | None:
         """See `node.missing`."""
         return node.missing()
 
-    def start(self, place: Place, streams: int) -> Running:
-        """One server, subscribed to the channel of a stream while somebody watches it."""
+    def start(self, placement: Placement, streams: int) -> Running:
+        """Start one server; it subscribes to the channel of a stream while the stream has viewers."""
         with ExitStack() as started:
-            store = started.enter_context(closing(StoreServer(place.load, place.folder, durable=self._durable)))
+            store = started.enter_context(closing(StoreServer(placement.load, placement.folder, durable=self._durable)))
             port = processes.free_port()
-            server = node.start("ws_server.mjs", port, place, str(port), store.url)
+            server = node.start("ws_server.mjs", port, placement, str(port), store.url)
             started.enter_context(closing(server))
             close = started.pop_all().close
         return Running(

@@ -2,7 +2,7 @@
 //
 //   node ws_server.mjs PORT REDIS
 //
-// A viewer of stream NAME connects to /NAME. Sockets and Redis subscriptions are all the state there is.
+// A viewer of stream NAME connects to /NAME. The only state is sockets and Redis subscriptions.
 import { createClient } from "redis";
 import { WebSocketServer } from "ws";
 
@@ -18,7 +18,7 @@ await subscriber.connect();
 const viewers = new Map();
 
 function broadcast(sockets, text) {
-  // The buffer as Redis gave it, marked as text: the loop that the README of `ws` shows for a broadcast.
+  // The buffer from Redis, sent as text; the broadcast loop of the README of `ws`.
   for (const socket of sockets) socket.send(text, { binary: false });
 }
 
@@ -46,7 +46,7 @@ const server = new WebSocketServer({
   port: Number(port),
   backlog: 4096,
   perMessageDeflate: false,
-  clientTracking: false, // `viewers` is the list
+  clientTracking: false, // replaced by `viewers`
 });
 server.on("connection", (socket, request) => {
   const name = request.url.slice(1);
