@@ -1,11 +1,11 @@
-"""A provider that is no provider: the streaming wire of OpenAI and Anthropic on a real socket, by a script.
+"""Fake provider: the streaming APIs of OpenAI and Anthropic on a real socket, controlled by scenarios.
 
     with ProviderServer(Scenario(pieces=("Hel", "lo"), delay=0.1)) as server:
         os.environ["OPENAI_BASE_URL"] = f"{server.url}/v1"
         ...
         await server.until(lambda: server.calls)
 
-`python -m tests.provider_server --port 9000` serves the same from the command line.
+`python -m tests.provider_server --port 9000` starts it from the command line.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Reason: TypeAlias = Literal["complete", "length", "refused", "filtered", "tool_calls"]
 Ending: TypeAlias = Literal[
-    "finish",  # as the provider does it
-    "unannounced",  # closes cleanly without its terminal event, the reason given
-    "unfinished",  # closes cleanly without a reason and a terminal event
-    "lingering",  # finishes, and then keeps the body open
-    "cut",  # the socket closes in the middle of the body
-    "error",  # an error event, in a response that began with status 200
-    "malformed",  # an event that is no JSON
-    "silence",  # nothing more, for ever
-    "pings",  # nothing but keep-alives, for ever
+    "finish",  # normal end
+    "unannounced",  # closes without the terminal event, after the finish reason
+    "unfinished",  # closes without finish reason and terminal event
+    "lingering",  # ends normally but keeps the body open
+    "cut",  # closes the socket in the middle of the body
+    "error",  # an error event in a response with status 200
+    "malformed",  # an event that is not JSON
+    "silence",  # sends nothing more and stays open
+    "pings",  # sends only keep-alives and stays open
 ]
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What the server does with a call: first refuses it, if it is told to, then sends the pieces, then ends.
+    """Behaviour for a call: reject it if configured, else send the pieces, then end.
 
-    `pieces` are the deltas of the answer, one event each; halves of a surrogate pair need `escape`. `delay` is in
-    seconds and comes before each piece. `usage` has the names of `workers.providers.Finish.usage`.
+    `pieces` are the deltas of the answer, one event each; halves of a surrogate pair need `escape`. `delay` is the
+    pause in seconds before each piece. `usage` uses the names of `workers.providers.Finish.usage`.
     """
 
     pieces: tuple[str, ...] = ("Hello", ", ", "world", "!")
@@ -63,7 +63,7 @@ class Scenario:
     wait: float = 0.0
     """Seconds before the first byte of the response, headers included."""
     finish: threading.Event | None = None
-    """If there is one, the last piece comes when it is set."""
+    """If set, the last piece waits for this event."""
     reason: Reason = "complete"
     ending: Ending = "finish"
     usage: Mapping[str, int] = field(
@@ -71,50 +71,50 @@ class Scenario:
     )
 
     status: int = 200
-    """Answer with this status instead of a stream, with `headers` and the provider's error body."""
+    """Reply with this status instead of a stream, with `headers` and the provider's error body."""
     times: int | None = None
-    """How many calls with the same last message get `status`, None for all; those after them get the stream."""
+    """Number of calls with the same last message that get `status`; later ones get the stream. None: all calls."""
     headers: Mapping[str, str] = field(default_factory=dict)
     error: str = "overloaded_error"
-    """The type in the error object, in the body of a refusal as in an error event."""
+    """Error type in the body of a rejection and in error events."""
 
     escape: bool = False
-    r"""Write JSON in ASCII, 😀 as \ud83d\ude00."""
+    r"""Encode JSON as ASCII: 😀 as \ud83d\ude00."""
     every_byte: bool = False
-    """Send each byte of the body in a write, and a chunk, of its own."""
+    """Send each byte of the body in a separate write and chunk."""
     newline: str = "\n"
-    """How lines end."""
+    """Line separator."""
 
 
 @dataclass
 class Call:
-    """One call that the server got."""
+    """A received call."""
 
     path: str
     body: dict[str, Any]
     headers: dict[str, str]
-    """Without those that hold the key."""
+    """Headers without those that contain the API key."""
     client_port: int
-    """Two calls with the same one came over the same connection."""
+    """Calls with the same port use the same connection."""
     sent: int = 0
-    """How many pieces of the answer have been written."""
+    """Number of written pieces."""
     finished: bool = False
-    """The script was carried out to its end."""
+    """The scenario was completed."""
     disconnected: bool = False
-    """The caller left before that."""
+    """The caller disconnected before the end."""
 
     @property
     def prompt(self) -> str:
-        """The last message's text."""
+        """Return the text of the last message."""
         return prompt_of(self.body)
 
 
 class ProviderServer:
-    """The server, in a thread of its own, from `with` on; `.url` is its address without a path.
+    """The server, in a separate thread while the context is open; `.url` is its URL without a path.
 
-    `scenario` and `scenarios` (by the last message's text; it goes first) may be changed at any time, and hold for the
-    calls that begin after. `script` goes before both, where it has a scenario for a call; it is asked in the server's
-    thread. `calls` has every call in the order of arrival, refused ones too.
+    `scenario` and `scenarios` (by the text of the last message; they take precedence) may be changed at any time and
+    apply to later calls. `script` has the highest precedence; it returns the scenario of a call or None, and runs in
+    the thread of the server. `calls` contains every call in order of arrival, including rejected ones.
     """
 
     def __init__(
@@ -129,13 +129,13 @@ class ProviderServer:
         self.scenario = scenario or Scenario()
         self.scenarios = dict(scenarios or {})
         self.calls: list[Call] = []
-        self._refused: Counter[str] = Counter()
+        self._rejections: Counter[str] = Counter()
         self._closing = asyncio.Event()
         self._socket = socket.create_server(("127.0.0.1", port), backlog=1024)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         routes = [
-            Route("/v1/chat/completions", partial(self._answer, OpenAIWire()), methods=["POST"]),
-            Route("/v1/messages", partial(self._answer, AnthropicWire()), methods=["POST"]),
+            Route("/v1/chat/completions", partial(self._reply, OpenAIFormat()), methods=["POST"]),
+            Route("/v1/messages", partial(self._reply, AnthropicFormat()), methods=["POST"]),
         ]
         config = uvicorn.Config(Starlette(routes=routes), log_config=None, access_log=False, lifespan="off", ws="none")
         self._server = uvicorn.Server(config)
@@ -149,7 +149,7 @@ class ProviderServer:
 
     def __exit__(self, *_: object) -> None:
         assert self._loop is not None
-        # A call that is silent for ever would keep the server waiting for it.
+        # A silent call would block the shutdown of the server.
         self._loop.call_soon_threadsafe(self._closing.set)
         self._server.should_exit = True
         self._thread.join(10.0)
@@ -157,17 +157,17 @@ class ProviderServer:
         assert not self._thread.is_alive(), "the provider server did not stop"
 
     def reset(self, scenario: Scenario | None = None) -> None:
-        """Forget every call and script, as if newly started, and follow `scenario`."""
+        """Reset calls and scenarios to the initial state, with `scenario`."""
         self.scenario = scenario or Scenario()
         self.scenarios = {}
         self.calls = []
-        self._refused.clear()
+        self._rejections.clear()
 
     async def until(self, condition: Callable[[], T], seconds: float = 5.0) -> T:
-        """Return what `condition` returns once that is true; AssertionError when `seconds` pass without."""
+        """Wait until `condition` returns a true value and return it; AssertionError after `seconds`. Safe to cancel."""
         deadline = time.monotonic() + seconds
         while not (value := condition()):
-            assert time.monotonic() < deadline, f"not within {seconds} s; calls: {self.calls}"
+            assert time.monotonic() < deadline, f"condition not met within {seconds} s; calls: {self.calls}"
             await asyncio.sleep(0.002)
         return value
 
@@ -178,7 +178,7 @@ class ProviderServer:
 
         asyncio.run(serve())
 
-    async def _answer(self, wire: Wire, request: Request) -> Response:
+    async def _reply(self, wire: Format, request: Request) -> Response:
         body: dict[str, Any] = await request.json()
         headers = {name: value for name, value in request.headers.items() if name not in SECRET_HEADERS}
         assert request.client is not None
@@ -189,8 +189,8 @@ class ProviderServer:
             return JSONResponse(wire.error("authentication_error"), 401)
         scripted = self.script(call) if self.script is not None else None
         scenario = scripted or self.scenarios.get(call.prompt, self.scenario)
-        if scenario.status != 200 and (scenario.times is None or self._refused[call.prompt] < scenario.times):
-            self._refused[call.prompt] += 1
+        if scenario.status != 200 and (scenario.times is None or self._rejections[call.prompt] < scenario.times):
+            self._rejections[call.prompt] += 1
             call.finished = True
             return JSONResponse(wire.error(scenario.error), scenario.status, headers=dict(scenario.headers))
         return Streamed(wire, scenario, call, self._closing)
@@ -198,31 +198,31 @@ class ProviderServer:
 
 SECRET_HEADERS = frozenset({"authorization", "x-api-key"})
 PROVIDER_WORDS = "Incorrect key sk-live-1234 for the prompt: tell me a secret"
-"""In every error body: what must never come out on our side."""
+"""Text of every error body; the product must never forward it."""
 
 
 class Streamed(Response):
-    """A streaming response that follows a scenario, and notices when the caller leaves."""
+    """A streaming response that follows a scenario and detects the disconnect of the caller."""
 
-    def __init__(self, wire: Wire, scenario: Scenario, call: Call, closing: asyncio.Event) -> None:
+    def __init__(self, wire: Format, scenario: Scenario, call: Call, closing: asyncio.Event) -> None:
         super().__init__(media_type="text/event-stream")
         del self.headers["content-length"]
         self._wire, self._scenario, self._call, self._closing = wire, scenario, call, closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # The request's body has been read, so the next message is the disconnect.
-        gone = asyncio.ensure_future(receive())
+        # The request body has been read, so the next message is the disconnect.
+        disconnected = asyncio.ensure_future(receive())
         closing = asyncio.ensure_future(self._closing.wait())
         try:
-            if not await first({gone, closing}, self._scenario.wait):
-                await self._stream({gone, closing}, send)
-            self._call.disconnected = gone.done()
-            self._call.finished = not gone.done() and not closing.done()
-            # Leaving a response unfinished makes uvicorn close the socket in the middle of the body.
+            if not await first({disconnected, closing}, self._scenario.wait):
+                await self._stream({disconnected, closing}, send)
+            self._call.disconnected = disconnected.done()
+            self._call.finished = not disconnected.done() and not closing.done()
+            # An incomplete response makes uvicorn close the socket in the middle of the body.
             if self._call.finished and self._scenario.ending != "cut":
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            gone.cancel()
+            disconnected.cancel()
             closing.cancel()
 
     async def _stream(self, over: set[asyncio.Future[Any]], send: Send) -> None:
@@ -234,13 +234,13 @@ class Streamed(Response):
             self._call.sent += piece
 
     async def _script(self, over: set[asyncio.Future[Any]]) -> AsyncIterator[tuple[bool, bytes]]:
-        """The writes, each with whether it is a piece of the answer, up to the end or until one of `over` is done."""
+        """Yield each write and whether it is a piece of the answer, until the end or until one of `over` is done."""
         scenario, wire, call = self._scenario, self._wire, self._call
         write = partial(wire.event, escape=scenario.escape)
         for event in wire.opening(call, scenario):
             yield False, write(event)
         for event in wire.text(call, scenario):
-            # Waiting for no time still lets a disconnect be seen.
+            # Also with a delay of 0: this detects a disconnect.
             if await first(over, scenario.delay):
                 return
             while scenario.finish and not scenario.finish.is_set() and call.sent == len(scenario.pieces) - 1:
@@ -269,8 +269,8 @@ class Streamed(Response):
 Object: TypeAlias = dict[str, Any]
 
 
-class OpenAIWire:
-    """Chat Completions: unnamed events, one JSON object each, then `[DONE]`."""
+class OpenAIFormat:
+    """Chat Completions: unnamed events with one JSON object each, then `[DONE]`."""
 
     reasons: Mapping[Reason, str] = {
         "complete": "stop",
@@ -281,7 +281,7 @@ class OpenAIWire:
     }
 
     def event(self, event: Object, *, escape: bool) -> bytes:
-        return f"data: {written(event, escape)}\n\n".encode()
+        return f"data: {compact_json(event, escape)}\n\n".encode()
 
     def terminal(self) -> bytes:
         return b"data: [DONE]\n\n"
@@ -294,7 +294,7 @@ class OpenAIWire:
 
     def opening(self, call: Call, scenario: Scenario) -> Iterator[Object]:
         yield self._chunk(call, {"role": "assistant", "content": "", "refusal": None})
-        # Servers name it either way.
+        # OpenAI-compatible servers use either name.
         for number, piece in enumerate(scenario.reasoning):
             yield self._chunk(call, {"reasoning" if number % 2 else "reasoning_content": piece})
 
@@ -334,8 +334,8 @@ class OpenAIWire:
         }
 
 
-class AnthropicWire:
-    """Messages: named events around content blocks, and pings between them."""
+class AnthropicFormat:
+    """Messages: named events around content blocks, with pings between them."""
 
     reasons: Mapping[Reason, str] = {
         "complete": "end_turn",
@@ -346,7 +346,7 @@ class AnthropicWire:
     }
 
     def event(self, event: Object, *, escape: bool) -> bytes:
-        return f"event: {event['type']}\ndata: {written(event, escape)}\n\n".encode()
+        return f"event: {event['type']}\ndata: {compact_json(event, escape)}\n\n".encode()
 
     def terminal(self) -> bytes:
         return self.event({"type": "message_stop"}, escape=False)
@@ -409,29 +409,29 @@ class AnthropicWire:
         return {"type": "content_block_delta", "index": index, "delta": delta}
 
 
-Wire: TypeAlias = OpenAIWire | AnthropicWire
+Format: TypeAlias = OpenAIFormat | AnthropicFormat
 
 
 async def first(over: set[asyncio.Future[Any]], seconds: float | None) -> bool:
-    """Wait until one of `over` is done, at most `seconds`; say whether one is."""
+    """Wait at most `seconds` until one of `over` is done; return whether one is. Safe to cancel."""
     done, _ = await asyncio.wait(over, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     return bool(done)
 
 
-def written(value: Object, escape: bool) -> str:
-    """JSON as the providers write it, on one line."""
+def compact_json(value: Object, escape: bool) -> str:
+    """Return JSON in the format of the providers, on one line."""
     return json.dumps(value, ensure_ascii=escape, separators=(",", ":"))
 
 
 def prompt_of(body: Mapping[str, Any]) -> str:
-    """The text of the last message, which either API takes as a string or as a list of parts."""
+    """Return the text of the last message. Both APIs accept a string or a list of parts."""
     messages = body.get("messages") or [{"content": ""}]
     content = messages[-1]["content"]
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
 def within(seconds: float, condition: Callable[[], object]) -> None:
-    """Wait, blocking, until `condition` returns true; AssertionError when `seconds` pass without."""
+    """Block until `condition` returns a true value; AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"
@@ -441,9 +441,9 @@ def within(seconds: float, condition: Callable[[], object]) -> None:
 def main() -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(prog="python -m tests.provider_server", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="port; 0 selects a free one")
     parser.add_argument("--delay", type=float, default=0.05, help="seconds before each piece")
-    parser.add_argument("--pieces", type=int, default=50, help="how many pieces the answer has")
+    parser.add_argument("--pieces", type=int, default=50, help="number of pieces of the answer")
     options = parser.parse_args()
     pieces = tuple(f"word{number} " for number in range(options.pieces))
     with ProviderServer(Scenario(pieces=pieces, delay=options.delay), port=options.port) as server:

@@ -1,11 +1,11 @@
-"""Every kind of store that a test machine can start, and real servers that a test may kill, freeze and start again.
+"""Fixtures for every kind of store, and real servers that a test may kill, freeze and restart.
 
-A contract test takes `store`, and runs once on each kind. A test that hurts its server takes one of its own:
+A contract test uses the fixture `store` and runs once for each kind. A test that damages its server starts its own:
 
     with RealServer() as server:
         store = await open_store(server.url)
         server.kill()
-        server.start()  # with the data that it had
+        server.start()  # keeps its data
 """
 
 from __future__ import annotations
@@ -34,69 +34,69 @@ from gateway.streams.store.store import Lifetimes, Store, open_store
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-Make: TypeAlias = Literal["valkey", "redis"]
+ServerProgram: TypeAlias = Literal["valkey", "redis"]
 
 ONE_SERVER: Final = ("memory", "embedded", "redis")
 KINDS: Final = (
     *(*ONE_SERVER, "redis_sentinel", "valkey_cluster"),
-    # The same again on the other make.
+    # The same topologies with the other server program.
     *(pytest.param(kind, marks=pytest.mark.long) for kind in ("valkey_sentinel", "redis_cluster")),
 )
-START_TIMEOUT: Final = 15.0
+START_TIMEOUT_S: Final = 15.0
 
 
-def binary(make: Make) -> str | None:
-    """Where the server's program is; None where this machine has none."""
-    return str(get_binary_path()) if make == "valkey" else shutil.which("redis-server")
+def binary(program: ServerProgram) -> str | None:
+    """Return the path of the server program; None if it is not installed."""
+    return str(get_binary_path()) if program == "valkey" else shutil.which("redis-server")
 
 
 class RealServer:
-    """A Valkey or Redis server in a folder of its own, at one address for its whole life.
+    """A Valkey or Redis server with its own folder and a constant address.
 
-    It appends to a file every second, as `embedded://` does, so that `kill` and `start` keep what was written.
+    It writes an append-only file, like `embedded://`, so that data survives `kill` and `start`.
     """
 
-    def __init__(self, make: Make = "valkey", *options: str) -> None:
-        """`options` are added to the server's command line. Skips the test where the machine has no such server."""
-        program = binary(make)
-        if program is None:
-            pytest.skip("there is no redis-server on this machine")
-        self.program = program
+    def __init__(self, program: ServerProgram = "valkey", *options: str) -> None:
+        """`options` are appended to the command line. Skips the test if the server program is not installed."""
+        path = binary(program)
+        if path is None:
+            pytest.skip("redis-server is not installed")
+        self.program = path
         self._options = options
-        # Short, because a socket's address holds 108 bytes at most.
+        # A short path, because the address of a Unix socket has at most 108 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="tw-"))
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        """The address over TCP, the same after every start."""
+        """Return the TCP URL, the same after every start."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
     def socket(self) -> Path:
-        """Where the server listens on this machine."""
+        """Return the path of the Unix socket."""
         return self.folder / "server.sock"
 
     @property
     def socket_url(self) -> str:
-        """The address over a Unix socket, the same after every start."""
+        """Return the Unix socket URL, the same after every start."""
         return f"unix://{self.socket}"
 
     @property
     def running(self) -> bool:
-        """Whether the process lives, frozen or not."""
+        """Return whether the process exists, frozen or not."""
         return self._process is not None
 
     @property
     def pid(self) -> int:
-        """The running server's process."""
-        assert self._process is not None, "the server does not run"
+        """Return the process id of the running server."""
+        assert self._process is not None, "the server is not running"
         return self._process.pid
 
     def start(self) -> Self:
-        """Start the server, with the data that an earlier life left; return when it answers."""
-        assert self._process is None, "the server runs already"
+        """Start the server with its earlier data; return when it replies."""
+        assert self._process is None, "the server is already running"
         with (self.folder / "server.log").open("ab") as output:
             self._process = subprocess.Popen(
                 [
@@ -110,7 +110,7 @@ class RealServer:
                 stdout=output,
                 stderr=output,
             )
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
@@ -119,36 +119,36 @@ class RealServer:
         return self
 
     def stop(self) -> None:
-        """End the server in order: everything that was written is on disk."""
+        """Stop the server with SIGTERM, so that all writes are on disk."""
         if self._process is not None:
             self.resume()
             self._process.terminate()
-            self._process.wait(START_TIMEOUT)
+            self._process.wait(START_TIMEOUT_S)
             self._process = None
 
     def kill(self) -> None:
-        """End the server at once, as a crash does."""
+        """Kill the server, like a crash."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(START_TIMEOUT)
+            self._process.wait(START_TIMEOUT_S)
             self._process = None
 
     def restart(self) -> None:
-        """Crash, and start with the data that were written."""
+        """Kill the server and start it with the written data."""
         self.kill()
         self.start()
 
     def freeze(self) -> None:
-        """Stop the process where it is: connections stay and nothing answers (SIGSTOP)."""
+        """Freeze the process with SIGSTOP: connections stay open without replies."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a frozen process go on (SIGCONT); what was sent to it in the meantime is done now."""
+        """Resume a frozen process with SIGCONT; it processes everything received in the meantime."""
         os.kill(self.pid, signal.SIGCONT)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """A block in which nothing answers."""
+        """Freeze the process for the duration of the block."""
         self.freeze()
         try:
             yield
@@ -156,21 +156,21 @@ class RealServer:
             self.resume()
 
     def pause(self, seconds: float) -> None:
-        """Let commands wait for `seconds` and then be answered (CLIENT PAUSE)."""
+        """Delay all commands for `seconds` (CLIENT PAUSE)."""
         self.command("CLIENT", "PAUSE", int(seconds * 1000))
 
     def drop_connections(self) -> None:
-        """Cut every connection of every client."""
+        """Close every client connection (CLIENT KILL)."""
         for kind in ("normal", "pubsub"):
             self.command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
 
     def command(self, *words: str | bytes | int) -> Any:
-        """Send one command on a connection of its own, and return its reply."""
+        """Send a command on a new connection and return its reply."""
         with redis.Redis(unix_socket_path=str(self.socket), socket_timeout=10.0, retry=Retry(NoBackoff(), 0)) as client:
             return client.execute_command(*words)
 
     def close(self) -> None:
-        """End the server and remove its data."""
+        """Kill the server and remove its data."""
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -187,17 +187,17 @@ class RealServer:
             return False
 
 
-def free_port(in_a_row: int = 1) -> int:
-    """A TCP port of the loopback interface that nobody listens on now; the first of so many in a row.
+def free_port(consecutive: int = 1) -> int:
+    """Return a free TCP port of the loopback interface, or the first of `consecutive` consecutive free ports.
 
-    It is below those that outgoing connections are given (on Linux from 32,768 on), so that none takes it meanwhile.
+    It is below the range of ephemeral ports (32,768 on Linux), so that no outgoing connection takes it.
     """
     while True:
-        # Not of `random`, which hypothesis makes the same in every process.
+        # `secrets`, because hypothesis seeds `random` identically in every test process.
         port = 10_000 + secrets.randbelow(22_000)
         with ExitStack() as stack:
             try:
-                for number in range(in_a_row):
+                for number in range(consecutive):
                     stack.enter_context(socket.socket()).bind(("127.0.0.1", port + number))
             except OSError:
                 continue
@@ -205,7 +205,7 @@ def free_port(in_a_row: int = 1) -> int:
 
 
 class Stores:
-    """One store of one kind, opened as often as a test wants."""
+    """A store of one kind, which a test can open several times."""
 
     def __init__(self, kind: str, url: str) -> None:
         self.kind = kind
@@ -213,37 +213,37 @@ class Stores:
         self._opened: list[Store] = []
 
     async def open(self, lifetimes: Lifetimes | None = None) -> Store:
-        """A connection to the store, as another process or with other `lifetimes` would have it."""
+        """Return a new connection to the store, like another process or with other `lifetimes`."""
         if self.kind == "memory" and self._opened:
-            # Its data are in the client.
+            # The data of memory:// is in the client.
             return Store(self._opened[0].servers, lifetimes or Lifetimes())
         store = await open_store(self.url, lifetimes)
         self._opened.append(store)
         return store
 
     async def close(self) -> None:
-        """Close what was opened."""
+        """Close all opened connections."""
         for store in self._opened:
             await store.close()
 
 
-class ForgetfulStore(Store):
-    """A store of which the first reply to every script is lost, so that the script is called again."""
+class LostReplyStore(Store):
+    """A store that loses the first reply of every script call, so that each script is called twice."""
 
     async def retry(self, command: Callable[[], Awaitable[Any]], timeout_s: float = 10.0) -> Any:
-        """Await `command()` for a reply that nobody hears, and once more."""
+        """Await `command()`, discard its reply, and call it again."""
         await command()
         return await super().retry(command, timeout_s)
 
 
-def forgetful(store: Store) -> ForgetfulStore:
-    """The same store over a network that loses replies."""
-    return ForgetfulStore(store.servers, store.lifetimes)
+def with_lost_replies(store: Store) -> LostReplyStore:
+    """Return the same store over a network that loses replies."""
+    return LostReplyStore(store.servers, store.lifetimes)
 
 
 @pytest.fixture(scope="session")
 def embedded_url() -> Iterator[str]:
-    """The address of an embedded store that runs for the whole session."""
+    """URL of an embedded store that runs for the whole session."""
     folder = tempfile.mkdtemp(prefix="tw-")
     server = embedded.attach(folder)
     yield f"embedded://{folder}"
@@ -253,14 +253,14 @@ def embedded_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    """The address of the machine's own Redis, started for the whole session."""
+    """URL of a Redis that runs for the whole session."""
     with RealServer("redis") as server:
         yield server.socket_url
 
 
 @pytest.fixture(scope="session")
 def redis_sentinel_url() -> Iterator[str]:
-    """The address of a Redis with a replica and sentinels, started for the whole session."""
+    """URL of a Redis with a replica and sentinels that runs for the whole session."""
     from tests.topologies import RealSentinels
 
     with RealSentinels("redis") as sentinels:
@@ -269,7 +269,7 @@ def redis_sentinel_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def valkey_sentinel_url() -> Iterator[str]:
-    """The same of Valkey."""
+    """URL of a Valkey with a replica and sentinels that runs for the whole session."""
     from tests.topologies import RealSentinels
 
     with RealSentinels("valkey") as sentinels:
@@ -278,7 +278,7 @@ def valkey_sentinel_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_cluster_url() -> Iterator[str]:
-    """The address of a cluster of Redis, started for the whole session."""
+    """URL of a Redis cluster that runs for the whole session."""
     from tests.topologies import RealCluster
 
     with RealCluster("redis") as cluster:
@@ -287,15 +287,15 @@ def redis_cluster_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def valkey_cluster_url() -> Iterator[str]:
-    """The same of Valkey."""
+    """URL of a Valkey cluster that runs for the whole session."""
     from tests.topologies import RealCluster
 
     with RealCluster("valkey") as cluster:
         yield cluster.url
 
 
-async def of_kind(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
-    """An empty store of the kind that is asked for."""
+async def store_of_kind(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
+    """Yield an empty store of the requested kind."""
     kind: str = request.param
     url = "memory://" if kind == "memory" else request.getfixturevalue(f"{kind}_url")
     opened = Stores(kind, url)
@@ -305,7 +305,7 @@ async def of_kind(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
     await opened.close()
 
 
-stores = pytest.fixture(params=KINDS, name="stores")(of_kind)
+stores = pytest.fixture(params=KINDS, name="stores")(store_of_kind)
 """An empty store of each kind in turn."""
 
 

@@ -1,4 +1,4 @@
-"""The documents: everything that a user, an operator or a client meets is in them."""
+"""Documentation covers every setting, frame, field, error code, close code and route."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CLIENT_FRAMES: Final[dict[str, tuple[str, ...]]] = {
-    member.__struct_config__.tag: member.__struct_fields__ for member in get_args(ClientFrame)
+    frame.__struct_config__.tag: frame.__struct_fields__ for frame in get_args(ClientFrame)
 }
 FIELDS: Final = [(frame, field) for frame, fields in CLIENT_FRAMES.items() for field in fields]
 
@@ -34,14 +34,14 @@ README: Final = document("README.md")
 
 
 def rows(page: str) -> Iterator[list[str]]:
-    """The cells of every row of every table, without what marks them as code."""
+    """Yield the cells of every table row, without code markers."""
     for line in page.splitlines():
         if line.startswith("|"):
             yield [cell.strip().strip("`") for cell in line.strip("|").split("|")]
 
 
 def sections(page: str) -> Iterator[tuple[str, str]]:
-    """Every heading with what stands under it, up to the next one of its rank or above."""
+    """Yield every heading with its text, up to the next heading of the same or a higher level."""
     lines = re.sub(r"^```.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE).splitlines()
     for number, line in enumerate(lines):
         heading = re.match(r"(#+) (.+)", line)
@@ -53,8 +53,8 @@ def sections(page: str) -> Iterator[tuple[str, str]]:
             yield heading[2], "\n".join(under[:end])
 
 
-def told(name: str) -> str:
-    """What the protocol's page says of something in a table's row or a section of its own."""
+def documentation_of(name: str) -> str:
+    """Return the text about `name` on the protocol page: its table rows and its sections."""
     return "\n".join(
         [
             *(" ".join(row) for row in rows(PROTOCOL) if row[0] == name),
@@ -64,38 +64,38 @@ def told(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_the_readme_has_every_setting(name: str) -> None:
+def test_readme_documents_setting(name: str) -> None:
     assert re.search(rf"\bTOKENWIRE_{name.upper()}\b", README)
 
 
 @pytest.mark.parametrize("frame", [*CLIENT_FRAMES, *wire.SERVER_FRAMES])
-def test_the_protocol_has_every_frame(frame: str) -> None:
-    assert told(frame)
+def test_protocol_documents_frame(frame: str) -> None:
+    assert documentation_of(frame)
 
 
 @pytest.mark.parametrize(("frame", "field"), FIELDS)
-def test_the_protocol_has_every_field_that_a_client_may_send(frame: str, field: str) -> None:
-    assert re.search(rf"\b{field}\b", told(frame))
+def test_protocol_documents_client_field(frame: str, field: str) -> None:
+    assert re.search(rf"\b{field}\b", documentation_of(frame))
 
 
 @pytest.mark.parametrize("code", wire.ERRORS)
-def test_the_protocol_has_every_error(code: str) -> None:
+def test_protocol_documents_error(code: str) -> None:
     assert f"`{code}`" in PROTOCOL or code in (row[0] for row in rows(PROTOCOL))
 
 
 @pytest.mark.parametrize("code", [int(code) for code in Close])
-def test_the_protocol_has_every_close_code(code: int) -> None:
+def test_protocol_documents_close_code(code: int) -> None:
     assert re.search(rf"\b{code}\b", PROTOCOL)
 
 
-async def test_the_protocol_has_every_route() -> None:
+async def test_protocol_documents_every_route() -> None:
     store = await open_store("memory://")
     try:
         settings = load({"operator_token": "x" * 16})
         routes = create(Gateway(settings, store, 8000, None), settings).routes
     finally:
         await store.close()
-    # What a parameter is called is nobody's concern.
+    # Names of path parameters may differ.
     page = re.sub(r"\{\w+\}", "{}", PROTOCOL)
     missing = []
     for route in routes:

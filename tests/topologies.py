@@ -1,4 +1,4 @@
-"""Real servers that belong together: a primary with its replica and sentinels, and a cluster."""
+"""Test clusters of real servers: a primary with a replica and sentinels, and a Redis Cluster."""
 
 from __future__ import annotations
 
@@ -18,87 +18,86 @@ from tests.stores import RealServer, free_port
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.stores import Make
+    from tests.stores import ServerProgram
 
 SERVICE: Final = "tokenwire"
-DOWN_AFTER: Final = 1.0
-"""Seconds until a server that does not answer is taken for down. Who was cut off for ten times as long is not made the
-primary any more.
-"""
+DOWN_AFTER_S: Final = 1.0
+"""Seconds until an unresponsive server is considered down. A replica that was disconnected ten times as long cannot be
+promoted."""
 
-TOGETHER_WITHIN: Final = 30.0
-AT_ONCE: Final = ("--repl-diskless-sync-delay", "0", "--repl-timeout", "5")
+AGREEMENT_TIMEOUT_S: Final = 30.0
+FAST_SYNC: Final = ("--repl-diskless-sync-delay", "0", "--repl-timeout", "5")
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = TOGETHER_WITHIN) -> Any:
-    """Wait until the condition holds, and return what it returned; `what` is told of one that does not."""
+def until(condition: Callable[[], Any], description: str, seconds: float = AGREEMENT_TIMEOUT_S) -> Any:
+    """Wait until the condition returns a true value, and return it; `description` is for the failure message."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             if result := condition():
                 return result
         except (redis.RedisError, OSError):
-            # It starts, or has just been killed.
+            # The server is starting or was just killed.
             pass
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        assert time.monotonic() < deadline, f"not within {seconds} s: {description}"
         time.sleep(0.02)
 
 
-class _Together:
-    """Servers that a test ends, freezes and starts as one; which is what becomes of a rack."""
+class _ServerGroup:
+    """Servers that a test kills, freezes and starts together, like a rack."""
 
     servers: list[RealServer]
 
     def kill(self) -> None:
-        """End every server at once, as a crash does."""
+        """Kill every server, like a crash."""
         for server in self.servers:
             server.kill()
 
     def restart(self) -> None:
-        """Crash, and start every server with the data that were written."""
+        """Kill every server and start it with the written data."""
         self.kill()
         for server in self.servers:
             server.start()
 
     def freeze(self) -> None:
-        """Stop every server where it is."""
+        """Freeze every server."""
         for server in self.servers:
             server.freeze()
 
     def resume(self) -> None:
-        """Let every server go on."""
+        """Resume every server."""
         for server in self.servers:
             server.resume()
 
-    def cut_off(self, primary: RealServer, replica: RealServer) -> None:
-        """From now on the replica gets nothing of what its primary acknowledges; what was before, it has."""
+    def stop_replication(self, primary: RealServer, replica: RealServer) -> None:
+        """Stop the replication: the replica has all earlier writes of its primary and receives no later ones."""
         written = primary.command("INFO", "replication")["master_repl_offset"]
         until(
             lambda: replica.command("INFO", "replication")["slave_repl_offset"] >= written,
-            "a replica that has what was written",
+            "replica has all writes",
         )
-        # A password that the primary does not want: it refuses the replica's handshake.
+        # A wrong password, so that the primary rejects the replica's handshake.
         replica.command("CONFIG", "SET", "masterauth", "wrong")
         primary.command("CLIENT", "KILL", "TYPE", "replica")
 
-    def reunite(self) -> None:
-        """Let replicas follow again; wait until everything is together."""
+    def restart_replication(self) -> None:
+        """Restart the replication and wait until the servers agree."""
         for server in self.servers:
             server.command("CONFIG", "SET", "masterauth", "")
-        self.together()
+        self.wait_until_agreed()
 
-    def together(self) -> None:
-        """Wait until all are agreed, and replicas follow."""
+    def wait_until_agreed(self) -> None:
+        """Wait until all servers agree and replicas are in sync."""
         raise NotImplementedError
 
 
-class RealSentinels(_Together):
-    """A primary, one replica of it, and three sentinels that watch over them."""
+class RealSentinels(_ServerGroup):
+    """A primary, one replica and three sentinels."""
 
-    def __init__(self, make: Make = "valkey", *options: str) -> None:
-        """`options` are added to the servers' command lines."""
-        self._make: Make = make
-        self._options = (*AT_ONCE, *options)
+    def __init__(self, program: ServerProgram = "valkey", *options: str) -> None:
+        """`options` are appended to the command lines of the servers."""
+        self._program: ServerProgram = program
+        self._options = (*FAST_SYNC, *options)
         self._stack = ExitStack()
         self.servers: list[RealServer] = []
         self.ports: list[int] = []
@@ -106,47 +105,46 @@ class RealSentinels(_Together):
 
     @property
     def url(self) -> str:
-        """The address, which stays the same whoever is the primary."""
+        """Return the URL, which does not depend on the current primary."""
         return f"sentinel://{','.join(f'127.0.0.1:{port}' for port in self.ports)}/{SERVICE}"
 
     @property
     def primary(self) -> RealServer:
-        """The server that the sentinels call the primary."""
+        """Return the primary according to the sentinels."""
         port = int(self.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
         return next(server for server in self.servers if server.port == port)
 
     @property
     def replica(self) -> RealServer:
-        """The other server."""
+        """Return the server that is not the primary."""
         primary = self.primary
         return next(server for server in self.servers if server is not primary)
 
     def ask(self, *words: str, sentinel: int = 0) -> Any:
-        """Send a command to one of the sentinels."""
+        """Send a command to a sentinel and return its reply."""
         with redis.Redis(port=self.ports[sentinel], socket_timeout=5.0, retry=Retry(NoBackoff(), 0)) as client:
             return client.execute_command(*words)
 
     def promote(self) -> None:
-        """Make the replica the primary, in order, and wait until the old primary follows it."""
+        """Promote the replica, and wait until the old primary follows it."""
         self.fail_over()
-        self.together()
+        self.wait_until_agreed()
 
     def fail_over(self) -> None:
-        """Make the replica the primary, whatever it has."""
+        """Promote the replica, even if it lacks writes."""
         before = self.primary
 
         def done() -> bool:
             if self.primary is not before:
                 return True
-            # Again and again, because sentinels give up with a replica that took half a second to answer. While one is
-            # under way, this is refused.
+            # Repeated, because sentinels abort a failover if the replica replies late. It fails during a failover.
             self.ask("SENTINEL", "FAILOVER", SERVICE)
             return False
 
         until(done, "another primary")
 
-    def together(self) -> None:
-        """Wait until the sentinels agree, and the replica follows its primary."""
+    def wait_until_agreed(self) -> None:
+        """Wait until the sentinels agree and the replica follows its primary."""
 
         def agree() -> bool:
             found = {tuple(self.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE, sentinel=n)) for n in range(3)}
@@ -161,20 +159,20 @@ class RealSentinels(_Together):
         until(known, "sentinels that know of the replica")
 
     def start(self) -> Self:
-        """Start everything; return when it is together."""
+        """Start all servers; return when they agree."""
         try:
-            self.servers = [self._stack.enter_context(RealServer(self._make, *self._options)) for _ in range(2)]
+            self.servers = [self._stack.enter_context(RealServer(self._program, *self._options)) for _ in range(2)]
             primary, replica = self.servers
             replica.command("REPLICAOF", "127.0.0.1", primary.port)
             for _ in range(3):
                 self._start_sentinel(primary)
-            self.together()
+            self.wait_until_agreed()
 
-            def acquainted() -> bool:
-                told = [self.ask("SENTINEL", "MASTER", SERVICE, sentinel=n) for n in range(3)]
-                return all(each[b"num-other-sentinels"] == b"2" and each[b"num-slaves"] == b"1" for each in told)
+            def discovered() -> bool:
+                replies = [self.ask("SENTINEL", "MASTER", SERVICE, sentinel=n) for n in range(3)]
+                return all(each[b"num-other-sentinels"] == b"2" and each[b"num-slaves"] == b"1" for each in replies)
 
-            until(acquainted, "sentinels that know each other")
+            until(discovered, "sentinels that know each other")
         except BaseException:
             self.close()
             raise
@@ -183,7 +181,7 @@ class RealSentinels(_Together):
     def _start_sentinel(self, primary: RealServer) -> None:
         port = free_port()
         configuration = primary.folder / f"sentinel-{port}.conf"
-        milliseconds = int(DOWN_AFTER * 1000)
+        milliseconds = int(DOWN_AFTER_S * 1000)
         configuration.write_text(
             f"bind 127.0.0.1\nport {port}\ndir {primary.folder}\n"
             f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} 2\n"
@@ -210,7 +208,7 @@ class RealSentinels(_Together):
 
     @contextmanager
     def one_frozen(self) -> Iterator[None]:
-        """A block in which one sentinel does not answer."""
+        """Freeze one sentinel for the duration of the block."""
         self._processes[0].send_signal(signal.SIGSTOP)
         try:
             yield
@@ -218,7 +216,7 @@ class RealSentinels(_Together):
             self._processes[0].send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End everything and remove its data."""
+        """Kill all servers and remove their data."""
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -228,15 +226,15 @@ class RealSentinels(_Together):
         self.close()
 
 
-class RealCluster(_Together):
-    """Three primaries, and a replica for each."""
+class RealCluster(_ServerGroup):
+    """Three primaries with one replica each."""
 
-    def __init__(self, make: Make = "valkey", *options: str) -> None:
-        """`options` are added to the servers' command lines."""
-        self._make: Make = make
+    def __init__(self, program: ServerProgram = "valkey", *options: str) -> None:
+        """`options` are appended to the command lines of the servers."""
+        self._program: ServerProgram = program
         self._options = (
-            *AT_ONCE,
-            *("--cluster-enabled", "yes", "--cluster-node-timeout", str(int(DOWN_AFTER * 1000))),
+            *FAST_SYNC,
+            *("--cluster-enabled", "yes", "--cluster-node-timeout", str(int(DOWN_AFTER_S * 1000))),
             *("--cluster-replica-validity-factor", "0", "--cluster-allow-replica-migration", "no"),
             *options,
         )
@@ -245,46 +243,46 @@ class RealCluster(_Together):
 
     @property
     def url(self) -> str:
-        """The address: two of the nodes, which know the others."""
+        """Return the URL with two of the nodes, which know the others."""
         return f"cluster://127.0.0.1:{self.servers[0].port},127.0.0.1:{self.servers[1].port}"
 
     def name(self, server: RealServer) -> str:
-        """A node's id."""
+        """Return the id of a node."""
         return str(server.command("CLUSTER", "MYID").decode())
 
     def primaries(self) -> list[RealServer]:
-        """Who has slots, in their order, as the first node that answers says."""
+        """Return the primaries in the order of their slots, according to the first node that replies."""
         reply = until(lambda: next(filter(None, map(_slots, self.servers)), None), "a node that answers")
         ports = dict.fromkeys(int(entry[2][1]) for entry in sorted(reply, key=lambda entry: int(entry[0])))
         return [next(server for server in self.servers if server.port == port) for port in ports]
 
     def owner(self, slot: int) -> RealServer:
-        """Who has a slot."""
+        """Return the owner of a slot."""
         reply = until(lambda: next(filter(None, map(_slots, self.servers)), None), "a node that answers")
         port = next(int(entry[2][1]) for entry in reply if entry[0] <= slot <= entry[1])
         return next(server for server in self.servers if server.port == port)
 
     def migrate(self, slot: int, target: RealServer, keys: int = 1000) -> None:
-        """Move a slot to another primary, key by key, while it is used."""
+        """Move a slot to another primary key by key, while it is in use."""
         self.begin_migration(slot, target)
         while self.migrate_keys(slot, target, keys):
             pass
         self.end_migration(slot, target)
 
-    def migrate_at_once(self, slot: int, target: RealServer) -> None:
-        """Let Valkey 9 move a slot by itself."""
+    def migrate_atomically(self, slot: int, target: RealServer) -> None:
+        """Move a slot with the atomic migration of Valkey 9."""
         source = self.owner(slot)
         source.command("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", self.name(target))
         until(lambda: self.owner(slot) is target, "a slot that has moved")
 
     def begin_migration(self, slot: int, target: RealServer) -> None:
-        """From now on keys of the slot may be at either of the two."""
+        """Start a migration: keys of the slot may be at either primary."""
         source = self.owner(slot)
         target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", self.name(source))
         source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", self.name(target))
 
     def migrate_keys(self, slot: int, target: RealServer, count: int = 1000) -> int:
-        """Move at most so many keys of a slot; return how many there were."""
+        """Move at most `count` keys of a slot; return the number of moved keys."""
         source = self.owner(slot)
         keys: list[bytes] = source.command("CLUSTER", "GETKEYSINSLOT", slot, count)
         if keys:
@@ -292,14 +290,14 @@ class RealCluster(_Together):
         return len(keys)
 
     def end_migration(self, slot: int, target: RealServer) -> None:
-        """The slot is the target's, and everybody is told."""
+        """Assign the slot to the target and notify all primaries."""
         name = self.name(target)
-        # The target first: should the source be asked in between, it redirects to who says that it is the owner.
+        # The target first: until then the source redirects clients only to a node that owns the slot.
         for server in sorted(self.primaries(), key=lambda server: server is not target):
             server.command("CLUSTER", "SETSLOT", slot, "NODE", name)
 
     def replica(self, primary: RealServer) -> RealServer:
-        """The replica of a primary, once it has one."""
+        """Return the replica of a primary; wait until it has one."""
         found: RealServer = until(lambda: self._follower(primary), "a replica that follows")
         return found
 
@@ -308,11 +306,11 @@ class RealCluster(_Together):
         return next((server for server in others if follows(server, primary)), None)
 
     def start(self) -> Self:
-        """Start everything; return when it is together."""
+        """Start all servers; return when they agree."""
         try:
             buses = [free_port() for _ in range(6)]
             for bus in buses:
-                server = RealServer(self._make, *self._options, "--cluster-port", str(bus))
+                server = RealServer(self._program, *self._options, "--cluster-port", str(bus))
                 self.servers.append(self._stack.enter_context(server))
             share = SLOTS // 3
             for number, server in enumerate(self.servers[:3]):
@@ -326,20 +324,20 @@ class RealCluster(_Together):
             until(lambda: all(len(_nodes(server)) == 6 for server in self.servers), "nodes that know each other")
             for primary, replica in zip(self.servers[:3], self.servers[3:], strict=True):
                 replica.command("CLUSTER", "REPLICATE", self.name(primary))
-            self.together()
+            self.wait_until_agreed()
         except BaseException:
             self.close()
             raise
         return self
 
-    def together(self) -> None:
-        """Wait until all nodes agree on who has which slot, and every replica follows its primary."""
+    def wait_until_agreed(self) -> None:
+        """Wait until all nodes agree on the slots and every replica follows its primary."""
 
         def agree() -> bool:
-            told = [_slots(server) for server in self.servers]
-            if None in told:
+            replies = [_slots(server) for server in self.servers]
+            if None in replies:
                 return False
-            owners = {str(sorted((entry[0], entry[1], entry[2][1]) for entry in entries)) for entries in told}
+            owners = {str(sorted((entry[0], entry[1], entry[2][1]) for entry in entries)) for entries in replies}
             states = {b"cluster_state:ok" in server.command("CLUSTER", "INFO") for server in self.servers}
             return len(owners) == 1 and states == {True}
 
@@ -347,7 +345,7 @@ class RealCluster(_Together):
         until(lambda: None not in map(self._follower, self.primaries()), "replicas that follow")
 
     def close(self) -> None:
-        """End everything and remove its data."""
+        """Kill all servers and remove their data."""
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -358,7 +356,7 @@ class RealCluster(_Together):
 
 
 def follows(server: RealServer, primary: RealServer) -> bool:
-    """Tell whether a server is a replica that has all that its primary has."""
+    """Return whether a server is a replica in sync with `primary`."""
     state = server.command("INFO", "replication")
     return bool(
         state["role"] == "slave" and int(state["master_port"]) == primary.port and state["master_link_status"] == "up"
@@ -376,6 +374,6 @@ def _slots(server: RealServer) -> Any:
 
 
 def _nodes(server: RealServer) -> list[bytes]:
-    # Said in two words, so that redis-py leaves the reply as it is.
+    # Two words, so that redis-py does not parse the reply.
     lines: list[bytes] = server.command("CLUSTER", "NODES").splitlines()
     return [line for line in lines if b"handshake" not in line]

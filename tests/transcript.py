@@ -1,6 +1,6 @@
-"""A client as PROTOCOL.md asks for one: folds a server's frames into what a person sees, and knows where to go on.
+"""Reference client of PROTOCOL.md: folds server frames into the shown state and knows the cursors to resume from.
 
-It knows only the protocol. It complains (`ProtocolBrokenError`) about everything that no server may send.
+It knows only the protocol. It raises `ProtocolBrokenError` for every frame that a server must not send.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Any
 
 
 class ProtocolBrokenError(AssertionError):
-    """The server sent what the protocol forbids."""
+    """The server sent a frame that the protocol forbids."""
 
 
 @dataclass
 class Answer:
-    """What is shown of one response."""
+    """The shown state of one response."""
 
     text: str = ""
     reasoning: str = ""
@@ -32,7 +32,7 @@ class Answer:
 
 
 class Transcript:
-    """One conversation, as one client has it."""
+    """One conversation as seen by one client."""
 
     def __init__(self, conversation: str) -> None:
         self.conversation = conversation
@@ -44,11 +44,11 @@ class Transcript:
 
     @property
     def open(self) -> dict[str, Answer]:
-        """The responses whose end this client has not been given."""
+        """Return the responses without an end."""
         return {name: answer for name, answer in self.answers.items() if not answer.ends}
 
     def watch(self) -> dict[str, Any]:
-        """The frame with which to go on from here."""
+        """Return the watch frame that resumes from the current cursors."""
         frame: dict[str, Any] = {"type": "watch", "conversation": self.conversation}
         if self.cursor is not None:
             frame["after"] = self.cursor
@@ -56,7 +56,7 @@ class Transcript:
         return frame
 
     def fold(self, frame: dict[str, Any]) -> None:
-        """Take one frame."""
+        """Apply a frame. Raises ProtocolBrokenError if it is not allowed."""
         match frame["type"]:
             case "watching":
                 self.resumed = frame["resumed"]
@@ -76,7 +76,7 @@ class Transcript:
                 answer.reasoning += frame.get("reasoning", "")
                 answer.cursor, answer.state = frame["cursor"], "running"
             case "reset":
-                # The one frame that may follow an end: the store lost it.
+                # The only frame that may follow an end: the store lost the end.
                 answer = self.answers.setdefault(frame["response"], Answer())
                 answer.ends = 0
                 answer.text, answer.reasoning = frame["text"], frame.get("reasoning", "")
@@ -105,19 +105,19 @@ class Transcript:
 
     def _settle(self, message: dict[str, Any]) -> None:
         if message["id"] in self.messages and self.messages[message["id"]] != message:
-            raise ProtocolBrokenError(f"message {message['id']} came twice, and not the same")
+            raise ProtocolBrokenError(f"message {message['id']} arrived twice with different content")
         self.messages[message["id"]] = message
         answer = self.answers.get(message.get("response", ""))
         if answer is not None:
             if not answer.ends:
                 raise ProtocolBrokenError(f"{message['response']} settled before its end")
             if answer.ends and answer.text != message["text"]:
-                raise ProtocolBrokenError(f"{message['response']} settled with another text than was shown")
+                raise ProtocolBrokenError(f"the settled text of {message['response']} differs from the shown text")
 
     def _open(self, response: str) -> Answer:
         answer = self.answers.setdefault(response, Answer())
         if answer.ends:
-            raise ProtocolBrokenError(f"a frame for {response} came after its end")
+            raise ProtocolBrokenError(f"a frame for {response} arrived after its end")
         return answer
 
     def _end(self, frame: dict[str, Any]) -> None:

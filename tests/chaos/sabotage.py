@@ -77,34 +77,34 @@ def never_renew_leases() -> None:
     """Never renew leases: live workers are considered dead."""
     from workers.pool import Pool
 
-    async def sleep(_: Any) -> None:
+    async def wait_forever(_: Any) -> None:
         await asyncio.Event().wait()
 
-    Pool._keep_leases = sleep  # type: ignore[method-assign, assignment]
+    Pool._keep_leases = wait_forever  # type: ignore[method-assign, assignment]
 
 
 def never_take_over() -> None:
     """Never take over jobs of dead workers."""
     from gateway.streams import jobs
 
-    take = jobs.acquire
+    acquire = jobs.acquire
 
-    async def take_new(
+    async def acquire_new(
         store: Any, consumer: str, partitions: Any, room: int, lease: float | None, connected_for_s: float = 0.0
     ) -> Any:
-        return await take(store, consumer, partitions, room, None)
+        return await acquire(store, consumer, partitions, room, None)
 
-    jobs.acquire = take_new
+    jobs.acquire = acquire_new
 
 
 def disable_reconciliation() -> None:
     """Disable reconciliation: a gateway never detects publishes that it missed."""
     from gateway.feed.feed import Feed
 
-    async def sleep(_: Any, partition: int) -> None:
+    async def wait_forever(_: Any, partition: int) -> None:
         await asyncio.Event().wait()
 
-    Feed._compare = sleep  # type: ignore[method-assign, assignment]
+    Feed._compare = wait_forever  # type: ignore[method-assign, assignment]
 
 
 def disable_gap_detection() -> None:

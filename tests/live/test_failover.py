@@ -121,7 +121,7 @@ class Failovers:
             names = [f"failover-{secrets.token_hex(5)}" for _ in range(count)]
         answers = Answers(self.house)
         await answers.begin(names)
-        servers.cut_off(primary, replica)
+        servers.stop_replication(primary, replica)
         await answers.show(LOST)
         if worker is not None:
             worker.kill()
@@ -130,7 +130,7 @@ class Failovers:
             replica.command("CLUSTER", "FAILOVER", "TAKEOVER")
         else:
             await asyncio.to_thread(servers.fail_over)
-        await asyncio.to_thread(servers.reunite)
+        await asyncio.to_thread(servers.restart_replication)
         another = await asyncio.to_thread(self.house.worker) if worker is not None else None
         # Even a take-over may be lost with the old primary, and is made again.
         resets = await answers.end(3 if worker is not None else 1)
@@ -204,7 +204,7 @@ async def move(house: House, trials: int, *, at_once: bool = False) -> None:
         target = secrets.choice([server for server in cluster.primaries() if server is not source])
         await answers.begin(named({partition}, 3))
         if at_once:
-            await asyncio.to_thread(cluster.migrate_at_once, slot, target)
+            await asyncio.to_thread(cluster.migrate_atomically, slot, target)
         else:
             await asyncio.to_thread(cluster.migrate, slot, target, 2)
         assert cluster.owner(slot) is target

@@ -24,7 +24,7 @@ from tests.live.processes import GatewayProcess, WorkerProcess
 from tests.stores import RealServer, free_port
 
 if TYPE_CHECKING:
-    from tests.stores import Make
+    from tests.stores import ServerProgram
 
 pytestmark = pytest.mark.live
 
@@ -62,7 +62,7 @@ def user(server: RealServer, name: str) -> str:
 
 
 @pytest.mark.parametrize("make", ["valkey", "redis"])
-async def test_each_user_can_do_what_it_must_and_nothing_else(make: Make) -> None:
+async def test_each_user_can_do_what_it_must_and_nothing_else(make: ServerProgram) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(RealServer(make))
         for line in USERS:

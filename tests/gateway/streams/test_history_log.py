@@ -13,7 +13,7 @@ from gateway.streams.history_log import MAX_AHEAD, Accepted, Refused
 from gateway.streams.log_entries import HistoryId, Opened, Queued, UserMessage
 from gateway.streams.store.store import Lifetimes, Store
 from tests.gateway.streams.steps import COMPLETE, Talk, lines, listening, nothing_changes
-from tests.stores import Stores, forgetful
+from tests.stores import Stores, with_lost_replies
 
 
 async def test_an_accepted_message_stands_in_the_conversation_and_has_a_log_a_turn_and_a_job(store: Store) -> None:
@@ -111,7 +111,7 @@ async def test_a_key_counts_in_its_conversation_only(store: Store) -> None:
 
 
 async def test_a_lost_reply_to_a_submit_does_not_submit_twice(store: Store) -> None:
-    talk = Talk(forgetful(store))
+    talk = Talk(with_lost_replies(store))
     accepted = await talk.ask()
     assert accepted.duplicate
     assert [type(entry) for entry in await talk.history()] == [Opened, UserMessage]

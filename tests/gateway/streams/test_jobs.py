@@ -12,7 +12,7 @@ from gateway.streams.jobs import Job
 from gateway.streams.log_entries import End
 from gateway.streams.store.store import Lifetimes, Store
 from tests.gateway.streams.steps import COMPLETE, LEASE, Talk, dump, listening, nothing_changes
-from tests.stores import Stores, forgetful
+from tests.stores import Stores, with_lost_replies
 
 ALL = range(keys.PARTITIONS)
 
@@ -127,7 +127,7 @@ async def test_a_renewed_job_is_kept_for_another_lease(talk: Talk) -> None:
     await talk.ask()
     job = await talk.take("w1")
     await talk.silence(job)
-    assert await jobs.renew(forgetful(talk.store), job, "w1") == "held"
+    assert await jobs.renew(with_lost_replies(talk.store), job, "w1") == "held"
     assert await talk.takes("w2") == []
     assert await talk.pending() == {job.id: "w1"}
 
@@ -177,7 +177,7 @@ async def test_a_released_job_goes_to_another_worker_at_once(talk: Talk) -> None
 async def test_a_release_whose_reply_was_lost_does_no_harm(talk: Talk) -> None:
     await talk.ask()
     job = await talk.take("w1")
-    await jobs.release(forgetful(talk.store), job, "w1")
+    await jobs.release(with_lost_replies(talk.store), job, "w1")
     assert await talk.takes("w2") == [job]
 
 
@@ -331,7 +331,7 @@ async def test_a_requeue_whose_reply_was_lost_queues_once(talk: Talk) -> None:
     await talk.ask()
     await talk.redis.delete(keys.jobs(talk.partition))
     await talk.redis.delete(keys.requeue_lock(talk.partition))
-    assert await jobs.requeue_lost(forgetful(talk.store), talk.partition, 60.0) == []
+    assert await jobs.requeue_lost(with_lost_replies(talk.store), talk.partition, 60.0) == []
     assert await talk.open() == await talk.jobs()
     assert await talk.redis.xlen(keys.jobs(talk.partition)) == 1
 

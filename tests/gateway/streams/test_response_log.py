@@ -28,7 +28,7 @@ from tests.gateway.streams.steps import (
     nothing_changes,
     text,
 )
-from tests.stores import Stores, forgetful
+from tests.stores import Stores, with_lost_replies
 
 if TYPE_CHECKING:
     from gateway.streams.history_log import Accepted
@@ -76,7 +76,7 @@ async def test_a_claim_that_keeps_the_text_says_so(talk: Talk) -> None:
 
 async def test_a_claim_whose_reply_was_lost_finds_its_own_start(talk: Talk) -> None:
     accepted = await talk.ask()
-    claimed = await claim_as(forgetful(talk.store), await talk.take(), "w1")
+    claimed = await claim_as(with_lost_replies(talk.store), await talk.take(), "w1")
     assert isinstance(claimed, Claimed)
     assert [entry for entry, _ in await response_log.read(talk.store, accepted.response)] == [
         claimed.before,
@@ -251,7 +251,7 @@ async def test_an_append_behind_another_id_than_the_last_is_refused_and_changes_
 async def test_an_append_whose_reply_was_lost_is_made_once(talk: Talk) -> None:
     accepted = await talk.ask()
     writer = await talk.begin()
-    writer.store = forgetful(talk.store)
+    writer.store = with_lost_replies(talk.store)
     async with listening(talk) as ear:
         for piece in "Because":
             assert await writer.write(piece)
@@ -529,7 +529,7 @@ async def test_an_end_whose_reply_was_lost_is_written_once(talk: Talk, who: str)
     writer = await talk.begin()
     await writer.write("a")
     async with listening(talk) as ear:
-        writer.store = forgetful(talk.store)
+        writer.store = with_lost_replies(talk.store)
         ended = (
             await writer.end()
             if who == "attempt"

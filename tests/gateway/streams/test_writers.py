@@ -21,7 +21,7 @@ from gateway.streams.log_entries import LogId, Settled
 from gateway.streams.response_log import Claimed, Ended
 from gateway.streams.store.store import Store, open_store
 from tests.gateway.streams.steps import COMPLETE, START, Talk, Writer, claim, dump, fold, lose_tail
-from tests.stores import forgetful
+from tests.stores import with_lost_replies
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -61,7 +61,7 @@ class Writers(RuleBasedStateMachine):
         self.runner.close()
 
     def through(self, lost: bool) -> Store:
-        return forgetful(self.store) if lost else self.store
+        return with_lost_replies(self.store) if lost else self.store
 
     # The gateway
 

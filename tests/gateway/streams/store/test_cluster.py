@@ -137,7 +137,7 @@ async def test_a_primary_is_followed_by_its_replica(cluster: RealCluster, spread
             await asyncio.to_thread(primary.start)
         elif how == "frozen":
             primary.resume()
-        await asyncio.to_thread(cluster.together)
+        await asyncio.to_thread(cluster.wait_until_agreed)
 
 
 async def test_the_node_that_was_named_may_go_once_others_are_known(cluster: RealCluster) -> None:
@@ -147,7 +147,7 @@ async def test_the_node_that_was_named_may_go_once_others_are_known(cluster: Rea
         with named.frozen():
             for _ in range(10):
                 await Talk(store).ask()
-        await asyncio.to_thread(cluster.together)
+        await asyncio.to_thread(cluster.wait_until_agreed)
     finally:
         await store.close()
 

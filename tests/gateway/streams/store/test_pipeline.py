@@ -17,7 +17,7 @@ from gateway.streams.store import pipeline
 from gateway.streams.store.pipeline import Pipeline
 from gateway.streams.store.store import open_store
 from tests.gateway.streams.steps import Talk, fold, text
-from tests.stores import ONE_SERVER, RealServer, of_kind
+from tests.stores import ONE_SERVER, RealServer, store_of_kind
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -61,7 +61,7 @@ class Watched(Pipeline):
 
 
 # A pipeline leads to one server.
-stores = pytest.fixture(params=ONE_SERVER, name="stores")(of_kind)
+stores = pytest.fixture(params=ONE_SERVER, name="stores")(store_of_kind)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from gateway.streams import keys
 from gateway.streams.store.errors import StoreError
 from gateway.streams.store.store import Store, open_store
 from tests.gateway.streams.steps import Talk, listening
-from tests.topologies import DOWN_AFTER, RealSentinels, until
+from tests.topologies import DOWN_AFTER_S, RealSentinels, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -66,7 +66,7 @@ async def test_a_primary_that_is_killed_is_followed_by_its_replica(sentinels: Re
     assert 0.0 < behind.connected_for_s(keys.jobs(talk.partition)) < asyncio.get_running_loop().time() - began
     assert await talk.settled_text(accepted.response) == "Because"
     await asyncio.to_thread(primary.start)
-    await asyncio.to_thread(sentinels.together)
+    await asyncio.to_thread(sentinels.wait_until_agreed)
 
 
 async def test_a_primary_that_is_frozen_is_left_and_heard_no_more(sentinels: RealSentinels, behind: Store) -> None:
@@ -78,10 +78,10 @@ async def test_a_primary_that_is_frozen_is_left_and_heard_no_more(sentinels: Rea
         began = asyncio.get_running_loop().time()
         # Sent to the frozen one, and failed once it has been replaced.
         await talk.ask()
-        assert asyncio.get_running_loop().time() - began < DOWN_AFTER + 4.0
+        assert asyncio.get_running_loop().time() - began < DOWN_AFTER_S + 4.0
         await asyncio.wait_for(ear.closed, 5)
     frozen.resume()
-    await asyncio.to_thread(sentinels.together)
+    await asyncio.to_thread(sentinels.wait_until_agreed)
 
 
 async def test_a_demoted_primary_is_left_at_its_first_refusal(sentinels: RealSentinels, behind: Store) -> None:
@@ -93,7 +93,7 @@ async def test_a_demoted_primary_is_left_at_its_first_refusal(sentinels: RealSen
     replica.command("REPLICAOF", "NO", "ONE")
     primary.command("REPLICAOF", "127.0.0.1", replica.port)
     await talk.ask()
-    await asyncio.to_thread(sentinels.together)
+    await asyncio.to_thread(sentinels.wait_until_agreed)
     assert len(await talk.queue()) >= 1
 
 

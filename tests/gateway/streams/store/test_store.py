@@ -21,7 +21,7 @@ from tests.stores import RealServer, Stores, binary
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from tests.stores import Make
+    from tests.stores import ServerProgram
 
 
 class Impatient(Store):
@@ -189,7 +189,7 @@ async def test_a_server_that_may_not_write_is_unavailable_and_nothing_is_half_do
 
 
 @pytest.mark.parametrize("make", ["valkey", "redis"])
-async def test_a_tail_can_be_lost_under_a_connection_that_lives(make: Make) -> None:
+async def test_a_tail_can_be_lost_under_a_connection_that_lives(make: ServerProgram) -> None:
     """A primary that was a replica for a moment has another's past and its own clients: so every append has its
     condition, and not the first on a connection alone.
     """
@@ -217,7 +217,7 @@ async def test_a_tail_can_be_lost_under_a_connection_that_lives(make: Make) -> N
 
 
 def follow(server: RealServer, primary: RealServer) -> None:
-    """Make a server another's replica, and wait until it has all that the other has."""
+    """ServerProgram a server another's replica, and wait until it has all that the other has."""
     server.command("REPLICAOF", "127.0.0.1", primary.port)
     deadline = time.monotonic() + 20
     while server.command("INFO", "replication")["master_link_status"] != "up":

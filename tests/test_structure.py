@@ -1,4 +1,4 @@
-"""The house: core modules wait for nothing, packages pull nothing in, and each import contract can fail."""
+"""Structure of the code: core modules are synchronous, packages import nothing, each import contract can fail."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse((ROOT / path).read_text())
 
 
-def test_the_contract_for_core_modules_has_those_that_are_covered_alone() -> None:
+def test_core_contract_lists_modules_with_own_coverage() -> None:
     assert sorted(CONTRACTS["core"]["source_modules"]) == sorted(CORE)
 
 
 @pytest.mark.parametrize("module", CORE)
-def test_a_core_module_waits_for_nothing(module: str) -> None:
-    waiting = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)
+def test_core_module_is_synchronous(module: str) -> None:
+    asynchronous = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)
     for node in ast.walk(parsed(source_of(module))):
-        assert not isinstance(node, waiting), f"line {node.lineno}"
+        assert not isinstance(node, asynchronous), f"line {node.lineno}"
         assert not (isinstance(node, ast.comprehension) and node.is_async)
 
 
 @pytest.mark.parametrize("module", CORE)
-def test_a_core_module_says_in_a_sentence_what_it_holds(module: str) -> None:
+def test_core_module_docstring_starts_with_a_sentence(module: str) -> None:
     first = (ast.get_docstring(parsed(source_of(module))) or "").partition("\n")[0]
     assert first.endswith((".", ":"))
     assert first[:1].isupper()
@@ -48,13 +48,13 @@ PACKAGES: Final = ("", "streams/", "streams/store/", "feed/", "transports/", "op
 
 
 @pytest.mark.parametrize("package", [f"gateway/{package}__init__.py" for package in PACKAGES])
-def test_these_packages_are_a_docstring_and_nothing_else(package: str) -> None:
+def test_package_init_contains_only_a_docstring(package: str) -> None:
     (only,) = parsed(Path(package)).body
     assert isinstance(only, ast.Expr)
     assert isinstance(only.value, ast.Constant)
 
 
-def contracts_hold(folder: Path, contract: str | None = None) -> subprocess.CompletedProcess[str]:
+def check_contracts(folder: Path, contract: str | None = None) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
     return subprocess.run(
         [*command, "--contract", contract] if contract else command, cwd=folder, capture_output=True, text=True
@@ -62,15 +62,15 @@ def contracts_hold(folder: Path, contract: str | None = None) -> subprocess.Comp
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Path:
-    """A copy of what the contracts are about."""
+def project(tmp_path: Path) -> Path:
+    """A copy of the packages that the contracts cover."""
     for package in ("gateway", "workers"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 
 
-FAULTS: Final = [
+VIOLATIONS: Final = [
     ("packages", "gateway/feed/feed.py", "from workers import pool"),
     ("worker-imports", "workers/batch.py", "from gateway import auth"),
     ("worker-imports", "workers/batch.py", "import gateway.wire"),
@@ -97,21 +97,21 @@ FAULTS: Final = [
     ("core", "workers/overlap.py", "import time"),
     ("core", "gateway/session.py", "from asyncio import sleep"),
     ("core", "gateway/replica.py", "import redis.asyncio"),
-    # An indirect import counts too.
+    # Indirect imports are detected too.
     ("core", "gateway/replica.py", "from gateway.streams import history_log"),
 ]
 
 
-@pytest.mark.parametrize(("contract", "file", "line"), FAULTS)
-def test_a_contract_fails_where_it_is_broken(house: Path, contract: str, file: str, line: str) -> None:
-    with (house / file).open("a") as module:
+@pytest.mark.parametrize(("contract", "file", "line"), VIOLATIONS)
+def test_contract_detects_violation(project: Path, contract: str, file: str, line: str) -> None:
+    with (project / file).open("a") as module:
         module.write(f"\n{line}\n")
-    checked = contracts_hold(house, contract)
+    checked = check_contracts(project, contract)
     assert checked.returncode == 1, checked.stdout + checked.stderr
     assert "0 kept, 1 broken" in checked.stdout
 
 
-def test_every_contract_holds_and_is_broken_above(house: Path) -> None:
-    checked = contracts_hold(house)
+def test_contracts_hold_and_each_has_a_violation(project: Path) -> None:
+    checked = check_contracts(project)
     assert checked.returncode == 0, checked.stdout
-    assert {contract for contract, _, _ in FAULTS} == set(CONTRACTS)
+    assert {contract for contract, _, _ in VIOLATIONS} == set(CONTRACTS)
