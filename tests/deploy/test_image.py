@@ -59,7 +59,7 @@ async def test_image_answers_without_root_on_read_only_filesystem(image: Image) 
     with RealServer() as server:
         work = environment(image, free_port(), TOKENWIRE_STORE=server.url, TOKENWIRE_DEMO_RATE="400")
         serve = environment(image, free_port(), TOKENWIRE_STORE=server.url, TOKENWIRE_PORT=str(port))
-        serve["TOKENWIRE_OPERATOR_TOKEN"] = "operator-token"
+        serve["TOKENWIRE_OPERATOR_TOKEN"] = "test-operator-token"
         with (
             Service(image.argv([*image.entry, "worker"]), work) as worker,
             Service(image.argv([*image.entry, *command]), serve) as gateway,
