@@ -105,3 +105,19 @@ async def test_protocol_documents_every_route() -> None:
             if not re.search((r"POST[ `|]+" if posted else "") + path + r"(?![\w/{])", page):
                 missing.append(route.path)
     assert missing == []
+
+
+def test_every_long_form_has_a_command() -> None:
+    page = document("tests/README.md")
+    commands = [words for row in rows(page) for words in row[0].split() if words.startswith("tests/")]
+    marked = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if re.search(
+            r"^@pytest\.mark\.long|^pytestmark = pytest\.mark\.long|marks=.*pytest\.mark\.long", path.read_text(), re.M
+        )
+    }
+    assert marked
+    for path in commands:
+        assert (ROOT / path).exists(), path
+    assert {path for path in marked if not path.startswith(tuple(commands))} == set()
