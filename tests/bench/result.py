@@ -49,7 +49,7 @@ class Result:
         if self.figures.get("slip_p99_ms", 0.0) > MAX_SLIP_MS:
             found.append("publisher late")
         if self.figures.get("waited", 0.0) > MAX_CPU_WAIT:
-            found.append("CPU taken away")
+            found.append("waited for CPU")
         if self.figures.get("load_cores", 0.0) > MAX_LOAD_CORES:
             found.append("load generator busy")
         if self.figures.get("canary", fastest) < MIN_CANARY_RATIO * fastest:

@@ -88,13 +88,13 @@ class Session:
         measured = "gateway" if "gateway" in running.processes else "worker"
         counted = running.counters()
         load_before = self.load.do(f"measure {seconds}")
-        before, begun = accounting.cpu(running.processes), time.monotonic()
+        before, started = accounting.cpu(running.processes), time.monotonic()
         waited = accounting.cpu_wait(running.processes[measured])
         report = self.load.second_report(seconds + 30.0)
         after, ended = accounting.cpu(running.processes), time.monotonic()
         waited = accounting.cpu_wait(running.processes[measured]) - waited
         counters = running.counters()
-        spent = ended - begun
+        spent = ended - started
         delivered, published = report["measured_tokens"], report["measured_published"]
         figures = {
             "tokens_per_s": delivered / spent,

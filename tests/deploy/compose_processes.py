@@ -21,7 +21,7 @@ import redis
 import yaml
 
 from tests.deploy.image import Instruction, parse
-from tests.deploy.services import Service, fetched
+from tests.deploy.services import Service, fetch
 from tests.stores import binary
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ ANY_ADDRESS: Final = "0.0.0.0"
 UNIT_SECONDS: Final = {"s": 1.0, "m": 60.0}
 
 
-def interpolated(text: str, variables: Mapping[str, str]) -> str:
+def interpolate(text: str, variables: Mapping[str, str]) -> str:
     """Return the text of a compose file with each `${NAME:-default}` substituted."""
     return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", lambda found: variables.get(found[1], found[2] or ""), text)
 
@@ -54,7 +54,7 @@ class ComposeProcesses:
     running: dict[str, Service] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.document = yaml.safe_load(interpolated(self.file.read_text(), self.variables))
+        self.document = yaml.safe_load(interpolate(self.file.read_text(), self.variables))
         self.services = self.document["services"]
         network = f"127.{random.randrange(64, 250)}.{random.randrange(1, 250)}"
         self.addresses = {name: f"{network}.{number}" for number, name in enumerate(self.services, 2)}
@@ -166,7 +166,7 @@ class ComposeProcesses:
             except redis.RedisError:
                 return False
         assert words[:-1] == ["wget", "--quiet", "--spider"]
-        return fetched(words[-1].replace("127.0.0.1", self.addresses[name])) is not None
+        return fetch(words[-1].replace("127.0.0.1", self.addresses[name])) is not None
 
     def stop(self, name: str) -> int:
         """Stop a service with SIGTERM and return its exit status; fail if it outlives its `stop_grace_period`."""

@@ -83,7 +83,7 @@ class Service:
         self.close()
 
 
-def fetched(url: str, token: str | None = None, seconds: float = 2.0) -> str | None:
+def fetch(url: str, token: str | None = None, seconds: float = 2.0) -> str | None:
     """Return the body of a page, requested with a bearer token if given; None unless the status is 200."""
     headers = {"authorization": f"Bearer {token}"} if token else {}
     try:

@@ -81,7 +81,7 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(program)
 
 
-def rendered(helm: str, folder: Path, values: dict[str, Any]) -> list[dict[str, Any]]:
+def render(helm: str, folder: Path, values: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the objects of a release with these values."""
     file = folder / "values.yaml"
     file.write_text(yaml.safe_dump(values))
@@ -94,13 +94,13 @@ def rendered(helm: str, folder: Path, values: dict[str, Any]) -> list[dict[str, 
 @pytest.fixture(scope="module")
 def minimal(helm: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Objects of a release with the required values only."""
-    return rendered(helm, tmp_path_factory.mktemp("minimal"), MINIMAL_VALUES)
+    return render(helm, tmp_path_factory.mktemp("minimal"), MINIMAL_VALUES)
 
 
 @pytest.fixture(scope="module")
 def full(helm: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Objects of a release with every feature enabled."""
-    return rendered(helm, tmp_path_factory.mktemp("full"), FULL_VALUES)
+    return render(helm, tmp_path_factory.mktemp("full"), FULL_VALUES)
 
 
 def helm_error(helm: str, folder: Path, values: dict[str, Any]) -> str:

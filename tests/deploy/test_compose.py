@@ -22,8 +22,8 @@ from websockets.exceptions import WebSocketException
 
 from gateway.cli.settings import Settings
 from tests.core_coverage import ROOT
-from tests.deploy.compose_processes import ComposeProcesses, interpolated, seconds
-from tests.deploy.services import fetched
+from tests.deploy.compose_processes import ComposeProcesses, interpolate, seconds
+from tests.deploy.services import fetch
 from tests.deploy.test_alerts import ALERTS, expressions, metrics_of
 from tests.live.client import Client
 from tests.provider_server import ProviderServer, Scenario
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
 FILE: Final = ROOT / "deploy" / "compose.yaml"
-DOCUMENT: Final[dict[str, Any]] = yaml.safe_load(interpolated(FILE.read_text(), {}))
+DOCUMENT: Final[dict[str, Any]] = yaml.safe_load(interpolate(FILE.read_text(), {}))
 SERVICES: Final[dict[str, dict[str, Any]]] = DOCUMENT["services"]
 TOKENWIRE_SERVICES: Final = ("gateway-1", "gateway-2", "worker-1", "worker-2")
 KEY: Final = secrets.token_urlsafe(48)
@@ -137,14 +137,14 @@ class Deployment(ComposeProcesses):
 
     def running_answers(self, worker: str) -> float:
         """Return the number of answers that a worker runs."""
-        text = fetched(f"http://{self.addresses[worker]}:9100/metrics") or ""
+        text = fetch(f"http://{self.addresses[worker]}:9100/metrics") or ""
         return float(re.findall(r"^tokenwire_worker_responses (\S+)$", text, re.MULTILINE)[0])
 
-    def scraped(self) -> dict[str, float]:
+    def scrape(self) -> dict[str, float]:
         """Return every series by name and labels, summed over the running gateways and workers."""
         found: dict[str, float] = {}
         for name in TOKENWIRE_SERVICES:
-            for line in (fetched(f"http://{self.addresses[name]}:9100/metrics") or "").splitlines():
+            for line in (fetch(f"http://{self.addresses[name]}:9100/metrics") or "").splitlines():
                 if not line.startswith("#"):
                     series, _, value = line.rpartition(" ")
                     found[series] = found.get(series, 0.0) + float(value)
@@ -153,7 +153,7 @@ class Deployment(ComposeProcesses):
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Return the current result of a PromQL expression."""
         parameters = urllib.parse.urlencode({"query": expression})
-        text = fetched(f"http://{self.addresses['prometheus']}:9090/api/v1/query?{parameters}")
+        text = fetch(f"http://{self.addresses['prometheus']}:9090/api/v1/query?{parameters}")
         assert text is not None
         return list(json.loads(text)["data"]["result"])
 
@@ -227,9 +227,9 @@ class Users:
 
 @pytest.fixture
 async def users(deployment: Deployment) -> AsyncIterator[Users]:
-    came = Users(deployment)
-    yield came
-    for client in came.clients:
+    users = Users(deployment)
+    yield users
+    for client in users.clients:
         await client.close()
     await asyncio.to_thread(deployment.restart_dead)
 
@@ -252,7 +252,7 @@ async def test_chat_moves_every_metric_in_expressions(deployment: Deployment, us
     seen: set[str] = set()
 
     def moved() -> set[str]:
-        seen.update(series.partition("{")[0] for series, value in deployment.scraped().items() if value)
+        seen.update(series.partition("{")[0] for series, value in deployment.scrape().items() if value)
         return seen
 
     first = await alice.ask("Tell a story.")
@@ -273,14 +273,14 @@ async def test_chat_moves_every_metric_in_expressions(deployment: Deployment, us
 
     stranger = await Client("c-alice", "no token").connect(f"ws://{deployment.site}/v1/ws")
     assert await stranger.closed() == 4401
-    assert fetched(f"http://{deployment.site}/metrics") is None
-    assert fetched(f"http://{deployment.site}/healthz") == "ok\n"
-    assert fetched(f"http://{deployment.site}/live/fleet") is None
-    fleet = json.loads(fetched(f"http://{deployment.site}/live/fleet", OPERATOR) or "{}")
+    assert fetch(f"http://{deployment.site}/metrics") is None
+    assert fetch(f"http://{deployment.site}/healthz") == "ok\n"
+    assert fetch(f"http://{deployment.site}/live/fleet") is None
+    fleet = json.loads(fetch(f"http://{deployment.site}/live/fleet", OPERATOR) or "{}")
     assert (len(fleet["gateways"]), len(fleet["workers"])) == (2, 2)
 
     wanted = {name for _, expression in expressions() for name in metrics_of(expression)} - {"up"}
-    have = {series.partition("{")[0] for series in deployment.scraped()}
+    have = {series.partition("{")[0] for series in deployment.scrape()}
     # A labelled counter has no series before its first increment.
     assert wanted <= have | {"tokenwire_fences_total"}
     await until_empty(lambda: wanted - ZERO_WHEN_HEALTHY - moved())
@@ -298,7 +298,7 @@ async def test_killed_worker_loses_nothing(deployment: Deployment, users: Users)
     for user, answer in zip(clients, answers, strict=True):
         ended = await user.ended(answer)
         assert (ended.reason, ended.text) == ("complete", "".join(STORY))
-    assert sum(value for name, value in deployment.scraped().items() if 'kind="take_over"' in name) > 0
+    assert sum(value for name, value in deployment.scrape().items() if 'kind="take_over"' in name) > 0
     await deployment.shows("TokenwireTakeOvers")
     deployment.kill(other)
     await deployment.shows("TokenwireNoWorker", within=40.0)
@@ -334,9 +334,7 @@ async def test_killed_store_loses_nothing(deployment: Deployment, users: Users) 
     answer = await user.ask("Tell a story.")
     await user.shows(answer, 100)
     deployment.kill("valkey")
-    await eventually(
-        lambda: fetched(f"http://{deployment.addresses['gateway-1']}:8000/readyz") is None, 5.0, "not ready"
-    )
+    await eventually(lambda: fetch(f"http://{deployment.addresses['gateway-1']}:8000/readyz") is None, 5.0, "not ready")
     await deployment.shows("TokenwireStoreUnavailable")
     await asyncio.to_thread(deployment.start, "valkey")
     ended = await user.ended(answer)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.core_coverage import ROOT
 from tests.deploy.image import Image, build, context, parse
-from tests.deploy.services import Service, fetched
+from tests.deploy.services import Service, fetch
 from tests.live.client import Client
 from tests.stores import RealServer, free_port
 
@@ -65,7 +65,7 @@ async def test_image_answers_without_root_on_read_only_filesystem(image: Image) 
             Service(image.argv([*image.entry, *command]), serve) as gateway,
         ):
             worker.until(lambda: healthy(image, work))
-            gateway.until(lambda: healthy(image, serve) and fetched(f"{url}/readyz"))
+            gateway.until(lambda: healthy(image, serve) and fetch(f"{url}/readyz"))
             async with Client("c-image") as client:
                 await client.connect(f"ws://127.0.0.1:{port}/v1/ws")
                 response = await client.ask("Does it work?")
@@ -74,8 +74,8 @@ async def test_image_answers_without_root_on_read_only_filesystem(image: Image) 
                 assert answer.text == await client.settled(response)
             # The image contains the pages and the widget.
             for page in ("/", "/live/"):
-                assert "tokenwire" in (fetched(f"{url}{page}") or "").lower()
-            assert fetched(f"{url}/widget.js")
+                assert "tokenwire" in (fetch(f"{url}{page}") or "").lower()
+            assert fetch(f"{url}/widget.js")
             assert gateway.terminate(20.0) == 0, gateway.text
             assert worker.terminate(20.0) == 0, worker.text
             assert not healthy(image, serve)

@@ -27,7 +27,7 @@ static void keep_member(char *kept, char *at, char *end, const char *name) {
   if (value) keep(kept, value, string_size(value, end));
 }
 
-static bool begins(const char *data, size_t size, const char *with) {
+static bool starts_with(const char *data, size_t size, const char *with) {
   size_t length = strlen(with);
   return size >= length && !memcmp(data, with, length);
 }
@@ -37,7 +37,7 @@ static void tokenwire(struct viewer *viewer, char *data, size_t size, uint64_t n
   static const char head[] = "{\"type\":\"delta\",\"response\":\"", then[] = "\",\"cursor\":\"";
   const struct stream *stream = &plan.streams[viewer->stream];
   char *end = data + size;
-  if (LIKELY(begins(data, size, head))) {
+  if (LIKELY(starts_with(data, size, head))) {
     char *response = data + sizeof head - 1;
     size_t length = strlen(stream->response);
     if ((size_t)(end - response) < length || memcmp(response, stream->response, length)) {
@@ -46,12 +46,12 @@ static void tokenwire(struct viewer *viewer, char *data, size_t size, uint64_t n
       return;
     }
     char *cursor = response + length, *text;
-    if (LIKELY(begins(cursor, (size_t)(end - cursor), then))) {
+    if (LIKELY(starts_with(cursor, (size_t)(end - cursor), then))) {
       cursor += sizeof then - 1;
       size_t written = string_size(cursor, end);
       keep(viewer->cursor, cursor, written);
       text = cursor + written;
-      text = begins(text, (size_t)(end - text), "\",\"text\":\"") ? text + 10 : member(data, end, "\"text\":\"");
+      text = starts_with(text, (size_t)(end - text), "\",\"text\":\"") ? text + 10 : member(data, end, "\"text\":\"");
     } else {
       keep_member(viewer->cursor, data, end, "\"cursor\":\"");
       text = member(data, end, "\"text\":\"");
@@ -60,24 +60,24 @@ static void tokenwire(struct viewer *viewer, char *data, size_t size, uint64_t n
     return;
   }
   viewer_awaits(viewer, data, size, now);
-  if (begins(data, size, "{\"type\":\"snapshot\"")) {
+  if (starts_with(data, size, "{\"type\":\"snapshot\"")) {
     keep_member(viewer->after, data, end, "\"cursor\":\"");
     char *open = member(data, end, "\"responses\":[{");
     char *text = open ? member(open, end, "\"text\":\"") : NULL;
     keep_member(viewer->cursor, open, end, "\"cursor\":\"");
     if (text) text_replaced(viewer, text, string_size(text, end), now);
-  } else if (begins(data, size, "{\"type\":\"watching\"") || begins(data, size, "{\"type\":\"message\"")) {
+  } else if (starts_with(data, size, "{\"type\":\"watching\"") || starts_with(data, size, "{\"type\":\"message\"")) {
     keep_member(viewer->after, data, end, "\"cursor\":\"");
-  } else if (begins(data, size, "{\"type\":\"start\"") || begins(data, size, "{\"type\":\"status\"")) {
+  } else if (starts_with(data, size, "{\"type\":\"start\"") || starts_with(data, size, "{\"type\":\"status\"")) {
     keep_member(viewer->cursor, data, end, "\"cursor\":\"");
-  } else if (begins(data, size, "{\"type\":\"reset\"")) {
+  } else if (starts_with(data, size, "{\"type\":\"reset\"")) {
     counts.resets++;
     keep_member(viewer->cursor, data, end, "\"cursor\":\"");
     char *text = member(data, end, "\"text\":\"");
     if (text) text_replaced(viewer, text, string_size(text, end), now);
-  } else if (begins(data, size, "{\"type\":\"end\"")) {
+  } else if (starts_with(data, size, "{\"type\":\"end\"")) {
     counts.ended++;
-  } else if (begins(data, size, "{\"type\":\"error\"")) {
+  } else if (starts_with(data, size, "{\"type\":\"error\"")) {
     counts.corrupted++;
     report_problem("a viewer received an unexpected frame: %.*s", size < 200 ? (int)size : 200, data);
   }
@@ -88,7 +88,7 @@ static size_t nats_one(struct viewer *viewer, char *data, size_t size, uint64_t 
   char *end = memmem(data, size, "\r\n", 2);
   if (!end) return 0;
   size_t line = (size_t)(end - data) + 2;
-  if (LIKELY(begins(data, size, "MSG "))) {
+  if (LIKELY(starts_with(data, size, "MSG "))) {
     char *number = end;
     while (number[-1] != ' ') number--;
     size_t length = strtoul(number, NULL, 10);
@@ -97,9 +97,9 @@ static size_t nats_one(struct viewer *viewer, char *data, size_t size, uint64_t 
     return line + length + 2;
   }
   if (viewer_awaits(viewer, data, line, now)) return line;
-  if (begins(data, size, "PING")) {
+  if (starts_with(data, size, "PING")) {
     viewer_send(viewer, 2, "PONG\r\n", 6);
-  } else if (begins(data, size, "-ERR")) {
+  } else if (starts_with(data, size, "-ERR")) {
     counts.corrupted++;
     report_problem("a viewer received an unexpected frame: %.*s", (int)line - 2, data);
   }
@@ -131,11 +131,11 @@ static void socketio(struct viewer *viewer, char *data, size_t size, uint64_t no
   if (viewer_awaits(viewer, data, size, now)) return;
   if (size == 1 && *data == '2') {
     viewer_send(viewer, 1, "3", 1);
-  } else if (LIKELY(begins(data, size, "42["))) {
+  } else if (LIKELY(starts_with(data, size, "42["))) {
     // The text is the first string after the event name; connection state recovery appends an offset.
     char *text = memmem(data, size, ",\"", 2);
     if (text) text_received(viewer, text + 2, string_size(text + 2, data + size), now);
-  } else if (begins(data, size, "44") || begins(data, size, "41")) {
+  } else if (starts_with(data, size, "44") || starts_with(data, size, "41")) {
     counts.corrupted++;
     report_problem("a viewer received an unexpected frame: %.*s", size < 200 ? (int)size : 200, data);
   }

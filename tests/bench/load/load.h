@@ -60,7 +60,7 @@ struct viewer {
   uint32_t receive_buffer;
   uint64_t position;    // bytes of received text
   uint64_t from;        // bytes of received text at the time of the connect
-  uint64_t began;       // time of the connect or of the disconnect
+  uint64_t started;       // time of the connect or of the disconnect
   uint64_t since;       // time of the connect, or of the joint reconnect
   uint64_t bytes;       // received since then
   char *carry;          // received part of an incomplete frame

@@ -32,11 +32,11 @@ struct histogram delay, slip, connected, edge;
 uint64_t edge_bytes, edge_text;
 char problem[512];
 
-enum { MAX_EVENTS = 512, QUIET = 300000000, LOOK_EVERY = 5000000 };
+enum { MAX_EVENTS = 512, QUIET = 300000000, CHECK_INTERVAL = 5000000 };
 
 static struct operation {
   char name[16], until[16];
-  uint64_t began, deadline;
+  uint64_t started, deadline;
   bool waits;           // ends at its deadline, not on a condition
 } operation;
 
@@ -101,7 +101,7 @@ static double cpu_used(void) {
 static void report(const char *event, uint64_t now) {
   printf("{\"event\":\"%s\",\"operation\":\"%s\",\"seconds\":%.6f,\"cpu\":%.6f,\"viewers\":%d,\"unsubscribed\":%d,"
          "\"off_edge\":%d,\"edge_bytes\":%llu,\"edge_text\":%llu,\"missing\":%llu,\"answered\":%s,",
-         event, operation.name, (double)(now - operation.began) / SECOND, cpu_used(), viewer_count, unsubscribed, off_edge,
+         event, operation.name, (double)(now - operation.started) / SECOND, cpu_used(), viewer_count, unsubscribed, off_edge,
          (unsigned long long)edge_bytes, (unsigned long long)edge_text, (unsigned long long)missing(),
          publisher_answered() ? "true" : "false");
   FIELD(tokens), FIELD(frames), FIELD(lost), FIELD(duplicated), FIELD(reordered), FIELD(corrupted), FIELD(resets);
@@ -118,13 +118,13 @@ static void report(const char *event, uint64_t now) {
   fflush(stdout);
 }
 
-static void begin(char *line, uint64_t now) {
+static void begin_operation(char *line, uint64_t now) {
   char first[32] = "", second[32] = "", third[32] = "";
   double within = 0;
   if (sscanf(line, "%15s %31s %31s %31s %15s %lf", operation.name, first, second, third, operation.until, &within) < 1) return;
   const char *name = operation.name;
   if (strcmp(name, "connect")) *operation.until = 0;
-  operation.began = now;
+  operation.started = now;
   operation.waits = false;
   operation.deadline = now;
   histogram_clear(&connected), histogram_clear(&edge);
@@ -175,7 +175,7 @@ static bool reached(uint64_t now) {
   if (!strcmp(operation.name, "drain")) {
     // A contender with its own clock is done when no frames arrive any more.
     if (counts.frames != frames) frames = counts.frames, since = now;
-    return plan.begin ? now - since > QUIET && now - operation.began > QUIET : publisher_answered() && !missing();
+    return plan.begin ? now - since > QUIET && now - operation.started > QUIET : publisher_answered() && !missing();
   }
   if (!strcmp(operation.name, "calls")) return counts.calls >= (uint64_t)plan.stream_count;
   if (!strcmp(operation.name, "connect") || !strcmp(operation.name, "resume")) {
@@ -205,7 +205,7 @@ static void input(uint64_t now) {
   for (char *end; (end = memchr(at, '\n', size - (size_t)(at - lines))); at = end + 1) {
     *end = 0;
     if (planned) {
-      begin(at, now);
+      begin_operation(at, now);
     } else if (read_plan(at)) {
       planned = true;
       if (plan.publisher_port) publisher_open();
@@ -236,17 +236,17 @@ int main(void) {
   watch(timer, EPOLLIN, TAG(TAG_TIMER, 0), false);
   watch(0, EPOLLIN, TAG(TAG_INPUT, 0), false);
   static struct epoll_event events[MAX_EVENTS];
-  for (uint64_t looked = 0;;) {
+  for (uint64_t checked = 0;;) {
     uint64_t now = clock_now();
     publisher_due(now);
-    if (*operation.name && (now >= operation.deadline || (!operation.waits && now - looked >= LOOK_EVERY))) {
-      looked = now;
+    if (*operation.name && (now >= operation.deadline || (!operation.waits && now - checked >= CHECK_INTERVAL))) {
+      checked = now;
       if (now >= operation.deadline || reached(now)) end_operation(now);
     }
     uint64_t next = publisher_next();
     if (*operation.name) {
-      uint64_t look = operation.waits ? operation.deadline : now + LOOK_EVERY;
-      if (look < next) next = look;
+      uint64_t check = operation.waits ? operation.deadline : now + CHECK_INTERVAL;
+      if (check < next) next = check;
     }
     arm(next == UINT64_MAX ? 0 : next);
     int count = epoll_wait(epoll, events, MAX_EVENTS, -1);

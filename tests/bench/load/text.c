@@ -31,7 +31,7 @@ static void arrived(struct viewer *viewer, uint32_t from, uint32_t to, uint64_t 
   if (!viewer->at_edge && publishing && (double)now - late >= (double)viewer->since) {
     viewer->at_edge = true;
     off_edge--;
-    histogram_add(&edge, now - viewer->began);
+    histogram_add(&edge, now - viewer->started);
     edge_bytes += viewer->bytes;
     edge_text += (uint64_t)to * WIDTH - viewer->from;
   }

@@ -12,7 +12,7 @@
 enum { ROOM = 4 << 20 };
 
 static char buffer[ROOM + 1];
-static int room_for_viewers, *queue, queue_head, queue_tail, under_way, most_under_way;
+static int room_for_viewers, *queue, queue_head, queue_tail, under_way, max_under_way;
 
 static void carry(char **kept, size_t *size, size_t *room, const char *data, size_t length) {
   if (length > *room) {
@@ -64,7 +64,7 @@ static void open_one(struct viewer *viewer) {
     setsockopt(viewer->fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
   }
   viewer->state = CONNECTING;
-  if (!viewer->returning) viewer->began = viewer->since = clock_now();
+  if (!viewer->returning) viewer->started = viewer->since = clock_now();
   viewer->step = 0;
   viewer->bytes = viewer->carried = viewer->rested = 0;
   viewer->from = viewer->position;
@@ -78,13 +78,13 @@ static void open_one(struct viewer *viewer) {
 
 // Start connecting queued viewers, `concurrency` at a time.
 void viewers_connect(int concurrency, uint64_t now) {
-  most_under_way = concurrency;
+  max_under_way = concurrency;
   for (int index = 0; index < viewer_count; index++) viewers[index].since = now;
   viewers_pump();
 }
 
 void viewers_pump(void) {
-  while (under_way < most_under_way && queue_head != queue_tail) {
+  while (under_way < max_under_way && queue_head != queue_tail) {
     struct viewer *viewer = &viewers[queue[queue_head]];
     queue_head = (queue_head + 1) % room_for_viewers;
     open_one(viewer);
@@ -118,7 +118,7 @@ void viewers_cut(uint64_t now) {
     close(viewer->fd);
     viewer->fd = -1;
     viewer->returning = true;
-    viewer->began = now;
+    viewer->started = now;
     enqueue(index);
     unsubscribed++;
     off_edge++;
@@ -184,20 +184,20 @@ static const struct steps *steps_of(const struct viewer *viewer) {
 // Run the next steps, up to one that waits.
 void viewer_advance(struct viewer *viewer, uint64_t now) {
   const struct steps *steps = steps_of(viewer);
-  char out[8192], said[2048];
+  char out[8192], step_data[2048];
   size_t size = 0;
   while (viewer->step < steps->count && steps->all[viewer->step].what != AWAIT) {
     const struct step *step = &steps->all[viewer->step++];
-    size_t length = filled_in(said, sizeof said, viewer, step);
+    size_t length = filled_in(step_data, sizeof step_data, viewer, step);
     if (size + length + 16 > sizeof out) fatal("the steps of a viewer have more than %zu bytes", sizeof out);
-    size += frame(out + size, step->what == SEND_TEXT ? 1 : 2, said, length);
+    size += frame(out + size, step->what == SEND_TEXT ? 1 : 2, step_data, length);
   }
   viewer->state = STEPPING;
   if (viewer->step == steps->count) {
     viewer->state = LIVE;
     under_way--;
     unsubscribed--;
-    histogram_add(&connected, now - viewer->began);
+    histogram_add(&connected, now - viewer->started);
   }
   if (size) write_all(viewer, out, size);
 }

@@ -55,6 +55,6 @@ class Idle:
 
 def used(run: Session, seconds: float) -> float:
     """Return the cores that the server uses without traffic, measured over `seconds`."""
-    before, begun = run.cpu("gateway"), time.monotonic()
+    before, started = run.cpu("gateway"), time.monotonic()
     run.load.do(f"wait {seconds}", seconds + 30)
-    return (run.cpu("gateway") - before) / (time.monotonic() - begun)
+    return (run.cpu("gateway") - before) / (time.monotonic() - started)
