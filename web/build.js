@@ -38,7 +38,7 @@ const MOST = {
   "dist/widget.js": 3_000,
   "dist/widget/panel.js": 22_000,
   "dist/widget/markdown.js": 22_000,
-  "dist/widget/colours.js": 10_000,
+  "dist/widget/highlight.js": 10_000,
 };
 
 /** The same of the widget and all that it may load. */
@@ -145,8 +145,8 @@ async function widget() {
     files.set(`dist/widget/${file}`, content);
     return { file, integrity: `sha384-${createHash("sha384").update(content).digest("base64")}` };
   };
-  const [MARKDOWN, COLOURS] = [await chunk("markdown/markdown.ts"), await chunk("markdown/colours.ts")];
-  const PANEL = await chunk("widget/panel.ts", { MARKDOWN, COLOURS });
+  const [MARKDOWN, HIGHLIGHT] = [await chunk("markdown/markdown.ts"), await chunk("markdown/highlight.ts")];
+  const PANEL = await chunk("widget/panel.ts", { MARKDOWN, HIGHLIGHT });
   files.set("dist/widget.js", await bundle("widget/launcher.ts", { PANEL }, "iife"));
   return files;
 }

@@ -1,16 +1,15 @@
-// The text of an answer as it stands, with its code apart: what is shown until the full renderer is loaded, and all
-// that a page needs which has no room for more.
+// A renderer without markdown, except code blocks. Used until the markdown chunk is loaded.
 
 import type { Markdown } from "./markdown.js";
 
-/** Show text in an element, which has to be empty. See `markdown()`, which does the same with all marks read. */
+/** Render text into an empty element, with the interface of `markdown()`. */
 export function lite(parent: HTMLElement): Markdown {
-  /** The last line, without its line feed, and where it is shown. */
-  let rest = "";
-  let half: Text | null = null;
+  /** The last line, without its line feed, and its node. */
+  let lastLine = "";
+  let lastNode: Text | null = null;
   let open: { element: HTMLElement; code: boolean } | null = null;
 
-  const begin = (code: boolean) => {
+  const start = (code: boolean) => {
     const element = document.createElement(code ? "pre" : "p");
     if (code) element.tabIndex = 0;
     else {
@@ -21,37 +20,37 @@ export function lite(parent: HTMLElement): Markdown {
     open = { element, code };
     return open;
   };
-  const take = (line: string, whole: boolean) => {
-    if (whole && /^ {0,3}(?:```|~~~)/.test(line)) open = open?.code ? null : begin(true);
-    else if (whole && line.trim() === "" && !open?.code) open = null;
+  const add = (line: string, complete: boolean) => {
+    if (complete && /^ {0,3}(?:```|~~~)/.test(line)) open = open?.code ? null : start(true);
+    else if (complete && line.trim() === "" && !open?.code) open = null;
     else {
-      const { element } = open ?? begin(false);
+      const { element } = open ?? start(false);
       const text = element.lastChild instanceof Text ? element.lastChild : element.appendChild(new Text());
-      text.appendData(whole ? `${line}\n` : line);
+      text.appendData(complete ? `${line}\n` : line);
     }
   };
 
   return {
     write(delta) {
-      const lines = (rest + delta).split("\n");
-      rest = lines.pop() ?? "";
-      half?.remove();
-      for (const line of lines) take(line, true);
-      // Of a line that may become a fence nothing is shown yet.
-      half = /^\s*$|^ {0,3}[`~]/.test(rest) ? null : new Text(rest);
-      if (half !== null) (open ?? begin(false)).element.append(half);
+      const lines = (lastLine + delta).split("\n");
+      lastLine = lines.pop() ?? "";
+      lastNode?.remove();
+      for (const line of lines) add(line, true);
+      // A line that may become a code fence is not shown yet.
+      lastNode = /^\s*$|^ {0,3}[`~]/.test(lastLine) ? null : new Text(lastLine);
+      if (lastNode !== null) (open ?? start(false)).element.append(lastNode);
     },
     reset(text) {
       parent.replaceChildren();
-      open = half = null;
-      rest = "";
+      open = lastNode = null;
+      lastLine = "";
       this.write(text);
     },
     end() {
-      half?.remove();
-      half = null;
-      if (rest !== "") take(rest, false);
-      rest = "";
+      lastNode?.remove();
+      lastNode = null;
+      if (lastLine !== "") add(lastLine, false);
+      lastLine = "";
     },
   };
 }

@@ -1,8 +1,7 @@
-// The text of an answer as nodes that grow. Everything before the last unit is settled: its nodes stay as they are,
-// and a token costs no more than the unit that it falls into.
-// A shell: where a text is cut is decided in units.ts, what it says in reading.ts.
+// Renders a growing markdown text. Nodes of closed units do not change, so the cost of a token depends only on its unit.
+// A shell: units.ts splits the text, and parse.ts converts it into element descriptions.
 
-import type { Colour } from "./colours.js";
+import type { Highlighter } from "./highlight.js";
 import { nodeOf, patch } from "./nodes.js";
 import {
   type Content,
@@ -12,33 +11,33 @@ import {
   imageOf,
   type Links,
   listOf,
+  type ParsedUnit,
+  parse,
   plainOf,
-  type Reading,
-  read,
   startOf,
   type Texts,
   types,
-} from "./reading.js";
+} from "./parse.js";
 import { isUndecided, type Open, step, type Unit, unit } from "./units.js";
 
-/** How a text is shown that grows at its end. The same for every renderer. */
+/** A renderer of a growing text. */
 export interface Markdown {
-  /** Show more of the text. One call a frame is enough, however many tokens came. */
+  /** Append text. Call it at most once for each animation frame. */
   write(delta: string): void;
-  /** Show another text instead, which goes on. */
+  /** Replace the text with another growing text. */
   reset(text: string): void;
-  /** No more comes: what was left open is shown as it was written. */
+  /** End the text. Unclosed markup is shown as text. */
   end(): void;
 }
 
 export interface Options {
-  /** Origins from which images are loaded at once; those of all others are asked for with a click. */
+  /** Origins whose images load without a click. */
   images?: readonly string[];
-  /** What the elements say that the text does not, in the reader's language. */
+  /** Translations of the texts of buttons and labels. */
   texts?: Partial<Texts>;
-  /** Loads the colours for code; asked for at the first block of code that is closed. */
-  colours?: () => Promise<Colour>;
-  /** Told when something was copied. */
+  /** Load the syntax highlighter. Called at the first closed code block. */
+  highlighter?: () => Promise<Highlighter>;
+  /** Called after code was copied. */
   copied?: () => void;
 }
 
@@ -51,37 +50,37 @@ const TEXTS: Texts = {
   open: "To do",
 };
 
-/** An element with `count` children that are settled, and behind them others that are not: `tail`. */
+/** An element with `count` settled children, followed by the unsettled children `tail`. */
 interface Level {
   node: Node;
   count: number;
   tail: Content;
 }
 
-/** What holds parts that are settled one by one: a list, a table or a block of code. */
-type Holder = "item" | "row" | "code";
+/** Containers whose parts settle separately: a list, a table or a code block. */
+type ContainerKind = "item" | "row" | "code";
 
-/** Elements of the text itself, or the parts of one holder. */
+/** Top-level elements, or the parts of one container. */
 interface Group {
-  kind: "blocks" | Holder;
-  /** The holder without its parts, where it is a new one. */
+  kind: "blocks" | ContainerKind;
+  /** The empty container, if it is new. */
   shell: Description | null;
   content: Content;
-  /** How many of the elements are of closed units. */
+  /** Number of elements of closed units. */
   settled: number;
-  /** Whether any closed unit is in it, be it the head of a table. */
-  begun: boolean;
+  /** Whether it contains a closed unit, including a table header. */
+  started: boolean;
 }
 
-/** What a group has become: its settled parts, the head of a table, and what holds them. */
-interface Drawn {
+/** Nodes of a group: its settled parts, the table header, and the container. */
+interface GroupNodes {
   items: Node[];
   heads: Node[];
-  holder: Node | null;
+  container: Node | null;
 }
 
-/** A closed unit in its group: `from` which of the elements, and how many. */
-interface Place {
+/** Position of a closed unit in its group: index of its first element, and their number. */
+interface UnitPosition {
   unit: Unit;
   outline: number[];
   group: Group;
@@ -89,8 +88,8 @@ interface Place {
   length: number;
 }
 
-/** A closed unit that names a link which is not defined, yet. */
-interface Waiting {
+/** A closed unit with a link reference that is not defined yet. */
+interface UnresolvedUnit {
   unit: Unit;
   nodes: Node[];
   outline: number[];
@@ -99,27 +98,27 @@ interface Waiting {
 const REFERENCE = /\[[^\]]+\](?!\()/;
 
 /**
- * Show markdown in an element, which has to be empty.
+ * Render markdown into an empty element.
  *
- * @param parent gets the nodes, and the clicks on what is in them
+ * @param parent contains the nodes, and handles their click events
  */
 export function markdown(parent: HTMLElement, options: Options = {}): Markdown {
-  return new Growing(parent, options);
+  return new GrowingMarkdown(parent, options);
 }
 
-class Growing implements Markdown {
+class GrowingMarkdown implements Markdown {
   readonly #parent: HTMLElement;
   readonly #options: Options;
   readonly #texts: Texts;
   #open: Open | null = null;
-  /** The last line, without its line feed. */
+  /** The incomplete last line. */
   #line = "";
   #root: Level;
-  /** What the last closed unit was a part of: it may go on. */
-  #container: (Level & { kind: Holder }) | null = null;
+  /** The container of the last closed unit, which may continue. */
+  #container: (Level & { kind: ContainerKind }) | null = null;
   #links: Links = Object.create(null) as Links;
   #outline: number[] = [];
-  #waiting: Waiting[] = [];
+  #unresolved: UnresolvedUnit[] = [];
   #ended = false;
 
   constructor(parent: HTMLElement, options: Options) {
@@ -131,10 +130,10 @@ class Growing implements Markdown {
   }
 
   write(delta: string): void {
-    if (this.#ended) throw new Error("This text has ended; reset() begins another.");
+    if (this.#ended) throw new Error("write() after end(): call reset() first");
     const lines = (this.#line + delta).split("\n");
     this.#line = lines.pop() ?? "";
-    const closed = lines.flatMap((line) => this.#take(line));
+    const closed = lines.flatMap((line) => this.#addLine(line));
     this.#show(closed, this.#preview());
   }
 
@@ -144,7 +143,7 @@ class Growing implements Markdown {
     this.#container = null;
     this.#links = Object.create(null) as Links;
     this.#outline = [];
-    this.#waiting = [];
+    this.#unresolved = [];
     this.#ended = false;
     this.#parent.replaceChildren();
     this.#root = { node: this.#parent, count: 0, tail: [] };
@@ -153,7 +152,7 @@ class Growing implements Markdown {
 
   end(): void {
     if (this.#ended) return;
-    const closed = this.#line === "" ? [] : this.#take(this.#line);
+    const closed = this.#line === "" ? [] : this.#addLine(this.#line);
     this.#line = "";
     if (this.#open !== null) closed.push(unit(this.#open));
     this.#open = null;
@@ -161,13 +160,13 @@ class Growing implements Markdown {
     this.#ended = true;
   }
 
-  #take(line: string): Unit[] {
+  #addLine(line: string): Unit[] {
     const { closed, open } = step(this.#open, line.replace(/\r$/, ""), types);
     this.#open = open;
     return closed;
   }
 
-  /** The units that would be if the text ended here. */
+  /** Return the open units as if the text ended here. */
   #preview(): Unit[] {
     const shown = this.#line !== "" && !isUndecided(this.#open, this.#line);
     const { closed, open } = shown ? step(this.#open, this.#line, types) : { closed: [], open: this.#open };
@@ -177,14 +176,14 @@ class Growing implements Markdown {
   #show(closed: readonly Unit[], preview: readonly Unit[]): void {
     const container = this.#container;
     const groups: Group[] = [];
-    if (container !== null) groups.push({ kind: container.kind, shell: null, content: [], settled: 0, begun: true });
-    const places: Place[] = [];
+    if (container !== null) groups.push({ kind: container.kind, shell: null, content: [], settled: 0, started: true });
+    const positions: UnitPosition[] = [];
     const defined: string[] = [];
     let outline = this.#outline;
     closed.forEach((each) => {
-      const { content, links, outline: below } = this.#read(each, false, outline);
-      places.push(placed(each, content, groups, outline, this.#texts));
-      outline = below;
+      const { content, links, outline: extended } = this.#parse(each, false, outline);
+      positions.push(addToGroup(each, content, groups, outline, this.#texts));
+      outline = extended;
       for (const [label, link] of Object.entries(links)) {
         if (label in this.#links) continue;
         this.#links[label] = link;
@@ -192,54 +191,54 @@ class Growing implements Markdown {
       }
     });
     this.#outline = outline;
-    for (const { group, length } of places) {
-      group.begun = true;
+    for (const { group, length } of positions) {
+      group.started = true;
       group.settled += length;
     }
     preview.forEach((each, index) => {
-      const reading = this.#read(each, index === preview.length - 1, outline);
-      placed(each, reading.content, groups, outline, this.#texts);
-      outline = reading.outline;
+      const parsed = this.#parse(each, index === preview.length - 1, outline);
+      addToGroup(each, parsed.content, groups, outline, this.#texts);
+      outline = parsed.outline;
     });
 
-    const nodes = this.#draw(groups, places.at(-1));
-    for (const { unit: each, outline: above, group, from, length } of places) {
+    const nodes = this.#draw(groups, positions.at(-1));
+    for (const { unit: each, outline: above, group, from, length } of positions) {
       if (each.kind === "code") {
-        if (each.last) this.#colour(nodes.get(group)?.holder ?? null);
+        if (each.last) this.#highlight(nodes.get(group)?.container ?? null);
         continue;
       }
       const own =
         each.kind === "table"
           ? (nodes.get(group)?.heads ?? [])
           : (nodes.get(group)?.items.slice(from, from + length) ?? []);
-      for (const node of own) this.#colour(node);
-      if (REFERENCE.test(each.source)) this.#waiting.push({ unit: each, nodes: own, outline: above });
+      for (const node of own) this.#highlight(node);
+      if (REFERENCE.test(each.source)) this.#unresolved.push({ unit: each, nodes: own, outline: above });
     }
     if (defined.length > 0) this.#resolve(defined);
   }
 
-  #read(each: Unit, open: boolean, outline: number[]): Reading {
+  #parse(each: Unit, open: boolean, outline: number[]): ParsedUnit {
     const context: Context = { links: this.#links, outline, images: this.#options.images ?? [], texts: this.#texts };
     try {
-      return read(each, open, context);
+      return parse(each, open, context);
     } catch {
-      // A text that the parser cannot read is still one that a person can.
+      // If the parser fails, the user can still read the plain text.
       return { content: [plainOf(each)], links: {}, outline };
     }
   }
 
-  /** @param last where the last closed unit is, which a list, a table or code goes on in */
-  #draw(groups: readonly Group[], last: Place | undefined): Map<Group, Drawn> {
-    const nodes = new Map<Group, Drawn>();
+  /** @param last position of the last closed unit; its list, table or code block may continue */
+  #draw(groups: readonly Group[], last: UnitPosition | undefined): Map<Group, GroupNodes> {
+    const nodes = new Map<Group, GroupNodes>();
     const container = this.#container;
-    const goesOn = container === null ? undefined : groups[0];
-    if (container !== null && goesOn !== undefined) {
-      const items = grow(container, goesOn);
-      nodes.set(goesOn, { items, heads: [], holder: container.node });
+    const continued = container === null ? undefined : groups[0];
+    if (container !== null && continued !== undefined) {
+      const items = grow(container, continued);
+      nodes.set(continued, { items, heads: [], container: container.node });
     }
-    if (last !== undefined && (last.group !== goesOn || (last.unit.kind === "code" && last.unit.last)))
+    if (last !== undefined && (last.group !== continued || (last.unit.kind === "code" && last.unit.last)))
       this.#container = null;
-    const others = goesOn === undefined ? groups : groups.slice(1);
+    const others = continued === undefined ? groups : groups.slice(1);
     const shown = others.flatMap((group) => (group.shell === null ? group.content : [filled(group.shell, group)]));
     const { node: parent, count: first } = this.#root;
     patch(parent, first, this.#root.tail, shown);
@@ -250,17 +249,17 @@ class Growing implements Markdown {
       const top = parent.childNodes[first + at];
       if (shell === null || kind === "blocks") {
         const items = Array.from({ length: settled }, (_, index) => parent.childNodes[first + at + index] as Node);
-        nodes.set(group, { items, heads: [], holder: null });
+        nodes.set(group, { items, heads: [], container: null });
         at += content.length;
         done += settled;
         continue;
       }
       at += 1;
-      if (!group.begun || top === undefined) continue;
+      if (!group.started || top === undefined) continue;
       done += 1;
       const node = slotOf(top, kind);
       const items = Array.from(node.childNodes).slice(0, settled);
-      nodes.set(group, { items, heads: node.previousSibling === null ? [] : [node.previousSibling], holder: node });
+      nodes.set(group, { items, heads: node.previousSibling === null ? [] : [node.previousSibling], container: node });
       const ended = last?.unit.kind === "code" && last.unit.last;
       if (group === last?.group && !ended)
         this.#container = { kind, node, count: settled, tail: content.slice(settled) };
@@ -270,38 +269,38 @@ class Growing implements Markdown {
     return nodes;
   }
 
-  /** Make links of what names one that is defined only now. The elements stay; what is in them is made again. */
+  /** Render units with newly defined link references again. Their elements remain, with new content. */
   #resolve(labels: readonly string[]): void {
-    for (const { unit: each, nodes, outline } of this.#waiting) {
+    for (const { unit: each, nodes, outline } of this.#unresolved) {
       const source = each.source.toLowerCase().replace(/\s+/g, " ");
       if (!labels.some((label) => source.includes(`[${label}]`))) continue;
       const content =
         each.kind === "table"
-          ? headsOf(this.#read(each, false, outline).content)
-          : this.#read(each, false, outline).content;
+          ? headsOf(this.#parse(each, false, outline).content)
+          : this.#parse(each, false, outline).content;
       nodes.forEach((node, index) => {
         const wanted = content[index];
         if (!(node instanceof HTMLElement) || typeof wanted !== "object" || node.localName !== wanted.tag) return;
         node.replaceChildren(...wanted.content.map(nodeOf));
-        this.#colour(node);
+        this.#highlight(node);
       });
     }
   }
 
-  #colour(node: Node | null): void {
-    const { colours } = this.#options;
-    if (colours === undefined || !(node instanceof Element)) return;
+  #highlight(node: Node | null): void {
+    const { highlighter } = this.#options;
+    if (highlighter === undefined || !(node instanceof Element)) return;
     const blocks = node.matches("pre > code") ? [node] : Array.from(node.querySelectorAll("pre > code"));
     for (const code of blocks) {
       const language = code.closest("figure")?.getAttribute("data-language") ?? "";
       const text = code.textContent ?? "";
       if (language === "" || text.trim() === "") continue;
-      void colours().then(
-        (colour) => {
-          const pieces = colour(text, language);
-          // Colours are not worth to lose what was selected, or what another text has put there since.
-          if (pieces === null || code.textContent !== text || isSelected(code)) return;
-          code.replaceChildren(...pieces.map(([kind, piece]) => (kind === "" ? piece : coloured(kind, piece))));
+      void highlighter().then(
+        (highlight) => {
+          const tokens = highlight(text, language);
+          // Highlighting must not clear a selection, or overwrite a newer text.
+          if (tokens === null || code.textContent !== text || isSelected(code)) return;
+          code.replaceChildren(...tokens.map(([kind, token]) => (kind === "" ? token : tokenNode(kind, token))));
         },
         () => undefined,
       );
@@ -329,16 +328,22 @@ class Growing implements Markdown {
   }
 }
 
-/** Put what a unit became into the group where it belongs. */
-function placed(each: Unit, content: Content, groups: Group[], outline: number[], texts: Texts): Place {
+/** Add the content of a unit to its group. */
+function addToGroup(each: Unit, content: Content, groups: Group[], outline: number[], texts: Texts): UnitPosition {
   const last = groups.at(-1);
   const shell = shellOf(each, content, texts);
   const kind = each.kind === "item" || each.kind === "row" || each.kind === "code" ? each.kind : "blocks";
-  const place = (group: Group, from: number, length: number): Place => ({ unit: each, outline, group, from, length });
+  const position = (group: Group, from: number, length: number): UnitPosition => ({
+    unit: each,
+    outline,
+    group,
+    from,
+    length,
+  });
   if (shell === null && last?.kind === kind) {
     const from = last.content.length;
     last.content.push(...content);
-    return place(last, from, content.length);
+    return position(last, from, content.length);
   }
   const parts = each.kind === "table" && shell !== null ? [] : [...content];
   const group: Group = {
@@ -346,13 +351,13 @@ function placed(each: Unit, content: Content, groups: Group[], outline: number[]
     shell,
     content: parts,
     settled: 0,
-    begun: false,
+    started: false,
   };
   groups.push(group);
-  return place(group, 0, parts.length);
+  return position(group, 0, parts.length);
 }
 
-/** The empty holder that a unit begins; null if it goes on in the one before, or needs none. */
+/** Return the empty container that a unit starts; null if it continues the last one, or needs none. */
 function shellOf(each: Unit, content: Content, texts: Texts): Description | null {
   if (each.kind === "item" && each.first) {
     const list = listOf(startOf(each.source), []);
@@ -362,7 +367,7 @@ function shellOf(each: Unit, content: Content, texts: Texts): Description | null
   return each.kind === "table" && headsOf(content).length > 0 ? (content[0] as Description) : null;
 }
 
-/** Show the parts of a holder that is there. Returns the nodes of those that are settled now. */
+/** Update the parts of an existing container. Return the nodes of the newly settled parts. */
 function grow(level: Level, group: Group): Node[] {
   patch(level.node, level.count, level.tail, group.content);
   const nodes = Array.from({ length: group.settled }, (_, index) => level.node.childNodes[level.count + index] as Node);
@@ -373,34 +378,34 @@ function grow(level: Level, group: Group): Node[] {
 
 function filled(shell: Description, { kind, content }: Group): Description {
   if (kind === "item") return { ...shell, content };
-  // The parts go into the last element, of a table and of a block of code alike.
+  // The parts belong into the last element, in a table as in a code block.
   const last = shell.content.at(-1) as Description;
   if (kind === "code")
     return { ...shell, content: [...shell.content.slice(0, -1), { ...last, content: [{ tag: "code", content }] }] };
   return { ...shell, content: [{ ...last, content: [last.content[0] as Description, { tag: "tbody", content }] }] };
 }
 
-function slotOf(node: Node, kind: Holder): Node {
+function slotOf(node: Node, kind: ContainerKind): Node {
   return kind === "item" ? node : (node.lastChild?.lastChild as Node);
 }
 
-/** The head of the table that this content is. */
+/** Return the header of a table. */
 function headsOf(content: Content): Content {
   const wrapper = content[0];
   const table = typeof wrapper === "object" && wrapper.class === "table" ? wrapper.content[0] : undefined;
   return typeof table === "object" ? table.content.slice(0, 1) : [];
 }
 
-/** Whether the reader has selected something in an element, also in a shadow root. */
+/** Whether the user has selected something in an element, also in a shadow root. */
 function isSelected(element: Element): boolean {
   const root = element.getRootNode() as Partial<Document>;
   const selection = root.getSelection?.() ?? document.getSelection();
   return selection !== null && !selection.isCollapsed && selection.containsNode(element, true);
 }
 
-function coloured(kind: string, piece: string): HTMLElement {
+function tokenNode(kind: string, token: string): HTMLElement {
   const span = document.createElement("span");
   span.className = kind;
-  span.textContent = piece;
+  span.textContent = token;
   return span;
 }

@@ -1,7 +1,7 @@
-// Descriptions as nodes of the document, and the least change from one description to the next. Nodes are made, HTML is
-// never read: a text can not become an element that is not described.
+// Creates DOM nodes from element descriptions, and updates them with minimal changes. It never parses HTML, so text cannot
+// create elements.
 
-import type { Content, Description } from "./reading.js";
+import type { Content, Description } from "./parse.js";
 
 export function nodeOf(description: Description | string): Node {
   if (typeof description === "string") return document.createTextNode(description);
@@ -13,8 +13,8 @@ export function nodeOf(description: Description | string): Node {
 }
 
 /**
- * Make the children of a node from the one at `from` on, which stand as `before` says, stand as `after` says. What is
- * the same stays the same node, with what the reader has selected or scrolled in it.
+ * Update the children of a node from index `from` on, which match `before`, to match `after`. Unchanged children keep their
+ * nodes, and with them selection and scroll position.
  */
 export function patch(parent: Node, from: number, before: Content, after: Content): void {
   after.forEach((wanted, index) => {
@@ -29,7 +29,7 @@ export function patch(parent: Node, from: number, before: Content, after: Conten
 function change(node: ChildNode, had: Description | string, wanted: Description | string): void {
   if (typeof had === "string" && typeof wanted === "string" && node.nodeType === 3) {
     const text = node as Text;
-    // Only what is new is written, so that what is selected before it stays selected.
+    // Appending preserves a selection in the existing text.
     if (wanted.startsWith(had)) text.appendData(wanted.slice(had.length));
     else text.data = wanted;
     return;

@@ -1,11 +1,11 @@
-// Where a markdown text may be cut: into units none of which any later text can change. A line decides, never a
-// chunk, so that a text is cut in the same places however it arrives.
+// Splits a markdown text into units that later text cannot change. Decisions are made for complete lines, never for chunks,
+// so that the result does not depend on how the text arrives.
 // Pure: a state and a line in, closed units and a state out.
 
 /**
- * The smallest part of a text that is drawn by itself. `item` and `row` lie in the list or table that was begun last;
- * `first` begins a list. `loose`: the author left a blank line before this item. `code` is a part of a fence, of which
- * `source` is what it holds and `info` its language: `first` begins it, and `last` ends it.
+ * The smallest part of a text that is rendered separately. `item` and `row` belong to the last list or table; an item with
+ * `first` starts a list, and one with `loose` follows a blank line. `code` is a part of a fenced code block with content
+ * `source` and language `info`; `first` and `last` mark the first and last part.
  */
 export type Unit =
   | { kind: "flow"; source: string }
@@ -15,7 +15,7 @@ export type Unit =
   | { kind: "code"; source: string; info: string; first: boolean; last: boolean }
   | { kind: "math"; source: string };
 
-/** The unit that may still grow, with what decides where it ends. */
+/** The unit that may still grow, and the state that decides where it ends. */
 export type Open =
   | { kind: "flow"; source: string }
   | { kind: "indented"; source: string }
@@ -31,7 +31,7 @@ export interface Step {
   open: Open | null;
 }
 
-/** The types of the blocks that a text holds, blank ones left out: asked where a line alone does not tell. */
+/** Return the types of the blocks in a text. Used where a single line is ambiguous. */
 export type Types = (source: string) => string[];
 
 const FENCE = /^( {0,3})(`{3,}(?=[^`]*$)|~{3,})[ \t]*(.*?)[ \t]*$/;
@@ -41,10 +41,10 @@ const QUOTE = /^ {0,3}>/;
 const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])(?:([ \t]+)(\S.*)?)?$/;
 const PIPED = /^ {0,3}\|/;
 const DELIMITERS = /^ {0,3}\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/;
-/** Characters of code after which the lines that are there are settled: to write is to compare with what is shown. */
-const LONGEST_PART = 2000;
+/** Length of a part of a code block. Each update compares the open part, so its length bounds the cost. */
+const MAX_PART_LENGTH = 2000;
 
-/** HTML that goes on over blank lines, to its own end (CommonMark 4.6, conditions 1 to 5). */
+/** HTML blocks that continue after blank lines, and their ends (CommonMark 4.6, conditions 1 to 5). */
 const HTML: [RegExp, RegExp][] = [
   [/^ {0,3}<(?:script|pre|style|textarea)(?:[\s>]|$)/i, /<\/(?:script|pre|style|textarea)>/i],
   [/^ {0,3}<!--/, /-->/],
@@ -58,18 +58,18 @@ const MATH: [RegExp, RegExp][] = [
 ];
 
 /**
- * Take one more line, without its line feed.
+ * Add a line, without its line feed.
  *
  * @param open the unit that may still grow; null between units
  */
 export function step(open: Open | null, line: string, types: Types): Step {
   const blank = line.trim() === "";
-  if (open === null) return blank ? { closed: [], open } : begin(line);
+  if (open === null) return blank ? { closed: [], open } : start(line);
   switch (open.kind) {
     case "code": {
       if (open.close.test(line)) return { closed: [unit(open)], open: null };
       const longer = { ...open, source: `${open.source}${dedented(line, open.indent)}\n` };
-      if (longer.source.length < LONGEST_PART) return grown(longer);
+      if (longer.source.length < MAX_PART_LENGTH) return grown(longer);
       return {
         closed: [{ ...(unit(longer) as Unit & { kind: "code" }), last: false }],
         open: { ...open, first: false, source: "" },
@@ -98,18 +98,18 @@ export function step(open: Open | null, line: string, types: Types): Step {
 function stepItem(open: Open & { kind: "item" }, line: string, blank: boolean, types: Types): Step {
   if (blank) return grown({ ...append(open, line), blank: true });
   const column = columnOf(line);
-  // An item that began with nothing ends at its first blank line.
-  const hollow =
+  // An item with an empty first line ends at the first blank line.
+  const emptyItem =
     open.blank && ITEM.exec(open.source.trimEnd())?.[4] === undefined && !/\n./.test(open.source.trimEnd());
-  if (column >= open.column && !hollow) return grown({ ...append(open, line), blank: false });
+  if (column >= open.column && !emptyItem) return grown({ ...append(open, line), blank: false });
   const item = RULE.test(line) ? null : ITEM.exec(line);
   if (item) {
     const opened = openItem(line, item);
-    const goesOn = opened.mark === open.mark;
-    return { closed: [unit(open)], open: { ...opened, first: !goesOn, loose: goesOn && open.blank } };
+    const continues = opened.mark === open.mark;
+    return { closed: [unit(open)], open: { ...opened, first: !continues, loose: continues && open.blank } };
   }
   if (open.blank || interrupts(line)) return next(open, line);
-  // A line that begins nothing else carries the item's paragraph on, if there is one.
+  // A line that starts no other block continues the item's paragraph, if there is one.
   return types(`${open.source}${line}\n`).length === 1 ? grown(append(open, line)) : next(open, line);
 }
 
@@ -129,14 +129,14 @@ function stepFlow(open: Open & { kind: "flow" }, line: string, types: Types): St
   }
   if (quoted && QUOTE.test(line)) return grown(longer);
   const item = ITEM.exec(line);
-  // A number in running text may come to stand at the beginning of a line: only a 1 begins a list there.
+  // A number in a paragraph may be at the start of a line, so only 1 starts a list there (CommonMark 5.3).
   const listed = item?.[4] !== undefined && (item[2]?.length === 1 || parseInt(item[2] ?? "", 10) === 1);
   if (!listed && !interrupts(line)) return grown(longer);
   return types(open.source).at(-1) === "html" ? grown(longer) : next(open, line);
 }
 
-/** A line that is not blank, where nothing is open. */
-function begin(line: string): Step {
+/** Start a unit with a line that is not blank. */
+function start(line: string): Step {
   const source = `${line}\n`;
   if (columnOf(line) >= 4) return grown({ kind: "indented", source });
   const fence = FENCE.exec(line);
@@ -158,11 +158,11 @@ function begin(line: string): Step {
   return grown(item ? openItem(line, item) : { kind: "flow", source });
 }
 
-/** The unit that is open, as if the text ended here. */
+/** Return the open unit as if the text ended here. */
 export function unit(open: Open): Unit {
   switch (open.kind) {
     case "code": {
-      // What ends the last line before the closing one is not part of the code.
+      // The line feed before the closing fence is not part of the code.
       const { first, info } = open;
       const text = open.source.slice(0, -1);
       return { kind: "code", source: first || open.source === "" ? text : `\n${text}`, info, first, last: true };
@@ -184,10 +184,10 @@ function openItem(
   line: string,
   [, indent = "", mark = "", space = "", content]: RegExpExecArray,
 ): Open & { kind: "item" } {
-  const begins = indent.length + mark.length;
-  const width = columnOf(`${" ".repeat(begins)}${space}x`) - begins;
-  // More than four columns are code in the item, which begins one column behind the mark.
-  const column = begins + (content === undefined || width > 4 ? 1 : width);
+  const markEnd = indent.length + mark.length;
+  const width = columnOf(`${" ".repeat(markEnd)}${space}x`) - markEnd;
+  // More than four columns are indented code, whose item starts one column after the mark.
+  const column = markEnd + (content === undefined || width > 4 ? 1 : width);
   const kind = mark.length === 1 ? mark : mark.slice(-1);
   return { kind: "item", source: `${line}\n`, first: true, loose: false, mark: kind, column, blank: false };
 }
@@ -198,7 +198,7 @@ function interrupts(line: string): boolean {
 }
 
 function next(open: Open, line: string): Step {
-  const after = begin(line);
+  const after = start(line);
   return { closed: [unit(open), ...after.closed], open: after.open };
 }
 
@@ -210,7 +210,7 @@ function append<Any extends Open>(open: Any, line: string): Any {
   return { ...open, source: `${open.source}${line}\n` };
 }
 
-/** The column at which a line's text begins, tabs being stops of four. */
+/** Return the column of a line's first character, with tab stops of four. */
 function columnOf(line: string): number {
   let column = 0;
   for (const each of line) {
@@ -228,8 +228,8 @@ function dedented(line: string, indent: number): string {
 }
 
 /**
- * Whether it is only known with what comes next what the last line, without its line feed, means. It is better not shown
- * than shown as what it will not be.
+ * Whether the meaning of the last, incomplete line depends on its next characters. Such a line is hidden, because it could
+ * be rendered as the wrong block.
  */
 export function isUndecided(open: Open | null, line: string): boolean {
   if (open?.kind === "code") return /^ {0,3}(?:`+|~+)$/.test(line);

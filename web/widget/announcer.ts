@@ -1,16 +1,16 @@
-// The one place of the page where things are said aloud. In the light DOM, since VoiceOver on a phone hardly notices
-// one in a shadow root, and one only, since several talk at once.
+// The live region for screen readers. In the light DOM, because VoiceOver on iOS often ignores live regions in a shadow
+// root. One for the page, because several live regions interrupt each other.
 
-let place: HTMLElement | undefined;
+let region: HTMLElement | undefined;
 
-/** Say something, after what is being said. Nothing but words: no token, no number that ticks. */
-export function say(text: string): void {
-  if (place === undefined || !place.isConnected) {
-    place = document.createElement("tokenwire-announcer");
-    place.setAttribute("role", "status");
-    place.setAttribute("aria-live", "polite");
-    // Not `display: none`, which would not be read. Set one by one: a policy refuses a style attribute.
-    const look = {
+/** Announce a sentence after the current one. Do not pass single tokens or countdowns. */
+export function announce(text: string): void {
+  if (region === undefined || !region.isConnected) {
+    region = document.createElement("tokenwire-announcer");
+    region.setAttribute("role", "status");
+    region.setAttribute("aria-live", "polite");
+    // `display: none` would hide it from screen readers. A strict policy blocks a style attribute, but not properties.
+    const hiddenStyle = {
       position: "fixed",
       width: "1px",
       height: "1px",
@@ -19,12 +19,12 @@ export function say(text: string): void {
       whiteSpace: "nowrap",
       insetBlockStart: "0",
     };
-    Object.assign(place.style, look);
-    document.body.append(place);
+    Object.assign(region.style, hiddenStyle);
+    document.body.append(region);
   }
   const sentence = document.createElement("p");
   sentence.textContent = text;
-  place.append(sentence);
-  // What was read long ago is not to be found there by somebody who browses the page.
-  while (place.childNodes.length > 3) place.firstChild?.remove();
+  region.append(sentence);
+  // Remove old sentences, so that a user who browses the page with a screen reader does not find them.
+  while (region.childNodes.length > 3) region.firstChild?.remove();
 }

@@ -1,14 +1,14 @@
-// What is loaded later, for whoever bundles the element into something of their own.
+// Lazy chunks of the npm package, loaded by the bundler of the application.
 
-import type { Colour } from "../markdown/colours.js";
+import type { Highlighter } from "../markdown/highlight.js";
 import type { markdown } from "../markdown/markdown.js";
 
-/** The renderer of markdown. */
+/** Load the markdown renderer. */
 export async function loadMarkdown(_nonce?: string): Promise<typeof markdown> {
   return (await import("../markdown/markdown.js")).markdown;
 }
 
-/** The colours of code. */
-export async function loadColours(_nonce?: string): Promise<Colour> {
-  return (await import("../markdown/colours.js")).colour;
+/** Load the syntax highlighter. */
+export async function loadHighlighter(_nonce?: string): Promise<Highlighter> {
+  return (await import("../markdown/highlight.js")).highlight;
 }

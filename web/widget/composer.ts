@@ -1,4 +1,4 @@
-// Where a message is written, sent, and an answer stopped.
+// The form that sends a message or stops an answer.
 
 import { button, make } from "./elements.js";
 import type { Texts } from "./texts.js";
@@ -11,7 +11,7 @@ export class Composer {
   readonly #texts: Texts;
   #answering = false;
 
-  constructor(texts: Texts, act: { send: (text: string) => void; stop: () => void }) {
+  constructor(texts: Texts, actions: { send: (text: string) => void; stop: () => void }) {
     this.#texts = texts;
     this.#field = make("textarea", {
       part: "input",
@@ -22,7 +22,7 @@ export class Composer {
       enterkeyhint: "send",
       autocomplete: "off",
     });
-    this.#stop = button(texts.stop, "stop", { class: "halt", part: "stop", hidden: true }, () => act.stop());
+    this.#stop = button(texts.stop, "stop", { class: "halt", part: "stop", hidden: true }, () => actions.stop());
     this.#send = button(
       texts.send,
       "send",
@@ -35,7 +35,7 @@ export class Composer {
       if (text === "") return;
       this.#field.value = "";
       this.#changed();
-      act.send(text);
+      actions.send(text);
     };
     this.node.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -43,27 +43,27 @@ export class Composer {
     });
     this.#field.addEventListener("input", () => this.#changed());
     this.#field.addEventListener("keydown", (event) => {
-      // Enter also ends a word of Chinese or Japanese that is being composed.
+      // With an input method, Enter confirms a Chinese or Japanese word.
       if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
       event.preventDefault();
       send();
     });
   }
 
-  /** @param most characters of a message */
-  show(answering: boolean, stopping: boolean, most: number | undefined): void {
-    if (most !== undefined && this.#field.maxLength !== most) this.#field.maxLength = most;
-    // Not `disabled`, which would take the focus from who has pressed it.
+  /** @param maxLength maximum characters of a message */
+  show(answering: boolean, stopping: boolean, maxLength: number | undefined): void {
+    if (maxLength !== undefined && this.#field.maxLength !== maxLength) this.#field.maxLength = maxLength;
+    // `disabled` would remove the keyboard focus from the pressed button.
     this.#stop.ariaDisabled = String(stopping);
     if (answering === this.#answering) return;
     this.#answering = answering;
     const hadFocus = (this.node.getRootNode() as ShadowRoot).activeElement === this.#stop;
     this.#changed();
-    // The button that was pressed is gone: who uses a keyboard goes on from the field.
+    // The focused button is hidden now, so the focus moves to the field.
     if (hadFocus && !answering) this.focus();
   }
 
-  /** Put a text there to be changed, before what is there already. */
+  /** Insert a text before the current one, to be edited. */
   edit(text: string): void {
     this.#field.value = [text, this.#field.value].filter(Boolean).join("\n");
     this.#changed();
@@ -78,7 +78,7 @@ export class Composer {
     const empty = this.#field.value.trim() === "";
     this.#send.disabled = empty;
     this.#stop.hidden = !this.#answering;
-    // Another message may be sent meanwhile; it is answered in turn.
+    // Another message can be sent during an answer; it is queued.
     this.#send.hidden = this.#answering && empty;
     this.#field.placeholder = this.#texts.placeholder;
     if (CSS.supports("field-sizing", "content")) return;

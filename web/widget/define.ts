@@ -1,5 +1,5 @@
-// `import "tokenwire/chat"`: the element `<tokenwire-chat>` for a page that is bundled. The same panel as in widget.js,
-// with the client of the package and with what it loads later beside it.
+// Entry `tokenwire/chat`: the element `<tokenwire-chat>` for bundled pages. It has the same panel as widget.js, and uses
+// the client and the lazy chunks of the package.
 
 import type { Conversation } from "../client/client.js";
 import { mount, type Panel } from "./panel.js";
@@ -7,15 +7,15 @@ import { fromAttributes, type Settings } from "./settings.js";
 
 export type { Settings };
 
-/** On a server there are no elements; the module may be imported there all the same. */
+/** A substitute on a server, where the module can be imported although there are no elements. */
 const HtmlElement = globalThis.HTMLElement ?? (class {} as typeof HTMLElement);
 
 /**
- * A chat as a part of the page. Dispatches `tokenwire-conversation`, `tokenwire-message`, `tokenwire-state` and
- * `tokenwire-error`, with what it is about as `detail`.
+ * A chat inside the page. Dispatches `tokenwire-conversation`, `tokenwire-message`, `tokenwire-state` and
+ * `tokenwire-error`, with the object as `detail`.
  */
 export class TokenwireChat extends HtmlElement {
-  /** What `data-` attributes say as well, as far as they can. Read when the element is put on the page. */
+  /** Settings, which override the `data-` attributes. Read when the element is connected. */
   settings: Settings = {};
   #panel: Panel | undefined;
 
@@ -33,12 +33,12 @@ export class TokenwireChat extends HtmlElement {
     this.#panel = undefined;
   }
 
-  /** The conversation that is shown; undefined while the element is not on the page. */
+  /** The shown conversation; undefined while the element is not connected. */
   get conversation(): Conversation | undefined {
     return this.#panel?.conversation;
   }
 
-  /** Send a message as the person, and show it. */
+  /** Send a message as the user, and show it. */
   send(text: string): void {
     this.#panel?.send(text);
   }

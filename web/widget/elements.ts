@@ -1,24 +1,24 @@
-// Elements and icons, made without HTML.
+// Creates elements and icons without parsing HTML.
 
 type Child = Node | string | null;
 
-interface Traits {
+interface ElementOptions {
   class?: string;
-  /** The name by which a page styles it from outside. */
+  /** Name for `::part()`, so that a page can style it. */
   part?: string;
   text?: string;
   hidden?: boolean;
-  /** Everything else, as attributes. */
+  /** Other fields become attributes. */
   [attribute: string]: string | boolean | undefined;
 }
 
 export function make<Tag extends keyof HTMLElementTagNameMap>(
   tag: Tag,
-  traits: Traits = {},
+  options: ElementOptions = {},
   ...children: Child[]
 ): HTMLElementTagNameMap[Tag] {
   const element = document.createElement(tag);
-  const { class: names, text, hidden, ...attributes } = traits;
+  const { class: names, text, hidden, ...attributes } = options;
   if (names) element.className = names;
   if (text !== undefined) element.textContent = text;
   if (hidden) element.hidden = true;
@@ -30,14 +30,19 @@ export function make<Tag extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
-/** A real button: with a name that is read, and an icon or a text that is seen. */
-export function button(label: string, icon: Icon | null, traits: Traits, act: () => void): HTMLButtonElement {
+/** Create a button with an accessible name, and an icon or a text. */
+export function button(
+  label: string,
+  icon: Icon | null,
+  options: ElementOptions,
+  onClick: () => void,
+): HTMLButtonElement {
   const element = make(
     "button",
-    { type: "button", ...(icon && { "aria-label": label, title: label }), ...traits },
-    icon ? drawn(icon) : label,
+    { type: "button", ...(icon && { "aria-label": label, title: label }), ...options },
+    icon ? iconOf(icon) : label,
   );
-  element.addEventListener("click", act);
+  element.addEventListener("click", onClick);
   return element;
 }
 
@@ -56,19 +61,19 @@ const ICONS = {
 
 export type Icon = keyof typeof ICONS;
 
-export function drawn(icon: Icon): SVGElement {
-  const space = "http://www.w3.org/2000/svg";
-  const svg = document.createElementNS(space, "svg");
+export function iconOf(icon: Icon): SVGElement {
+  const namespace = "http://www.w3.org/2000/svg";
+  const svg = document.createElementNS(namespace, "svg");
   svg.setAttribute("viewBox", "0 0 24 24");
   svg.setAttribute("class", `icon icon-${icon}`);
   svg.setAttribute("aria-hidden", "true");
-  const path = document.createElementNS(space, "path");
+  const path = document.createElementNS(namespace, "path");
   path.setAttribute("d", ICONS[icon]);
   svg.append(path);
   return svg;
 }
 
-/** Style a root without a style element, which a strict policy would refuse. */
+/** Add a style sheet to a root. A strict policy would block a style element. */
 export function style(root: ShadowRoot, css: string): void {
   const sheet = new CSSStyleSheet();
   sheet.replaceSync(css);

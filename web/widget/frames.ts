@@ -1,45 +1,45 @@
-// At most one change of the document for each frame that is painted, and none in a tab that nobody sees.
+// Limits rendering to one update for each animation frame, and none in a hidden tab.
 
-/** The part of the time that drawing may take, so that what is drawn can also be scrolled and typed into. */
-const SHARE = 0.3;
+/** Maximum share of the time for rendering, so that scrolling and typing stay responsive. */
+const MAX_RENDER_SHARE = 0.3;
 
-/** Calls `draw` once in a next frame, however often it is asked; on a slow machine not in every one. */
+/** Coalesces requests to draw into one call of `draw` in a later animation frame. */
 export class Frames {
   readonly #draw: () => void;
-  #asked = 0;
-  /** When it may be drawn again, of `performance.now()`. */
-  #due = 0;
-  readonly #seen = () => {
-    if (document.visibilityState === "visible" && this.#asked !== 0) this.now();
+  #request = 0;
+  /** Earliest time of the next draw, as `performance.now()`. */
+  #nextDraw = 0;
+  readonly #visible = () => {
+    if (document.visibilityState === "visible" && this.#request !== 0) this.now();
   };
 
   constructor(draw: () => void) {
     this.#draw = draw;
-    // A hidden tab gets no frames: what has come meanwhile is drawn when it is looked at.
-    document.addEventListener("visibilitychange", this.#seen);
+    // A hidden tab gets no animation frames, so it is drawn when it becomes visible.
+    document.addEventListener("visibilitychange", this.#visible);
   }
 
-  /** Draw soon. */
-  ask(): void {
-    this.#asked ||= requestAnimationFrame(() => {
-      this.#asked = 0;
-      if (performance.now() < this.#due) this.ask();
+  /** Draw in a later animation frame. */
+  request(): void {
+    this.#request ||= requestAnimationFrame(() => {
+      this.#request = 0;
+      if (performance.now() < this.#nextDraw) this.request();
       else this.now();
     });
   }
 
-  /** Draw at once. */
+  /** Draw immediately. */
   now(): void {
-    cancelAnimationFrame(this.#asked);
-    this.#asked = 0;
-    const begun = performance.now();
+    cancelAnimationFrame(this.#request);
+    this.#request = 0;
+    const start = performance.now();
     this.#draw();
-    const ended = performance.now();
-    this.#due = ended + (ended - begun) * (1 / SHARE - 1);
+    const end = performance.now();
+    this.#nextDraw = end + (end - start) * (1 / MAX_RENDER_SHARE - 1);
   }
 
   end(): void {
-    cancelAnimationFrame(this.#asked);
-    document.removeEventListener("visibilitychange", this.#seen);
+    cancelAnimationFrame(this.#request);
+    document.removeEventListener("visibilitychange", this.#visible);
   }
 }

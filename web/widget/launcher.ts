@@ -1,5 +1,5 @@
-// widget.js: the button that floats, the element, and `Tokenwire` for the page. The chat itself is loaded when it is
-// opened, or about to be.
+// widget.js: the floating button, the element and the global `Tokenwire`. The panel is loaded when the chat is opened,
+// or when the pointer or the focus reaches the button.
 
 import type { Conversation } from "../client/client.js";
 import type { mount, Panel } from "./panel.js";
@@ -7,26 +7,26 @@ import { fromAttributes, type Settings } from "./settings.js";
 import { LAUNCHER_STYLES } from "./styles.js";
 import { type Chunk, load } from "./verified.js";
 
-/** Put in when it is built. */
+/** Defined by build.js. */
 declare const PANEL: Chunk;
 
-/** What a page can listen to, with `on`. */
+/** Events that a page can subscribe to with `on`. */
 export type EventName = "ready" | "open" | "close" | "conversation" | "message" | "unread" | "state" | "error";
 
 type Listener = (detail: unknown) => void;
 
-/** One chat of the page. */
+/** A floating chat of the page. */
 export interface Chat {
   open(): void;
   close(): void;
   toggle(): void;
-  /** Send a message as the person, and show it. */
+  /** Send a message as the user, and show it. */
   send(text: string): void;
-  /** Be told of something. Returns what ends it. */
+  /** Call `listener` for each event. Returns a function that unsubscribes. */
   on(name: EventName, listener: Listener): () => void;
-  /** The conversation, once the chat is loaded. */
+  /** The conversation; undefined until the panel is loaded. */
   readonly conversation: Conversation | undefined;
-  /** Take it off the page. */
+  /** Remove the chat from the page. */
   remove(): void;
 }
 
@@ -39,7 +39,7 @@ let loading: Promise<{ mount: typeof mount }> | undefined;
 
 function loadPanel(): Promise<{ mount: typeof mount }> {
   loading ??= load<{ mount: typeof mount }>(PANEL, folder, nonce).catch((error: unknown) => {
-    // The network may be back at the next click.
+    // The next click tries again.
     loading = undefined;
     throw error;
   });
@@ -50,22 +50,22 @@ function withDefaults(settings: Settings): Settings {
   return { url: gateway, ...(nonce && { nonce }), ...settings };
 }
 
-/** The names under which this browser remembers that the chat was used, and this tab that it is open. */
+/** Storage names: the chat was used in this browser, and is open in this tab. */
 const USED = `tokenwire used ${gateway}`;
 const OPEN = `tokenwire open ${gateway}`;
 
-/** Whether a name is kept; or keep it, or no longer. A browser that keeps nothing opens the chat closed. */
-function kept(storage: "localStorage" | "sessionStorage", name: string, keep?: boolean): boolean {
+/** Return whether a flag is set, after setting or removing it. Without storage every flag is unset. */
+function flag(storage: "localStorage" | "sessionStorage", name: string, set?: boolean): boolean {
   try {
-    if (keep) window[storage].setItem(name, "1");
-    else if (keep === false) window[storage].removeItem(name);
+    if (set) window[storage].setItem(name, "1");
+    else if (set === false) window[storage].removeItem(name);
     return window[storage].getItem(name) !== null;
   } catch {
     return false;
   }
 }
 
-class Floating implements Chat {
+class FloatingChat implements Chat {
   readonly #host = document.createElement("tokenwire-widget");
   readonly #button = document.createElement("button");
   readonly #badge = document.createElement("span");
@@ -96,14 +96,14 @@ class Floating implements Chat {
     this.#badge.hidden = true;
     this.#draw();
     button.onclick = () => this.toggle();
-    // By the time that it is pressed it is there.
+    // The panel is loaded before the click.
     button.onpointerenter = button.onfocus = () => void loadPanel().catch(() => undefined);
     root.append(button);
     document.body.append(this.#host);
 
-    if (settings.open || kept("sessionStorage", OPEN + this.#name)) this.open();
-    // Who has used it before is told of answers that came meanwhile.
-    else if (kept("localStorage", USED)) (window.requestIdleCallback ?? setTimeout)(() => void this.#mount());
+    if (settings.open || flag("sessionStorage", OPEN + this.#name)) this.open();
+    // A returning user sees the number of unread answers.
+    else if (flag("localStorage", USED)) (window.requestIdleCallback ?? setTimeout)(() => void this.#mount());
   }
 
   get conversation(): Conversation | undefined {
@@ -114,12 +114,12 @@ class Floating implements Chat {
     if (this.#open) return;
     this.#open = true;
     this.#draw();
-    kept("localStorage", USED, true);
-    kept("sessionStorage", OPEN + this.#name, true);
+    flag("localStorage", USED, true);
+    flag("sessionStorage", OPEN + this.#name, true);
     void this.#mount().then((panel) => {
       if (!this.#open) return;
       panel?.open();
-      this.#tell("open");
+      this.#emit("open");
     });
   }
 
@@ -127,10 +127,10 @@ class Floating implements Chat {
     if (!this.#open) return;
     this.#open = false;
     this.#draw();
-    kept("sessionStorage", OPEN + this.#name, false);
+    flag("sessionStorage", OPEN + this.#name, false);
     this.#panel?.close();
     this.#button.focus();
-    this.#tell("close");
+    this.#emit("close");
   }
 
   toggle(): void {
@@ -156,13 +156,13 @@ class Floating implements Chat {
   async #mount(): Promise<Panel | undefined> {
     try {
       this.#mounting ??= loadPanel().then(({ mount }) => {
-        const holder = {
+        const host = {
           close: () => this.close(),
           unread: (count: number) => this.#unread(count),
-          event: (name: EventName, detail: unknown) => this.#tell(name, detail),
+          event: (name: EventName, detail: unknown) => this.#emit(name, detail),
         };
-        this.#panel = mount(this.#host.shadowRoot as ShadowRoot, this.#settings, holder, true);
-        this.#tell("ready");
+        this.#panel = mount(this.#host.shadowRoot as ShadowRoot, this.#settings, host, true);
+        this.#emit("ready");
         return this.#panel;
       });
       return await this.#mounting;
@@ -171,7 +171,7 @@ class Floating implements Chat {
       this.#open = false;
       this.#draw();
       console.error("Tokenwire: the chat could not be loaded.", error);
-      this.#tell("error", error);
+      this.#emit("error", error);
       return undefined;
     }
   }
@@ -180,7 +180,7 @@ class Floating implements Chat {
     this.#badge.hidden = count === 0;
     this.#badge.textContent = count > 99 ? "99+" : String(count);
     this.#draw();
-    this.#tell("unread", count);
+    this.#emit("unread", count);
   }
 
   #draw(): void {
@@ -194,22 +194,22 @@ class Floating implements Chat {
     );
   }
 
-  #tell(name: EventName, detail?: unknown): void {
+  #emit(name: EventName, detail?: unknown): void {
     for (const listener of [...(this.#listeners.get(name) ?? [])]) listener(detail);
   }
 }
 
 function icon(path: string): SVGElement {
-  const space = "http://www.w3.org/2000/svg";
-  const svg = document.createElementNS(space, "svg");
+  const namespace = "http://www.w3.org/2000/svg";
+  const svg = document.createElementNS(namespace, "svg");
   svg.setAttribute("viewBox", "0 0 24 24");
   svg.setAttribute("aria-hidden", "true");
-  svg.appendChild(document.createElementNS(space, "path")).setAttribute("d", path);
+  svg.appendChild(document.createElementNS(namespace, "path")).setAttribute("d", path);
   return svg;
 }
 
-/** `<tokenwire-chat>`: the chat as a part of the page. Its attributes are those of the script tag. */
-class Inline extends HTMLElement {
+/** `<tokenwire-chat>`: a chat inside the page, with the attributes of the script tag. */
+class InlineChat extends HTMLElement {
   #panel: Panel | undefined;
 
   connectedCallback(): void {
@@ -219,10 +219,10 @@ class Inline extends HTMLElement {
       ({ mount }) => {
         if (!this.isConnected || this.#panel) return;
         const root = this.shadowRoot ?? this.attachShadow({ mode: "open" });
-        const tell = (name: EventName, detail?: unknown) =>
+        const emit = (name: EventName, detail?: unknown) =>
           this.dispatchEvent(new CustomEvent(`tokenwire-${name}`, { detail }));
-        this.#panel = mount(root, settings, { event: tell }, false);
-        tell("ready");
+        this.#panel = mount(root, settings, { event: emit }, false);
+        emit("ready");
       },
       (error: unknown) => console.error("Tokenwire: the chat could not be loaded.", error),
     );
@@ -236,10 +236,10 @@ class Inline extends HTMLElement {
 
 type Call = [name: "init" | "open" | "close" | "toggle" | "send" | "on", ...values: unknown[]];
 
-/** What a page calls. It speaks to the first chat that floats; `init` makes another one and returns it. */
+/** The global `Tokenwire`. It controls the first floating chat; `init` creates and returns another. */
 const api = {
   init(settings: Settings = {}): Chat {
-    const chat = new Floating(settings);
+    const chat = new FloatingChat(settings);
     chats.push(chat);
     return chat;
   },
@@ -248,7 +248,7 @@ const api = {
   toggle: () => chats[0]?.toggle(),
   send: (text: string) => chats[0]?.send(text),
   on: (name: EventName, listener: Listener) => chats[0]?.on(name, listener),
-  /** What a page has called before this was loaded: `(window.Tokenwire ||= []).push(["open"])`. */
+  /** Calls from before the script was loaded: `(window.Tokenwire ||= []).push(["open"])`. */
   push([name, ...values]: Call): void {
     (api[name] as (...values: unknown[]) => unknown)(...values);
   },
@@ -256,21 +256,21 @@ const api = {
 
 const chats: Chat[] = [];
 
-function begin(): void {
+function start(): void {
   const page = window as unknown as { Tokenwire?: typeof api | Call[] };
   const before = page.Tokenwire;
-  // A second script tag makes a second chat, with the code that is there.
-  const there = before !== undefined && !Array.isArray(before) ? before : api;
-  page.Tokenwire = there;
-  if (there === api && !customElements.get("tokenwire-chat")) customElements.define("tokenwire-chat", Inline);
+  // A second script tag uses the API of the first, and creates a second chat.
+  const target = before !== undefined && !Array.isArray(before) ? before : api;
+  page.Tokenwire = target;
+  if (target === api && !customElements.get("tokenwire-chat")) customElements.define("tokenwire-chat", InlineChat);
   const data = script?.dataset ?? {};
-  // The tag makes a chat that floats, unless the page makes its own.
+  // The tag creates a floating chat, unless the page has an element or `data-manual`.
   if (data["manual"] === undefined && !document.querySelector("tokenwire-chat")) {
     const settings = fromAttributes(data);
-    there.init(there === api ? settings : { url: gateway, ...settings });
+    target.init(target === api ? settings : { url: gateway, ...settings });
   }
   if (Array.isArray(before)) for (const call of before) api.push(call);
 }
 
-if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
-else begin();
+if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
+else start();

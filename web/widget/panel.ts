@@ -1,76 +1,76 @@
-// The chat in a shadow root: head, line, messages, composer. It draws what a conversation is, and does what is pressed.
+// The panel of a chat in a shadow root: header, connection status, messages and composer.
 
 import { type AssistantMessage, type Client, type Conversation, connect } from "../client/client.js";
 import { lite } from "../markdown/lite.js";
-import type { markdown as full, Markdown } from "../markdown/markdown.js";
-import { say } from "./announcer.js";
-import { loadColours, loadMarkdown } from "./chunks.js";
+import type { Markdown, markdown as renderMarkdown } from "../markdown/markdown.js";
+import { announce } from "./announcer.js";
+import { loadHighlighter, loadMarkdown } from "./chunks.js";
 import { Composer } from "./composer.js";
 import { button, make, style } from "./elements.js";
 import { Frames } from "./frames.js";
-import type { Surroundings } from "./message_views.js";
+import type { ViewContext } from "./message_views.js";
 import type { Settings } from "./settings.js";
 import { type Ending, Speech } from "./speech.js";
+import { connectionStatus } from "./status.js";
 import { PANEL_STYLES } from "./styles.js";
 import { filled, TEXTS, type Texts } from "./texts.js";
 import { TranscriptView } from "./transcript_view.js";
-import { ofLine } from "./words.js";
 
-/** What whoever holds the panel is told. */
-export interface Holder {
-  /** Answers that ended while nobody saw them. */
+/** Callbacks of the element that contains the panel. */
+export interface PanelHost {
+  /** The number of unread answers changed. */
   unread?(count: number): void;
-  /** The person wants it gone, with a key or its button. Absent: it cannot be closed. */
+  /** The user pressed the close button or Escape. If absent, the panel has no close button. */
   close?(): void;
-  /** `conversation` that is shown now, `message` of every message that is settled, `state` of the line, `error` of what was refused. */
+  /** `conversation`: the shown one; `message`: each settled message; `state`: the connection's; `error`: a refusal. */
   event?(name: "conversation" | "message" | "state" | "error", detail: unknown): void;
 }
 
-/** Milliseconds for which the line may be down before it is said aloud. */
-const PATIENCE = 1500;
+/** Duration of a disconnect before it is announced. */
+const ANNOUNCE_LOSS_MS = 1500;
 
 const NARROW = "(max-width: 30rem)";
 
-/** A chat that is on the page. */
-export class Panel implements Surroundings {
+/** A chat on the page. */
+export class Panel implements ViewContext {
   readonly texts: Texts;
   readonly debug: boolean;
   live = false;
-  asked: number | null = null;
+  sentAt: number | null = null;
 
   readonly #root: ShadowRoot;
   readonly #settings: Settings;
-  readonly #holder: Holder;
+  readonly #host: PanelHost;
   readonly #client: Client;
   readonly #frames = new Frames(() => this.#draw());
   readonly #ending = new AbortController();
   readonly #panel: HTMLElement;
   readonly #dot = make("span", { class: "dot" });
-  readonly #line = make("p", { class: "line", part: "line", hidden: true });
-  readonly #lineWords = make("span");
+  readonly #connection = make("p", { class: "connection", part: "connection line", hidden: true });
+  readonly #connectionText = make("span");
   readonly #tryNow: HTMLButtonElement;
   readonly #toEnd: HTMLButtonElement;
   readonly #composer: Composer;
   #transcript: TranscriptView;
   #conversation!: Conversation;
   #unsubscribe: () => void = () => undefined;
-  #markdown: typeof full | null = null;
+  #markdown: typeof renderMarkdown | null = null;
   #ticker: ReturnType<typeof setInterval> | undefined;
   #visible: boolean;
   #unread = 0;
-  /** Answers whose end was seen, or came before this page. Null until the conversation is known. */
+  /** Read answers, including those from before this page load. Null until the content is known. */
   #seen: Set<string> | null = null;
-  #told: Set<string> | null = null;
+  #reported: Set<string> | null = null;
   #speech: { response: string; speech: Speech; revision: number } | null = null;
-  #lost: number | null = null;
-  #saidLost = false;
+  #lostAt: number | null = null;
+  #lossAnnounced = false;
   #state = "";
 
-  /** @param floating whether it stands over the page, as a dialog that opens and closes */
-  constructor(root: ShadowRoot, settings: Settings, holder: Holder, floating: boolean) {
+  /** @param floating whether the panel is a dialog over the page, which opens and closes */
+  constructor(root: ShadowRoot, settings: Settings, host: PanelHost, floating: boolean) {
     this.#root = root;
     this.#settings = settings;
-    this.#holder = holder;
+    this.#host = host;
     this.#visible = !floating;
     this.texts = { ...TEXTS, ...settings.texts, ...(settings.title && { title: settings.title }) };
     this.debug = settings.debug ?? false;
@@ -80,7 +80,7 @@ export class Panel implements Surroundings {
     const { client, url = location.origin, token, getToken, view = false } = settings;
     this.#client = client ?? connect({ url, token, getToken, program: "widget" });
     this.#tryNow = button(texts.tryNow, null, { class: "pill" }, () => this.#client.reconnect());
-    this.#line.append(this.#lineWords, this.#tryNow);
+    this.#connection.append(this.#connectionText, this.#tryNow);
     this.#toEnd = button(texts.toEnd, "down", { class: "to-end", part: "to-end", hidden: true }, () =>
       this.#transcript.toEnd(),
     );
@@ -100,11 +100,8 @@ export class Panel implements Surroundings {
       { class: "tool", part: "new-chat", hidden: settings.conversation !== undefined },
       () => this.newChat(),
     );
-    const close = button(
-      texts.close,
-      "close",
-      { class: "tool", part: "close", hidden: holder.close === undefined },
-      () => holder.close?.(),
+    const close = button(texts.close, "close", { class: "tool", part: "close", hidden: host.close === undefined }, () =>
+      host.close?.(),
     );
     this.#panel = make(
       "section",
@@ -119,15 +116,15 @@ export class Panel implements Surroundings {
         hidden: floating,
       },
       make("header", { part: "header", hidden: view }, mark, heading, fresh, close),
-      this.#line,
+      this.#connection,
       this.#transcript.node,
       make("footer", { part: "footer", hidden: view }, this.#toEnd, this.#composer.node),
     );
     this.#panel.addEventListener("keydown", (event) => this.#key(event));
-    // Before the launcher, so that one goes from the composer to what closes it.
+    // Before the launcher, so that Tab moves from the composer to the button that closes the panel.
     root.prepend(this.#panel);
     if (floating) this.#followViewport();
-    this.#follow(this.#client.conversation(settings.conversation));
+    this.#show(this.#client.conversation(settings.conversation));
     if (this.#visible) this.#load();
   }
 
@@ -135,7 +132,7 @@ export class Panel implements Surroundings {
     return this.#conversation;
   }
 
-  /** Show it, and go where one writes. */
+  /** Show the panel and focus the composer. */
   open(): void {
     if (this.#visible) return;
     this.#visible = true;
@@ -153,31 +150,31 @@ export class Panel implements Surroundings {
     this.#panel.hidden = true;
   }
 
-  /** Go where one writes; on a phone not quite, where that would open the keyboard over what one came to read. */
+  /** Focus the composer; on a touch screen only the panel, because the keyboard would cover the messages. */
   focus(): void {
     if (matchMedia("(pointer: coarse)").matches) this.#panel.focus({ preventScroll: true });
     else this.#composer.focus();
   }
 
   send(text: string): void {
-    this.asked = performance.now();
+    this.sentAt = performance.now();
     const { model, instructions } = this.#settings;
     const sent = this.#conversation.send(text, { ...(model && { model }), ...(instructions && { instructions }) });
-    sent.catch((error: unknown) => this.#holder.event?.("error", error));
+    sent.catch((error: unknown) => this.#host.event?.("error", error));
     this.#transcript.toEnd();
   }
 
-  /** Begin another conversation; what runs in this one goes on. */
+  /** Start another conversation. Open answers of this one continue. */
   newChat(): void {
-    this.#follow(this.#client.newConversation());
+    this.#show(this.#client.newConversation());
     this.focus();
   }
 
   retry(response: string, mode: "restart" | "continue"): void {
-    this.asked = performance.now();
+    this.sentAt = performance.now();
     this.#transcript.toEnd();
-    this.#conversation.retry(response, mode).catch((error: unknown) => this.#holder.event?.("error", error));
-    // The button that was pressed goes with its answer.
+    this.#conversation.retry(response, mode).catch((error: unknown) => this.#host.event?.("error", error));
+    // The pressed button is removed together with its answer.
     this.focus();
   }
 
@@ -196,25 +193,25 @@ export class Panel implements Surroundings {
     } catch {
       return false;
     }
-    say(this.texts.copied);
+    announce(this.texts.copied);
     return true;
   }
 
   readonly render = (parent: HTMLElement): Markdown => {
     if (this.#markdown === null) return lite(parent);
     const { images } = this.#settings;
-    const colours = () => loadColours(this.#settings.nonce);
-    const copied = () => say(this.texts.copied);
+    const highlighter = () => loadHighlighter(this.#settings.nonce);
+    const copied = () => announce(this.texts.copied);
     const { copy, code, table, showImage, done, todo: open } = this.texts;
     return this.#markdown(parent, {
       texts: { copy, code, table, showImage, done, open },
-      colours,
+      highlighter,
       copied,
       ...(images && { images }),
     });
   };
 
-  /** Take it off the page. */
+  /** Remove the panel from the page. */
   remove(): void {
     this.#unsubscribe();
     this.#ending.abort();
@@ -247,10 +244,10 @@ export class Panel implements Surroundings {
     });
   }
 
-  #follow(conversation: Conversation): void {
+  #show(conversation: Conversation): void {
     this.#unsubscribe();
     this.#conversation = conversation;
-    this.#seen = this.#told = this.#speech = null;
+    this.#seen = this.#reported = this.#speech = null;
     const { node } = this.#transcript;
     if (node.isConnected) {
       this.#transcript.end();
@@ -258,42 +255,42 @@ export class Panel implements Surroundings {
       node.replaceWith(this.#transcript.node);
     }
     this.#unsubscribe = conversation.subscribe(() => this.#changed());
-    this.#holder.event?.("conversation", conversation);
+    this.#host.event?.("conversation", conversation);
     this.#changed();
   }
 
-  /** The renderer is fetched when it is first needed; until then texts stand as they were written. */
+  /** Load the markdown renderer. Until then, texts are shown unformatted. */
   #load(): void {
     if (this.#markdown !== null) return;
     loadMarkdown(this.#settings.nonce).then(
       (markdown) => {
         this.#markdown = markdown;
-        this.#transcript.renderAnew();
+        this.#transcript.rerender();
       },
-      (error: unknown) => this.#holder.event?.("error", error),
+      (error: unknown) => this.#host.event?.("error", error),
     );
   }
 
-  /** Something is different. What others are told is told also when nobody looks. */
+  /** Handle a change of the conversation. Events are emitted for a hidden panel too. */
   #changed(): void {
     const { known, messages, state } = this.#conversation;
     if (known) {
       const settled = messages.filter((message) =>
         message.role === "user" ? message.state === "sent" : message.state === "ended",
       );
-      const told = this.#told;
-      this.#told = new Set(settled.map(({ role, id }) => role + id));
-      if (told !== null)
+      const reported = this.#reported;
+      this.#reported = new Set(settled.map(({ role, id }) => role + id));
+      if (reported !== null)
         for (const message of settled)
-          if (!told.has(message.role + message.id)) this.#holder.event?.("message", message);
+          if (!reported.has(message.role + message.id)) this.#host.event?.("message", message);
       this.#count();
     }
-    if (state.name !== this.#state) this.#holder.event?.("state", state);
+    if (state.name !== this.#state) this.#host.event?.("state", state);
     this.#state = state.name;
-    this.#frames.ask();
+    this.#frames.request();
   }
 
-  /** Count the answers that have ended and that nobody has seen. */
+  /** Count the ended answers that were not visible yet. */
   #count(): void {
     const ended = this.#conversation.messages
       .filter((message) => message.role === "assistant" && message.state === "ended")
@@ -302,72 +299,72 @@ export class Panel implements Surroundings {
     const seen = this.#seen;
     const unread = ended.filter((id) => !seen.has(id)).length;
     if (unread === this.#unread) return;
-    if (unread > this.#unread) this.#say(filled(this.texts.unread, { count: unread }));
+    if (unread > this.#unread) this.#announce(filled(this.texts.unread, { count: unread }));
     this.#unread = unread;
-    this.#holder.unread?.(unread);
+    this.#host.unread?.(unread);
   }
 
   #draw(): void {
     const { state, fault, messages, known, more, answering } = this.#conversation;
     this.live = ["live", "behind", "resumed"].includes(state.name);
-    this.#speakOfLine();
+    this.#announceConnection();
     this.#tick(messages.some((message) => message.role === "assistant" && message.state === "waiting"));
     if (!this.#visible) return;
 
-    const words = ofLine(state, fault, Date.now(), this.texts);
-    this.#line.hidden = words === null;
-    this.#lineWords.textContent = words?.text ?? "";
-    this.#line.dataset["tone"] = words?.tone ?? "calm";
-    this.#line.classList.toggle("busy", words?.busy ?? false);
-    this.#line.classList.toggle("soon", state.name === "connecting" || state.name === "behind");
+    const status = connectionStatus(state, fault, Date.now(), this.texts);
+    this.#connection.hidden = status === null;
+    this.#connectionText.textContent = status?.text ?? "";
+    this.#connection.dataset["tone"] = status?.tone ?? "calm";
+    this.#connection.classList.toggle("busy", status?.busy ?? false);
+    this.#connection.classList.toggle("soon", state.name === "connecting" || state.name === "behind");
     this.#tryNow.hidden = !["reconnecting", "offline", "closed"].includes(state.name);
-    this.#dot.dataset["tone"] = words === null || this.live ? "good" : words.tone;
+    this.#dot.dataset["tone"] = status === null || this.live ? "good" : status.tone;
     this.#panel.classList.toggle("busy", answering !== undefined);
 
     this.#transcript.show(messages, known, more, answering !== undefined);
     this.#composer.show(answering !== undefined, answering?.stopping ?? false, this.#client.limits.text);
-    this.#speakOf(messages.findLast((message) => message.role === "assistant"));
+    this.#announceAnswer(messages.findLast((message) => message.role === "assistant"));
   }
 
-  /** Draw again by itself while something counts down. */
+  /** Draw regularly during a countdown. */
   #tick(waiting: boolean): void {
-    const counts = waiting || ["reconnecting", "offline"].includes(this.#conversation.state.name);
-    if (counts && this.#ticker === undefined) this.#ticker = setInterval(() => this.#frames.ask(), 500);
-    if (counts) return;
+    const counting = waiting || ["reconnecting", "offline"].includes(this.#conversation.state.name);
+    if (counting && this.#ticker === undefined) this.#ticker = setInterval(() => this.#frames.request(), 500);
+    if (counting) return;
     clearInterval(this.#ticker);
     this.#ticker = undefined;
   }
 
-  #say(text: string): void {
-    if (!this.#settings.view) say(text);
+  #announce(text: string): void {
+    if (!this.#settings.view) announce(text);
   }
 
-  #speakOfLine(): void {
+  #announceConnection(): void {
     const { name } = this.#conversation.state;
     if (name === "reconnecting" || name === "offline") {
-      this.#lost ??= Date.now();
-      if (!this.#saidLost && Date.now() - this.#lost >= PATIENCE) {
-        this.#saidLost = true;
-        this.#say(this.texts.saidLost);
+      this.#lostAt ??= Date.now();
+      if (!this.#lossAnnounced && Date.now() - this.#lostAt >= ANNOUNCE_LOSS_MS) {
+        this.#lossAnnounced = true;
+        this.#announce(this.texts.saidLost);
       }
     } else if (this.live) {
-      if (this.#saidLost) this.#say(this.texts.saidBack);
-      this.#lost = null;
-      this.#saidLost = false;
+      if (this.#lossAnnounced) this.#announce(this.texts.saidBack);
+      this.#lostAt = null;
+      this.#lossAnnounced = false;
     }
   }
 
-  #speakOf(message: AssistantMessage | undefined): void {
+  #announceAnswer(message: AssistantMessage | undefined): void {
     if (message === undefined) return;
     const now = performance.now();
     if (this.#speech?.response !== message.id) {
-      // One that had ended before it was seen is there to be read.
+      // An answer that ended before this page load is not announced.
       if (message.state === "ended") return;
       this.#speech = { response: message.id, speech: new Speech(this.texts, now), revision: message.revision };
-      this.#say(this.#speech.speech.begin());
+      this.#announce(this.#speech.speech.start());
     }
     const { speech } = this.#speech;
-    if (this.#speech.revision !== message.revision) speech.again();
+    if (this.#speech.revision !== message.revision) speech.restart();
     this.#speech.revision = message.revision;
     const ending: Ending =
       message.reason === "failed"
@@ -375,19 +372,19 @@ export class Panel implements Surroundings {
         : message.reason === "stopped" || message.reason === "guarded"
           ? "stopped"
           : "complete";
-    const words = message.state === "ended" ? speech.end(message.text, ending) : speech.more(message.text, now);
-    if (words !== null) this.#say(words);
+    const status = message.state === "ended" ? speech.end(message.text, ending) : speech.more(message.text, now);
+    if (status !== null) this.#announce(status);
   }
 
   #key(event: KeyboardEvent): void {
     if (event.isComposing) return;
-    if (event.key === "Escape" && this.#holder.close !== undefined) {
+    if (event.key === "Escape" && this.#host.close !== undefined) {
       event.stopPropagation();
-      this.#holder.close();
+      this.#host.close();
     } else if (event.key === "Tab" && this.#panel.getAttribute("aria-modal") === "true") this.#keepFocus(event);
   }
 
-  /** Where the chat is all that one sees, Tab stays in it. */
+  /** Keep Tab inside the panel while it covers the whole page. */
   #keepFocus(event: KeyboardEvent): void {
     const all = [...this.#panel.querySelectorAll<HTMLElement>("button, a[href], textarea, summary, [tabindex='0']")];
     const reachable = all.filter((element) => !element.matches(":disabled") && element.checkVisibility());
@@ -399,7 +396,7 @@ export class Panel implements Surroundings {
     (event.shiftKey ? last : first)?.focus();
   }
 
-  /** A phone's keyboard covers the page; what is left of it is the visual viewport. */
+  /** Fit the panel into the visual viewport, which an on-screen keyboard shrinks. */
   #followViewport(): void {
     const viewport = window.visualViewport;
     if (!viewport) return;
@@ -415,7 +412,7 @@ export class Panel implements Surroundings {
   }
 }
 
-/** Put a chat into a shadow root. */
-export function mount(root: ShadowRoot, settings: Settings, holder: Holder, floating: boolean): Panel {
-  return new Panel(root, settings, holder, floating);
+/** Create a panel in a shadow root. */
+export function mount(root: ShadowRoot, settings: Settings, host: PanelHost, floating: boolean): Panel {
+  return new Panel(root, settings, host, floating);
 }

@@ -1,46 +1,45 @@
-// What a page says about its chat: in the script tag, on the element, or to `Tokenwire.init`.
-// Pure.
+// Settings of a chat: from the script tag, the element, or `Tokenwire.init`. Pure.
 
 import type { Client } from "../client/client.js";
 import type { Texts } from "./texts.js";
 
 export interface Settings {
-  /** A client of the page's own, instead of one for `url` and the token. */
+  /** An existing client, instead of one for `url` and the token. */
   client?: Client;
-  /** The gateway. Where the script was loaded from, unless told. */
+  /** Address of the gateway. Default: the origin of the script. */
   url?: string;
-  /** The conversation; without one, the one that this browser had last, or a new one. */
+  /** Id of the conversation. Default: the last one of this browser, or a new one. */
   conversation?: string;
   token?: string;
-  /** Brings a fresh token; see the client. */
+  /** Returns a fresh token; see `Options` of the client. */
   getToken?: () => string | null | Promise<string | null>;
   title?: string;
-  /** `auto` is what the reader's system is. */
+  /** `auto` follows the user's system. */
   theme?: "auto" | "light" | "dark";
   dir?: "ltr" | "rtl";
   lang?: string;
-  /** At which side of the page the launcher stands, as one reads. */
+  /** Side of the page with the launcher, in reading direction. */
   position?: "end" | "start";
-  /** What may be asked with a click, while nothing was said yet. */
+  /** Questions to send with a click in an empty conversation. */
   prompts?: readonly string[];
-  /** Origins from which images in answers are loaded at once. */
+  /** Origins whose images in answers load without a click. */
   images?: readonly string[];
-  /** Words in another language, or other words. */
+  /** Replacements of visible texts, such as translations. */
   texts?: Partial<Texts>;
-  /** An alias of a model, and what it is told before each answer. */
+  /** Alias of the model, and its instructions. */
   model?: string;
   instructions?: string;
-  /** Only shows the conversation, and says nothing aloud: no head, nowhere to write. */
+  /** Show only the messages: no header, no composer, no announcements. */
   view?: boolean;
-  /** Shows the time to the first token, and what else a developer wants to see. */
+  /** Show debug information, such as the time to the first token. */
   debug?: boolean;
-  /** Whether a floating chat is open from the beginning. */
+  /** Open a floating chat initially. */
   open?: boolean;
-  /** For the chunks, under a policy that asks for one. */
+  /** Nonce for the chunks, if the content security policy requires one. */
   nonce?: string;
 }
 
-/** The settings in `data-` attributes. What is not understood is left out. */
+/** Return the settings of `data-` attributes. Invalid values are ignored. */
 export function fromAttributes(data: Readonly<Record<string, string | undefined>>): Settings {
   const settings: Settings = {};
   for (const name of ["url", "conversation", "token", "title", "lang", "model", "instructions"] as const) {

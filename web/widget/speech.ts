@@ -1,31 +1,30 @@
-// What is said aloud of an answer that is being written: that it begins, whole sentences every few seconds, and that it
-// ended. Word by word nobody could listen to it.
+// Screen reader announcements of a streaming answer: its start, complete sentences every few seconds, and its end.
 // Pure: texts and times in, sentences out.
 
 import type { Texts } from "./texts.js";
 
-/** Milliseconds between two pieces: as long as it takes to say one. */
-const PAUSE = 4000;
+/** Time between two announcements: about the duration of one. */
+const INTERVAL_MS = 4000;
 
-/** Milliseconds after which it is looked for a whole sentence again. */
-const LOOK = 500;
+/** Time between two searches for a complete sentence. */
+const SEARCH_INTERVAL_MS = 500;
 
-/** The most characters of one piece; a screen reader cannot be made to skip. */
-const LONGEST = 400;
+/** Maximum characters of one announcement, because it cannot be cancelled. */
+const MAX_LENGTH = 400;
 
 const SENTENCE = /[.!?:;。！？…][)"'”’»]*(?=\s|$)|[。！？]|\n/g;
 
-/** How an answer ended, as far as is said. */
+/** How an answer ended. */
 export type Ending = "complete" | "stopped" | "failed";
 
-/** What is said of one answer. */
+/** Announcements of one answer. */
 export class Speech {
   readonly #texts: Texts;
-  /** Of the text without its marks. */
-  #said = 0;
+  /** Announced characters of the spoken text. */
+  #announced = 0;
   #last: number;
-  #looked = 0;
-  #over = false;
+  #searched = 0;
+  #ended = false;
 
   /** @param now milliseconds of any clock */
   constructor(texts: Texts, now: number) {
@@ -33,48 +32,51 @@ export class Speech {
     this.#last = now;
   }
 
-  /** What to say when it begins. */
-  begin(): string {
+  /** Return the announcement of the start. */
+  start(): string {
     return this.#texts.saidStart;
   }
 
-  /** The sentences that are whole, if it is time to say some; null if not. @param text all of the answer, as markdown */
+  /** Return the next complete sentences; null if it is too early. @param text the whole answer, as markdown */
   more(text: string, now: number): string | null {
-    if (this.#over || now - this.#last < PAUSE || now - this.#looked < LOOK) return null;
-    this.#looked = now;
+    if (this.#ended || now - this.#last < INTERVAL_MS || now - this.#searched < SEARCH_INTERVAL_MS) return null;
+    this.#searched = now;
     const plain = spoken(text, this.#texts.saidCode);
-    const rest = plain.slice(this.#said, this.#said + LONGEST);
+    const rest = plain.slice(this.#announced, this.#announced + MAX_LENGTH);
     const ends = [...rest.matchAll(SENTENCE)].map(({ index, 0: mark }) => index + mark.length);
-    // The very last mark may be in the middle of a number or a word.
-    const whole =
-      ends.filter((end) => this.#said + end < plain.length).at(-1) ??
-      (rest.length === LONGEST ? rest.lastIndexOf(" ") : 0);
-    if (whole <= 0) return null;
-    this.#said += whole;
+    // A mark at the very end may be inside a number or a word.
+    const length =
+      ends.filter((end) => this.#announced + end < plain.length).at(-1) ??
+      (rest.length === MAX_LENGTH ? rest.lastIndexOf(" ") : 0);
+    if (length <= 0) return null;
+    this.#announced += length;
     this.#last = now;
-    return rest.slice(0, whole).trim() || null;
+    return rest.slice(0, length).trim() || null;
   }
 
-  /** What is left, and that it ended. Null the second time. */
+  /** Return the rest and the announcement of the end; null the second time. */
   end(text: string, how: Ending): string | null {
-    if (this.#over) return null;
-    this.#over = true;
+    if (this.#ended) return null;
+    this.#ended = true;
     const rest = spoken(text, this.#texts.saidCode)
-      .slice(this.#said, this.#said + 4 * LONGEST)
+      .slice(this.#announced, this.#announced + 4 * MAX_LENGTH)
       .trim();
     const { saidEnd, saidStopped, saidFailed } = this.#texts;
-    const said = { complete: saidEnd, stopped: saidStopped, failed: saidFailed }[how];
-    return rest === "" ? said : `${rest} ${said}`;
+    const ending = { complete: saidEnd, stopped: saidStopped, failed: saidFailed }[how];
+    return rest === "" ? ending : `${rest} ${ending}`;
   }
 
-  /** Another text has taken the place of this one. */
-  again(): void {
-    this.#said = 0;
-    this.#over = false;
+  /** Restart, after the text was replaced. */
+  restart(): void {
+    this.#announced = 0;
+    this.#ended = false;
   }
 }
 
-/** Markdown as one says it: without its marks, addresses and code. The longer text begins as the shorter one does, but for its last line. */
+/**
+ * Return markdown without marks, addresses and code. The result for a longer text extends the one for a shorter text,
+ * except in its last line.
+ */
 export function spoken(text: string, code: string): string {
   return text
     .replace(/^ {0,3}(```|~~~)[^\n]*\n[\s\S]*?(?:^ {0,3}\1[^\n]*$|$(?![\s\S]))/gm, code)

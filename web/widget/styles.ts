@@ -1,5 +1,5 @@
-// How the panel looks. A page changes it with the variables `--tokenwire-…`, which it may set on itself, and with
-// `::part(…)`. Logical properties throughout: what is at the end stands left where one reads from the right.
+// Styles of the panel. A page overrides them with `--tokenwire-…` variables and with `::part(…)`. Logical properties
+// throughout, so that right-to-left pages are mirrored.
 
 export const PANEL_STYLES = `
 :host {
@@ -64,7 +64,7 @@ export const PANEL_STYLES = `
 :host([data-position="start"]) .floating { inset-inline: var(--tokenwire-offset, 20px) auto; transform-origin: 0 100%; }
 @keyframes rise { from { opacity: 0; transform: translateY(14px) scale(0.97); } }
 
-/* A dialog is given the focus to be read, not to be seen. */
+/* The dialog itself is focused for screen readers only, so it has no outline. */
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 .panel:focus-visible { outline: 0; }
 button { font: inherit; color: inherit; cursor: pointer; background: none; border: 0; margin: 0; padding: 0; text-align: start; }
@@ -73,7 +73,7 @@ button:disabled { cursor: default; opacity: 0.5; }
 .icon-stop, .icon-on { fill: currentColor; }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 
-/* The head, and the line to the gateway below it. */
+/* Header and connection status. */
 header {
   display: flex;
   align-items: center;
@@ -117,7 +117,7 @@ h2 { flex: 1; min-width: 0; margin: 0; font-size: 1.0667em; font-weight: 650; le
 .tool { flex: none; display: grid; place-items: center; width: 40px; height: 40px; border-radius: 12px; color: var(--soft); }
 .tool:hover { background: var(--surface); color: var(--ink); }
 
-.line {
+.connection {
   position: absolute;
   z-index: 2;
   inset-inline: 12px;
@@ -137,18 +137,18 @@ h2 { flex: 1; min-width: 0; margin: 0; font-size: 1.0667em; font-weight: 650; le
   font-variant-numeric: tabular-nums;
   animation: drop 0.2s ease-out;
 }
-/* A line that comes up at once is not worth a word. */
-.line.soon { animation: late 0.7s step-end; }
+/* Delay the status, so that a fast connection shows none. */
+.connection.soon { animation: late 0.7s step-end; }
 @keyframes late { from, 99% { visibility: hidden; } }
 @keyframes drop { from { opacity: 0; transform: translateY(-6px); } }
-.line > span { flex: 1; padding-block: 2px; }
-.line::before { content: ""; flex: none; width: 8px; height: 8px; border-radius: 50%; background: var(--soft); }
-.line[data-tone="good"]::before { background: var(--good); }
-.line[data-tone="warning"] { color: var(--warning); }
-.line[data-tone="warning"]::before { background: var(--warning); }
-.line[data-tone="wrong"] { color: var(--wrong); }
-.line[data-tone="wrong"]::before { background: var(--wrong); }
-.line.busy::before { animation: pulse 1.2s ease-in-out infinite; }
+.connection > span { flex: 1; padding-block: 2px; }
+.connection::before { content: ""; flex: none; width: 8px; height: 8px; border-radius: 50%; background: var(--soft); }
+.connection[data-tone="good"]::before { background: var(--good); }
+.connection[data-tone="warning"] { color: var(--warning); }
+.connection[data-tone="warning"]::before { background: var(--warning); }
+.connection[data-tone="wrong"] { color: var(--wrong); }
+.connection[data-tone="wrong"]::before { background: var(--wrong); }
+.connection.busy::before { animation: pulse 1.2s ease-in-out infinite; }
 @keyframes pulse { 50% { opacity: 0.25; } }
 
 .pill {
@@ -163,11 +163,11 @@ h2 { flex: 1; min-width: 0; margin: 0; font-size: 1.0667em; font-weight: 650; le
   font-weight: 550;
   white-space: nowrap;
 }
-.line .pill { font-size: 1em; }
+.connection .pill { font-size: 1em; }
 .pill:hover { border-color: var(--accent); }
 .pill.first { background: var(--accent); border-color: var(--accent); color: var(--on-accent); }
 
-/* The messages. */
+/* Messages. */
 .log { flex: 1; min-height: 0; overflow-y: auto; overscroll-behavior: contain; padding: 20px 18px 12px; scrollbar-width: thin; scrollbar-color: var(--rule) transparent; }
 .log:focus-visible { outline-offset: -3px; border-radius: 8px; }
 ol.messages { list-style: none; margin: 0; padding: 0; display: flex; flex-direction: column; gap: 20px; }
@@ -194,14 +194,14 @@ ol.messages { list-style: none; margin: 0; padding: 0; display: flex; flex-direc
 @keyframes dots { from { width: 0; } }
 .actions { display: flex; flex-wrap: wrap; align-items: center; gap: 2px; margin: 6px -8px 0; color: var(--soft); min-height: 32px; }
 .actions .pill { margin-inline: 8px 0; }
-/* Where it is only shown there is nothing to press but what is in the text. */
+/* A read-only view has no buttons except those inside texts. */
 .view :is(.actions, .note .pill) { display: none; }
-.view .line { inset-block-start: 10px; }
+.view .connection { inset-block-start: 10px; }
 .action { display: grid; place-items: center; width: 32px; height: 32px; border-radius: 10px; }
 .action .icon { width: 17px; height: 17px; }
 .action:hover { background: var(--surface); color: var(--ink); }
 .action.done { color: var(--good); }
-/* Only the last answer is asked again with one click; what fingers cannot hover over stays. */
+/* Older answers show their buttons on hover; touch screens, which cannot hover, always show them. */
 @media (hover: hover) {
   .answer:not(:last-child) > .actions { opacity: 0; }
   .answer:is(:hover, :focus-within) > .actions { opacity: 1; }
@@ -212,12 +212,12 @@ ol.messages { list-style: none; margin: 0; padding: 0; display: flex; flex-direc
 .reasoning summary { width: fit-content; cursor: pointer; border-radius: 6px; }
 .reasoning > div { margin-block-start: 6px; padding-inline-start: 12px; border-inline-start: 2px solid var(--rule); white-space: pre-wrap; }
 
-/* What an answer's text is made of. */
+/* Text of an answer. */
 .answer .text > :first-child, .text :is(li, blockquote) > :first-child { margin-block-start: 0; }
 .answer .text > :last-child, .text :is(li, blockquote) > :last-child { margin-block-end: 0; }
 .text :is(p, ul, ol, figure, blockquote, .table, div.math) { margin: 0.75em 0; }
-/* A word that comes is a matter of its own block: the others are neither measured nor painted again. (With
-   content-visibility the browser would watch each of them, which costs more than it spares.) */
+/* Layout containment: a new word affects only its own block. The property content-visibility is slower here, because the browser
+   then observes each block. */
 .answer .text > * { contain: layout paint style; }
 .text :is(ul, ol) > li:last-child { margin-block-end: 0; }
 .text :is(ul, ol) > li:first-child, .text :is(ul, ol) > li:first-child > p:first-child { margin-block-start: 0; }
@@ -271,7 +271,7 @@ button.image:hover { border-style: solid; }
 .text .added { color: light-dark(#0a6b4b, #93e0b8); }
 .text .removed { color: light-dark(#b3261e, #ff9d94); }
 
-/* Where the next word will stand. */
+/* Cursor after the last word. */
 .writing .text > :is(p, h3, h4, h5, h6):last-child::after,
 .writing .text > :is(ul, ol):last-child > li:last-child > p:last-child::after {
   content: "";
@@ -285,7 +285,7 @@ button.image:hover { border-style: solid; }
   animation: pulse 1.2s ease-in-out infinite;
 }
 
-/* What is written. */
+/* Composer. */
 footer { position: relative; flex: none; padding: 4px 12px max(12px, env(safe-area-inset-bottom)); }
 .to-end {
   position: absolute;
@@ -330,11 +330,11 @@ textarea::placeholder { color: var(--soft); opacity: 1; }
 .halt[aria-disabled="true"] { opacity: 0.5; }
 :is(.send, .halt):active:enabled { transform: scale(0.94); }
 
-/* A phone shows the chat and nothing else. */
+/* On a phone the panel covers the page. */
 @media (max-width: 30rem) {
   .floating { inset: var(--viewport-top, 0) 0 auto; width: 100vw; height: var(--viewport-height, 100dvh); border-radius: 0; box-shadow: none; }
   :host([data-position="start"]) .floating { inset: var(--viewport-top, 0) 0 auto; }
-  /* A phone zooms in on what is smaller than this. */
+  /* iOS zooms in on focused fields with a smaller font. */
   textarea { font-size: max(16px, 1em); }
 }
 @media (pointer: coarse) {
@@ -347,12 +347,12 @@ textarea::placeholder { color: var(--soft); opacity: 1; }
   .log { scroll-behavior: auto; }
 }
 @media (forced-colors: active) {
-  .mark, .box.checked, .dot, .line::before { forced-color-adjust: none; }
+  .mark, .box.checked, .dot, .connection::before { forced-color-adjust: none; }
   .panel, .pill, .send, .halt, .question .text { border: 1px solid CanvasText; }
 }
 `;
 
-/** Of the button that floats, loaded with the page. */
+/** Styles of the floating button, loaded with the page. */
 export const LAUNCHER_STYLES = `
 :host{--accent:var(--tokenwire-accent,light-dark(#0b6b57,#5fd0b1));--on-accent:var(--tokenwire-on-accent,light-dark(#fff,#06231b));color-scheme:light dark}
 :host([data-theme=light]){color-scheme:light}

@@ -1,4 +1,4 @@
-// Every word that the widget says. A page replaces any of them; `{name}` is filled in.
+// Every visible or announced text of the widget. A page can replace each; `{name}` is a placeholder.
 
 export const TEXTS = {
   title: "Chat",
@@ -7,49 +7,49 @@ export const TEXTS = {
   newChat: "New chat",
   messages: "Messages",
   greeting: "How can I help?",
-  promise: "Answers stay whole: reload, lose the network or open a second tab, and they go on where they were.",
+  promise: "Answers continue after a reload, a lost connection or in a second tab.",
   suggestions: "Suggestions",
   placeholder: "Ask something",
   send: "Send",
   stop: "Stop",
   stopping: "Stopping",
   retry: "Try again",
-  regenerate: "Another answer",
-  goOn: "Go on from here",
+  regenerate: "Regenerate",
+  goOn: "Continue",
   copy: "Copy",
   copied: "Copied",
-  toEnd: "To the latest message",
+  toEnd: "Scroll to the latest message",
   older: "Older messages are not shown.",
-  reasoning: "Thoughts",
+  reasoning: "Reasoning",
   you: "You",
   answer: "Answer",
   unread: "{count} unread",
 
   connecting: "Connecting",
-  reconnecting: "Connection lost. Trying again in {seconds} s",
-  reconnectingNow: "Connection lost. Trying again",
-  offline: "You are offline. What you write is sent once you are back.",
+  reconnecting: "Connection lost. Retrying in {seconds} s",
+  reconnectingNow: "Connection lost. Retrying",
+  offline: "You are offline. Messages are sent after you reconnect.",
   behind: "Catching up",
-  resumed: "Back, and nothing is lost",
-  expired: "Your session has ended. Load the page again to go on.",
-  forbiddenPage: "This website may not use this chat.",
+  resumed: "Reconnected. Nothing was lost",
+  expired: "Your session has expired. Reload the page to continue.",
+  forbiddenPage: "This website is not allowed to use this chat.",
   closed: "The chat is not available: {reason}",
   tryNow: "Try now",
 
-  queued: "Waits for its turn",
-  waiting: "The model is busy. Asking again in {seconds} s",
-  held: "The service does not answer. This goes on when it does",
-  recovering: "Going on with another worker",
+  queued: "Queued",
+  waiting: "The model is busy. Retrying in {seconds} s",
+  held: "The service is unavailable. The answer continues when it recovers",
+  recovering: "Continuing on another worker",
   thinking: "Thinking",
   stopped: "Stopped",
   guarded: "Stopped by a guard",
-  length: "Cut off: the answer is too long",
+  length: "Cut off at the length limit",
   refused: "The model refused to answer",
-  filtered: "The provider held this answer back",
-  toolCalls: "The model asked for a tool",
+  filtered: "The provider filtered this answer",
+  toolCalls: "The model requested a tool",
   failed: "The answer failed: {reason}",
   failedBare: "The answer failed",
-  sending: "Sent once the connection is back",
+  sending: "Sent after the reconnect",
   notSent: "Not sent: {reason}",
   sendAgain: "Send again",
   edit: "Edit",
@@ -59,7 +59,7 @@ export const TEXTS = {
   saidStopped: "Answer stopped.",
   saidFailed: "The answer failed.",
   saidLost: "Connection lost.",
-  saidBack: "Connected again.",
+  saidBack: "Reconnected.",
   saidCode: "Code.",
 
   code: "Code",
@@ -71,7 +71,7 @@ export const TEXTS = {
 
 export type Texts = typeof TEXTS;
 
-/** A text with what it names filled in. */
+/** Return a text with its placeholders filled in. */
 export function filled(text: string, values: Readonly<Record<string, string | number>>): string {
   return text.replace(/\{(\w+)\}/g, (whole, name: string) => String(values[name] ?? whole));
 }

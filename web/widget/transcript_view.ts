@@ -1,19 +1,19 @@
-// The messages as a list that follows its end, unless the reader has scrolled away from it.
+// The list of messages. It scrolls with new text, unless the user has scrolled up.
 
 import type { Message } from "../client/client.js";
 import { make } from "./elements.js";
-import { AnswerView, QuestionView, type Surroundings } from "./message_views.js";
+import { AnswerView, QuestionView, type ViewContext } from "./message_views.js";
 
-/** Pixels from the end within which the reader is taken to be there. */
-const NEAR = 40;
+/** Distance from the end that counts as the end. */
+const NEAR_PX = 40;
 
 export class TranscriptView {
-  /** The element that scrolls. */
+  /** The scrolling element. */
   readonly node: HTMLElement;
   readonly #list = make("ol", { class: "messages", part: "messages" });
   readonly #older: HTMLElement;
   readonly #empty: HTMLElement;
-  readonly #around: Surroundings;
+  readonly #context: ViewContext;
   readonly #moved: () => void;
   #views = new Map<string, QuestionView | AnswerView>();
   #shown: readonly Message[] = [];
@@ -23,39 +23,40 @@ export class TranscriptView {
   #top = 0;
   readonly #sizes = new ResizeObserver(() => this.#follows && this.#settle(false));
 
-  /** @param empty is shown while there is no message; `moved` is told when `atEnd` or `fresh` may be others */
-  constructor(around: Surroundings, empty: HTMLElement, moved: () => void) {
-    this.#around = around;
+  /** @param empty shown while there are no messages; `moved` is called when `atEnd` or `fresh` may have changed */
+  constructor(context: ViewContext, empty: HTMLElement, moved: () => void) {
+    this.#context = context;
     this.#empty = empty;
     this.#moved = moved;
-    this.#older = make("p", { class: "older", text: around.texts.older, hidden: true });
-    const traits = {
+    this.#older = make("p", { class: "older", text: context.texts.older, hidden: true });
+    const options = {
       class: "log",
       part: "log",
       role: "log",
       "aria-live": "off",
-      "aria-label": around.texts.messages,
+      "aria-label": context.texts.messages,
       tabindex: "0",
     };
-    this.node = make("div", traits, this.#older, this.#empty, this.#list);
-    // An image that has come, or a keyboard that has opened, moves the end as well.
+    this.node = make("div", options, this.#older, this.#empty, this.#list);
+    // A loaded image or an on-screen keyboard also moves the end.
     this.#sizes.observe(this.node);
     this.#sizes.observe(this.#list);
     this.node.addEventListener("scroll", () => this.#scrolled(), { passive: true });
-    // The wheel is the reader's alone; where the list has come to by itself is no sign of will.
+    // A wheel event is always the user's. A scroll position alone may result from new text.
     this.node.addEventListener("wheel", ({ deltaY }) => deltaY < 0 && this.#leave(), { passive: true });
   }
 
-  /** Whether the end is in sight, and whether something has come that is not. */
+  /** Whether the end is visible. */
   get atEnd(): boolean {
     return this.#follows;
   }
 
+  /** Whether something arrived below the visible part. */
   get fresh(): boolean {
     return this.#fresh;
   }
 
-  /** Show these messages. @param known whether it is known that there are no others */
+  /** Show these messages. @param known whether the content was received */
   show(messages: readonly Message[], known: boolean, more: boolean, answering: boolean): void {
     const grew = messages !== this.#shown;
     this.#shown = messages;
@@ -67,21 +68,21 @@ export class TranscriptView {
       const name = message.role === "user" ? `q ${message.key ?? message.id}` : `a ${message.id}`;
       let view = this.#views.get(name);
       if (view === undefined)
-        view = message.role === "user" ? new QuestionView(this.#around) : new AnswerView(this.#around);
+        view = message.role === "user" ? new QuestionView(this.#context) : new AnswerView(this.#context);
       if (message.role === "user") (view as QuestionView).show(message);
       else (view as AnswerView).show(message);
       views.set(name, view);
-      const there = this.#list.children[index];
-      if (there !== view.node) this.#list.insertBefore(view.node, there ?? null);
+      const current = this.#list.children[index];
+      if (current !== view.node) this.#list.insertBefore(view.node, current ?? null);
     });
     for (const [name, { node }] of this.#views) if (!views.has(name)) node.remove();
     this.#views = views;
     this.#settle(grew);
   }
 
-  /** Show every text in the renderer that is there now. */
-  renderAnew(): void {
-    for (const view of this.#views.values()) if (view instanceof AnswerView) view.renderAnew();
+  /** Render every answer again with the current renderer. */
+  rerender(): void {
+    for (const view of this.#views.values()) if (view instanceof AnswerView) view.rerender();
     this.#settle(false);
   }
 
@@ -109,10 +110,10 @@ export class TranscriptView {
 
   #scrolled(): void {
     const { scrollHeight, scrollTop, clientHeight } = this.node;
-    const near = scrollHeight - scrollTop - clientHeight < NEAR;
+    const near = scrollHeight - scrollTop - clientHeight < NEAR_PX;
     const up = scrollTop < this.#top;
     this.#top = scrollTop;
-    // Who has not moved up has only been outrun by the text.
+    // Without a move up, only the text has grown.
     if (near === this.#follows || (!near && !up)) return;
     this.#follows = near;
     if (near) this.#fresh = false;

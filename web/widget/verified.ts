@@ -1,16 +1,15 @@
-// Chunks that are what the launcher was built with, whoever serves them: the page checks the launcher, and the
-// launcher its chunks.
+// Loads chunks with subresource integrity: the page pins the launcher, and the launcher pins its chunks.
 
-/** A chunk's file beside the launcher, and the hash of what is in it. */
+/** File name of a chunk, and the hash of its content. */
 export interface Chunk {
   file: string;
   integrity: string;
 }
 
 /**
- * Load a module after its hash was found right. A browser that does not know how loads it all the same.
+ * Load a module after checking its hash. A browser without support for `modulepreload` skips the check.
  *
- * @throws {Error} if the network fails, or the file is another one
+ * @throws {Error} if the network fails, or the hash differs
  */
 export async function load<Module>(chunk: Chunk, folder: string, nonce?: string): Promise<Module> {
   const address = new URL(chunk.file, folder).href;

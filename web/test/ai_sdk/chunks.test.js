@@ -35,7 +35,7 @@ const plain = ({ id, role, parts }) => ({
 group("an answer", () => {
   const running = { ...ANSWER, state: "running", model: "default", attempt: 1 };
 
-  test("that grows is read as it is when it is toUIMessage, however it grew", async () => {
+  test("that grows in any steps equals the complete message", async () => {
     const text = "Because the air scatters short waves.";
     const reasoning = "It asks why.";
     const ended = { ...running, text, reasoning, state: "ended", reason: "complete", usage: { output_tokens: 7 } };

@@ -1,10 +1,10 @@
-// Texts that want to do something: run a script, call home, leave the page. `FOREIGN` is the host that they call.
+// Attack texts: they try to run a script, send requests to the host `FOREIGN`, or navigate away.
 
 export const FOREIGN = "evil.example";
 
 const SCRIPT = "globalThis.hacked=1";
 
-const ADDRESSES = [
+const URLS = [
   `javascript:${SCRIPT}`,
   `JaVaScRiPt:${SCRIPT}`,
   `java\tscript:${SCRIPT}`,
@@ -37,7 +37,7 @@ const ADDRESSES = [
   `http://[::1`,
 ];
 
-/** What one can do with an address in markdown and in HTML. */
+/** Uses of a URL in markdown and HTML. */
 const LINKS = [
   (to) => `[word](${to})`,
   (to) => `[word](<${to}>)`,
@@ -97,8 +97,8 @@ const ELEMENTS = [
   `\\<script>${SCRIPT}</script>`,
 ];
 
-/** Where an element may stand. */
-const PLACES = [
+/** Contexts of an element. */
+const CONTEXTS = [
   (it) => it,
   (it) => `words **${it}** words`,
   (it) => `- a\n- ${it}\n\n  ${it}`,
@@ -130,7 +130,7 @@ const OTHERS = [
 ];
 
 export const HOSTILE = [
-  ...ADDRESSES.flatMap((address) => LINKS.map((link) => link(address))),
-  ...ELEMENTS.flatMap((element) => PLACES.map((place) => place(element))),
+  ...URLS.flatMap((url) => LINKS.map((link) => link(url))),
+  ...ELEMENTS.flatMap((element) => CONTEXTS.map((context) => context(element))),
   ...OTHERS,
 ];

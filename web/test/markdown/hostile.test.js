@@ -1,9 +1,9 @@
-// What no text may do, wherever it is cut. Tests of the same texts in a real browser are in test/browser/.
+// Attack texts must stay harmless at every prefix. test/browser/ tests them in a real browser.
 
 import assert from "node:assert/strict";
 import { describe as group, test } from "node:test";
 import { FOREIGN, HOSTILE } from "./hostile.js";
-import { begun, elements, whole } from "./page.js";
+import { elements, render, renderAll } from "./page.js";
 import { scrambled } from "./texts.js";
 
 const TAGS = new Set(
@@ -17,11 +17,11 @@ const ATTRIBUTES = new Set(
 const CLASSES =
   /^(?:(?:code|copy-code|image|table|math|shown|plain|box|checked|loose|task|left|center|right|h[1-6])( |$))*$/;
 
-/** Assert that nothing in here can act, or be taken for a part of the page. */
-function harmless(parent, text) {
+/** Assert that no element runs code, loads anything, or imitates a part of the page. */
+function assertHarmless(parent, text) {
   for (const element of elements(parent)) {
     assert.ok(TAGS.has(element.localName), `${element.localName} of ${JSON.stringify(text)}`);
-    // An image of an origin that was not allowed is a button until it is asked for.
+    // An image of an unlisted origin is a button until the click.
     assert.notEqual(element.localName, "img", JSON.stringify(text));
     for (const { name, value } of element.attributes) {
       assert.ok(ATTRIBUTES.has(name), `${name} of ${JSON.stringify(text)}`);
@@ -33,37 +33,37 @@ function harmless(parent, text) {
   }
 }
 
-group("a text that wants to do something", () => {
-  test(`does nothing, cut at any place (${HOSTILE.length} texts)`, () => {
+group("an attack text", () => {
+  test(`is harmless when split at any index (${HOSTILE.length} texts)`, () => {
     assert.ok(HOSTILE.length >= 300);
     for (const text of HOSTILE) {
       for (let at = 0; at <= text.length; at += 1) {
-        const { parent, view } = begun();
+        const { parent, view } = render();
         view.write(text.slice(0, at));
-        harmless(parent, text.slice(0, at));
+        assertHarmless(parent, text.slice(0, at));
         view.write(text.slice(at));
         view.end();
-        harmless(parent, text);
+        assertHarmless(parent, text);
       }
     }
     assert.equal(globalThis.hacked, undefined);
     assert.equal({}.polluted, undefined);
   });
 
-  test("does nothing, character by character, nor among others", () => {
+  test("is harmless character by character and inside other texts", () => {
     for (const text of [...HOSTILE, HOSTILE.join("\n\n"), HOSTILE.join(" "), ...scrambled(300, 9)]) {
-      const { parent, view } = begun();
+      const { parent, view } = render();
       const step = text.length > 5000 ? 211 : 1;
       for (let at = 0; at < text.length; at += step) view.write(text.slice(at, at + step));
       view.end();
-      harmless(parent, text);
+      assertHarmless(parent, text);
     }
   });
 
-  test("loads an image from an origin that is allowed, and from no other", () => {
+  test("loads images of listed origins only", () => {
     const images = ["https://pictures.example"];
     const text = `![a](https://pictures.example/1.png) ![b](https://${FOREIGN}/2.png) ![c](http://pictures.example/3.png)`;
-    const parent = whole(text, undefined, { images });
+    const parent = renderAll(text, undefined, { images });
     const loaded = [...parent.querySelectorAll("img")];
     assert.deepEqual(
       loaded.map((image) => image.getAttribute("src")),
@@ -73,8 +73,8 @@ group("a text that wants to do something", () => {
     assert.equal(parent.querySelectorAll("button.image").length, 2);
   });
 
-  test("loads another image when the reader asks for it", () => {
-    const parent = whole(`![a cat](https://${FOREIGN}/2.png)`);
+  test("loads another image after a click", () => {
+    const parent = renderAll(`![a cat](https://${FOREIGN}/2.png)`);
     const button = parent.querySelector("button.image");
     assert.match(button.textContent, /a cat/);
     assert.match(button.textContent, new RegExp(FOREIGN));

@@ -1,36 +1,35 @@
-// Tests of the markdown: texts that grow a character at a time, and in pieces of any size.
+// Tests of web/markdown/ with texts that grow by one character or by chunks of any size.
 
 import assert from "node:assert/strict";
 import { describe as group, test } from "node:test";
-
-import { colour } from "../../.build/markdown/colours.js";
-import { heal } from "../../.build/markdown/heal.js";
-import { begun, elements, lite, markdown, seen, shape, whole } from "./page.js";
-import { ANSWERS, EXAMPLES, numbers, scrambled } from "./texts.js";
+import { completeMarkup } from "../../.build/markdown/complete_markup.js";
+import { highlight } from "../../.build/markdown/highlight.js";
+import { elements, lite, markdown, render, renderAll, shape, visibleText } from "./page.js";
+import { ANSWERS, EXAMPLES, scrambled, seededRandom } from "./texts.js";
 
 const TEXTS = [...new Set([...EXAMPLES.map(([text]) => text), ...ANSWERS, ...scrambled(400)])];
 
-group("a text that grows", () => {
+group("a growing text", () => {
   for (const renderer of [markdown, lite]) {
-    test(`looks in the end as if it had come at once (${renderer.name})`, () => {
+    test(`equals the complete text (${renderer.name})`, () => {
       for (const text of TEXTS) {
-        const { parent, view } = begun(renderer);
+        const { parent, view } = render(renderer);
         for (const character of text) view.write(character);
         view.end();
-        assert.equal(shape(parent), shape(whole(text, renderer)), JSON.stringify(text));
+        assert.equal(shape(parent), shape(renderAll(text, renderer)), JSON.stringify(text));
       }
     });
   }
 
-  test("looks in the end as if it had come at once, however it was cut", () => {
-    const random = numbers(2);
+  test("equals the complete text for chunks of any size", () => {
+    const random = seededRandom(2);
     for (const text of [...TEXTS, ANSWERS.join("\n\n")]) {
-      const wanted = shape(whole(text));
+      const wanted = shape(renderAll(text));
       for (let round = 0; round < (text.length > 500 ? 8 : 2); round += 1) {
-        const { parent, view } = begun();
-        const longest = 1 + Math.floor(random() * Math.min(80, text.length));
+        const { parent, view } = render();
+        const maxLength = 1 + Math.floor(random() * Math.min(80, text.length));
         for (let at = 0, next; at < text.length; at = next) {
-          next = at + 1 + Math.floor(random() * longest);
+          next = at + 1 + Math.floor(random() * maxLength);
           view.write(text.slice(at, next));
         }
         view.end();
@@ -39,10 +38,10 @@ group("a text that grows", () => {
     }
   });
 
-  test("does not change what is settled", () => {
-    // What can still change is what stands behind the last blank line; it holds two blocks at the most in these texts.
+  test("does not change settled blocks", () => {
+    // Only blocks after the last blank line can change: at most two in these texts.
     for (const text of [...TEXTS, ANSWERS.join("\n\n")]) {
-      const { parent, view } = begun();
+      const { parent, view } = render();
       const records = [];
       for (const character of `${text}\n\nThe end.`) {
         view.write(character);
@@ -53,18 +52,18 @@ group("a text that grows", () => {
           assert.equal(node, records[index].node, JSON.stringify(text));
         }
       }
-      // A link whose address is told only at the end is the one thing that may change in a settled block.
+      // Only a link reference with a later definition may change a settled block.
       if (/\]:/.test(text)) continue;
       for (const record of records) assert.equal(shape(record.node), record.shape, JSON.stringify(text));
     }
   });
 
-  test("keeps every settled item of a list and row of a table", () => {
+  test("keeps settled list items and table rows", () => {
     for (const text of [
       "- a\n- b **c**\n- d\n  - e\n- f\n\n- g\n",
       "| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | *4* |\n| 5 | 6 |\n",
     ]) {
-      const { parent, view } = begun();
+      const { parent, view } = render();
       let before = [];
       for (const character of text) {
         view.write(character);
@@ -76,51 +75,51 @@ group("a text that grows", () => {
     }
   });
 
-  test("that is replaced is shown anew, and goes on", () => {
-    const { parent, view } = begun();
+  test("can be replaced and continued", () => {
+    const { parent, view } = render();
     view.write("One.\n\n- two\n- thr");
     view.reset("| a | b |\n|---|---|\n| c ");
     view.write("| d |\n");
     view.end();
-    assert.equal(shape(parent), shape(whole("| a | b |\n|---|---|\n| c | d |\n")));
+    assert.equal(shape(parent), shape(renderAll("| a | b |\n|---|---|\n| c | d |\n")));
     view.reset("");
     assert.equal(parent.childNodes.length, 0);
   });
 
-  test("cannot go on after its end", () => {
-    const { view } = begun();
+  test("rejects a write after its end", () => {
+    const { view } = render();
     view.end();
     assert.throws(() => view.write("more"), /reset/);
     view.end();
   });
 
-  test("shows as much as the specifications want, but for HTML, relative addresses and rare entities", () => {
-    const same = EXAMPLES.filter(([text, html]) => squashed(ours(whole(text))) === squashed(theirs(html)));
-    // Of 1329 examples; those that differ hold raw HTML, an entity outside of our table, or an address that marked reads otherwise.
+  test("follows the specifications, except HTML, relative URLs and rare entities", () => {
+    const same = EXAMPLES.filter(([text, html]) => squashed(ours(renderAll(text))) === squashed(theirs(html)));
+    // Of 1329 examples. The others have raw HTML, an unknown entity, or a URL that marked parses differently.
     assert.ok(same.length >= 1240, `${same.length} of ${EXAMPLES.length}`);
   });
 });
 
-group("what is half open", () => {
+group("unclosed markup", () => {
   test("no prefix shows a mark", () => {
     for (const text of [
       ANSWERS[0],
       ANSWERS[5],
       "See **the [docs](https://a.example/b) and `co de`** or ~~not __this__~~ at *all*.\n",
     ]) {
-      const { parent, view } = begun();
-      let so = "";
+      const { parent, view } = render();
+      let prefix = "";
       for (const character of text) {
         view.write(character);
-        so += character;
-        // What is no mark: in a name, in an address, and behind a backslash.
-        const words = seen(parent, "code", "figcaption").replace(/snake_\w*|https:\S*|one \|/g, "");
-        assert.doesNotMatch(words, /[*_`#|~[\]]|\]\(|^>/m, JSON.stringify(so.slice(-60)));
+        prefix += character;
+        // Characters that are not marks: in names and URLs, and after a backslash.
+        const words = visibleText(parent, "code", "figcaption").replace(/snake_\w*|https:\S*|one \|/g, "");
+        assert.doesNotMatch(words, /[*_`#|~[\]]|\]\(|^>/m, JSON.stringify(prefix.slice(-60)));
       }
     }
   });
 
-  test("half of a mark is closed, or left out", () => {
+  test("completeMarkup closes or removes open marks", () => {
     const cases = {
       "so **this": "so **this**",
       "so **this*": "so **this**",
@@ -147,28 +146,29 @@ group("what is half open", () => {
       "a &am": "a",
       "see <https://a.ex": "see",
     };
-    for (const [text, wanted] of Object.entries(cases)) assert.equal(heal(text), wanted, JSON.stringify(text));
+    for (const [text, wanted] of Object.entries(cases))
+      assert.equal(completeMarkup(text), wanted, JSON.stringify(text));
   });
 
-  test("what is closed stays as it is", () => {
+  test("completeMarkup keeps closed markup", () => {
     for (const [text] of EXAMPLES) {
       if (!/^[\w **`]+\.\n$/.test(text)) continue;
-      assert.equal(heal(text.trim()), text.trim());
+      assert.equal(completeMarkup(text.trim()), text.trim());
     }
   });
 
-  test("a table is one from its first line on", () => {
+  test("a table is rendered from its first line", () => {
     const text = "| a | b |\n|---|:-:|\n| 1 | 2 |\n";
-    const { parent, view } = begun();
+    const { parent, view } = render();
     for (const character of text) {
       view.write(character);
       if (parent.firstChild !== null) assert.equal(parent.firstChild.className, "table");
-      assert.doesNotMatch(seen(parent), /[|:-]/);
+      assert.doesNotMatch(visibleText(parent), /[|:-]/);
     }
   });
 
-  test("a fence is code from its first line on", () => {
-    const { parent, view } = begun();
+  test("a code block is rendered from its first line", () => {
+    const { parent, view } = render();
     for (const character of "```js\n# a\n- **b**\n``") {
       view.write(character);
       if (parent.firstChild !== null) assert.equal(parent.firstChild.localName, "figure");
@@ -182,9 +182,9 @@ group("what is half open", () => {
 });
 
 group("headings", () => {
-  test("make an outline without a hole, whatever levels are written", () => {
+  test("form an outline without gaps", () => {
     const tags = (text) =>
-      elements(whole(text))
+      elements(renderAll(text))
         .map(({ localName }) => localName)
         .filter((name) => /^h\d/.test(name));
     assert.deepEqual(tags("# a\n## b\n## c\n# d\n"), ["h3", "h4", "h4", "h3"]);
@@ -193,9 +193,9 @@ group("headings", () => {
   });
 });
 
-group("links that are defined later", () => {
-  test("become links where they stand, in the element that was there", () => {
-    const { parent, view } = begun();
+group("link references with a later definition", () => {
+  test("become links in the existing element", () => {
+    const { parent, view } = render();
     view.write("See [the docs][1] and **[paper]**.\n\nMore.\n\n");
     const [first] = parent.childNodes;
     assert.equal(elements(parent).filter(({ localName }) => localName === "a").length, 0);
@@ -209,8 +209,8 @@ group("links that are defined later", () => {
   });
 });
 
-group("what a text costs", () => {
-  test("a token costs no more at the end of a long answer than at its beginning", () => {
+group("rendering cost", () => {
+  test("a token costs the same at the start and end of a text", () => {
     const paragraph = "Some **words** of `code` in a [link](https://a.example), with *more* of them.\n\n";
     const kinds = {
       paragraphs: paragraph,
@@ -220,7 +220,7 @@ group("what a text costs", () => {
     };
     const heads = { paragraphs: "", items: "", rows: "| a | b | c |\n|---|---|---|\n", code: "```js\n" };
     for (const [kind, piece] of Object.entries(kinds)) {
-      const { parent, view } = begun();
+      const { parent, view } = render();
       view.write(heads[kind]);
       const spent = (rounds) => {
         const from = process.cpuUsage();
@@ -238,13 +238,13 @@ group("what a text costs", () => {
     }
   });
 
-  test("no text takes for ever", () => {
-    const stairs = Array.from({ length: 400 }, (_, index) => `${" ".repeat(2 * index)}- a`).join("\n");
+  test("no text takes unbounded time", () => {
+    const nested = Array.from({ length: 400 }, (_, index) => `${" ".repeat(2 * index)}- a`).join("\n");
     const texts = [
       ">".repeat(5000),
       "> ".repeat(5000),
       "- ".repeat(5000),
-      stairs,
+      nested,
       "*a **b ".repeat(3000),
       "[".repeat(20_000),
       "`".repeat(20_001),
@@ -260,7 +260,7 @@ group("what a text costs", () => {
       "&".repeat(20_000),
     ]) {
       const from = process.cpuUsage();
-      const { parent, view } = begun();
+      const { parent, view } = render();
       for (let at = 0; at < text.length; at += 2000) view.write(text.slice(at, at + 2000));
       view.end();
       const { user, system } = process.cpuUsage(from);
@@ -270,9 +270,9 @@ group("what a text costs", () => {
   });
 });
 
-group("colours", () => {
-  test("lose no character of a program", () => {
-    const random = numbers(5);
+group("syntax highlighting", () => {
+  test("keeps every character", () => {
+    const random = seededRandom(5);
     const pieces = [
       "'",
       '"',
@@ -321,14 +321,14 @@ group("colours", () => {
     ]) {
       for (let round = 0; round < 200; round += 1) {
         const text = Array.from({ length: 12 }, () => pieces[Math.floor(random() * pieces.length)]).join("");
-        const found = colour(text, language);
+        const found = highlight(text, language);
         assert.equal(found.map(([, piece]) => piece).join(""), text);
       }
     }
   });
 
-  test("tell words, strings, numbers and comments apart", () => {
-    const found = colour("const a = `b`; // c\nreturn f(1.5)", "ts");
+  test("distinguishes keywords, strings, numbers and comments", () => {
+    const found = highlight("const a = `b`; // c\nreturn f(1.5)", "ts");
     assert.deepEqual(
       found.filter(([kind]) => kind !== ""),
       [
@@ -340,19 +340,19 @@ group("colours", () => {
         ["number", "1.5"],
       ],
     );
-    assert.equal(colour("x", "brainfuck"), null);
-    assert.equal(colour("x", "constructor"), null);
+    assert.equal(highlight("x", "brainfuck"), null);
+    assert.equal(highlight("x", "constructor"), null);
   });
 
-  test("come to code that is closed, and to no other", async () => {
-    let asked = 0;
-    const colours = () => {
-      asked += 1;
-      return Promise.resolve(colour);
+  test("applies to closed code blocks only", async () => {
+    let loads = 0;
+    const highlighter = () => {
+      loads += 1;
+      return Promise.resolve(highlight);
     };
-    const { parent, view } = begun(markdown, { colours });
+    const { parent, view } = render(markdown, { highlighter });
     view.write("```js\nlet a = 1;\n");
-    assert.equal(asked, 0);
+    assert.equal(loads, 0);
     view.write("```\n");
     await Promise.resolve();
     await Promise.resolve();
@@ -365,7 +365,7 @@ function depth(node) {
   return 1 + Math.max(0, ...[...node.childNodes].map(depth));
 }
 
-/** What both say: elements that mean something, and their text. */
+/** Return the significant elements and text, comparable with those of `theirs`. */
 function ours(node) {
   if (node.nodeType === 3) return node.data;
   const name = node.localName;

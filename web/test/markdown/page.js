@@ -1,4 +1,4 @@
-// A document for the tests, and what is in it as text.
+// A DOM for the tests, and helpers that read it.
 
 import { Window } from "happy-dom";
 
@@ -13,7 +13,7 @@ Object.assign(globalThis, {
 export const { markdown } = await import("../../.build/markdown/markdown.js");
 export const { lite } = await import("../../.build/markdown/lite.js");
 
-/** An element, its attributes in order, and all that is in it. */
+/** Return an element with sorted attributes and content as text. */
 export function shape(node) {
   if (node.nodeType === 3) return node.data;
   const attributes = [...node.attributes].sort((a, b) => (a.name < b.name ? -1 : 1));
@@ -21,28 +21,28 @@ export function shape(node) {
   return `<${node.localName}${attributes.map(({ name, value }) => ` ${name}=${JSON.stringify(value)}`).join("")}>${inside}</${node.localName}>`;
 }
 
-/** An element in which a text is shown, as far as it has come. */
-export function begun(renderer = markdown, options = {}) {
+/** Return an element and a renderer for it. */
+export function render(renderer = markdown, options = {}) {
   const parent = document.createElement("div");
   return { parent, view: renderer(parent, options) };
 }
 
-/** The element in which a text is shown that came at once. */
-export function whole(text, renderer = markdown, options = {}) {
-  const { parent, view } = begun(renderer, options);
+/** Return an element with a complete text. */
+export function renderAll(text, renderer = markdown, options = {}) {
+  const { parent, view } = render(renderer, options);
   view.write(text);
   view.end();
   return parent;
 }
 
-/** What a reader sees, without what is in elements of these kinds. */
-export function seen(node, ...without) {
+/** Return the visible text, without elements that match one of the selectors. */
+export function visibleText(node, ...without) {
   if (node.nodeType === 3) return node.data;
   if (without.some((each) => node.matches(each))) return "";
-  return [...node.childNodes].map((each) => seen(each, ...without)).join("");
+  return [...node.childNodes].map((each) => visibleText(each, ...without)).join("");
 }
 
-/** All that is in an element, the outer ones first. */
+/** Return all descendants, parents first. */
 export function elements(parent) {
   return [...parent.children].flatMap((each) => [each, ...elements(each)]);
 }

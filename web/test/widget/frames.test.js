@@ -1,11 +1,11 @@
-// One change a frame, and none in a tab that nobody sees.
+// Tests of frames.ts.
 
 import assert from "node:assert/strict";
 import { beforeEach, describe as group, test } from "node:test";
 
 import { Frames } from "../../.build/widget/frames.js";
 
-/** A browser of which only the frames and the visibility are there; `time` is its clock. */
+/** A fake browser with animation frames and visibility; `time` is its clock. */
 let callbacks, listeners, time;
 
 function frame() {
@@ -14,7 +14,7 @@ function frame() {
   for (const callback of due.values()) callback();
 }
 
-function become(visibilityState) {
+function setVisibility(visibilityState) {
   globalThis.document.visibilityState = visibilityState;
   for (const listener of listeners) listener();
 }
@@ -23,12 +23,12 @@ beforeEach(() => {
   callbacks = new Map();
   listeners = new Set();
   time = 1000;
-  let names = 0;
+  let ids = 0;
   globalThis.requestAnimationFrame = (callback) => {
-    callbacks.set((names += 1), callback);
-    return names;
+    callbacks.set((ids += 1), callback);
+    return ids;
   };
-  globalThis.cancelAnimationFrame = (name) => callbacks.delete(name);
+  globalThis.cancelAnimationFrame = (id) => callbacks.delete(id);
   globalThis.document = {
     visibilityState: "visible",
     addEventListener: (_, listener) => listeners.add(listener),
@@ -38,59 +38,59 @@ beforeEach(() => {
 });
 
 group("frames", () => {
-  test("however often is asked, it is drawn once", () => {
-    let drawn = 0;
-    const frames = new Frames(() => (drawn += 1));
-    for (let asked = 0; asked < 100; asked += 1) frames.ask();
-    assert.equal(drawn, 0);
+  test("many requests cause one draw", () => {
+    let draws = 0;
+    const frames = new Frames(() => (draws += 1));
+    for (let count = 0; count < 100; count += 1) frames.request();
+    assert.equal(draws, 0);
     frame();
     frame();
-    assert.equal(drawn, 1);
-    frames.ask();
+    assert.equal(draws, 1);
+    frames.request();
     frame();
-    assert.equal(drawn, 2);
+    assert.equal(draws, 2);
   });
 
-  test("what comes in a hidden tab is drawn when it is looked at, once", () => {
-    let drawn = 0;
-    const frames = new Frames(() => (drawn += 1));
-    become("hidden");
-    for (let asked = 0; asked < 100; asked += 1) frames.ask();
-    // A browser gives no frames to a tab that is hidden.
-    assert.equal(drawn, 0);
-    become("visible");
-    assert.equal(drawn, 1);
+  test("a hidden tab draws once when it becomes visible", () => {
+    let draws = 0;
+    const frames = new Frames(() => (draws += 1));
+    setVisibility("hidden");
+    for (let count = 0; count < 100; count += 1) frames.request();
+    // A hidden tab gets no animation frames.
+    assert.equal(draws, 0);
+    setVisibility("visible");
+    assert.equal(draws, 1);
     frame();
-    assert.equal(drawn, 1);
-    become("hidden");
-    become("visible");
-    assert.equal(drawn, 1);
+    assert.equal(draws, 1);
+    setVisibility("hidden");
+    setVisibility("visible");
+    assert.equal(draws, 1);
   });
 
-  test("who takes long to draw leaves frames to the reader", () => {
-    let drawn = 0;
+  test("slow draws leave time for input", () => {
+    let draws = 0;
     const frames = new Frames(() => {
-      drawn += 1;
+      draws += 1;
       time += 30;
     });
     for (let count = 0; count < 60; count += 1) {
-      frames.ask();
+      frames.request();
       frame();
       time += 16;
     }
-    // 30 ms of work may be 30 % of the time: one drawing in 100 ms.
-    assert.ok(drawn >= 8 && drawn <= 20, `${drawn} of 60 frames`);
-    assert.ok((drawn * 30) / (time - 1000) < 0.4);
+    // A draw of 30 ms may take 30 % of the time, so there is one in 100 ms.
+    assert.ok(draws >= 8 && draws <= 20, `${draws} of 60 frames`);
+    assert.ok((draws * 30) / (time - 1000) < 0.4);
   });
 
-  test("nothing is drawn after the end", () => {
-    let drawn = 0;
-    const frames = new Frames(() => (drawn += 1));
-    frames.ask();
+  test("no draw happens after end()", () => {
+    let draws = 0;
+    const frames = new Frames(() => (draws += 1));
+    frames.request();
     frames.end();
     frame();
-    become("visible");
-    assert.equal(drawn, 0);
+    setVisibility("visible");
+    assert.equal(draws, 0);
     assert.equal(listeners.size, 0);
   });
 });

@@ -1,4 +1,4 @@
-// What a page may say and style is in the README, and what is in the README is there.
+// The README lists exactly the variables, parts, attributes and events of the code.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -12,16 +12,16 @@ const CODE = ["panel.ts", "launcher.ts", "composer.ts", "message_views.ts", "tra
 const found = (text, pattern) =>
   [...new Set([...text.matchAll(pattern)].flatMap((match) => match[1].split(" ")))].sort();
 
-test("every variable is in the README", () => {
+test("the README lists every variable", () => {
   assert.deepEqual(found(README, /`(--tokenwire-[\w-]+)`/g), found(STYLES, /var\((--tokenwire-[\w-]+)/g));
 });
 
-test("every part is in the README", () => {
+test("the README lists every part", () => {
   const parts = /`::part\(\)`s: ([\s\S]*?)\.\n/.exec(README)[1];
   assert.deepEqual(found(parts, /`([\w-]+)`/g), found(CODE, /part(?:: |\.add\()"([\w\s-]+)"/g));
 });
 
-test("every attribute is in the README", () => {
+test("the README lists every attribute", () => {
   const settings = read("settings.ts");
   const lists = [
     /for \(const name of \[(.*?)\]/.exec(settings)[1],
@@ -30,8 +30,8 @@ test("every attribute is in the README", () => {
   assert.deepEqual(found(README, /`data-(\w+)`/g), [...found(lists, /"(\w+)"/g), "manual"].sort());
 });
 
-test("every event is in the README", () => {
+test("the README lists every event", () => {
   const events = /export type EventName = (.*);/.exec(read("launcher.ts"))[1];
-  const listed = /Events: ([\s\S]*?)\.\n/.exec(README)[1];
+  const listed = /Events:\s([\s\S]*?)\.\n/.exec(README)[1];
   assert.deepEqual(found(listed, /`(\w+)`/g), found(events, /"(\w+)"/g));
 });

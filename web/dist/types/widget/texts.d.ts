@@ -63,5 +63,5 @@ export declare const TEXTS: {
     todo: string;
 };
 export type Texts = typeof TEXTS;
-/** A text with what it names filled in. */
+/** Return a text with its placeholders filled in. */
 export declare function filled(text: string, values: Readonly<Record<string, string | number>>): string;

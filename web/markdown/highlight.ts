@@ -1,25 +1,23 @@
-// Which words of a program are what: enough to read it by, not to compile it. Loaded with the first block of code that
-// is closed.
-// Pure.
+// Approximate syntax highlighting with regular expressions. Loaded with the first closed code block. Pure.
 
-/** The text in pieces, each with a class name or "". Null where the language is not known or the text is too long. */
-export type Colour = (text: string, language: string) => [kind: string, piece: string][] | null;
+/** Split a text into tokens with a class name or "". Null if the language is unknown or the text is too long. */
+export type Highlighter = (text: string, language: string) => [kind: string, token: string][] | null;
 
 interface Language {
   words: string;
-  /** What begins a comment that ends with the line. */
+  /** Start of a line comment. */
   line?: string;
-  /** What begins and ends one that does not. */
+  /** Start and end of a block comment. */
   block?: [string, string];
-  /** What strings stand between. */
+  /** Quotes of strings. */
   quotes?: string;
-  /** Whether three quotes make a string of several lines. */
+  /** Whether triple quotes delimit multi-line strings. */
   triple?: boolean;
-  /** Whether case does not matter. */
-  loose?: boolean;
+  /** Whether keywords are case-insensitive. */
+  ignoreCase?: boolean;
 }
 
-const LONGEST = 60_000;
+const MAX_LENGTH = 60_000;
 
 const C = { line: "//", block: ["/*", "*/"] as [string, string], quotes: "\"'" };
 const CONTROL = "if else for while do switch case default break continue return";
@@ -60,7 +58,7 @@ const LANGUAGES: Record<string, Language> = {
     line: "--",
     block: ["/*", "*/"],
     quotes: "'\"",
-    loose: true,
+    ignoreCase: true,
     words:
       "select from where and or not in is null as on join left right inner outer full cross group by order having limit offset union all distinct insert into values update set delete create table index view drop alter add primary key foreign references unique default check constraint begin commit rollback with recursive returning case when then else end exists between like ilike asc desc count sum avg min max integer text boolean timestamp varchar",
   },
@@ -173,52 +171,52 @@ const NAMES: Record<string, string> = {
 
 const grammars = new Map<Language, RegExp>();
 
-/** See `Colour`. Every character of the text is in exactly one piece. */
-export const colour: Colour = (text, language) => {
-  if (text.length > LONGEST) return null;
+/** See `Highlighter`. Every character of the text is in exactly one token. */
+export const highlight: Highlighter = (text, language) => {
+  if (text.length > MAX_LENGTH) return null;
   const name = language.toLowerCase();
   if (name === "diff" || name === "patch") return diff(text);
   const known = NAMES[name] ?? name;
-  const spoken = Object.hasOwn(LANGUAGES, known) ? LANGUAGES[known] : undefined;
-  if (spoken === undefined) return null;
-  const grammar = grammars.get(spoken) ?? grammarOf(spoken);
-  grammars.set(spoken, grammar);
-  const words = new Set(spoken.words.split(" "));
-  const pieces: [string, string][] = [];
+  const definition = Object.hasOwn(LANGUAGES, known) ? LANGUAGES[known] : undefined;
+  if (definition === undefined) return null;
+  const grammar = grammars.get(definition) ?? grammarOf(definition);
+  grammars.set(definition, grammar);
+  const words = new Set(definition.words.split(" "));
+  const tokens: [string, string][] = [];
   let at = 0;
   for (const found of text.matchAll(grammar)) {
-    const [piece] = found;
-    if (piece === "") continue;
-    if (found.index > at) add(pieces, "", text.slice(at, found.index));
-    add(pieces, kindOf(found.groups ?? {}, piece, words, spoken, text[found.index + piece.length]), piece);
-    at = found.index + piece.length;
+    const [token] = found;
+    if (token === "") continue;
+    if (found.index > at) add(tokens, "", text.slice(at, found.index));
+    add(tokens, kindOf(found.groups ?? {}, token, words, definition, text[found.index + token.length]), token);
+    at = found.index + token.length;
   }
-  if (at < text.length) add(pieces, "", text.slice(at));
-  return pieces;
+  if (at < text.length) add(tokens, "", text.slice(at));
+  return tokens;
 };
 
 function kindOf(
   groups: Record<string, string | undefined>,
-  piece: string,
+  token: string,
   words: Set<string>,
   language: Language,
   after: string | undefined,
 ): string {
   if (groups["comment"] !== undefined) return "comment";
-  // A string before a colon names a field.
+  // A string before a colon is a key.
   if (groups["string"] !== undefined) return language === LANGUAGES["json"] && after === ":" ? "name" : "string";
   if (groups["number"] !== undefined) return "number";
   if (groups["tag"] !== undefined) return "keyword";
   if (groups["field"] !== undefined) return "name";
   if (groups["word"] === undefined) return "";
-  if (words.has(language.loose ? piece.toLowerCase() : piece)) return "keyword";
+  if (words.has(language.ignoreCase ? token.toLowerCase() : token)) return "keyword";
   if (after === "(") return "call";
-  return /^[A-Z][a-zA-Z0-9]*[a-z]/.test(piece) ? "type" : "";
+  return /^[A-Z][a-zA-Z0-9]*[a-z]/.test(token) ? "type" : "";
 }
 
 function grammarOf({ line, block, quotes = "", triple, words }: Language): RegExp {
   const comments: string[] = [];
-  // A # in a word, or a colour in hexadecimal, is no comment.
+  // A "#" inside a word or a hexadecimal colour does not start a comment.
   if (line !== undefined) comments.push(`${line === "#" ? "(?<![\\w$&{])" : ""}${escaped(line)}[^\\n]*`);
   if (block !== undefined) comments.push(`${escaped(block[0])}[\\s\\S]*?(?:${escaped(block[1])}|$)`);
   const strings = [
@@ -251,10 +249,10 @@ function diff(text: string): [string, string][] {
   });
 }
 
-function add(pieces: [string, string][], kind: string, piece: string): void {
-  const last = pieces.at(-1);
-  if (last !== undefined && last[0] === kind) last[1] += piece;
-  else pieces.push([kind, piece]);
+function add(tokens: [string, string][], kind: string, token: string): void {
+  const last = tokens.at(-1);
+  if (last !== undefined && last[0] === kind) last[1] += token;
+  else tokens.push([kind, token]);
 }
 
 function escaped(text: string): string {

@@ -1,13 +1,12 @@
-// What a unit of markdown says: descriptions of elements, from marked's tokens. HTML in it is text.
+// Converts units of markdown into element descriptions, with the tokens of marked. HTML in a text is shown as text.
 // Pure: no document.
 
 import { Lexer, type Token, Tokenizer, type Tokens } from "marked";
-
-import { decode, linkTo, pictureAt } from "./addresses.js";
-import { heal } from "./heal.js";
+import { completeMarkup } from "./complete_markup.js";
 import type { Unit } from "./units.js";
+import { decode, safeImage, safeLink } from "./urls.js";
 
-/** An element as it is to be made: of these tags only, with attributes that are chosen here, never by the text. */
+/** An element to create. Tags and attribute names are chosen by this module, never by the text. */
 export interface Description {
   tag: string;
   class?: string;
@@ -20,7 +19,7 @@ export type Content = (Description | string)[];
 /** Definitions of link references, by their normalised label. */
 export type Links = Record<string, Pick<Tokens.Link | Tokens.Image, "href" | "title">>;
 
-/** What the elements say that the text does not. */
+/** Texts of the elements that the markdown does not contain. */
 export interface Texts {
   copy: string;
   code: string;
@@ -30,7 +29,7 @@ export interface Texts {
   open: string;
 }
 
-/** What is known besides the unit. `outline` holds the levels of the headings above, `images` the origins to load from. */
+/** Input besides the unit. `outline`: levels of the headings above; `images`: origins whose images load without a click. */
 export interface Context {
   links: Links;
   outline: number[];
@@ -38,36 +37,36 @@ export interface Context {
   texts: Texts;
 }
 
-export interface Reading {
+export interface ParsedUnit {
   content: Content;
   /** Definitions that this unit adds. */
   links: Links;
   outline: number[];
 }
 
-/** The deepest that quotes, lists and emphasis nest: an answer can be written to nest without end. */
-const DEEPEST = 12;
+/** Maximum nesting of quotes, lists and emphasis, because a text can nest without limit. */
+const MAX_DEPTH = 12;
 
-/** Characters after which a unit is shown as it stands: a parser's time grows faster than its text. */
-const LONGEST = 20_000;
-/** The same of marks that a parser looks for the second of. */
-const MOST_MARKS = 400;
+/** Longer units are shown as plain text, because parsing time grows faster than the text. */
+const MAX_LENGTH = 20_000;
+/** The same for the number of marks whose closing mark the parser searches. */
+const MAX_MARKS = 400;
 
-/** The level of an answer's first heading; the page and the panel have the ones above. */
+/** Level of an answer's first heading. The page and the panel use the levels above. */
 const FIRST_HEADING = 3;
 
 const NESTED = new RegExp(
-  `^(?![-* \\t]*$)[ \\t]*(?:(?:>|[-*+](?=[ \\t])|\\d{1,9}[.)](?=[ \\t]))[ \\t]*){${DEEPEST},}`,
+  `^(?![-* \\t]*$)[ \\t]*(?:(?:>|[-*+](?=[ \\t])|\\d{1,9}[.)](?=[ \\t]))[ \\t]*){${MAX_DEPTH},}`,
   "m",
 );
 
-/** `$x$`, `$$x$$`, `\(x\)` and `\[x\]`; not money, which has a space before its second sign or a number behind. */
+/** `$x$`, `$$x$$`, `\(x\)` and `\[x\]`. Not amounts of money: there, a space precedes or a digit follows the second "$". */
 const MATH =
   /^(?:\$\$(?=\S)([^$]*?[^\s$\\])\$\$|\$(?=[^\s$])([^$\n]*?[^\s$\\])\$(?!\d)|\\\(([\s\S]+?)\\\)|\\\[([\s\S]+?)\\\])/;
 
-class OurTokenizer extends Tokenizer {
+class StrictDelTokenizer extends Tokenizer {
   override del(source: string, mask: string, before?: string): Tokens.Del | undefined {
-    // "~20 or ~30" is about numbers.
+    // A single "~" means "about", as in "~20 or ~30".
     return source.startsWith("~~") ? super.del(source, mask, before) : undefined;
   }
 }
@@ -90,16 +89,16 @@ const OPTIONS = {
   },
 };
 
-/** Blocks of a text, and the definitions in it. `open`: its end may be missing. */
+/** Return the blocks and link definitions of a text. `open`: its end may be missing. */
 function lex(source: string, links: Links, open: boolean): { tokens: Token[]; links: Links } {
-  const lexer = new Lexer({ ...OPTIONS, tokenizer: new OurTokenizer() });
+  const lexer = new Lexer({ ...OPTIONS, tokenizer: new StrictDelTokenizer() });
   const own = Object.create(links) as Links;
   lexer.tokens.links = own;
   const tokens: Token[] = [];
   lexer.blockTokens(source.replaceAll("\r", ""), tokens);
   if (open && endsOpen(tokens)) {
     const last = lexer.inlineQueue.findLast(({ src }) => src !== "");
-    if (last !== undefined) last.src = heal(last.src);
+    if (last !== undefined) last.src = completeMarkup(last.src);
   }
   for (let index = 0; index < lexer.inlineQueue.length; index += 1) {
     const { src, tokens: into } = lexer.inlineQueue[index] as { src: string; tokens: Token[] };
@@ -108,7 +107,7 @@ function lex(source: string, links: Links, open: boolean): { tokens: Token[]; li
   return { tokens, links: Object.fromEntries(Object.entries(own)) };
 }
 
-/** Whether the last thing is a line of text. */
+/** Whether the text ends with inline content. */
 function endsOpen(tokens: readonly Token[]): boolean {
   const last = tokens.findLast(({ type }) => type !== "space");
   switch (last?.type) {
@@ -126,7 +125,7 @@ function endsOpen(tokens: readonly Token[]): boolean {
   }
 }
 
-/** The types of the blocks of a text; see `Types` in units.ts. */
+/** Return the types of the blocks of a text; see `Types` in units.ts. */
 export function types(source: string): string[] {
   if (isPlain(source)) return ["paragraph"];
   const tokens: Token[] = [];
@@ -135,17 +134,17 @@ export function types(source: string): string[] {
 }
 
 function isPlain(source: string): boolean {
-  if (source.length > LONGEST || NESTED.test(source)) return true;
-  return source.length > 2 * MOST_MARKS && (source.match(/[*_~]+|\[/g)?.length ?? 0) > MOST_MARKS;
+  if (source.length > MAX_LENGTH || NESTED.test(source)) return true;
+  return source.length > 2 * MAX_MARKS && (source.match(/[*_~]+|\[/g)?.length ?? 0) > MAX_MARKS;
 }
 
 /**
- * Read a unit. Its content is one element, but for text that holds nothing to show, or several blocks without a blank
- * line between them.
+ * Parse a unit. The content is usually one element; none for a text without visible content, and several for blocks
+ * without a blank line between them.
  *
  * @param open whether its end may be missing
  */
-export function read(unit: Unit, open: boolean, context: Context): Reading {
+export function parse(unit: Unit, open: boolean, context: Context): ParsedUnit {
   const { outline } = context;
   if (unit.kind === "code") return { content: [unit.source], links: {}, outline };
   if (unit.kind === "math") return { content: [mathOf(unit.source, true)], links: {}, outline };
@@ -153,22 +152,22 @@ export function read(unit: Unit, open: boolean, context: Context): Reading {
   const source =
     unit.kind === "row" ? unit.head + unit.source : open && unit.kind === "flow" ? asTable(unit.source) : unit.source;
   const { tokens, links } = lex(source, context.links, open);
-  const reader = new Reader(context, open);
-  if (unit.kind === "item") return { content: [reader.item(tokens, unit.loose)], links, outline };
+  const parser = new UnitParser(context, open);
+  if (unit.kind === "item") return { content: [parser.item(tokens, unit.loose)], links, outline };
   if (unit.kind === "row") {
     const table = tokens.find((token): token is Tokens.Table => token.type === "table");
-    return { content: table ? table.rows.map((row) => reader.row(table, row, "td")) : [], links, outline };
+    return { content: table ? table.rows.map((row) => parser.row(table, row, "td")) : [], links, outline };
   }
-  return { content: reader.blocks(tokens, true, 0), links, outline: reader.outline };
+  return { content: parser.blocks(tokens, true, 0), links, outline: parser.outline };
 }
 
-/** How the list that begins with this item counts; undefined for one without numbers. */
+/** Return the first number of a list that starts with this item; undefined for a bullet list. */
 export function startOf(source: string): number | undefined {
   const number = /^\s*(\d{1,9})[.)]/.exec(source)?.[1];
   return number === undefined ? undefined : parseInt(number, 10);
 }
 
-/** A line with pipes that is the last will be the head of a table: it is one at once. */
+/** Complete a trailing line with pipes to a table header, so that it is not shown as a paragraph first. */
 function asTable(source: string): string {
   const line = source.trimEnd().split("\n").at(-1) ?? "";
   if (!/^ {0,3}\|/.test(line)) return source;
@@ -179,14 +178,14 @@ function asTable(source: string): string {
   return `${source.trimEnd()}${cells.length > 1 && cells.at(-1)?.trim() === "" ? "\u00a0" : ""}\n|${"-|".repeat(cells.length)}\n`;
 }
 
-/** A unit as it stands. */
+/** Return a unit as plain text. */
 export function plainOf(unit: Unit): Description {
   if (unit.kind === "item") return { tag: "li", content: [unit.source] };
   if (unit.kind === "row") return { tag: "tr", content: [{ tag: "td", content: [unit.source] }] };
   return { tag: "p", class: "plain", attributes: { dir: "auto" }, content: [unit.source.trimEnd()] };
 }
 
-/** A block of code; it is found by its class when colours are at hand. */
+/** Return a code block. Its class identifies it for syntax highlighting. */
 export function codeOf(content: Content, info: string, texts: Texts): Description {
   const language = /^\S*/.exec(decode(info))?.[0].replace(/^\{?\.?|\}$/g, "") ?? "";
   const label = language === "" ? texts.code : `${texts.code}, ${language}`;
@@ -204,7 +203,7 @@ export function codeOf(content: Content, info: string, texts: Texts): Descriptio
       },
       {
         tag: "pre",
-        // What scrolls has to be reached without a mouse.
+        // A scrolling element must be reachable by keyboard.
         attributes: { tabindex: "0", role: "group", "aria-label": label },
         content: [{ tag: "code", content }],
       },
@@ -224,7 +223,7 @@ function mathOf(text: string, display: boolean): Description {
     : { tag: "code", class: "math", attributes, content: [text] };
 }
 
-class Reader {
+class UnitParser {
   readonly #context: Context;
   readonly #open: boolean;
   outline: number[];
@@ -235,15 +234,15 @@ class Reader {
     this.outline = context.outline;
   }
 
-  /** @param top whether these are blocks of the answer itself: its headings make an outline */
+  /** @param top whether these are top-level blocks, whose headings form the outline */
   blocks(tokens: readonly Token[], top: boolean, depth: number): Content {
     const shown = tokens.filter(({ type }) => type !== "space" && type !== "def");
     return shown.flatMap((token) => this.#block(token, top, depth));
   }
 
   #block(token: Token, top: boolean, depth: number): Content {
-    if (depth > DEEPEST) return [{ tag: "p", class: "plain", content: [token.raw] }];
-    // A language is found in a block as a whole: a list whose items had their own would not know on which side to count.
+    if (depth > MAX_DEPTH) return [{ tag: "p", class: "plain", content: [token.raw] }];
+    // The direction is set for a whole block: a list needs one side for all its numbers.
     const attributes: Record<string, string> = top ? { dir: "auto" } : {};
     switch (token.type) {
       case "heading": {
@@ -288,7 +287,7 @@ class Reader {
     }
   }
 
-  /** The item of a text that is one. What is not of it, by the parser's own rules, follows in it. */
+  /** Return the list item of an `item` unit. Blocks that marked places after the item are added to it. */
   item(tokens: readonly Token[], loose: boolean): Description {
     const blocks = tokens.filter(({ type }) => type !== "space" && type !== "def");
     const [list, ...rest] = blocks;
@@ -301,11 +300,11 @@ class Reader {
   }
 
   #itemOf(item: Tokens.ListItem, loose: boolean, depth: number): Description {
-    const [box, words, ...rest] = item.tokens;
-    // The box of a task stands in its line of text.
+    const [box, label, ...rest] = item.tokens;
+    // The checkbox belongs to the item's first line of text.
     const boxed =
-      box?.type === "checkbox" && words?.type === "text"
-        ? [{ ...words, tokens: [box, ...(words.tokens ?? [])] }, ...rest]
+      box?.type === "checkbox" && label?.type === "text"
+        ? [{ ...label, tokens: [box, ...(label.tokens ?? [])] }, ...rest]
         : item.tokens;
     const description: Description = { tag: "li", content: this.blocks(boxed, false, depth) };
     const classes = [...(loose ? ["loose"] : []), ...(item.task ? ["task"] : [])];
@@ -342,15 +341,15 @@ class Reader {
 
   inline(tokens: readonly Token[], depth = 0): Content {
     const content: Content = [];
-    const say = (text: string) => {
+    const append = (text: string) => {
       const last = content.length - 1;
       if (typeof content[last] === "string") content[last] += text;
       else if (text !== "") content.push(text);
     };
     tokens.forEach((token, index) => {
-      const made = depth > DEEPEST ? token.raw : this.#inlineOf(token, index === tokens.length - 1, depth + 1);
-      if (typeof made === "string") say(made);
-      else for (const each of made) typeof each === "string" ? say(each) : content.push(each);
+      const parsed = depth > MAX_DEPTH ? token.raw : this.#inlineOf(token, index === tokens.length - 1, depth + 1);
+      if (typeof parsed === "string") append(parsed);
+      else for (const each of parsed) typeof each === "string" ? append(each) : content.push(each);
     });
     return content;
   }
@@ -372,7 +371,7 @@ class Reader {
       case "br":
         return [{ tag: "br", content: [] }];
       case "html":
-        // The one piece of HTML that markdown has no other way to say, in a table's cell.
+        // The only supported HTML: markdown has no other line break inside a table cell.
         return /^<br\s*\/?>$/i.test(token.raw.trim()) ? [{ tag: "br", content: [] }] : token.raw;
       case "math": {
         const { text, display } = token as Tokens.Generic as unknown as { text: string; display: boolean };
@@ -392,48 +391,48 @@ class Reader {
       }
       case "link": {
         const { href, tokens, raw } = token as Tokens.Link;
-        const words = this.inline(tokens, depth);
-        // An address that is still being written leads nowhere yet.
+        const label = this.inline(tokens, depth);
+        // An incomplete URL is not a link yet.
         const half = this.#open && last && /^(?:https?:|www\.|\S+@)/.test(raw);
-        const target = half ? null : linkTo(href);
-        if (target === null) return words;
+        const target = half ? null : safeLink(href);
+        if (target === null) return label;
         return [
           {
             tag: "a",
             attributes: { href: target, target: "_blank", rel: "noopener noreferrer nofollow ugc" },
-            content: words,
+            content: label,
           },
         ];
       }
       case "image":
-        return [this.#picture(token as Tokens.Image)];
+        return [this.#image(token as Tokens.Image)];
       default:
         return decode(token.raw);
     }
   }
 
-  #picture({ href, text }: Tokens.Image): Description {
+  #image({ href, text }: Tokens.Image): Description {
     const alt = decode(text);
-    const picture = pictureAt(href);
-    if (picture === null) return { tag: "span", class: "image", content: [alt] };
-    if (this.#context.images.includes(picture.origin)) return imageOf(picture.href, alt);
+    const image = safeImage(href);
+    if (image === null) return { tag: "span", class: "image", content: [alt] };
+    if (this.#context.images.includes(image.origin)) return imageOf(image.href, alt);
     const label = [this.#context.texts.showImage, alt].filter((each) => each !== "").join(": ");
     return {
       tag: "button",
       class: "image",
-      attributes: { type: "button", "data-address": picture.href, "data-alt": alt },
-      content: [label, { tag: "small", content: [picture.host] }],
+      attributes: { type: "button", "data-address": image.href, "data-alt": alt },
+      content: [label, { tag: "small", content: [image.host] }],
     };
   }
 }
 
-/** A list of these items; without a number, one that does not count. */
+/** Return a list of these items; a bullet list if `start` is undefined. */
 export function listOf(start: number | undefined, content: Content): Description {
   if (start === undefined) return { tag: "ul", attributes: {}, content };
   return { tag: "ol", attributes: start === 1 ? {} : { start: String(start) }, content };
 }
 
-/** A picture that is loaded without telling its server from where. */
+/** Return an image that is requested without a referrer. */
 export function imageOf(address: string, alt: string): Description {
   return {
     tag: "img",

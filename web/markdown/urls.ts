@@ -1,12 +1,12 @@
-// What an answer may lead to and load. An answer is written by a stranger's words: it must not act in the name of the
-// reader, nor tell anybody that it is read.
+// Which URLs an answer may link to and load. Answers can contain text of strangers, so a link must not run code in the page,
+// and an image must not report the user's visit.
 // Pure.
 
-/** What a link may lead to: a page of the web, or a letter. */
-const LINKS = ["http:", "https:", "mailto:"];
+/** Allowed protocols of links. */
+const LINK_PROTOCOLS = ["http:", "https:", "mailto:"];
 
-/** The character references that models write; all others stay as they are. */
-const NAMED: Record<string, string> = Object.assign(Object.create(null) as Record<string, string>, {
+/** Character references that models use. Others remain unchanged. */
+const CHARACTER_REFERENCES: Record<string, string> = Object.assign(Object.create(null) as Record<string, string>, {
   amp: "&",
   lt: "<",
   gt: ">",
@@ -102,25 +102,25 @@ const NAMED: Record<string, string> = Object.assign(Object.create(null) as Recor
   star: "☆",
 });
 
-/** The text with its character references read. */
+/** Return the text with its character references decoded. */
 export function decode(text: string): string {
   if (!text.includes("&")) return text;
   return text.replace(/&(?:#(\d{1,7})|#[xX]([0-9a-fA-F]{1,6})|([a-zA-Z]\w{1,30}));/g, (whole, decimal, hex, name) => {
-    if (name !== undefined) return NAMED[name as string] ?? whole;
+    if (name !== undefined) return CHARACTER_REFERENCES[name as string] ?? whole;
     const point = decimal !== undefined ? parseInt(decimal as string, 10) : parseInt(hex as string, 16);
     const valid = point > 0 && point <= 0x10ffff && (point < 0xd800 || point > 0xdfff);
     return valid ? String.fromCodePoint(point) : "\ufffd";
   });
 }
 
-/** Where a link leads, or null where it may not be followed: anything but an absolute http, https or mailto address. */
-export function linkTo(address: string): string | null {
+/** Return the URL of a link; null unless it is an absolute http, https or mailto URL. */
+export function safeLink(address: string): string | null {
   const url = absolute(address);
-  return url !== null && LINKS.includes(url.protocol) ? url.href : null;
+  return url !== null && LINK_PROTOCOLS.includes(url.protocol) ? url.href : null;
 }
 
-/** Where a picture lies, or null where it may not be loaded even when asked for. */
-export function pictureAt(address: string): { href: string; origin: string; host: string } | null {
+/** Return the URL of an image; null unless it is an absolute http or https URL. */
+export function safeImage(address: string): { href: string; origin: string; host: string } | null {
   const url = absolute(address);
   if (url === null || (url.protocol !== "https:" && url.protocol !== "http:")) return null;
   return { href: url.href, origin: url.origin, host: url.host };
@@ -128,7 +128,7 @@ export function pictureAt(address: string): { href: string; origin: string; host
 
 function absolute(address: string): URL | null {
   try {
-    // Without a base: an address that leans on the page's own could call something there.
+    // Without a base: a relative URL could trigger an action of the page's own site.
     return new URL(decode(address));
   } catch {
     return null;

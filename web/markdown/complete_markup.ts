@@ -1,11 +1,9 @@
-// A line of text that is still being written, closed as it will most likely be closed: so that no mark shows which a
-// reader of the finished text will not see.
-// Pure.
+// Completes the markup of an unfinished text, so that marks like "**" do not appear while the text streams. Pure.
 
 interface Mark {
   character: string;
   length: number;
-  /** Where in the healed text it begins. */
+  /** Its index in the completed text. */
   at: number;
 }
 
@@ -13,17 +11,17 @@ const PUNCTUATION = /[\p{P}\p{S}]/u;
 const NUMBERED = /^\^?\d*$/;
 
 /**
- * Close what is open: emphasis and code get their second mark, the words of half a link stand without its brackets,
- * and what means nothing yet is left out.
+ * Return the text with its open markup closed: emphasis and code get their closing marks, an incomplete link becomes its
+ * label, and marks without content are removed.
  *
- * @param text what a paragraph, an item or a cell holds so far
+ * @param text an unfinished paragraph, list item or table cell
  */
-export function heal(text: string): string {
+export function completeMarkup(text: string): string {
   const marks: Mark[] = [];
-  let healed = "";
+  let completed = "";
   let index = 0;
   const take = (length: number) => {
-    healed += text.slice(index, index + length);
+    completed += text.slice(index, index + length);
     index += length;
   };
   while (index < text.length) {
@@ -36,48 +34,48 @@ export function heal(text: string): string {
       else if (math === 0) take(2);
       else {
         const content = rest.slice(2).replace(/\\$/, "");
-        if (content.trim() !== "") healed += `${rest.slice(0, 2)}${content}${rest[1] === "(" ? "\\)" : "\\]"}`;
+        if (content.trim() !== "") completed += `${rest.slice(0, 2)}${content}${rest[1] === "(" ? "\\)" : "\\]"}`;
         break;
       }
     } else if (character === "`") {
       const ticks = /^`+/.exec(rest)?.[0] ?? "";
-      const close = closing(rest, ticks);
+      const close = closingTicks(rest, ticks);
       if (close !== -1) {
         take(close + ticks.length);
         continue;
       }
       const content = rest.slice(ticks.length).replace(/`+$/, "");
-      if (content.trim() !== "") healed += `${ticks}${content}${ticks}`;
+      if (content.trim() !== "") completed += `${ticks}${content}${ticks}`;
       break;
     } else if (character === "$") {
-      const length = healMath(rest);
+      const length = mathLength(rest);
       if (length > 0) take(length);
       else if (length === 0) take(1);
       else {
         const mark = rest.startsWith("$$") ? "$$" : "$";
         const content = rest.slice(mark.length).replace(/\$$/, "").trimEnd();
-        if (content !== "") healed += `${mark}${content}${mark}`;
+        if (content !== "") completed += `${mark}${content}${mark}`;
         break;
       }
     } else if (character === "[" || rest.startsWith("![")) {
       const image = character === "!";
       const from = image ? 1 : 0;
-      const close = bracket(rest, from);
+      const close = closingBracket(rest, from);
       if (close === -1) {
-        // Half a picture shows nothing, half a link its words.
+        // An incomplete image shows nothing, and an incomplete link its label.
         if (image || NUMBERED.test(rest.slice(1))) break;
         index += 1;
         continue;
       }
-      const words = rest.slice(from + 1, close);
+      const label = rest.slice(from + 1, close);
       const after = rest.slice(close + 1);
-      const end = destination(after);
+      const end = destinationLength(after);
       if (end > 0) take(close + 1 + end);
       else if (end === 0) take(1);
       else if (image) break;
-      else if (after === "" && (NUMBERED.test(words) || words.trim().length < 2)) take(close + 1);
+      else if (after === "" && (NUMBERED.test(label) || label.trim().length < 2)) take(close + 1);
       else {
-        text = `${text.slice(0, index)}${words}`;
+        text = `${text.slice(0, index)}${label}`;
       }
     } else if (character === "<") {
       const link = /^<[a-z][a-z0-9+.-]{1,31}:[^\s<>]*>/i.exec(rest)?.[0];
@@ -97,17 +95,17 @@ export function heal(text: string): string {
         continue;
       }
       index += length;
-      healed += weigh(marks, { character, length, at: healed.length }, before, after);
+      completed += writeRun(marks, { character, length, at: completed.length }, before, after);
     } else {
       const plain = /^[^\\`$[!<&h*_~]+/.exec(rest)?.[0].length ?? 1;
       take(Math.max(1, plain));
     }
   }
-  return close(healed, marks);
+  return close(completed, marks);
 }
 
-/** What is to be written of a run of marks, which opens, closes or is text. */
-function weigh(marks: Mark[], run: Mark, before: string, after: string | undefined): string {
+/** Return the output for a run of marks, which opens or closes emphasis, or is text (CommonMark 6.2). */
+function writeRun(marks: Mark[], run: Mark, before: string, after: string | undefined): string {
   const { character } = run;
   const spaceBefore = /\s/.test(before);
   const spaceAfter = after === undefined || /\s/.test(after);
@@ -123,7 +121,7 @@ function weigh(marks: Mark[], run: Mark, before: string, after: string | undefin
     const index = marks.findLastIndex((mark) => mark.character === character);
     const mark = marks[index];
     if (mark === undefined) break;
-    // Half of the second mark may have come: the other half is added with the rest that is open.
+    // The closing mark may be incomplete. `close` adds all of it.
     if (after === undefined && rest < mark.length && mark.length === 2) return written;
     const length = Math.min(rest, mark.length);
     mark.length -= length;
@@ -132,21 +130,21 @@ function weigh(marks: Mark[], run: Mark, before: string, after: string | undefin
     marks.splice(mark.length === 0 ? index : index + 1);
   }
   if (rest === 0) return written;
-  // A run at the very end may become anything.
+  // A run at the end of the text is ambiguous.
   if (after === undefined && (character !== "_" || spaceBefore || markBefore)) return written;
   if (opens) marks.push({ character, length: rest, at: run.at + written.length });
   return written + character.repeat(rest);
 }
 
-/** Write the second marks, before the space at the end; where there is nothing between two, neither. */
-function close(healed: string, marks: Mark[]): string {
+/** Add the closing marks before trailing spaces. Remove opening marks without content. */
+function close(completed: string, marks: Mark[]): string {
   while (marks.length > 0) {
     const last = marks[marks.length - 1] as Mark;
-    if (healed.slice(last.at + last.length).trim() !== "") break;
-    healed = healed.slice(0, last.at);
+    if (completed.slice(last.at + last.length).trim() !== "") break;
+    completed = completed.slice(0, last.at);
     marks.pop();
   }
-  const text = healed.trimEnd();
+  const text = completed.trimEnd();
   return (
     text +
     marks
@@ -156,8 +154,8 @@ function close(healed: string, marks: Mark[]): string {
   );
 }
 
-/** Where the run of backticks that closes stands; -1 for nowhere. */
-function closing(rest: string, ticks: string): number {
+/** Return the index of the closing backticks; -1 if there are none. */
+function closingTicks(rest: string, ticks: string): number {
   let index = ticks.length;
   for (;;) {
     index = rest.indexOf(ticks, index);
@@ -168,15 +166,15 @@ function closing(rest: string, ticks: string): number {
   }
 }
 
-/** Where the bracket that opens at `from` is closed; -1 for nowhere. */
-function bracket(rest: string, from: number): number {
+/** Return the index of the bracket that closes the one at `from`; -1 if there is none. */
+function closingBracket(rest: string, from: number): number {
   let depth = 0;
   for (let index = from; index < rest.length; index += 1) {
     const character = rest[index];
     if (character === "\\") index += 1;
     else if (character === "`") {
       const ticks = /^`+/.exec(rest.slice(index))?.[0] ?? "`";
-      const close = closing(rest.slice(index), ticks);
+      const close = closingTicks(rest.slice(index), ticks);
       if (close === -1) return -1;
       index += close + ticks.length - 1;
     } else if (character === "[") depth += 1;
@@ -188,8 +186,8 @@ function bracket(rest: string, from: number): number {
   return -1;
 }
 
-/** The length of what follows a link's words: 0 if it is no link, -1 if it is half of one. */
-function destination(after: string): number {
+/** Return the length of a link's destination: 0 if it is not a link, -1 if it is incomplete. */
+function destinationLength(after: string): number {
   if (after === "") return -1;
   if (after[0] === "[") {
     const close = after.indexOf("]");
@@ -209,8 +207,8 @@ function destination(after: string): number {
   return /^\(\s*(?:<[^>\n]*>?|[^\s<]*)(?:\s+(?:["'(].*)?)?$/s.test(after) ? -1 : 0;
 }
 
-/** The length of the formula that begins here: 0 if it is money, -1 if it is not closed. */
-function healMath(rest: string): number {
+/** Return the length of the formula at the start: 0 if it is an amount of money, -1 if it is incomplete. */
+function mathLength(rest: string): number {
   const whole = /^(\$\$?)(?=\S)[^$]*?[^\s$\\]\1(?!\d)/.exec(rest)?.[0];
   if (whole !== undefined) return whole.length;
   if (rest === "$" || rest.startsWith("$$")) return rest.slice(2).includes("$$") ? 0 : -1;

@@ -1,18 +1,23 @@
-// What is said about the line and about an answer, in words.
-// Pure: states in, words out.
+// Status texts of the connection, of an answer and of a question. Pure.
 
 import type { AssistantMessage, ConversationState, ErrorDetails, UserMessage } from "../client/client.js";
+import { Close } from "../client/wire.js";
 import { filled, type Texts } from "./texts.js";
 
-/** Words for a person. `tone` is how they look; `busy` that something goes on. */
-export interface Words {
+/** A status for the user. `tone` is its colour; `busy` shows an animation. */
+export interface Status {
   text: string;
   tone: "calm" | "good" | "warning" | "wrong";
   busy: boolean;
 }
 
-/** How the line is; null where there is nothing to say. `now` in milliseconds since 1970. */
-export function ofLine(state: ConversationState, fault: ErrorDetails | null, now: number, texts: Texts): Words | null {
+/** Return the status of the connection; null if there is nothing to show. `now` in milliseconds since 1970. */
+export function connectionStatus(
+  state: ConversationState,
+  fault: ErrorDetails | null,
+  now: number,
+  texts: Texts,
+): Status | null {
   switch (state.name) {
     case "connecting":
       return { text: texts.connecting, tone: "calm", busy: true };
@@ -28,27 +33,27 @@ export function ofLine(state: ConversationState, fault: ErrorDetails | null, now
     case "resumed":
       return { text: texts.resumed, tone: "good", busy: false };
     case "closed":
-      return { text: ofClose(state.code, state.reason, texts), tone: "wrong", busy: false };
+      return { text: closeText(state.code, state.reason, texts), tone: "wrong", busy: false };
     case "live":
       return fault === null ? null : { text: fault.message, tone: "wrong", busy: false };
   }
 }
 
-function ofClose(code: number, reason: string, texts: Texts): string {
-  if (code === 4401) return texts.expired;
-  if (code === 4403) return texts.forbiddenPage;
+function closeText(code: number, reason: string, texts: Texts): string {
+  if (code === Close.NOT_AUTHENTICATED) return texts.expired;
+  if (code === Close.FORBIDDEN_ORIGIN) return texts.forbiddenPage;
   return filled(texts.closed, { reason: reason === "" ? String(code) : reason });
 }
 
-/** What an answer does, or how it ended, where its text does not tell; null where it does. */
-export function ofAnswer(message: AssistantMessage, texts: Texts, secondsLeft: number): Words | null {
-  const calm = (text: string, busy: boolean): Words => ({ text, tone: "calm", busy });
+/** Return the status of an answer; null if its text is enough. */
+export function answerStatus(message: AssistantMessage, texts: Texts, secondsLeft: number): Status | null {
+  const calm = (text: string, busy: boolean): Status => ({ text, tone: "calm", busy });
   if (message.stopping && message.state !== "ended") return calm(texts.stopping, true);
   switch (message.state) {
     case "queued":
       return calm(texts.queued, true);
     case "waiting":
-      // For the provider it waits for so many seconds, for the gateway's store nobody knows.
+      // Only a wait for the provider has a known duration; a wait for the store has none.
       if (message.retryIn === undefined) return { text: texts.held, tone: "warning", busy: true };
       return { text: filled(texts.waiting, { seconds: Math.max(1, secondsLeft) }), tone: "warning", busy: true };
     case "recovering":
@@ -56,11 +61,11 @@ export function ofAnswer(message: AssistantMessage, texts: Texts, secondsLeft: n
     case "running":
       return message.text === "" ? calm(texts.thinking, true) : null;
     case "ended":
-      return ofEnd(message, texts);
+      return endStatus(message, texts);
   }
 }
 
-function ofEnd({ reason, error }: AssistantMessage, texts: Texts): Words | null {
+function endStatus({ reason, error }: AssistantMessage, texts: Texts): Status | null {
   switch (reason) {
     case "complete":
     case undefined:
@@ -86,8 +91,8 @@ function ofEnd({ reason, error }: AssistantMessage, texts: Texts): Words | null 
   }
 }
 
-/** What there is to say about a question. `live`: whether the line is up. */
-export function ofQuestion({ state, error }: UserMessage, live: boolean, texts: Texts): Words | null {
+/** Return the status of a question. `live`: whether the client is connected. */
+export function questionStatus({ state, error }: UserMessage, live: boolean, texts: Texts): Status | null {
   if (state === "refused")
     return { text: filled(texts.notSent, { reason: error?.message ?? "" }), tone: "wrong", busy: false };
   return state === "sending" && !live ? { text: texts.sending, tone: "calm", busy: false } : null;
