@@ -1,7 +1,7 @@
-// The page for operators: asks once a second what the fleet does, and shows it. What it is told holds no text.
+// The operators' page: requests the state of the fleet once a second. The responses contain no texts of users.
 
-const EVERY = 1000;
-const MOST_ROWS = 250;
+const INTERVAL_MS = 1000;
+const MAX_ROWS = 250;
 const KEY = "tokenwire-operator";
 
 const element = (id) => document.getElementById(id);
@@ -11,17 +11,19 @@ let followed = null;
 let cursor = "";
 let timer = 0;
 
-class Refused extends Error {}
+class TokenRejected extends Error {}
+class StoreUnavailable extends Error {}
 
 async function ask(path) {
   const reply = await fetch(path, { headers: { authorization: `Bearer ${token}` }, cache: "no-store" });
-  if (reply.status === 401) throw new Refused();
+  if (reply.status === 401) throw new TokenRejected();
+  if (reply.status === 503) throw new StoreUnavailable();
   if (reply.status === 404) return null;
   if (!reply.ok) throw new Error(String(reply.status));
   return reply.json();
 }
 
-// Durations and sizes as `tokenwire top` spells them.
+// Formats durations and sizes like `tokenwire top`.
 function seconds(value) {
   if (value === null || value === undefined) return "–";
   if (value < 60) return `${value.toFixed(1)}s`;
@@ -54,8 +56,8 @@ function figure(value, name, mark = "") {
   return box;
 }
 
-// A table's columns: a head, what a row shows in it, and how: left, id, or a share of one as a bar.
-function table(place, columns, rows, mark, key) {
+// Columns are [title, content of a row, style], where style is "left", "id" or nothing.
+function table(node, columns, rows, mark, key) {
   const head = document.createElement("thead");
   const line = head.insertRow();
   for (const [name, , how] of columns) {
@@ -77,10 +79,10 @@ function table(place, columns, rows, mark, key) {
       else cell.textContent = shown;
     }
   }
-  // What has the focus keeps it.
-  const focused = place.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-  place.replaceChildren(head, body);
-  if (focused && key) place.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
+  // Restore the focus after the rows were replaced.
+  const focused = node.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+  node.replaceChildren(head, body);
+  if (focused && key) node.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
 }
 
 function share(value) {
@@ -114,7 +116,7 @@ const GATEWAY = [
   ["memory", (row) => size(row.memory)],
   ["connected", (row) => count(row.connections)],
   ["viewers", (row) => count(row.viewers)],
-  ["behind", (row) => count(row.behind)],
+  ["lagging", (row) => count(row.behind)],
   ["in/s", (row) => count(row.received)],
   ["out/s", (row) => count(row.delivered)],
 ];
@@ -136,7 +138,7 @@ const RESPONSE = [
   ["text", (row) => size(row.size)],
   ["text/s", (row) => size(row.rate)],
   ["viewers", (row) => count(row.viewers)],
-  ["behind", (row) => count(row.behind)],
+  ["lagging", (row) => count(row.behind)],
   ["lag", (row) => count(row.lag)],
   ["worker", (row) => row.worker ?? "–", "id"],
   ["conversation", (row) => row.conversation, "id"],
@@ -155,17 +157,17 @@ function show(fleet) {
   const behind = sum(gateways, "behind");
   const received = sum(gateways, "received");
   const delivered = sum(gateways, "delivered");
-  const waits = queue.waiting > 0 && queue.lag > 2;
+  const delayed = queue.waiting > 0 && queue.lag > 2;
   element("figures").replaceChildren(
     figure(count(queue.running), "answers running"),
     figure(
       count(queue.waiting),
-      queue.waiting ? `waiting, ${seconds(queue.lag)} the oldest` : "waiting",
-      queue.lag > 10 ? "wrong" : waits ? "warning" : "",
+      queue.waiting ? `waiting, the oldest for ${seconds(queue.lag)}` : "waiting",
+      queue.lag > 10 ? "wrong" : delayed ? "warning" : "",
     ),
     figure(count(sum(gateways, "connections")), "connected"),
     figure(count(sum(gateways, "viewers")), "viewers"),
-    figure(count(behind), "viewers behind", behind ? "warning" : ""),
+    figure(count(behind), "lagging viewers", behind ? "warning" : ""),
     figure(count(delivered), "entries out / s"),
     figure(received ? `× ${(delivered / received).toFixed(1)}` : "–", "fan-out"),
     figure(count(gateways.length), "gateways", gateways.length ? "" : "wrong"),
@@ -177,9 +179,9 @@ function show(fleet) {
   const open = (row) => (row.response === followed ? "open" : "");
   const mark = (row) =>
     `${row.worker === null && row.state !== "queued" ? "wrong" : row.behind ? "warning" : ""} ${open(row)}`;
-  table(element("responses"), RESPONSE, responses.slice(0, MOST_ROWS), mark, true);
-  const more = responses.length - MOST_ROWS;
-  element("more").textContent = more > 0 ? `and ${more} more` : responses.length ? "" : "Nothing is being answered.";
+  table(element("responses"), RESPONSE, responses.slice(0, MAX_ROWS), mark, true);
+  const more = responses.length - MAX_ROWS;
+  element("more").textContent = more > 0 ? `and ${more} more` : responses.length ? "" : "There are no open responses.";
   state.textContent = `as of ${new Date(fleet.at * 1000).toLocaleTimeString("en-GB")}`;
   state.className = "";
 }
@@ -193,7 +195,7 @@ function follow(response) {
   shown = [];
   element("log").hidden = false;
   element("close").focus();
-  look();
+  refresh();
 }
 
 let shown = [];
@@ -203,43 +205,46 @@ async function read() {
   const log = await ask(`responses/${encodeURIComponent(response)}${cursor ? `?after=${cursor}` : ""}`);
   if (response !== followed) return;
   if (log === null) {
-    element("about").textContent = "There is no log of it any more.";
+    element("about").textContent = "The log of this response has expired.";
     return;
   }
   shown = [...shown, ...log.entries];
   cursor = shown.at(-1)?.cursor ?? "";
   const bytes = shown.filter((entry) => entry.kind === "text").reduce((total, entry) => total + entry.size, 0);
   element("about").textContent =
-    `${count(shown.length)} entries, ${size(bytes)} of text. What they say is not shown here.`;
+    `${count(shown.length)} entries, ${size(bytes)} of text. The text itself is not shown.`;
   table(element("entries"), ENTRY, shown.slice(-200).reverse(), () => "");
 }
 
-async function look() {
+async function refresh() {
   clearTimeout(timer);
   try {
     const fleet = await ask("fleet");
     element("entry").hidden = true;
-    element("main").hidden = element("leave").hidden = false;
+    element("main").hidden = element("sign-out").hidden = false;
     show(fleet);
     if (followed) await read();
   } catch (error) {
-    if (error instanceof Refused) {
-      forget(token ? "This is not the token." : "");
+    if (error instanceof TokenRejected) {
+      signOut(token ? "This token is not valid." : "");
       return;
     }
-    state.textContent = "The gateway does not answer. What is below is old.";
+    state.textContent =
+      error instanceof StoreUnavailable
+        ? "The store is unavailable. The data below is old."
+        : "The gateway does not respond. The data below is old.";
     state.className = "lost";
   }
-  // A tab that nobody sees asks nothing.
-  if (document.visibilityState === "visible") timer = setTimeout(look, EVERY);
+  // A hidden tab sends no requests.
+  if (document.visibilityState === "visible") timer = setTimeout(refresh, INTERVAL_MS);
 }
 
-function forget(why) {
+function signOut(why) {
   clearTimeout(timer);
   token = "";
   sessionStorage.removeItem(KEY);
   element("entry").hidden = false;
-  element("main").hidden = element("leave").hidden = element("log").hidden = true;
+  element("main").hidden = element("sign-out").hidden = element("log").hidden = true;
   followed = null;
   state.textContent = why;
   state.className = why ? "lost" : "";
@@ -251,9 +256,9 @@ element("entry").addEventListener("submit", (event) => {
   token = element("token").value.trim();
   element("token").value = "";
   sessionStorage.setItem(KEY, token);
-  look();
+  refresh();
 });
-element("leave").addEventListener("click", () => forget(""));
+element("sign-out").addEventListener("click", () => signOut(""));
 element("close").addEventListener("click", () => {
   const last = followed;
   followed = null;
@@ -264,8 +269,8 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && followed) element("close").click();
 });
 document.addEventListener("visibilitychange", () => {
-  if (document.visibilityState === "visible" && token) look();
+  if (document.visibilityState === "visible" && token) refresh();
 });
 
-if (token) look();
-else forget("");
+if (token) refresh();
+else signOut("");

@@ -1,12 +1,12 @@
-// The page at /: the widget on the left, and the same answer in four frames that are clients of their own.
+// The page at /: the widget on the left, and the same conversation in three other clients and a frame log.
 
 import { connect } from "./client/tokenwire.js";
-import { Line } from "./line.js";
-import { Raw } from "./raw.js";
+import { FaultInjector } from "./fault_injector.js";
+import { FrameLog } from "./frame_log.js";
 
 /** @typedef {import("../client/client.js").Client} Client */
 /** @typedef {import("../client/client.js").Conversation} Conversation */
-/** @typedef {{line: Line, client: Client, frame: HTMLElement | null, conversation?: Conversation, leave: () => void}} Screen */
+/** @typedef {{faults: FaultInjector, client: Client, frame: HTMLElement | null, conversation?: Conversation, unsubscribe: () => void}} Screen */
 
 const PROMPTS = [
   "Why is the sky blue?",
@@ -15,15 +15,15 @@ const PROMPTS = [
   "/help",
 ];
 
-/** Characters of an answer after which the late tab opens. */
-const LATE = 280;
+/** Length of an answer at which the late tab opens. */
+const LATE_CHARS = 280;
 
-/** Milliseconds between what the slow line brings. */
-const SLOW = 900;
+/** Interval between deliveries to the slow phone. */
+const SLOW_MS = 900;
 
 const element = /** @type {(id: string) => any} */ ((id) => document.getElementById(id));
 
-// The token does not stay in the address, which people copy; it stays for a reload, and for a second tab.
+// Move the token from the address, which users copy and share, to the storage of this tab.
 const hash = new URLSearchParams(location.hash.slice(1));
 if (hash.has("token")) {
   sessionStorage.setItem("token", hash.get("token") ?? "");
@@ -31,9 +31,9 @@ if (hash.has("token")) {
   history.replaceState(null, "", `#${hash}`);
 }
 
-/** A client of its own, with a line of its own. @param {HTMLElement | null} frame @returns {Screen} */
+/** Create a separate client with fault injection. @param {HTMLElement | null} frame @returns {Screen} */
 function screen(frame) {
-  const line = new Line();
+  const faults = new FaultInjector();
   const own = frame === null ? {} : { tab: null, browser: null };
   const client = connect({
     url: new URL(".", location.href.replace(/#.*/, "")),
@@ -41,54 +41,54 @@ function screen(frame) {
     program: "page",
     shared: false,
     transport: "websocket",
-    WebSocket: /** @type {any} */ (line.WebSocket),
+    WebSocket: /** @type {any} */ (faults.WebSocket),
     ...own,
   });
-  return { line, client, frame, leave: () => {} };
+  return { faults, client, frame, unsubscribe: () => {} };
 }
 
 const chat = screen(null);
 const tab = screen(element("tab"));
 const phone = screen(element("phone"));
-phone.line.gather = SLOW;
-/** The one that opens in the middle. @type {Screen | null} */
+phone.faults.bufferMs = SLOW_MS;
+/** The client that opens during an answer. @type {Screen | null} */
 let late = null;
 
-const raw = new Raw(element("wire").querySelector("ol"), element("wire").querySelector("output"));
-chat.line.passed = (frame, sent) => {
-  raw.add(frame, sent);
-  if (frame.type === "ready") void look();
+const log = new FrameLog(element("frame-log").querySelector("ol"), element("frame-log").querySelector("output"));
+chat.faults.onFrame = (frame, sent) => {
+  log.add(frame, sent);
+  if (frame.type === "ready") void loadGateway();
 };
 
-/** Put a chat into a place of the page. @param {HTMLElement} place @param {object} settings */
-function show(place, settings) {
+/** Show a chat in a container. @param {HTMLElement} container @param {object} settings */
+function show(container, settings) {
   const chat = /** @type {any} */ (document.createElement("tokenwire-chat"));
   chat.settings = settings;
-  place.replaceChildren(chat);
+  container.replaceChildren(chat);
   return chat;
 }
 
-/** Let a screen show a conversation. @param {Screen} of @param {string} id */
-function follow(of, id) {
-  of.leave();
-  const conversation = (of.conversation = of.client.conversation(id));
-  of.leave = conversation.subscribe(schedule);
-  if (of.frame === null) return;
-  const name = of.frame.querySelector("h2")?.textContent;
+/** Show a conversation on a screen. @param {Screen} screen @param {string} id */
+function follow(screen, id) {
+  screen.unsubscribe();
+  const conversation = (screen.conversation = screen.client.conversation(id));
+  screen.unsubscribe = conversation.subscribe(schedule);
+  if (screen.frame === null) return;
+  const name = screen.frame.querySelector("h2")?.textContent;
   const texts = {
-    title: `What is shown: ${name}`,
-    greeting: "Nobody asks here",
-    promise: "What is asked in the chat appears by itself.",
+    title: `Conversation: ${name}`,
+    greeting: "Waiting for a question",
+    promise: "Questions from the chat appear here automatically.",
   };
-  show(/** @type {HTMLElement} */ (of.frame.querySelector(".view")), {
-    client: of.client,
+  show(/** @type {HTMLElement} */ (screen.frame.querySelector(".view")), {
+    client: screen.client,
     conversation: id,
     view: true,
     texts,
   });
 }
 
-// ---- What is shown ------------------------------------------------------------------------------------------------
+// ---- Rendering ----------------------------------------------------------------------------------------------------
 
 let scheduled = false;
 
@@ -101,10 +101,10 @@ function schedule() {
   });
 }
 
-/** The last answer of a screen. @param {Screen | null} of */
-const answerOf = (of) => of?.conversation?.messages.findLast((message) => message.role === "assistant");
+/** Return the last answer of a screen. @param {Screen | null} screen */
+const answerOf = (screen) => screen?.conversation?.messages.findLast((message) => message.role === "assistant");
 
-/** How far the late tab had to catch up, and with which answer. @type {{id: string, missed: number} | null} */
+/** The answer for which the late tab was opened, and the characters that it had missed. @type {{id: string, missed: number} | null} */
 let opened = null;
 
 function draw() {
@@ -114,27 +114,27 @@ function draw() {
     if (each?.frame == null) continue;
     const own = answerOf(each);
     const behind = own?.id === now?.id ? length - (own?.text.length ?? 0) : length;
-    const words =
-      now === undefined ? "idle" : behind > 0 ? `${behind} behind` : own?.state === "ended" ? "whole" : "in step";
+    const status =
+      now === undefined ? "idle" : behind > 0 ? `${behind} behind` : own?.state === "ended" ? "complete" : "up to date";
     write(
       each.frame.querySelector("output"),
-      each === late && opened && own?.state !== "ended" ? `opened ${opened.missed} late` : words,
+      each === late && opened && own?.state !== "ended" ? `opened ${opened.missed} characters late` : status,
     );
     each.frame.classList.toggle("behind", behind > 0);
   }
   element("stop").disabled = tab.conversation?.answering === undefined;
   element("entry").hidden = !(chat.client.state.name === "closed" && chat.client.state.code === 4401);
-  // A new answer: the late tab is closed, and opened when there is something that it has missed.
+  // Close the late tab at each new answer, and open it again once the answer is long enough.
   if (now === undefined || now.id === opened?.id) return;
   if (late !== null && now.state !== "ended") {
-    late.leave();
+    late.unsubscribe();
     late.client.close();
     late.frame?.querySelector(".view")?.replaceChildren(waiting);
     write(late.frame?.querySelector("output"), "not open yet");
     late = null;
     opened = null;
   }
-  if (late === null && (now.text.length >= LATE || now.state === "ended")) {
+  if (late === null && (now.text.length >= LATE_CHARS || now.state === "ended")) {
     opened = { id: now.id, missed: now.text.length };
     late = screen(element("late"));
     follow(late, now === undefined ? "" : /** @type {Conversation} */ (tab.conversation).id);
@@ -143,39 +143,39 @@ function draw() {
 
 const waiting = element("late").querySelector(".later");
 
-/** @param {Element | null | undefined} place @param {string} text */
-function write(place, text) {
-  if (place && place.textContent !== text) place.textContent = text;
+/** @param {Element | null | undefined} node @param {string} text */
+function write(node, text) {
+  if (node && node.textContent !== text) node.textContent = text;
 }
 
-// ---- What can go wrong --------------------------------------------------------------------------------------------
+// ---- Fault injection ----------------------------------------------------------------------------------------------
 
-element("cut").addEventListener("click", () => {
-  if (chat.line.down) {
-    chat.line.mend();
+element("disconnect").addEventListener("click", () => {
+  if (chat.faults.disconnected) {
+    chat.faults.restore();
     chat.client.reconnect();
   } else {
-    raw.note("the network is cut");
-    chat.line.cut();
+    log.note("disconnected");
+    chat.faults.disconnect();
   }
-  element("cut").setAttribute("aria-pressed", String(chat.line.down));
-  write(element("cut").querySelector(".words"), chat.line.down ? "Plug it in again" : "Cut the network");
+  element("disconnect").setAttribute("aria-pressed", String(chat.faults.disconnected));
+  write(element("disconnect").querySelector(".words"), chat.faults.disconnected ? "Reconnect" : "Disconnect");
 });
 
 element("reload").addEventListener("click", () => location.reload());
 
 element("stop").addEventListener("click", () => tab.conversation?.stop());
 
-/** The number of the process that serves this page, where it may be killed. @type {number | undefined} */
+/** Process id of the gateway, if it may be killed. @type {number | undefined} */
 let gateway;
 
-/** Ask whom one would kill. */
-async function look() {
+/** Request the process id of the gateway. */
+async function loadGateway() {
   try {
     const reply = await fetch("kill");
     gateway = reply.status === 200 ? (await reply.json()).gateway : undefined;
   } catch {
-    // It has been killed, or the line is cut.
+    // The gateway was killed, or the network is down.
     return;
   }
   element("kill").disabled = gateway === undefined;
@@ -184,8 +184,8 @@ async function look() {
 
 element("kill").addEventListener("click", async () => {
   element("kill").disabled = true;
-  raw.note(`gateway ${gateway} is killed`);
-  // It dies before it can answer.
+  log.note(`gateway ${gateway} killed`);
+  // The process ends before it can respond.
   await fetch("kill", { method: "POST" }).catch(() => {});
 });
 
@@ -211,7 +211,7 @@ widget.addEventListener("tokenwire-conversation", (/** @type {CustomEvent<Conver
   opened = null;
   for (const each of [chat, tab, phone]) follow(each, id);
   if (late !== null) {
-    late.leave();
+    late.unsubscribe();
     late.client.close();
     late = null;
     element("late").querySelector(".view").replaceChildren(waiting);

@@ -1,4 +1,4 @@
-// The package as npm would publish it, used by a project of somebody else.
+// The published npm package, used by another project.
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -60,7 +60,7 @@ group("the package", () => {
   });
   after(() => rmSync(folder, { recursive: true, force: true }));
 
-  test("has what is built, its types and its README, and nothing else", () => {
+  test("contains the built files, their types and the README only", () => {
     const { exports } = JSON.parse(readFileSync(join(WEB, "package.json"), "utf8"));
     for (const { types, default: file } of Object.values(exports))
       for (const path of [types, file]) assert.ok(files.includes(path.slice(2)), path);
@@ -74,7 +74,7 @@ group("the package", () => {
     ["esnext", "bundler"],
     ["nodenext", "nodenext"],
   ]) {
-    test(`has types that a project finds, with the resolution ${moduleResolution}`, async () => {
+    test(`has types for module resolution ${moduleResolution}`, async () => {
       writeFileSync(join(folder, "package.json"), JSON.stringify({ type: "module" }));
       writeFileSync(join(folder, "use.ts"), USE);
       const options = {
@@ -93,7 +93,7 @@ group("the package", () => {
     });
   }
 
-  test("can be imported by a program, where there is no document", async () => {
+  test("can be imported in Node without a DOM", async () => {
     const script = `const names = await Promise.all(["tokenwire", "tokenwire/ai-sdk", "tokenwire/chat", "tokenwire/react"].map((name) => import(name).then(Object.keys)));
       console.log(JSON.stringify(names));`;
     writeFileSync(join(folder, "use.js"), script);

@@ -1,4 +1,4 @@
-// The AI SDK's own `useChat`, of the packages `ai` and `@ai-sdk/react`, over Tokenwire, in React's StrictMode.
+// `useChat` of the AI SDK over Tokenwire, in React's StrictMode.
 
 import assert from "node:assert/strict";
 import { dirname } from "node:path";
@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 
 import { build } from "esbuild";
 
-import { browser, Gateway, missing, Pages, until } from "./stage.js";
+import { browser, Gateway, missing, Pages, until } from "./fixture.js";
 
 const APP = `
 import { Chat, useChat } from "@ai-sdk/react";
@@ -61,12 +61,12 @@ group("useChat", { skip: missing }, () => {
     pages?.stop();
   });
 
-  async function opened(id) {
+  async function open(id) {
     const tab = await (await chromium.newContext()).newPage();
-    tab.faults = [];
+    tab.errors = [];
     tab.sockets = [];
-    tab.on("pageerror", (error) => tab.faults.push(error.message));
-    tab.on("console", (message) => message.type() === "error" && tab.faults.push(message.text()));
+    tab.on("pageerror", (error) => tab.errors.push(error.message));
+    tab.on("console", (message) => message.type() === "error" && tab.errors.push(message.text()));
     tab.on("websocket", (socket) => tab.sockets.push(socket.url()));
     await tab.goto(`${application}?id=${id}`);
     await tab.locator("main[data-status='ready'], main[data-status='streaming']").waitFor();
@@ -78,19 +78,19 @@ group("useChat", { skip: missing }, () => {
     await tab.locator(button).click();
   };
   const status = (tab, wanted) => tab.locator(`main[data-status='${wanted}']`).waitFor();
-  const said = (tab) => tab.locator("#root p").allTextContents();
+  const texts = (tab) => tab.locator("#root p").allTextContents();
   const answer = (tab) => tab.locator(".assistant").last().textContent();
   const history = async (id) => (await fetch(`${gateway.url}/v1/conversations/${id}`)).json();
   const close = (...tabs) => Promise.all(tabs.map((tab) => tab.context().close()));
 
-  test("shows an answer in the tab that asks, in one that was idle, and in one that comes late", async () => {
-    const [one, two] = [await opened("tabs"), await opened("tabs")];
+  test("shows an answer in three tabs", async () => {
+    const [one, two] = [await open("tabs"), await open("tabs")];
     await ask(one, "/long 1500");
-    // The idle one shows the question, and then the same tokens as they come.
+    // The idle tab shows the question, and then the same tokens.
     await two.locator(".user", { hasText: "/long 1500" }).waitFor();
     await status(two, "streaming");
     await until(async () => (await two.locator(".assistant").count()) === 1 && (await answer(two)).length > 100);
-    const late = await opened("tabs");
+    const late = await open("tabs");
     await status(late, "streaming");
     await until(async () => (await late.locator(".assistant").count()) === 1 && (await answer(late)).length > 100);
     for (const tab of [one, two, late]) await status(tab, "ready");
@@ -98,21 +98,21 @@ group("useChat", { skip: missing }, () => {
     const wanted = messages.map(({ text }) => text);
     assert.equal(wanted.length, 2);
     for (const tab of [one, two, late]) {
-      await until(async () => JSON.stringify(await said(tab)) === JSON.stringify(wanted));
-      assert.deepEqual([tab.faults, tab.sockets.length], [[], 1]);
+      await until(async () => JSON.stringify(await texts(tab)) === JSON.stringify(wanted));
+      assert.deepEqual([tab.errors, tab.sockets.length], [[], 1]);
     }
-    // A second round, asked where nobody had asked.
+    // A second question, from the late tab.
     await ask(late, "/long 20");
-    await until(async () => (await said(one)).length === 4);
+    await until(async () => (await texts(one)).length === 4);
     for (const tab of [one, two, late]) await status(tab, "ready");
     const again = (await history("tabs")).messages.map(({ text }) => text);
     for (const tab of [one, two, late])
-      await until(async () => JSON.stringify(await said(tab)) === JSON.stringify(again));
+      await until(async () => JSON.stringify(await texts(tab)) === JSON.stringify(again));
     await close(one, two, late);
   });
 
-  test("stops in every tab, whoever began it, and answers anew in the same place", async () => {
-    const [one, two] = [await opened("stop"), await opened("stop")];
+  test("stops in every tab and regenerates the answer", async () => {
+    const [one, two] = [await open("stop"), await open("stop")];
     await ask(one, "/long 3000");
     await until(async () => (await two.locator(".assistant").count()) === 1 && (await answer(two)).length > 100);
     await two.locator("#stop").click();
@@ -130,12 +130,12 @@ group("useChat", { skip: missing }, () => {
     await one.locator("#stop").click();
     await status(two, "ready");
     await status(one, "ready");
-    assert.deepEqual([one.faults, two.faults], [[], []]);
+    assert.deepEqual([one.errors, two.errors], [[], []]);
     await close(one, two);
   });
 
-  test("goes on after a reload, and after a cut", async () => {
-    const tab = await opened("reload");
+  test("resumes after a reload and a disconnect", async () => {
+    const tab = await open("reload");
     await ask(tab, "/long 1200");
     await until(async () => (await tab.locator(".assistant").count()) === 1 && (await answer(tab)).length > 100);
     await tab.reload();
@@ -144,23 +144,23 @@ group("useChat", { skip: missing }, () => {
     await tab.context().setOffline(false);
     await status(tab, "ready");
     const { messages } = await history("reload");
-    await until(async () => JSON.stringify(await said(tab)) === JSON.stringify(messages.map(({ text }) => text)));
+    await until(async () => JSON.stringify(await texts(tab)) === JSON.stringify(messages.map(({ text }) => text)));
     assert.equal(messages.length, 2);
     await close(tab);
   });
 
-  test("says what failed, and asks an edited question in the place of the old one", async () => {
-    const tab = await opened("edit");
+  test("shows an error and replaces an edited question", async () => {
+    const tab = await open("edit");
     await ask(tab, "/fail");
     await status(tab, "error");
     assert.match(await tab.locator("output").textContent(), /\w/);
     assert.ok((await answer(tab)).length > 20);
     await ask(tab, "/long 10", "#edit");
     await status(tab, "ready");
-    await until(async () => (await said(tab))[0] === "/long 10");
-    assert.equal((await said(tab)).length, 2);
-    const other = await opened("edit");
-    await until(async () => (await said(other)).join() === (await said(tab)).join());
+    await until(async () => (await texts(tab))[0] === "/long 10");
+    assert.equal((await texts(tab)).length, 2);
+    const other = await open("edit");
+    await until(async () => (await texts(other)).join() === (await texts(tab)).join());
     await close(tab, other);
   });
 });

@@ -1,12 +1,11 @@
-// The texts that want to do something, in a real browser, on a page that would let scripts of the gateway in. Every
-// request is logged; the policy of the page is not what holds them back.
+// Attack texts in Chromium, on a page whose policy would allow scripts of the gateway. Every request is recorded.
 
 import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { after, before, describe as group, test } from "node:test";
 
 import { HOSTILE } from "../markdown/hostile.js";
-import { browser, Gateway, missing, Pages } from "./stage.js";
+import { browser, Gateway, missing, Pages } from "./fixture.js";
 
 const CHUNK = readdirSync(new URL("../../dist/widget", import.meta.url)).find((name) => name.startsWith("markdown-"));
 
@@ -31,28 +30,28 @@ group("hostile answers", { skip: missing }, () => {
       () => `default-src 'none'; script-src ${gateway.url}; require-trusted-types-for 'script'; trusted-types 'none'`,
     ],
   ]) {
-    test(`run no script and call nobody, ${name}`, async () => {
+    test(`run no script and send no request, ${name}`, async () => {
       const context = await chromium.newContext();
       const tab = await context.newPage();
-      const asked = [];
-      const faults = [];
+      const requests = [];
+      const errors = [];
       await context.route(/.*/, (route) => {
         const { origin } = new URL(route.request().url());
         if (origin === gateway.url || origin === pages.origin) return route.continue();
-        asked.push(route.request().url());
+        requests.push(route.request().url());
         return route.abort();
       });
-      tab.on("dialog", (dialog) => faults.push(`dialog ${dialog.message()}`));
-      tab.on("pageerror", (error) => faults.push(error.message));
-      tab.on("framenavigated", (frame) => frame !== tab.mainFrame() && faults.push(`frame ${frame.url()}`));
-      tab.on("console", (message) => message.type() === "error" && faults.push(message.text()));
+      tab.on("dialog", (dialog) => errors.push(`dialog ${dialog.message()}`));
+      tab.on("pageerror", (error) => errors.push(error.message));
+      tab.on("framenavigated", (frame) => frame !== tab.mainFrame() && errors.push(`frame ${frame.url()}`));
+      tab.on("console", (message) => message.type() === "error" && errors.push(message.text()));
       const address = pages.add("/hostile", '<div id="here"></div>', { policy: policy?.() });
       await tab.goto(address);
       await tab.evaluate(
         async ([module, texts, everywhere]) => {
           const { markdown } = await import(module);
           const here = document.getElementById("here");
-          // Cut in two at every place: each is taken away again, and what it has begun is not.
+          // Split at every index. The element is removed again, but its effects would remain.
           for (const text of everywhere ? texts : []) {
             for (let at = 0; at <= text.length; at += 1) {
               const parent = document.createElement("div");
@@ -77,7 +76,7 @@ group("hostile answers", { skip: missing }, () => {
             const view = markdown(parent, {});
             for (let at = 0; at < text.length; at += 3) view.write(text.slice(at, at + 3));
             view.end();
-            // What a curious reader does: hover over everything, but for opening links.
+            // Hover over everything, like a curious user, without opening links.
             for (const element of parent.querySelectorAll("*")) {
               element.dispatchEvent(new MouseEvent("mouseover", { bubbles: true }));
               if (!element.matches("button.image")) element.dispatchEvent(new FocusEvent("focus"));
@@ -86,7 +85,7 @@ group("hostile answers", { skip: missing }, () => {
         },
         [`${gateway.url}/widget/${CHUNK}`, HOSTILE, policy !== undefined],
       );
-      // Whatever was begun has been begun by the next two frames.
+      // Every effect has started within two frames.
       await tab.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))));
       assert.equal(await tab.locator("#here > div").count(), HOSTILE.length);
       if (policy)
@@ -104,7 +103,7 @@ group("hostile answers", { skip: missing }, () => {
           .count(),
         0,
       );
-      assert.deepEqual([asked, faults], [[], []]);
+      assert.deepEqual([requests, errors], [[], []]);
       await context.close();
     });
   }

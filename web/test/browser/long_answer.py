@@ -1,4 +1,4 @@
-"""A model for measurements: as many characters at once as the message says, and then 200 tokens a second."""
+"""A generator for measurements: a long first text, then 200 tokens a second."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from workers.providers import Request
 
 TEXT = json.loads(os.environ.get("LONG_ANSWER", '"word "'))
-TOKEN = 4
-SECONDS = 40
+TOKEN_CHARS = 4
+MAX_S = 40
 
 
 async def generate(request: Request) -> AsyncGenerator[str, None]:
-    """Begin with a text of that length; then go on with it, for as long as is measured at the most."""
+    """Yield a text of the length in the message, then tokens until the longest measurement ends. Safe to cancel."""
     length = int(request.messages[-1]["content"])
     yield (TEXT * (length // len(TEXT) + 1))[:length]
     begin = asyncio.get_running_loop().time()
     for token in count():
-        late = begin + token / 200 - asyncio.get_running_loop().time()
-        if late > 0:
-            await asyncio.sleep(late)
-        if token > 200 * SECONDS:
+        delay = begin + token / 200 - asyncio.get_running_loop().time()
+        if delay > 0:
+            await asyncio.sleep(delay)
+        if token > 200 * MAX_S:
             return
-        at = (length + token * TOKEN) % len(TEXT)
-        yield (TEXT + TEXT)[at : at + TOKEN]
+        at = (length + token * TOKEN_CHARS) % len(TEXT)
+        yield (TEXT + TEXT)[at : at + TOKEN_CHARS]

@@ -1,4 +1,4 @@
-// The hook and the component in React's StrictMode, which mounts everything twice, on a real gateway.
+// The hook and the component in React's StrictMode, which mounts everything twice.
 
 import assert from "node:assert/strict";
 import { dirname } from "node:path";
@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 
 import { build } from "esbuild";
 
-import { browser, Gateway, missing, Pages, until } from "./stage.js";
+import { browser, Gateway, missing, Pages, until } from "./fixture.js";
 
 const APP = `
 import { StrictMode, createElement as h, useState } from "react";
@@ -30,12 +30,12 @@ function Plain({ id }) {
 
 function App() {
   const [id, setId] = useState("hook");
-  const [heard, setHeard] = useState([]);
+  const [received, setReceived] = useState([]);
   return h("div", null,
     h(Plain, { id }),
     h("button", { id: "other", onClick: () => setId("other") }, "Other"),
-    h(TokenwireChat, { url: GATEWAY, conversation: "component", title: "Ours", onMessage: ({ role }) => setHeard((before) => [...before, role]) }),
-    h("output", null, heard.join()));
+    h(TokenwireChat, { url: GATEWAY, conversation: "component", title: "Ours", onMessage: ({ role }) => setReceived((before) => [...before, role]) }),
+    h("output", null, received.join()));
 }
 
 createRoot(document.getElementById("root")).render(h(StrictMode, null, h(App)));
@@ -55,7 +55,7 @@ group("react", { skip: missing }, () => {
     pages?.stop();
   });
 
-  test("mounts twice, watches once, and shows no text twice", async () => {
+  test("mounts twice, watches once and shows each text once", async () => {
     const { outputFiles } = await build({
       stdin: { contents: APP, resolveDir: dirname(fileURLToPath(import.meta.url)) },
       bundle: true,
@@ -66,11 +66,11 @@ group("react", { skip: missing }, () => {
     });
     pages.addScript("/app.js", outputFiles[0].text);
     const tab = await chromium.newPage();
-    const faults = [];
+    const errors = [];
     const sent = [];
     let sockets = 0;
-    tab.on("pageerror", (error) => faults.push(error.message));
-    tab.on("console", (message) => message.type() === "error" && faults.push(message.text()));
+    tab.on("pageerror", (error) => errors.push(error.message));
+    tab.on("console", (message) => message.type() === "error" && errors.push(message.text()));
     tab.on("websocket", (socket) => {
       sockets += 1;
       socket.on("framesent", ({ payload }) => sent.push(JSON.parse(payload)));
@@ -103,7 +103,7 @@ group("react", { skip: missing }, () => {
     );
     assert.equal(await tab.locator("#plain p").count(), 0);
     assert.equal(sockets, 1);
-    assert.deepEqual(faults, []);
+    assert.deepEqual(errors, []);
     await tab.close();
   });
 });

@@ -1,17 +1,16 @@
-// What a long answer costs the page: 48 kB are there, and 200 tokens a second more, on a processor slowed down four
-// times.
+// Rendering cost of a long answer: 200 tokens a second after 48 kB, on a processor that is slowed down four times.
 
 import assert from "node:assert/strict";
 import { after, before, describe as group, test } from "node:test";
 import { fileURLToPath } from "node:url";
 
 import { ANSWERS } from "../markdown/texts.js";
-import { browser, Gateway, missing, Pages, until } from "./stage.js";
+import { browser, Gateway, missing, Pages, until } from "./fixture.js";
 
 const TEXT = `${ANSWERS[0]}\n\n${ANSWERS[1]}\n\n`.replace(/^\[.*$/gm, "");
 
-/** Milliseconds of a measurement. */
-const DURATION = 3000;
+/** Duration of a measurement. */
+const DURATION_MS = 3000;
 
 group("a long answer", { skip: missing }, () => {
   let gateway, pages, chromium;
@@ -33,8 +32,8 @@ group("a long answer", { skip: missing }, () => {
     pages?.stop();
   });
 
-  /** Frames a second, and milliseconds of work in each, while an answer of this length goes on. */
-  async function measured(length) {
+  /** Return frames a second, and milliseconds of work in each, while an answer of this length grows. */
+  async function measure(length) {
     const tab = await chromium.newPage({ viewport: { width: 900, height: 800 } });
     await tab.goto(
       pages.add(
@@ -55,7 +54,7 @@ group("a long answer", { skip: missing }, () => {
       const { metrics } = await devtools.send("Performance.getMetrics");
       return Object.fromEntries(metrics.map(({ name, value }) => [name, value]));
     };
-    // The first deltas warm up what the others run on.
+    // The first deltas warm up the JavaScript engine.
     await tab.evaluate(() => new Promise((resolve) => setTimeout(resolve, 1000)));
     const first = await work();
     const frames = await tab.evaluate(async (duration) => {
@@ -66,7 +65,7 @@ group("a long answer", { skip: missing }, () => {
         count += 1;
       }
       return count;
-    }, DURATION);
+    }, DURATION_MS);
     const last = await work();
     const shown = await tab.locator(".answer .text").evaluate((node) => node.textContent.length);
     await tab.locator(".halt").click();
@@ -74,7 +73,7 @@ group("a long answer", { skip: missing }, () => {
     const each = (name) => Number(((1000 * (last[name] - first[name])) / frames).toFixed(2));
     return {
       shown,
-      frames: Number(((1000 * frames) / DURATION).toFixed(1)),
+      frames: Number(((1000 * frames) / DURATION_MS).toFixed(1)),
       task: each("TaskDuration"),
       script: each("ScriptDuration"),
       layout: each("LayoutDuration"),
@@ -82,11 +81,10 @@ group("a long answer", { skip: missing }, () => {
     };
   }
 
-  test("costs a frame no more at its end than at its beginning", async (context) => {
-    // Others may use the machine as well: of two rounds the better one is the page's own.
+  test("costs the same for each frame at its start and end", async (context) => {
+    // Other processes may use the machine, so the better of two rounds counts.
     const rounds = [];
-    for (let round = 0; round < 2; round += 1)
-      rounds.push({ short: await measured(500), long: await measured(48_000) });
+    for (let round = 0; round < 2; round += 1) rounds.push({ short: await measure(500), long: await measure(48_000) });
     context.diagnostic(JSON.stringify(rounds));
     const least = (length, name) => Math.min(...rounds.map((round) => round[length][name]));
     const most = (length, name) => Math.max(...rounds.map((round) => round[length][name]));

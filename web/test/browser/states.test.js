@@ -1,5 +1,5 @@
-// Every state that the widget can be in: axe finds nothing, and a picture of it is kept in web/.pictures/, to be looked at.
-// The gateway is a script here: not every state can be had from a real one at the moment of a picture.
+// Every state of the widget, without axe violations. Screenshots are in web/.screenshots/. The gateway is a script, because
+// a real one cannot hold every state for a screenshot.
 
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync } from "node:fs";
@@ -7,7 +7,7 @@ import { createRequire } from "node:module";
 import { join } from "node:path";
 import { after, before, describe as group, test } from "node:test";
 
-import { browser, Gateway, missing, Pages, PICTURES } from "./stage.js";
+import { browser, Gateway, missing, Pages, SCREENSHOTS } from "./fixture.js";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
@@ -61,7 +61,7 @@ const settled = (fields) => ({
   ...fields,
 });
 
-/** A state: what the gateway says after `watch`, and how the page is. */
+/** A state: the frames after `watch`, and the closing of the socket. */
 const STATES = {
   empty: {},
   question: { messages: [question], responses: [open({ state: "queued" })] },
@@ -115,7 +115,7 @@ const LOOKS = {
   },
 };
 
-const WORDS = {
+const TEXTS = {
   title: "المحادثة",
   greeting: "كيف يمكنني مساعدتك؟",
   promise: "الإجابات لا تضيع: أعد تحميل الصفحة أو افتح نافذة أخرى وتستمر من حيث كانت.",
@@ -130,7 +130,7 @@ group("every state", { skip: missing }, () => {
   let gateway, pages, chromium;
 
   before(async () => {
-    mkdirSync(PICTURES, { recursive: true });
+    mkdirSync(SCREENSHOTS, { recursive: true });
     pages = await Pages.start();
     gateway = await Gateway.start({ TOKENWIRE_ORIGINS: pages.origin });
     chromium = await browser();
@@ -141,8 +141,8 @@ group("every state", { skip: missing }, () => {
     pages?.stop();
   });
 
-  /** A page whose gateway says what the state wants. */
-  async function staged(context, { messages = [], responses = [], later = [], close, refuse }, look, dir, lang) {
+  /** Open a page with a scripted gateway in this state. */
+  async function openState(context, { messages = [], responses = [], later = [], close, refuse }, look, dir, lang) {
     const tab = await context.newPage();
     let sockets = 0;
     await tab.routeWebSocket(/\/v1\/ws$/, (socket) => {
@@ -150,14 +150,14 @@ group("every state", { skip: missing }, () => {
       if (refuse && sockets > 1) return void socket.close({ code: 1013, reason: "too many" });
       socket.onMessage((data) => {
         const frame = JSON.parse(data);
-        const say = (...frames) => frames.forEach((each) => socket.send(JSON.stringify(each)));
+        const send = (...frames) => frames.forEach((each) => socket.send(JSON.stringify(each)));
         if (frame.type === "hello") {
           if (close?.[0] >= 4000) return void socket.close({ code: close[0], reason: close[1] });
-          say({ type: "ready", session: "s1", heartbeat: 20, limits: { text: 32_000 }, models: ["default"] });
+          send({ type: "ready", session: "s1", heartbeat: 20, limits: { text: 32_000 }, models: ["default"] });
         }
         if (frame.type !== "watch") return;
         const { conversation } = frame;
-        say(
+        send(
           { type: "watching", conversation, cursor: "0-0", resumed: false },
           { type: "snapshot", conversation, cursor: "3-1", messages, responses },
           ...later,
@@ -173,7 +173,7 @@ group("every state", { skip: missing }, () => {
       prompts: ["Why is the sky blue?", "Compare three ways to keep a promise", "Write a function that waits"],
       ...look,
     };
-    // As in life: a page of somebody, here without a policy of its own, since the test brings a script of axe.
+    // Without a policy, because the test injects the script of axe.
     const body = `<script>(window.Tokenwire ||= []).push(["init", ${JSON.stringify(settings)}])</script><script async data-manual src="${gateway.url}/widget.js"></script>`;
     await tab.goto(pages.add("/state", body, { dir, lang }));
     await tab.locator("textarea").waitFor();
@@ -195,40 +195,40 @@ group("every state", { skip: missing }, () => {
                 })),
               }
             : state;
-        const tab = await staged(
+        const tab = await openState(
           context,
           arabic,
-          dir === "rtl" ? { texts: WORDS, title: WORDS.title, prompts: ["لماذا السماء زرقاء؟"] } : {},
+          dir === "rtl" ? { texts: TEXTS, title: TEXTS.title, prompts: ["لماذا السماء زرقاء؟"] } : {},
           dir,
           lang,
         );
         const expected = {
           empty: ".empty",
-          closed: '.line[data-tone="wrong"]',
-          reconnecting: '.line[data-tone="warning"]',
+          closed: '.connection[data-tone="wrong"]',
+          reconnecting: '.connection[data-tone="warning"]',
         }[name];
         await tab.locator(expected ?? ".question").waitFor();
         if (["writing", "answered"].includes(name)) await tab.locator(".answer table").waitFor();
         if (name === "answered" && dir === "ltr") await tab.locator(".answer .keyword").first().waitFor();
-        // Where the animation of opening has come to rest.
+        // Wait for the opening animation.
         await tab
           .locator(".panel")
           .evaluate((panel) => Promise.all(panel.getAnimations().map(({ finished }) => finished)));
-        await tab.screenshot({ path: join(PICTURES, `${look}-${name}.png`) });
+        await tab.screenshot({ path: join(SCREENSHOTS, `${look}-${name}.png`) });
         await tab.evaluate(AXE);
         const examine = () =>
           tab.evaluate(() =>
             globalThis.axe.run({ runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }),
           );
-        const told = (violations) =>
+        const describe = (violations) =>
           violations.flatMap(({ id, nodes }) =>
             nodes.map(({ target, failureSummary }) => `${id}: ${target.join(" ")}: ${failureSummary}`),
           );
-        // What is just coming into view is paler than it will be.
+        // An element that fades in has too little contrast at first.
         const deadline = Date.now() + 3000;
         let { violations, passes } = await examine();
         while (violations.length > 0 && Date.now() < deadline) ({ violations, passes } = await examine());
-        const found = told(violations);
+        const found = describe(violations);
         assert.deepEqual(found, []);
         assert.ok(passes.length > 10);
         await context.close();

@@ -1,4 +1,4 @@
-// The widget in a real Chromium, on a page of another origin under a strict policy, with a real gateway.
+// The widget in Chromium, on a page of another origin with a strict policy, with a real gateway.
 
 import assert from "node:assert/strict";
 import { createHash, createHmac } from "node:crypto";
@@ -6,20 +6,20 @@ import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe as group, test } from "node:test";
 
-import { browser, Gateway, missing, Pages, PICTURES, strict, until } from "./stage.js";
+import { browser, Gateway, missing, Pages, SCREENSHOTS, strictPolicy, until } from "./fixture.js";
 
 const QUESTION = "Why is the sky blue?";
 
 const KEY = "a key that is long enough for these tests";
 
-/** A JSON Web Token (RFC 7519) for an hour. */
+/** Return a JSON Web Token (RFC 7519) that is valid for an hour. */
 function tokenFor(sub, conversations) {
   const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
   const content = `${part({ alg: "HS256", typ: "JWT" })}.${part({ sub, conversations, exp: Math.floor(Date.now() / 1000) + 3600 })}`;
   return `${content}.${createHmac("sha256", KEY).update(content).digest("base64url")}`;
 }
 
-/** The HTML of an element, with its attributes in order. Runs in the page. */
+/** Return the HTML of an element with sorted attributes. Runs in the page. */
 function sorted(element) {
   const shape = (node) => {
     if (node.nodeType === 3) return node.data;
@@ -33,7 +33,7 @@ group("the widget", { skip: missing }, () => {
   let gateway, pages, chromium;
 
   before(async () => {
-    mkdirSync(PICTURES, { recursive: true });
+    mkdirSync(SCREENSHOTS, { recursive: true });
     pages = await Pages.start();
     gateway = await Gateway.start({ TOKENWIRE_ORIGINS: pages.origin, TOKENWIRE_DEMO_RATE: "100" });
     chromium = await browser();
@@ -44,22 +44,22 @@ group("the widget", { skip: missing }, () => {
     pages?.stop();
   });
 
-  /** The tag as a site writes it. */
+  /** Return the script tag. */
   const tag = (conversation, more = "data-open") =>
     `<script nonce="n0nce" async src="${gateway.url}/widget.js" ${conversation ? `data-conversation="${conversation}"` : ""} ${more}></script>`;
 
-  /** A page with the widget, and what went wrong on it. */
-  async function opened(path, body, { context, ready = true, ...settings } = {}) {
+  /** Open a page with the widget; record its errors and requests to other origins. */
+  async function open(path, body, { context, ready = true, ...settings } = {}) {
     const tab = await (context ?? (await chromium.newContext())).newPage();
-    tab.faults = [];
+    tab.errors = [];
     tab.foreign = [];
-    tab.on("pageerror", (error) => tab.faults.push(error.message));
-    tab.on("console", (message) => message.type() === "error" && tab.faults.push(message.text()));
+    tab.on("pageerror", (error) => tab.errors.push(error.message));
+    tab.on("console", (message) => message.type() === "error" && tab.errors.push(message.text()));
     tab.on("request", (request) => {
       const { origin } = new URL(request.url());
       if (origin !== gateway.url && origin !== pages.origin) tab.foreign.push(request.url());
     });
-    await tab.goto(pages.add(path, body, { policy: strict(gateway.url), ...settings }));
+    await tab.goto(pages.add(path, body, { policy: strictPolicy(gateway.url), ...settings }));
     if (ready) await tab.locator("textarea").first().waitFor();
     return tab;
   }
@@ -69,21 +69,21 @@ group("the widget", { skip: missing }, () => {
     await tab.keyboard.press("Enter");
   };
   const lastAnswer = (tab) => tab.locator(".answer .text").last();
-  const words = (tab) => lastAnswer(tab).innerText();
+  const answerText = (tab) => lastAnswer(tab).innerText();
   const ended = (tab) => tab.locator(".halt").waitFor({ state: "hidden" });
   const history = async (conversation) => (await fetch(`${gateway.url}/v1/conversations/${conversation}`)).json();
 
-  test("shows an answer in two tabs and a late third, and a stop in one ends it in all", async () => {
-    const one = await opened("/one", tag("tabs"));
-    const two = await opened("/two", tag("tabs"));
-    // Longer than any machine takes to open a third tab; it is stopped.
+  test("shows and stops an answer in three tabs", async () => {
+    const one = await open("/one", tag("tabs"));
+    const two = await open("/two", tag("tabs"));
+    // Long enough to open a third tab on a slow machine.
     await ask(one, "/long 4000");
     await two.locator(".question").waitFor();
     assert.equal(await two.locator(".question .text").innerText(), "/long 4000");
-    await until(async () => (await words(two)).length > 200);
-    const three = await opened("/three", tag("tabs"));
-    await until(async () => (await words(three)).length > 200);
-    // The composer of every tab has Stop while the answer runs.
+    await until(async () => (await answerText(two)).length > 200);
+    const three = await open("/three", tag("tabs"));
+    await until(async () => (await answerText(three)).length > 200);
+    // Every tab shows Stop while the answer is open.
     for (const tab of [one, two, three]) await tab.locator(".halt").waitFor();
 
     const from = performance.now();
@@ -92,30 +92,30 @@ group("the widget", { skip: missing }, () => {
     const took = performance.now() - from;
     assert.ok(took < 1000, `${Math.round(took)} ms`);
 
-    const [text, ...others] = await Promise.all([one, two, three].map(words));
+    const [text, ...others] = await Promise.all([one, two, three].map(answerText));
     assert.ok(text.length > 200);
     assert.deepEqual(others, [text, text]);
     for (const tab of [one, two, three]) {
       await tab.locator(".pill", { hasText: "Try again" }).waitFor();
-      await tab.locator(".pill", { hasText: "Go on from here" }).waitFor();
+      await tab.locator(".pill", { hasText: "Continue" }).waitFor();
     }
     await two.locator(".pill", { hasText: "Try again" }).click();
     await one.locator(".halt").waitFor();
     await one.locator(".halt").click();
     await Promise.all([one, two, three].map(ended));
     assert.equal(await one.locator(".answer").count(), 1);
-    for (const tab of [one, two, three]) assert.deepEqual([tab.faults, tab.foreign], [[], []]);
+    for (const tab of [one, two, three]) assert.deepEqual([tab.errors, tab.foreign], [[], []]);
     await Promise.all([one, two, three].map((tab) => tab.context().close()));
   });
 
-  test("goes on after a reload, with the text that the log has", async () => {
-    const tab = await opened("/reload", tag("reload"));
+  test("resumes an answer after reloads", async () => {
+    const tab = await open("/reload", tag("reload"));
     await ask(tab, QUESTION);
-    await until(async () => (await words(tab)).length > 60);
+    await until(async () => (await answerText(tab)).length > 60);
     for (let round = 0; round < 3; round += 1) {
-      const shown = (await words(tab)).length;
+      const shown = (await answerText(tab)).length;
       await tab.reload();
-      await until(async () => (await lastAnswer(tab).count()) > 0 && (await words(tab)).length >= shown - 3);
+      await until(async () => (await lastAnswer(tab).count()) > 0 && (await answerText(tab)).length >= shown - 3);
     }
     await ended(tab);
     const { messages } = await history("reload");
@@ -123,27 +123,27 @@ group("the widget", { skip: missing }, () => {
       messages.map(({ role }) => role),
       ["user", "assistant"],
     );
-    // What stands there is what the whole text looks like on a page that never saw it come.
-    const fresh = await opened("/fresh", tag("reload"));
+    // The result equals a page that loaded the complete text.
+    const fresh = await open("/fresh", tag("reload"));
     await fresh.locator(".answer .text figure").waitFor();
     await fresh.locator(".answer .keyword, .answer .call").first().waitFor();
-    const [said, wanted] = await Promise.all([tab, fresh].map((each) => lastAnswer(each).evaluate(sorted)));
-    assert.equal(said, wanted);
+    const [announcements, wanted] = await Promise.all([tab, fresh].map((each) => lastAnswer(each).evaluate(sorted)));
+    assert.equal(announcements, wanted);
     assert.ok(messages[1].text.length > 300);
-    assert.deepEqual([tab.faults, tab.foreign], [[], []]);
+    assert.deepEqual([tab.errors, tab.foreign], [[], []]);
     await tab.context().close();
     await fresh.context().close();
   });
 
-  test("sends what was written offline once, when it is back", async () => {
-    const tab = await opened("/offline", tag("offline"));
+  test("sends a message that was written offline once", async () => {
+    const tab = await open("/offline", tag("offline"));
     await ask(tab, "/long 40");
-    // What can be done with an answer shows that it has come, and ended.
+    // The buttons of an answer appear after its end.
     await tab.locator(".answer .actions .action").first().waitFor();
     await tab.context().setOffline(true);
-    await tab.locator(".line", { hasText: "offline" }).waitFor();
+    await tab.locator(".connection", { hasText: "offline" }).waitFor();
     await ask(tab, "/long 30");
-    await tab.locator(".note", { hasText: "Sent once the connection is back" }).waitFor();
+    await tab.locator(".note", { hasText: "Sent after the reconnect" }).waitFor();
     await tab.context().setOffline(false);
     await until(async () => (await tab.locator(".answer").count()) === 2);
     await ended(tab);
@@ -155,11 +155,11 @@ group("the widget", { skip: missing }, () => {
     await tab.context().close();
   });
 
-  test("can be used with the keyboard alone, from opening to trying again", async () => {
-    const tab = await opened("/keys", `${tag("keys", "")}`, { ready: false });
+  test("can be used with the keyboard alone", async () => {
+    const tab = await open("/keys", `${tag("keys", "")}`, { ready: false });
     await tab.locator(".launcher").waitFor();
     const { keyboard } = tab;
-    /** The name of what has the focus, through shadow roots. */
+    /** Return the name of the focused element, also in shadow roots. */
     const focused = () =>
       tab.evaluate(() => {
         let element = document.activeElement;
@@ -171,7 +171,7 @@ group("the widget", { skip: missing }, () => {
         if ((await focused()) === name) return;
         await keyboard.press(key);
       }
-      assert.fail(`${name} is not reached; the focus is on ${await focused()}`);
+      assert.fail(`Tab did not reach ${name}; the focus is on ${await focused()}`);
     };
     await tabTo("Open the chat");
     await keyboard.press("Enter");
@@ -193,8 +193,8 @@ group("the widget", { skip: missing }, () => {
     await tab.context().close();
   });
 
-  test("never pulls a reader down who has scrolled up", async () => {
-    const tab = await opened("/scroll", tag("scroll"));
+  test("keeps the scroll position after the user scrolled up", async () => {
+    const tab = await open("/scroll", tag("scroll"));
     await ask(tab, "/long 4000");
     const log = tab.locator(".log");
     await until(() => log.evaluate((node) => node.scrollHeight > node.clientHeight + 400));
@@ -212,8 +212,8 @@ group("the widget", { skip: missing }, () => {
     await tab.context().close();
   });
 
-  test("counts the answers that came while it was closed", async () => {
-    const [asker, reader] = [await opened("/asker", tag("unread")), await opened("/reader", tag("unread"))];
+  test("counts unread answers while closed", async () => {
+    const [asker, reader] = [await open("/asker", tag("unread")), await open("/reader", tag("unread"))];
     await reader.locator(".log").waitFor();
     await reader.keyboard.press("Escape");
     await reader.locator(".panel").waitFor({ state: "hidden" });
@@ -226,16 +226,16 @@ group("the widget", { skip: missing }, () => {
     await reader.context().close();
   });
 
-  test("says aloud that an answer begins, some sentences, and that it ended: not every word", async () => {
-    const tab = await opened("/said", tag("said"));
+  test("announces the start, sentences and end of an answer", async () => {
+    const tab = await open("/announcements", tag("announcements"));
     await tab.evaluate(() => {
-      globalThis.said = [];
+      globalThis.announcements = [];
       new MutationObserver((records) => {
         for (const { target, addedNodes } of records) {
           if (target.localName === "tokenwire-announcer")
-            for (const node of addedNodes) globalThis.said.push(node.textContent);
+            for (const node of addedNodes) globalThis.announcements.push(node.textContent);
           for (const node of addedNodes)
-            if (node.localName === "tokenwire-announcer") globalThis.said.push(node.textContent);
+            if (node.localName === "tokenwire-announcer") globalThis.announcements.push(node.textContent);
         }
       }).observe(document.body, { childList: true, subtree: true });
     });
@@ -244,21 +244,21 @@ group("the widget", { skip: missing }, () => {
     assert.equal(await tab.locator(".log").getAttribute("aria-busy"), "true");
     await ended(tab);
     assert.equal(await tab.locator(".log").getAttribute("aria-busy"), "false");
-    const said = await tab.evaluate(() => globalThis.said);
-    assert.equal(said[0], "Answering.");
-    assert.match(said.at(-1), /Answer complete\.$/);
-    assert.ok(said.length <= 4, said.join("\n"));
-    assert.doesNotMatch(said.join(" "), /[*`#|]|https?:/);
+    const announcements = await tab.evaluate(() => globalThis.announcements);
+    assert.equal(announcements[0], "Answering.");
+    assert.match(announcements.at(-1), /Answer complete\.$/);
+    assert.ok(announcements.length <= 4, announcements.join("\n"));
+    assert.doesNotMatch(announcements.join(" "), /[*`#|]|https?:/);
     assert.equal(await tab.locator("tokenwire-announcer").count(), 1);
     await tab.context().close();
   });
 
-  test("stands twice on one page, inline and floating, on one socket", async () => {
+  test("uses one socket for an inline and a floating chat", async () => {
     const body = `<tokenwire-chat data-conversation="inline"></tokenwire-chat><script nonce="n0nce">(window.Tokenwire ||= []).push(["init", {conversation: "float", open: true, title: "Second"}]);</script>${tag("", "data-manual")}`;
     const tab = await (await chromium.newContext()).newPage();
     const sockets = [];
     tab.on("websocket", (socket) => sockets.push(socket.url()));
-    await tab.goto(pages.add("/two-chats", body, { policy: strict(gateway.url) }));
+    await tab.goto(pages.add("/two-chats", body, { policy: strictPolicy(gateway.url) }));
     const inline = tab.locator("tokenwire-chat");
     const floating = tab.locator("tokenwire-widget");
     await inline.locator("textarea").fill("/long 20");
@@ -274,14 +274,12 @@ group("the widget", { skip: missing }, () => {
     await tab.context().close();
   });
 
-  test("asks with a click, copies, answers anew, and begins another chat", async () => {
+  test("handles prompts, copy, regenerate and new chat", async () => {
     const context = await chromium.newContext();
     await context.grantPermissions(["clipboard-read", "clipboard-write"], { origin: pages.origin });
-    const tab = await opened(
-      "/buttons",
-      tag("", 'data-open data-debug data-prompts="Why is the sky blue? | /long 15"'),
-      { context },
-    );
+    const tab = await open("/buttons", tag("", 'data-open data-debug data-prompts="Why is the sky blue? | /long 15"'), {
+      context,
+    });
     await tab.locator(".prompt").nth(0).click();
     await tab.locator(".action[aria-label='Copy']").waitFor();
     const clipboard = () => tab.evaluate(() => navigator.clipboard.readText());
@@ -297,53 +295,53 @@ group("the widget", { skip: missing }, () => {
     );
 
     const first = await tab.locator(".answer").elementHandle();
-    await tab.locator(".action[aria-label='Another answer']").click();
+    await tab.locator(".action[aria-label='Regenerate']").click();
     await until(async () => !(await first.isVisible()));
-    await tab.locator(".action[aria-label='Another answer']").waitFor();
+    await tab.locator(".action[aria-label='Regenerate']").waitFor();
     assert.deepEqual([await tab.locator(".question").count(), await tab.locator(".answer").count()], [1, 1]);
 
     await tab.locator(".tool[aria-label='New chat']").click();
     await tab.locator(".empty").waitFor();
     await tab.locator(".prompt").nth(1).click();
     await until(async () => (await tab.locator(".question .text").innerText()) === "/long 15");
-    assert.deepEqual([tab.faults, tab.foreign], [[], []]);
+    assert.deepEqual([tab.errors, tab.foreign], [[], []]);
     await context.close();
   });
 
-  test("shows thoughts, a busy model and a failure in words, and goes on from a failure", async () => {
-    const tab = await opened("/words", tag("words"));
+  test("shows reasoning, a busy model and a failure", async () => {
+    const tab = await open("/words", tag("words"));
     await ask(tab, "/think why");
     await tab.locator(".reasoning summary").click();
     await tab.locator(".reasoning > div", { hasText: "First what matters" }).waitFor();
     await ended(tab);
     await ask(tab, "/busy why");
-    await tab.locator(".note", { hasText: "The model is busy. Asking again in 1 s" }).waitFor();
-    await until(async () => (await tab.locator(".answer").count()) === 2 && (await words(tab)).length > 20);
+    await tab.locator(".note", { hasText: "The model is busy. Retrying in 1 s" }).waitFor();
+    await until(async () => (await tab.locator(".answer").count()) === 2 && (await answerText(tab)).length > 20);
     await ended(tab);
     await ask(tab, "/fail why");
     await tab
       .locator(".note[data-tone='wrong']", { hasText: "The answer failed: The demo was told to fail." })
       .waitFor();
-    const partial = await words(tab);
+    const partial = await answerText(tab);
     assert.ok(partial.length > 20);
-    await tab.locator(".pill:visible", { hasText: "Go on from here" }).click();
+    await tab.locator(".pill:visible", { hasText: "Continue" }).click();
     await until(
-      async () => (await tab.locator(".answer").count()) === 3 && (await words(tab)).length >= partial.length,
+      async () => (await tab.locator(".answer").count()) === 3 && (await answerText(tab)).length >= partial.length,
     );
     await tab.context().close();
   });
 
-  test("changes the document at most once a frame", async () => {
-    const tab = await opened("/frames", tag("frames"));
+  test("changes the DOM at most once for each animation frame", async () => {
+    const tab = await open("/frames", tag("frames"));
     await ask(tab, "/long 900");
-    await until(async () => (await words(tab)).length > 200);
-    const most = await tab
+    await until(async () => (await answerText(tab)).length > 200);
+    const changesPerFrame = await tab
       .locator(".answer .text")
       .last()
       .evaluate(async (text) => {
         let frame = 0;
         const changes = new Map();
-        // Records of one change come together: they are handed over at the end of the task that made them.
+        // An observer gets all records of one task together.
         const observer = new MutationObserver(() => changes.set(frame, (changes.get(frame) ?? 0) + 1));
         observer.observe(text, { childList: true, characterData: true, subtree: true });
         while (frame < 40) {
@@ -352,13 +350,13 @@ group("the widget", { skip: missing }, () => {
         }
         return Math.max(...changes.values());
       });
-    // The frame in which the counting stands may see the change before it and its own.
-    assert.ok(most >= 1 && most <= 2, `${most} changes in a frame`);
+    // A frame can contain its own change and the one before.
+    assert.ok(changesPerFrame >= 1 && changesPerFrame <= 2, `${changesPerFrame} changes in one frame`);
     await tab.locator(".halt").click();
     await tab.context().close();
   });
 
-  test("opens with a token, and without one says that there is none", async () => {
+  test("requires a token if the gateway does", async () => {
     const guarded = await Gateway.start({
       TOKENWIRE_ORIGINS: pages.origin,
       TOKENWIRE_AUTH: "jwt",
@@ -367,12 +365,12 @@ group("the widget", { skip: missing }, () => {
     try {
       const chat = (token) =>
         `<script nonce="n0nce" async src="${guarded.url}/widget.js" data-open data-conversation="c1" ${token}></script>`;
-      const policy = strict(guarded.url);
-      const tab = await opened("/token", chat(`data-token="${tokenFor("ada", ["c1"])}"`), { policy });
+      const policy = strictPolicy(guarded.url);
+      const tab = await open("/token", chat(`data-token="${tokenFor("ada", ["c1"])}"`), { policy });
       await ask(tab, "/long 5");
       await tab.locator(".answer .actions .action").first().waitFor();
-      const other = await opened("/no-token", chat(""), { policy });
-      await other.locator(".line", { hasText: "Your session has ended" }).waitFor();
+      const other = await open("/no-token", chat(""), { policy });
+      await other.locator(".connection", { hasText: "Your session has expired" }).waitFor();
       await tab.context().close();
       await other.context().close();
     } finally {
@@ -380,35 +378,38 @@ group("the widget", { skip: missing }, () => {
     }
   });
 
-  test("is an element of the package, too, for a page that is bundled", async () => {
-    // On a server, where there are no elements, it can be imported all the same.
+  test("works as an element of the npm package", async () => {
+    // The module can be imported in Node, where there are no elements.
     const { TokenwireChat } = await import("../../dist/chat.js");
     assert.equal(typeof TokenwireChat, "function");
     const script = `import { connect } from "/package/tokenwire.js"; import "/package/chat.js";
       const chat = document.createElement("tokenwire-chat");
       chat.settings = { url: "${gateway.url}", conversation: "package", title: "Ours" };
-      chat.addEventListener("tokenwire-message", ({ detail }) => (globalThis.heard ??= []).push(detail.role));
+      chat.addEventListener("tokenwire-message", ({ detail }) => (globalThis.received ??= []).push(detail.role));
       document.body.append(chat);
       globalThis.same = connect({ url: "${gateway.url}" }).conversation("package") === chat.conversation;`;
-    const policy = `${strict(gateway.url)}; script-src 'nonce-n0nce' 'self'`.replace("script-src 'nonce-n0nce';", "");
-    const tab = await opened("/package", `<script type="module" nonce="n0nce">${script}</script>`, { policy });
+    const policy = `${strictPolicy(gateway.url)}; script-src 'nonce-n0nce' 'self'`.replace(
+      "script-src 'nonce-n0nce';",
+      "",
+    );
+    const tab = await open("/package", `<script type="module" nonce="n0nce">${script}</script>`, { policy });
     assert.equal(await tab.evaluate(() => globalThis.same), true);
     await ask(tab, QUESTION);
     await tab.locator(".answer .keyword, .answer .call").first().waitFor();
     await ended(tab);
-    await until(() => tab.evaluate(() => globalThis.heard?.join() === "user,assistant"));
+    await until(() => tab.evaluate(() => globalThis.received?.join() === "user,assistant"));
     await tab.evaluate(() => document.querySelector("tokenwire-chat").remove());
-    assert.deepEqual([tab.faults, tab.foreign], [[], []]);
+    assert.deepEqual([tab.errors, tab.foreign], [[], []]);
     await tab.context().close();
   });
 
-  test("is pinned whole by the hash on its tag: a chunk that is another is not run", async () => {
+  test("does not run a modified chunk with integrity on its tag", async () => {
     const bytes = Buffer.from(await (await fetch(`${gateway.url}/widget.js`)).arrayBuffer());
     const integrity = `sha384-${createHash("sha384").update(bytes).digest("base64")}`;
     const pinned = tag("pinned", `data-open integrity="${integrity}" crossorigin="anonymous"`);
-    const tab = await opened("/pinned", pinned);
+    const tab = await open("/pinned", pinned);
     await tab.locator(".empty").waitFor();
-    assert.deepEqual(tab.faults, []);
+    assert.deepEqual(tab.errors, []);
     await tab.context().close();
 
     const context = await chromium.newContext();
@@ -416,18 +417,18 @@ group("the widget", { skip: missing }, () => {
       const response = await route.fetch();
       await route.fulfill({ response, body: `globalThis.hacked = 1;${await response.text()}` });
     });
-    const other = await opened("/tampered", pinned, { context, ready: false });
+    const other = await open("/tampered", pinned, { context, ready: false });
     await other.locator(".launcher[aria-expanded='false']").waitFor();
-    await until(() => other.faults.some((fault) => fault.includes("could not be loaded")));
+    await until(() => other.errors.some((fault) => fault.includes("could not be loaded")));
     assert.equal(await other.evaluate(() => globalThis.hacked), undefined);
     assert.equal(await other.locator(".panel").count(), 0);
     await context.close();
   });
 
-  test("keeps the styles of the page out, and its own in", async () => {
+  test("is isolated from the styles of the page", async () => {
     const noisy = `<style nonce="n0nce">* { color: red !important; font-size: 40px !important; display: inline !important } button { background: blue !important }</style>`;
-    const policy = `${strict(gateway.url)}; style-src 'nonce-n0nce'`;
-    const tab = await opened("/noisy", `${noisy}${tag("noisy")}`, { policy });
+    const policy = `${strictPolicy(gateway.url)}; style-src 'nonce-n0nce'`;
+    const tab = await open("/noisy", `${noisy}${tag("noisy")}`, { policy });
     const look = await tab
       .locator(".launcher")
       .evaluate((node) => [getComputedStyle(node).backgroundColor, getComputedStyle(node).display]);
@@ -435,18 +436,18 @@ group("the widget", { skip: missing }, () => {
     await tab.context().close();
   });
 
-  test("tells a page that may not use it, in words", async () => {
+  test("shows an error on a page of a forbidden origin", async () => {
     const other = await Pages.start();
     const context = await chromium.newContext();
     const tab = await context.newPage();
-    await tab.goto(other.add("/forbidden", tag("x"), { policy: strict(gateway.url) }));
-    await tab.locator(".line", { hasText: "This website may not use this chat." }).waitFor();
-    await tab.locator(".line .pill", { hasText: "Try now" }).waitFor();
+    await tab.goto(other.add("/forbidden", tag("x"), { policy: strictPolicy(gateway.url) }));
+    await tab.locator(".connection", { hasText: "This website is not allowed to use this chat." }).waitFor();
+    await tab.locator(".connection .pill", { hasText: "Try now" }).waitFor();
     await context.close();
     other.stop();
   });
 
-  test("comes to the demonstration's page of another origin with nothing but its tag, under that page's policy", async () => {
+  test("runs on the demo page of another origin", async () => {
     const demo = readFileSync(new URL("../../demo/embed.html", import.meta.url), "utf8").replaceAll(
       "127.0.0.1:8000",
       new URL(gateway.url).host,
@@ -454,36 +455,36 @@ group("the widget", { skip: missing }, () => {
     pages.all.set("/embed.html", { body: demo });
     const context = await chromium.newContext({ viewport: { width: 1100, height: 800 } });
     const tab = await context.newPage();
-    const faults = [];
-    tab.on("pageerror", (error) => faults.push(error.message));
+    const errors = [];
+    tab.on("pageerror", (error) => errors.push(error.message));
     tab.on(
       "console",
-      (message) => message.type() === "error" && !/favicon/.test(message.location().url) && faults.push(message.text()),
+      (message) => message.type() === "error" && !/favicon/.test(message.location().url) && errors.push(message.text()),
     );
     await tab.goto(`${pages.origin}/embed.html`);
     await tab.locator(".launcher").click();
-    await tab.locator(".prompt", { hasText: "Who reads the log?" }).click();
+    await tab.locator(".prompt", { hasText: "What is a log?" }).click();
     await tab.locator(".answer figure").waitFor();
     await tab.locator(".halt").waitFor({ state: "hidden" });
-    await tab.screenshot({ path: join(PICTURES, "embed.png") });
-    assert.deepEqual(faults, []);
+    await tab.screenshot({ path: join(SCREENSHOTS, "embed.png") });
+    assert.deepEqual(errors, []);
     await context.close();
   });
 
-  test("can be driven by the page", async () => {
-    const tab = await opened("/driven", `${tag("driven", "")}`, { ready: false });
+  test("is controlled by the JavaScript API", async () => {
+    const tab = await open("/driven", `${tag("driven", "")}`, { ready: false });
     await tab.locator(".launcher").waitFor();
     await tab.evaluate(() => {
-      globalThis.heard = [];
+      globalThis.received = [];
       for (const name of ["ready", "open", "close", "message"])
-        globalThis.Tokenwire.on(name, (detail) => globalThis.heard.push([name, detail?.role]));
+        globalThis.Tokenwire.on(name, (detail) => globalThis.received.push([name, detail?.role]));
       globalThis.Tokenwire.open();
       globalThis.Tokenwire.send("/long 10");
     });
-    await until(() => tab.evaluate(() => globalThis.heard.some(([, role]) => role === "assistant")));
+    await until(() => tab.evaluate(() => globalThis.received.some(([, role]) => role === "assistant")));
     await tab.evaluate(() => globalThis.Tokenwire.close());
-    const heard = await tab.evaluate(() => globalThis.heard);
-    assert.deepEqual(heard, [
+    const received = await tab.evaluate(() => globalThis.received);
+    assert.deepEqual(received, [
       ["ready", undefined],
       ["open", undefined],
       ["message", "user"],

@@ -1,4 +1,4 @@
-// What the browser tests play on: a real gateway, a page of another origin under a strict policy, a real Chromium.
+// Fixtures of the browser tests: a real gateway, pages of another origin, and Chromium.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -15,10 +15,10 @@ const CHROMIUM =
   process.env.CHROMIUM ??
   ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find((path) => existsSync(path));
 
-/** Where pictures of the states are kept. */
-export const PICTURES = join(ROOT, "web/.pictures");
+/** Folder for screenshots. */
+export const SCREENSHOTS = join(ROOT, "web/.screenshots");
 
-/** Why the tests cannot run here; undefined if they can. */
+/** Reason to skip the tests; undefined if they can run. */
 export const missing =
   CHROMIUM === undefined
     ? "no Chromium is installed (set CHROMIUM)"
@@ -26,9 +26,9 @@ export const missing =
       ? undefined
       : `no Python at ${PYTHON} (set TOKENWIRE_PYTHON)`;
 
-/** A gateway with its worker, as `tokenwire run` starts it, on a free port. */
+/** A gateway and a worker, started with `tokenwire run` on a free port. */
 export class Gateway {
-  /** @param paths where its generators are found; @param options of the command line */
+  /** @param paths folders with Python generators; @param options command line options */
   static async start(settings = {}, paths = [], options = []) {
     const gateway = new Gateway();
     const env = {
@@ -64,20 +64,18 @@ export class Gateway {
 
   async stop(signal = "SIGTERM") {
     if (this.process.exitCode !== null || this.process.signalCode !== null) return;
-    const gone = once(this.process, "exit");
+    const exited = once(this.process, "exit");
     this.process.kill(signal);
-    await gone;
+    await exited;
   }
 }
 
-/** A server of pages, each `{body, policy}` by its path, and of the npm package. Its origin is no gateway's. */
+/** A web server for pages `{body, policy}` by path, and for the npm package. Its origin differs from the gateway's. */
 export class Pages {
   static async start() {
     const pages = new Pages();
     pages.all = new Map();
-    pages.asked = [];
     pages.server = createServer((request, response) => {
-      pages.asked.push(request.url);
       const { pathname } = new URL(request.url, "http://page");
       const file = /^\/package\/([\w-]+\.js)$/.exec(pathname)?.[1];
       if (file !== undefined) {
@@ -94,22 +92,22 @@ export class Pages {
     });
     pages.server.listen(0, "127.0.0.1");
     await once(pages.server, "listening");
-    // Another name makes another origin.
+    // Another host name is another origin.
     pages.origin = `http://localhost:${pages.server.address().port}`;
     return pages;
   }
 
-  /** Serve a page with this in its body. Returns its address. */
+  /** Serve a page with this body. Returns its URL. */
   add(path, body, { policy, head = "", lang = "en", dir = "ltr" } = {}) {
     const start = `<!doctype html><html lang="${lang}" dir="${dir}"><head><meta charset="utf-8"><title>A page</title><meta name="viewport" content="width=device-width">${head}</head>`;
     this.all.set(path, {
       policy,
-      body: `${start}<body><main><h1>A page of somebody else</h1><p>With a chat on it.</p></main>${body}</body></html>`,
+      body: `${start}<body><main><h1>A page of another site</h1><p>With a chat.</p></main>${body}</body></html>`,
     });
     return this.origin + path;
   }
 
-  /** Serve a script. Returns its address. */
+  /** Serve a script. Returns its URL. */
   addScript(path, body) {
     this.all.set(path, { type: "text/javascript", body });
     return this.origin + path;
@@ -120,8 +118,8 @@ export class Pages {
   }
 }
 
-/** A page that lets in nothing but the widget of this gateway, by its nonce. */
-export function strict(gateway) {
+/** Return a policy that allows only the widget of this gateway, by its nonce. */
+export function strictPolicy(gateway) {
   const socket = gateway.replace(/^http/, "ws");
   return `default-src 'none'; script-src 'nonce-n0nce'; connect-src ${gateway} ${socket}; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'`;
 }
@@ -133,13 +131,13 @@ export async function browser() {
   });
 }
 
-/** Wait for a condition; throws when it has not come true within `most` milliseconds. */
-export async function until(condition, most = 15_000) {
-  const deadline = Date.now() + most;
+/** Wait until a condition holds; throw after `timeoutMs`. */
+export async function until(condition, timeoutMs = 15_000) {
+  const deadline = Date.now() + timeoutMs;
   for (;;) {
     const value = await condition();
     if (value) return value;
-    if (Date.now() > deadline) throw new Error(`did not come true within ${most} ms: ${condition}`);
+    if (Date.now() > deadline) throw new Error(`condition not met within ${timeoutMs} ms: ${condition}`);
     await new Promise((resolve) => setTimeout(resolve, 40));
   }
 }

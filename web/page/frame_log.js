@@ -1,25 +1,25 @@
-// Frames as they pass, one a row. The document changes at most once an animation frame.
+// A list of frames, one for each row. The DOM changes at most once for each animation frame.
 
-/** @typedef {import("./line.js").Frame} Frame */
+/** @typedef {import("./fault_injector.js").Frame} Frame */
 
-/** Rows that are kept. */
-const MOST = 200;
+/** Maximum number of rows. */
+const MAX_ROWS = 200;
 
-/** What a row shows beside the type and the cursor: the rest of these frames says nothing to a reader. @type {Record<string, (frame: any) => string>} */
-const SAID = {
+/** Summary of a frame, shown after its type and cursor. @type {Record<string, (frame: any) => string>} */
+const SUMMARIES = {
   hello: () => "",
   ready: ({ session, heartbeat }) => `session ${session} · heartbeat ${heartbeat} s`,
   watch: ({ after, responses }) =>
     after === undefined
-      ? "from the beginning"
+      ? "without a cursor"
       : `after ${after}${Object.values(responses ?? {})
           .map((cursor) => `, answer after ${cursor}`)
           .join("")}`,
   watching: ({ resumed }) => (resumed ? "resumed" : "a snapshot follows"),
-  snapshot: ({ messages, responses }) => `${messages.length} messages, ${responses.length} answers under way`,
+  snapshot: ({ messages, responses }) => `${messages.length} messages, ${responses.length} open answers`,
   send: ({ text, key }) => `${JSON.stringify(text)} · key ${key}`,
   message: ({ message }) => `${message.role}: ${JSON.stringify(message.text)}`,
-  accepted: ({ response, duplicate }) => `${response}${duplicate ? " · had arrived before" : ""}`,
+  accepted: ({ response, duplicate }) => `${response}${duplicate ? " · duplicate" : ""}`,
   start: ({ model, attempt }) => `${model} · attempt ${attempt}`,
   delta: ({ text, reasoning }) => JSON.stringify(text || reasoning),
   reset: ({ reason, text }) => `${reason} · ${JSON.stringify(text)}`,
@@ -29,7 +29,7 @@ const SAID = {
   error: ({ message }) => message,
 };
 
-export class Raw {
+export class FrameLog {
   /** @type {HTMLElement[]} */
   #rows = [];
 
@@ -46,19 +46,19 @@ export class Raw {
     const cursor = /** @type {string | undefined} */ (frame.cursor);
     const row = this.#row(sent ? "sent" : "received", sent ? "→" : "←", frame.type);
     if (cursor !== undefined) {
-      // What counts is the second part in an answer, and the first in the conversation.
+      // The sequence number is the second part of a response cursor, and the first part of a history cursor.
       const [first = "", second = ""] = cursor.split("-");
       if ("response" in frame) row.append(part("code", "cursor", `${first}-`), part("b", "seq", second));
       else row.append(part("b", "seq", first), part("code", "cursor", `-${second}`));
     }
-    const said = SAID[frame.type]?.(frame) ?? "";
-    row.append(part("span", "said", said));
-    this.#ask(row);
+    const summary = SUMMARIES[frame.type]?.(frame) ?? "";
+    row.append(part("span", "summary", summary));
+    this.#append(row);
   }
 
-  /** Something happened that is no frame. @param {string} text */
+  /** Add a row for an event that is not a frame. @param {string} text */
   note(text) {
-    this.#ask(this.#row("note", "✕", text));
+    this.#append(this.#row("note", "✕", text));
   }
 
   /** @param {string} kind @param {string} arrow @param {string} type */
@@ -69,11 +69,11 @@ export class Raw {
   }
 
   /** @param {HTMLElement} row */
-  #ask(row) {
+  #append(row) {
     if (this.#rows.push(row) > 1) return;
     requestAnimationFrame(() => {
-      this.list.append(...this.#rows.splice(0).slice(-MOST));
-      while (this.list.childElementCount > MOST) this.list.firstElementChild?.remove();
+      this.list.append(...this.#rows.splice(0).slice(-MAX_ROWS));
+      while (this.list.childElementCount > MAX_ROWS) this.list.firstElementChild?.remove();
       this.list.scrollTop = this.list.scrollHeight;
       this.count.textContent = `${this.frames} frames`;
     });
