@@ -24,7 +24,7 @@ export function runGuard(chat: GuardedConversation, guard: Guard, response: stri
     const question = chat.message(message)?.text ?? "";
     let timer: ReturnType<typeof setTimeout> | undefined;
     const timeout = new Promise<undefined>((resolve) => {
-      timer = setTimeout(resolve, 1000 * (guard.within ?? TIMEOUT_S));
+      timer = setTimeout(() => resolve(undefined), 1000 * (guard.within ?? TIMEOUT_S));
     });
     try {
       const checking = guard.check(text, { conversation: chat.id, response, question });

@@ -1,19 +1,39 @@
 // The operators' page: requests the state of the fleet once a second. The responses contain no texts of users.
 
+/** @typedef {{name: string, age: number, cpu: number, memory: number, leaving?: boolean}} Process */
+/** @typedef {Process & {connections: number, viewers: number, behind: number, received: number, delivered: number}} GatewayProcess */
+/** @typedef {Process & {running: number, concurrency: number, rate: number, models?: string[]}} WorkerProcess */
+/**
+ * @typedef {{response: string, conversation: string, state: string, age: number, attempt: number,
+ *   entries: number | null, size: number | null, rate: number | null, viewers: number, behind: number, lag: number,
+ *   worker: string | null}} OpenResponse
+ */
+/** @typedef {{cursor: string, kind: string, size: number, about?: string}} Entry */
+/** @typedef {{running: number, waiting: number, lag: number}} Queue */
+/** @typedef {{at: number, gateways: GatewayProcess[], workers: WorkerProcess[], responses: OpenResponse[], queue: Queue}} Fleet */
+
+/**
+ * @template Row
+ * @typedef {[title: string, content: (row: Row) => string | number | Node, style?: "id" | "left"]} Column
+ */
+
 const INTERVAL_MS = 1000;
 const MAX_ROWS = 250;
 const KEY = "tokenwire-operator";
 
-const element = (id) => document.getElementById(id);
+const element = /** @type {(id: string) => any} */ ((id) => document.getElementById(id));
 const state = element("state");
 let token = sessionStorage.getItem(KEY) ?? "";
+/** Id of the response whose log is shown. @type {string | null} */
 let followed = null;
 let cursor = "";
-let timer = 0;
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let timer;
 
 class TokenRejected extends Error {}
 class StoreUnavailable extends Error {}
 
+/** Return the JSON of a path; null if it does not exist. @param {string} path @returns {Promise<any>} */
 async function ask(path) {
   const reply = await fetch(path, { headers: { authorization: `Bearer ${token}` }, cache: "no-store" });
   if (reply.status === 401) throw new TokenRejected();
@@ -24,16 +44,18 @@ async function ask(path) {
 }
 
 // Formats durations and sizes like `tokenwire top`.
+/** @param {number | null | undefined} value */
 function seconds(value) {
   if (value === null || value === undefined) return "–";
   if (value < 60) return `${value.toFixed(1)}s`;
   const minutes = Math.floor(value / 60);
-  const two = (number) => String(number).padStart(2, "0");
+  const two = (/** @type {number} */ number) => String(number).padStart(2, "0");
   if (minutes < 60) return `${minutes}m${two(Math.floor(value % 60))}`;
   const hours = Math.floor(minutes / 60);
   return hours < 48 ? `${hours}h${two(minutes % 60)}` : `${Math.floor(hours / 24)}d${two(hours % 24)}`;
 }
 
+/** @param {number | null | undefined} value */
 function size(value) {
   if (value === null || value === undefined) return "–";
   for (const unit of ["", "k", "M"]) {
@@ -43,8 +65,9 @@ function size(value) {
   return `${value.toFixed(1)}G`;
 }
 
-const count = (value) => Math.round(value ?? 0).toLocaleString("en");
+const count = (/** @type {number | undefined} */ value) => Math.round(value ?? 0).toLocaleString("en");
 
+/** @param {string} value @param {string} name */
 function figure(value, name, mark = "") {
   const box = document.createElement("div");
   box.className = `figure ${mark}`;
@@ -56,35 +79,51 @@ function figure(value, name, mark = "") {
   return box;
 }
 
-// Columns are [title, content of a row, style], where style is "left", "id" or nothing.
-function table(node, columns, rows, mark, key) {
+/**
+ * Replace the content of a table.
+ *
+ * @template Row
+ * @param {HTMLTableElement} node
+ * @param {Column<Row>[]} columns
+ * @param {Row[]} rows
+ * @param {(row: Row) => string} mark returns the class of a row
+ */
+function table(node, columns, rows, mark, key = false) {
   const head = document.createElement("thead");
-  const line = head.insertRow();
-  for (const [name, , how] of columns) {
+  const titles = head.insertRow();
+  for (const [title, , style] of columns) {
     const cell = document.createElement("th");
     cell.scope = "col";
-    cell.textContent = name;
-    cell.className = how === "id" || how === "left" ? "left" : "";
-    line.append(cell);
+    cell.textContent = title;
+    cell.className = style === "id" || style === "left" ? "left" : "";
+    titles.append(cell);
   }
   const body = document.createElement("tbody");
   for (const row of rows) {
-    const line = body.insertRow();
-    line.className = mark(row);
-    for (const [, show, how = ""] of columns) {
-      const cell = line.insertCell();
-      const shown = show(row);
-      cell.className = how === "id" ? "id left" : how;
+    const cells = body.insertRow();
+    cells.className = mark(row);
+    for (const [, content, style = ""] of columns) {
+      const cell = cells.insertCell();
+      const shown = content(row);
+      cell.className = style === "id" ? "id left" : style;
       if (shown instanceof Node) cell.append(shown);
-      else cell.textContent = shown;
+      else cell.textContent = String(shown);
     }
   }
   // Restore the focus after the rows were replaced.
-  const focused = node.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+  const focused = node.contains(document.activeElement)
+    ? /** @type {HTMLElement} */ (document.activeElement).dataset.key
+    : null;
   node.replaceChildren(head, body);
-  if (focused && key) node.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
+  if (focused && key) focusKey(focused, node);
 }
 
+/** Focus the button of a response. @param {string} key @param {ParentNode} root */
+function focusKey(key, root) {
+  /** @type {HTMLElement | null} */ (root.querySelector(`[data-key="${CSS.escape(key)}"]`))?.focus();
+}
+
+/** Return a share of one core as a percentage and a bar. @param {number} value */
 function share(value) {
   const text = `${Math.round(value * 100)} % `;
   const meter = document.createElement("meter");
@@ -100,6 +139,7 @@ function share(value) {
   return both;
 }
 
+/** Return a button that shows the log of a response. @param {string} response */
 function link(response) {
   const button = document.createElement("button");
   button.type = "button";
@@ -109,6 +149,7 @@ function link(response) {
   return button;
 }
 
+/** @type {Column<GatewayProcess>[]} */
 const GATEWAY = [
   ["name", (row) => row.name, "id"],
   ["up", (row) => seconds(row.age)],
@@ -120,6 +161,7 @@ const GATEWAY = [
   ["in/s", (row) => count(row.received)],
   ["out/s", (row) => count(row.delivered)],
 ];
+/** @type {Column<WorkerProcess>[]} */
 const WORKER = [
   ["name", (row) => row.name, "id"],
   ["up", (row) => seconds(row.age)],
@@ -129,6 +171,7 @@ const WORKER = [
   ["text/s", (row) => size(row.rate)],
   ["models", (row) => (row.models ?? []).join(" "), "left"],
 ];
+/** @type {Column<OpenResponse>[]} */
 const RESPONSE = [
   ["response", (row) => link(row.response), "id"],
   ["state", (row) => row.state, "left"],
@@ -143,6 +186,7 @@ const RESPONSE = [
   ["worker", (row) => row.worker ?? "–", "id"],
   ["conversation", (row) => row.conversation, "id"],
 ];
+/** @type {Column<Entry>[]} */
 const ENTRY = [
   ["cursor", (row) => row.cursor, "id"],
   ["kind", (row) => row.kind, "left"],
@@ -150,13 +194,15 @@ const ENTRY = [
   ["", (row) => row.about ?? "", "left"],
 ];
 
-const sum = (rows, name) => rows.reduce((total, row) => total + (row[name] ?? 0), 0);
+/** @template Row @param {Row[]} rows @param {(row: Row) => number | undefined} value */
+const sum = (rows, value) => rows.reduce((total, row) => total + (value(row) ?? 0), 0);
 
+/** @param {Fleet} fleet */
 function show(fleet) {
   const { gateways, workers, responses, queue } = fleet;
-  const behind = sum(gateways, "behind");
-  const received = sum(gateways, "received");
-  const delivered = sum(gateways, "delivered");
+  const behind = sum(gateways, (row) => row.behind);
+  const received = sum(gateways, (row) => row.received);
+  const delivered = sum(gateways, (row) => row.delivered);
   const delayed = queue.waiting > 0 && queue.lag > 2;
   element("figures").replaceChildren(
     figure(count(queue.running), "answers running"),
@@ -165,19 +211,19 @@ function show(fleet) {
       queue.waiting ? `waiting, the oldest for ${seconds(queue.lag)}` : "waiting",
       queue.lag > 10 ? "wrong" : delayed ? "warning" : "",
     ),
-    figure(count(sum(gateways, "connections")), "connected"),
-    figure(count(sum(gateways, "viewers")), "viewers"),
+    figure(count(sum(gateways, (row) => row.connections)), "connected"),
+    figure(count(sum(gateways, (row) => row.viewers)), "viewers"),
     figure(count(behind), "lagging viewers", behind ? "warning" : ""),
     figure(count(delivered), "entries out / s"),
     figure(received ? `× ${(delivered / received).toFixed(1)}` : "–", "fan-out"),
     figure(count(gateways.length), "gateways", gateways.length ? "" : "wrong"),
     figure(count(workers.length), "workers", workers.length ? "" : "wrong"),
   );
-  const leaving = (row) => (row.leaving ? "warning" : "");
+  const leaving = (/** @type {Process} */ row) => (row.leaving ? "warning" : "");
   table(element("gateways"), GATEWAY, gateways, leaving);
   table(element("workers"), WORKER, workers, leaving);
-  const open = (row) => (row.response === followed ? "open" : "");
-  const mark = (row) =>
+  const open = (/** @type {OpenResponse} */ row) => (row.response === followed ? "open" : "");
+  const mark = (/** @type {OpenResponse} */ row) =>
     `${row.worker === null && row.state !== "queued" ? "wrong" : row.behind ? "warning" : ""} ${open(row)}`;
   table(element("responses"), RESPONSE, responses.slice(0, MAX_ROWS), mark, true);
   const more = responses.length - MAX_ROWS;
@@ -186,6 +232,7 @@ function show(fleet) {
   state.className = "";
 }
 
+/** @param {string} response */
 function follow(response) {
   followed = response;
   cursor = "";
@@ -198,10 +245,11 @@ function follow(response) {
   refresh();
 }
 
+/** Entries of the shown log. @type {Entry[]} */
 let shown = [];
 
-async function read() {
-  const response = followed;
+/** Append the new entries of a log. @param {string} response */
+async function loadEntries(response) {
   const log = await ask(`responses/${encodeURIComponent(response)}${cursor ? `?after=${cursor}` : ""}`);
   if (response !== followed) return;
   if (log === null) {
@@ -223,7 +271,7 @@ async function refresh() {
     element("entry").hidden = true;
     element("main").hidden = element("sign-out").hidden = false;
     show(fleet);
-    if (followed) await read();
+    if (followed) await loadEntries(followed);
   } catch (error) {
     if (error instanceof TokenRejected) {
       signOut(token ? "This token is not valid." : "");
@@ -239,6 +287,7 @@ async function refresh() {
   if (document.visibilityState === "visible") timer = setTimeout(refresh, INTERVAL_MS);
 }
 
+/** @param {string} why */
 function signOut(why) {
   clearTimeout(timer);
   token = "";
@@ -251,7 +300,7 @@ function signOut(why) {
   element("token").focus();
 }
 
-element("entry").addEventListener("submit", (event) => {
+element("entry").addEventListener("submit", (/** @type {Event} */ event) => {
   event.preventDefault();
   token = element("token").value.trim();
   element("token").value = "";
@@ -263,7 +312,7 @@ element("close").addEventListener("click", () => {
   const last = followed;
   followed = null;
   element("log").hidden = true;
-  document.querySelector(`[data-key="${CSS.escape(last)}"]`)?.focus();
+  if (last !== null) focusKey(last, document);
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && followed) element("close").click();

@@ -5,12 +5,13 @@ import { describe as group, test } from "node:test";
 
 import { readUIMessageStream } from "ai";
 
-import { chunks, textOf, toUIMessage } from "../../.build/ai_sdk/chunks.js";
+import { chunks, textOf, toUIMessage } from "#src/ai_sdk/chunks.js";
 
 const ANSWER = { role: "assistant", id: "r1", text: "", reasoning: "", revision: 0, state: "queued", attempt: 0 };
 
 /** Let the AI SDK read the chunks of these successive states; return its message, the chunks and its errors. */
-async function read(...states) {
+async function read(/** @type {any[]} */ ...states) {
+  /** @type {any[]} */
   const all = states.flatMap((now, at) => [...chunks(states[at - 1], now)]);
   let message;
   const errors = [];
@@ -20,7 +21,10 @@ async function read(...states) {
       controller.close();
     },
   });
-  for await (const each of readUIMessageStream({ stream, onError: (error) => errors.push(error.message) }))
+  for await (const each of readUIMessageStream({
+    stream,
+    onError: (/** @type {any} */ error) => errors.push(error.message),
+  }))
     message = each;
   return { message, all, errors };
 }
@@ -38,6 +42,7 @@ group("an answer", () => {
   test("that grows in any steps equals the complete message", async () => {
     const text = "Because the air scatters short waves.";
     const reasoning = "It asks why.";
+    /** @type {any} */
     const ended = { ...running, text, reasoning, state: "ended", reason: "complete", usage: { output_tokens: 7 } };
     for (let seed = 1; seed < 40; seed += 1) {
       const states = [ANSWER];

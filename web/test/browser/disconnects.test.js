@@ -45,7 +45,8 @@ group("the widget behind a failing connection", { skip: missing }, () => {
         requestAnimationFrame(check);
         const root = document.querySelector("tokenwire-widget")?.shadowRoot;
         for (const node of root?.querySelectorAll(".answer") ?? []) {
-          const text = node.querySelector(".text")?.innerText.replace(/\s+/g, "") ?? "";
+          const shownText = /** @type {HTMLElement | null} */ (node.querySelector(".text"));
+          const text = shownText?.innerText.replace(/\s+/g, "") ?? "";
           const last = before.get(node) ?? "";
           // The last characters may be incomplete markup.
           if (!text.startsWith(last.slice(0, -6))) globalThis.removed.push([last.slice(-40), text.slice(-40)]);
@@ -54,7 +55,7 @@ group("the widget behind a failing connection", { skip: missing }, () => {
         }
         const answers = [...(root?.querySelectorAll(".answer") ?? [])];
         const runs = answers.at(-1)?.matches(".writing");
-        if (runs && root.querySelector(".halt").hidden) globalThis.withoutStop += 1;
+        if (runs && /** @type {HTMLElement} */ (root.querySelector(".halt")).hidden) globalThis.withoutStop += 1;
       };
       requestAnimationFrame(check);
     });

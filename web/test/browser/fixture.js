@@ -28,6 +28,11 @@ export const missing =
 
 /** A gateway and a worker, started with `tokenwire run` on a free port. */
 export class Gateway {
+  /** @type {import("node:child_process").ChildProcess} */
+  process;
+  log = "";
+  url = "";
+
   /** @param paths folders with Python generators; @param options command line options */
   static async start(settings = {}, paths = [], options = []) {
     const gateway = new Gateway();
@@ -43,7 +48,6 @@ export class Gateway {
       env,
       stdio: ["ignore", "pipe", "pipe"],
     });
-    gateway.log = "";
     gateway.url = await new Promise((resolve, reject) => {
       const read = (data) => {
         gateway.log += data;
@@ -62,7 +66,7 @@ export class Gateway {
     return Number(new URL(this.url).port);
   }
 
-  async stop(signal = "SIGTERM") {
+  async stop(/** @type {NodeJS.Signals} */ signal = "SIGTERM") {
     if (this.process.exitCode !== null || this.process.signalCode !== null) return;
     const exited = once(this.process, "exit");
     this.process.kill(signal);
@@ -72,9 +76,14 @@ export class Gateway {
 
 /** A web server for pages `{body, policy}` by path, and for the npm package. Its origin differs from the gateway's. */
 export class Pages {
+  /** Pages by path. @type {Map<string, {body: string, policy?: string, type?: string}>} */
+  all = new Map();
+  origin = "";
+  /** @type {import("node:http").Server} */
+  server;
+
   static async start() {
     const pages = new Pages();
-    pages.all = new Map();
     pages.server = createServer((request, response) => {
       const { pathname } = new URL(request.url, "http://page");
       const file = /^\/package\/([\w-]+\.js)$/.exec(pathname)?.[1];
@@ -93,12 +102,12 @@ export class Pages {
     pages.server.listen(0, "127.0.0.1");
     await once(pages.server, "listening");
     // Another host name is another origin.
-    pages.origin = `http://localhost:${pages.server.address().port}`;
+    pages.origin = `http://localhost:${/** @type {import("node:net").AddressInfo} */ (pages.server.address()).port}`;
     return pages;
   }
 
   /** Serve a page with this body. Returns its URL. */
-  add(path, body, { policy, head = "", lang = "en", dir = "ltr" } = {}) {
+  add(path, body, /** @type {any} */ { policy, head = "", lang = "en", dir = "ltr" } = {}) {
     const start = `<!doctype html><html lang="${lang}" dir="${dir}"><head><meta charset="utf-8"><title>A page</title><meta name="viewport" content="width=device-width">${head}</head>`;
     this.all.set(path, {
       policy,

@@ -23,13 +23,13 @@ group("hostile answers", { skip: missing }, () => {
     pages?.stop();
   });
 
-  for (const [name, policy] of [
+  for (const [name, policy] of /** @type {[string, (() => string) | undefined][]} */ ([
     ["without a policy", undefined],
     [
       "under a strict policy",
       () => `default-src 'none'; script-src ${gateway.url}; require-trusted-types-for 'script'; trusted-types 'none'`,
     ],
-  ]) {
+  ])) {
     test(`run no script and send no request, ${name}`, async () => {
       const context = await chromium.newContext();
       const tab = await context.newPage();

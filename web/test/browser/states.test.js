@@ -61,7 +61,7 @@ const settled = (fields) => ({
   ...fields,
 });
 
-/** A state: the frames after `watch`, and the closing of the socket. */
+/** A state: the frames after `watch`, and the closing of the socket. @type {Record<string, any>} */
 const STATES = {
   empty: {},
   question: { messages: [question], responses: [open({ state: "queued" })] },

@@ -49,7 +49,7 @@ group("the widget", { skip: missing }, () => {
     `<script nonce="n0nce" async src="${gateway.url}/widget.js" ${conversation ? `data-conversation="${conversation}"` : ""} ${more}></script>`;
 
   /** Open a page with the widget; record its errors and requests to other origins. */
-  async function open(path, body, { context, ready = true, ...settings } = {}) {
+  async function open(path, body, /** @type {any} */ { context, ready = true, ...settings } = {}) {
     const tab = await (context ?? (await chromium.newContext())).newPage();
     tab.errors = [];
     tab.foreign = [];
@@ -230,7 +230,7 @@ group("the widget", { skip: missing }, () => {
     const tab = await open("/announcements", tag("announcements"));
     await tab.evaluate(() => {
       globalThis.announcements = [];
-      new MutationObserver((records) => {
+      new MutationObserver((/** @type {any[]} */ records) => {
         for (const { target, addedNodes } of records) {
           if (target.localName === "tokenwire-announcer")
             for (const node of addedNodes) globalThis.announcements.push(node.textContent);
@@ -380,7 +380,7 @@ group("the widget", { skip: missing }, () => {
 
   test("works as an element of the npm package", async () => {
     // The module can be imported in Node, where there are no elements.
-    const { TokenwireChat } = await import("../../dist/chat.js");
+    const { TokenwireChat } = await import("#dist/chat.js");
     assert.equal(typeof TokenwireChat, "function");
     const script = `import { connect } from "/package/tokenwire.js"; import "/package/chat.js";
       const chat = document.createElement("tokenwire-chat");

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { backoffDelay, MAX_BOUND_S, MIN_BOUND_S, reconnects } from "../../.build/client/backoff.js";
+import { backoffDelay, MAX_BOUND_S, MIN_BOUND_S, reconnects } from "#src/client/backoff.js";
 
 const ALMOST_ONE = 1 - Number.EPSILON / 2;
 

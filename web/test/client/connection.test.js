@@ -3,12 +3,12 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, describe, test } from "node:test";
 
-import { connect } from "../../.build/client/client.js";
+import { connect } from "#src/client/client.js";
 
 /** Source of window events. */
 const page = new EventTarget();
 globalThis.addEventListener = page.addEventListener.bind(page);
-globalThis.document = Object.assign(new EventTarget(), { visibilityState: "visible" });
+globalThis.document = /** @type {any} */ (Object.assign(new EventTarget(), { visibilityState: "visible" }));
 
 let sockets;
 const clients = [];
@@ -16,6 +16,12 @@ const clients = [];
 /** A WebSocket that the test controls in place of a gateway. */
 class FakeSocket {
   readyState = 0;
+  /** @type {any} */
+  onopen;
+  /** @type {any} */
+  onmessage;
+  /** @type {any} */
+  onclose;
   sent = [];
 
   constructor(address) {
@@ -84,12 +90,13 @@ const snapshot = (conversation = "c", more = {}) => ({
   ...more,
 });
 
+/** @returns {any} */
 function client(options = {}) {
   const created = connect({
     url: "https://chat.example.com/base",
     shared: false,
     transport: "websocket",
-    WebSocket: FakeSocket,
+    WebSocket: /** @type {any} */ (FakeSocket),
     ...options,
   });
   clients.push(created);

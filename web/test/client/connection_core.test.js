@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
-import { ConnectionCore } from "../../.build/client/connection_core.js";
-import { chooseTransport } from "../../.build/client/transport_choice.js";
+import { ConnectionCore } from "#src/client/connection_core.js";
+import { chooseTransport } from "#src/client/transport_choice.js";
 
 const ABNORMAL_CLOSURE = 1006;
 const READY = { type: "ready", heartbeat: 20 };
@@ -17,7 +17,7 @@ class Harness {
   visible = true;
   connected = false;
 
-  constructor({ transport = "websocket", refreshable = false } = {}) {
+  constructor(/** @type {any} */ { transport = "websocket", refreshable = false } = {}) {
     this.core = new ConnectionCore(chooseTransport(transport), refreshable);
   }
 

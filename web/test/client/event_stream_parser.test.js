@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { EventStreamParser } from "../../.build/client/event_stream_parser.js";
+import { EventStreamParser } from "#src/client/event_stream_parser.js";
 
 const STREAM =
   'id: 2-1~r1=1-3\ndata: {"type":"delta","text":"a\\n\\nb: c"}\n\n:\n\ndata: {"type":"heartbeat"}\n\nid: 2-2\ndata: 1\ndata: 2\n\n';

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
-import { firstTokens, refinedQuestion } from "../../.build/client/guard.js";
+import { firstTokens, refinedQuestion } from "#src/client/guard.js";
 
 describe("firstTokens", () => {
   test("returns null until there are enough tokens", () => {
@@ -44,7 +44,7 @@ describe("refinedQuestion", () => {
       { refine: "x" },
       { stop: "yes" },
     ]) {
-      assert.equal(refinedQuestion(verdict, "q"), undefined, JSON.stringify(verdict));
+      assert.equal(refinedQuestion(/** @type {any} */ (verdict), "q"), undefined, JSON.stringify(verdict));
     }
   });
 

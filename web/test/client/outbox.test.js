@@ -3,27 +3,28 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
-import { Outbox } from "../../.build/client/outbox.js";
+import { Outbox } from "#src/client/outbox.js";
 
-const send = (key, text = key) => ({ type: "send", key, conversation: "c", text });
-const accepted = (key, message, more = {}) => ({
-  type: "accepted",
-  key,
-  message,
-  response: `r-${key}`,
-  duplicate: false,
-  ...more,
-});
+const send = (key, text = key) => /** @type {any} */ ({ type: "send", key, conversation: "c", text });
+const accepted = (key, message, more = {}) =>
+  /** @type {any} */ ({
+    type: "accepted",
+    key,
+    message,
+    response: `r-${key}`,
+    duplicate: false,
+    ...more,
+  });
 const refusal = { code: "busy", message: "Another answer is open." };
 
-/** Return an outbox with these requests, and their results by key. */
+/** Return an outbox with these requests, and their results by key. @returns {{outbox: any, results: any}} */
 function outboxOf(...frames) {
   const outbox = new Outbox();
   const results = {};
   for (const frame of frames) outbox.add({ frame, settle: (result) => (results[frame.key] = result) });
   return { outbox, results };
 }
-const none = () => false;
+const none = (/** @type {string} */ _id) => false;
 const shown = (outbox, inHistory = none) => outbox.messages(inHistory).map(({ id, state }) => `${id} ${state}`);
 
 describe("a message", () => {
@@ -121,6 +122,7 @@ test("a retry is removed by its answer and never shown", () => {
 
 test("a stop is repeated before all messages until the response ends", () => {
   const { outbox } = outboxOf(send("k1"));
+  /** @type {import("#src/client/wire.js").Stop} */
   const stop = { type: "stop", response: "r", reason: "guarded" };
   outbox.stop(stop);
   assert.deepEqual(outbox.frames(), [stop, send("k1")]);

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { tokenExpiry } from "../../.build/client/token.js";
+import { tokenExpiry } from "#src/client/token.js";
 
 const token = (claims) => `e30.${Buffer.from(JSON.stringify(claims)).toString("base64url")}.sig`;
 

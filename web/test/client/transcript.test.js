@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 
-import { Transcript } from "../../.build/client/transcript.js";
+import { Transcript } from "#src/client/transcript.js";
 
 const FOLDER = new URL("../../../tests/conversations/", import.meta.url);
 const RECORDED = readdirSync(FOLDER)
@@ -88,7 +88,7 @@ function logsOf(frames) {
   return {
     /** All frames for a viewer without a disconnect. */
     whole: [snapshot, ...rest],
-    resume({ after, responses = {} }) {
+    resume(/** @type {any} */ { after, responses = {} }) {
       if (after === undefined) return [snapshot, ...rest];
       const message = messages.find(({ cursor }) => cursor === after);
       const afterMessage = message === undefined ? 0 : rest.indexOf(message) + 1;
@@ -190,7 +190,7 @@ describe("recorded exchanges", () => {
   }
 });
 
-/** Return a transcript of conversation `c` with an empty snapshot and these frames applied. */
+/** Return a transcript of conversation `c` with an empty snapshot and these frames applied. @returns {any} */
 function transcriptOf(...frames) {
   const transcript = new Transcript("c");
   transcript.fold({ type: "snapshot", conversation: "c", cursor: "0-0", messages: [], responses: [] });
@@ -198,46 +198,51 @@ function transcriptOf(...frames) {
   return transcript;
 }
 
-const question = (id, cursor, text = id, more = {}) => ({
-  type: "message",
-  conversation: "c",
-  cursor,
-  message: { id, role: "user", text, ...more },
-});
-const queued = (response, replies_to, more = {}) => ({
-  type: "status",
-  conversation: "c",
-  response,
-  state: "queued",
-  replies_to,
-  ...more,
-});
-const start = (response, replies_to, more = {}) => ({
-  type: "start",
-  conversation: "c",
-  response,
-  cursor: "1-2",
-  model: "default",
-  attempt: 1,
-  replies_to,
-  ...more,
-});
-const delta = (response, text, cursor = "1-3") => ({ type: "delta", response, cursor, text });
-const end = (response, chars, more = {}) => ({
-  type: "end",
-  conversation: "c",
-  response,
-  cursor: "1-9",
-  reason: "complete",
-  chars,
-  ...more,
-});
-const settled = (response, text, cursor, more = {}) => ({
-  type: "message",
-  conversation: "c",
-  cursor,
-  message: { id: `m-${response}`, role: "assistant", response, text, reason: "complete", ...more },
-});
+const question = (id, cursor, text = id, more = {}) =>
+  /** @type {any} */ ({
+    type: "message",
+    conversation: "c",
+    cursor,
+    message: { id, role: "user", text, ...more },
+  });
+const queued = (response, replies_to, more = {}) =>
+  /** @type {any} */ ({
+    type: "status",
+    conversation: "c",
+    response,
+    state: "queued",
+    replies_to,
+    ...more,
+  });
+const start = (response, replies_to, more = {}) =>
+  /** @type {any} */ ({
+    type: "start",
+    conversation: "c",
+    response,
+    cursor: "1-2",
+    model: "default",
+    attempt: 1,
+    replies_to,
+    ...more,
+  });
+const delta = (response, text, cursor = "1-3") => /** @type {any} */ ({ type: "delta", response, cursor, text });
+const end = (response, chars, more = {}) =>
+  /** @type {any} */ ({
+    type: "end",
+    conversation: "c",
+    response,
+    cursor: "1-9",
+    reason: "complete",
+    chars,
+    ...more,
+  });
+const settled = (response, text, cursor, more = {}) =>
+  /** @type {any} */ ({
+    type: "message",
+    conversation: "c",
+    cursor,
+    message: { id: `m-${response}`, role: "assistant", response, text, reason: "complete", ...more },
+  });
 const ids = (transcript) => transcript.messages().map((entry) => entry.id);
 
 describe("cursors", () => {
@@ -403,7 +408,7 @@ describe("damage", () => {
     const reset = { type: "reset", response: "x", cursor: "1-3", text: "a", reason: "lost" };
     assert.equal(transcriptOf(reset).damaged, true);
     const transcript = new Transcript("c");
-    transcript.fold(reset);
+    transcript.fold(/** @type {any} */ (reset));
     assert.equal(transcript.damaged, false);
   });
 

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
-import { chooseTransport } from "../../.build/client/transport_choice.js";
+import { chooseTransport } from "#src/client/transport_choice.js";
 
 const ABNORMAL_CLOSURE = 1006;
 
@@ -50,7 +50,7 @@ describe("after failed attempts", () => {
   });
 
   test("an explicit transport is never switched", () => {
-    for (const wanted of ["websocket", "events"]) {
+    for (const wanted of /** @type {const} */ (["websocket", "events"])) {
       const choice = chooseTransport(wanted);
       for (let attempt = 0; attempt < 5; attempt += 1) choice.failed(ABNORMAL_CLOSURE);
       choice.reset();

@@ -10,14 +10,14 @@ import { fileURLToPath } from "node:url";
 
 import * as undici from "undici";
 
-import { connect } from "../../dist/tokenwire.js";
+import { connect } from "#dist/tokenwire.js";
 
 const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
 const VENV = `${ROOT}.venv/bin/python`;
 const PYTHON = process.env.TOKENWIRE_PYTHON ?? (existsSync(VENV) ? VENV : "python3");
 
 /** Node's own from version 22 on. */
-export const WebSocket = globalThis.WebSocket ?? undici.WebSocket;
+export const WebSocket = /** @type {any} */ (globalThis.WebSocket ?? undici.WebSocket);
 
 /** Wait until a condition holds; fail with the result of `describe` after the timeout. */
 export async function until(condition, { within = 20_000, describe = () => condition.toString() } = {}) {
@@ -123,7 +123,7 @@ const proxies = new Set();
 export class FaultProxy {
   static async start(url) {
     const proxy = new FaultProxy(url);
-    await new Promise((resolve) => proxy.server.listen(0, "127.0.0.1", resolve));
+    await new Promise((resolve) => proxy.server.listen(0, "127.0.0.1", () => resolve(undefined)));
     proxies.add(proxy);
     return proxy;
   }
@@ -147,7 +147,7 @@ export class FaultProxy {
   }
 
   get url() {
-    return `http://127.0.0.1:${this.server.address().port}`;
+    return `http://127.0.0.1:${/** @type {import("node:net").AddressInfo} */ (this.server.address()).port}`;
   }
 
   /** Connect to another gateway from now on. */
@@ -215,8 +215,8 @@ export class FaultProxy {
 /** Return a free port. */
 async function freePort() {
   const server = createServer();
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address();
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve(undefined)));
+  const { port } = /** @type {import("node:net").AddressInfo} */ (server.address());
   await new Promise((resolve) => server.close(resolve));
   return port;
 }
@@ -251,7 +251,7 @@ export async function nginx(gateway) {
 
 const clients = new Set();
 
-/** Return a separate client, like the one of another tab. */
+/** Return a separate client, like the one of another tab. @returns {any} */
 export function tab(url, options = {}) {
   const client = connect({ url, shared: false, WebSocket, ...options });
   clients.add(client);

@@ -89,8 +89,12 @@ async function fakeProvider() {
       call.cancelled = !response.writableEnded;
     });
   });
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  return { calls, url: `http://127.0.0.1:${server.address().port}/v1`, close: () => server.close() };
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve(undefined)));
+  return {
+    calls,
+    url: `http://127.0.0.1:${/** @type {import("node:net").AddressInfo} */ (server.address()).port}/v1`,
+    close: () => server.close(),
+  };
 }
 
 test("a stopped answer ends within 60 tokens, also at the provider", async () => {

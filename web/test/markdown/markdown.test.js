@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict";
 import { describe as group, test } from "node:test";
-import { completeMarkup } from "../../.build/markdown/complete_markup.js";
-import { highlight } from "../../.build/markdown/highlight.js";
+import { completeMarkup } from "#src/markdown/complete_markup.js";
+import { highlight } from "#src/markdown/highlight.js";
 import { elements, lite, markdown, render, renderAll, shape, visibleText } from "./page.js";
 import { ANSWERS, EXAMPLES, scrambled, seededRandom } from "./texts.js";
 

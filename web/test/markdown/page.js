@@ -10,8 +10,8 @@ Object.assign(globalThis, {
   Text: window.Text,
 });
 
-export const { markdown } = await import("../../.build/markdown/markdown.js");
-export const { lite } = await import("../../.build/markdown/lite.js");
+export const { markdown } = await import("#src/markdown/markdown.js");
+export const { lite } = await import("#src/markdown/lite.js");
 
 /** Return an element with sorted attributes and content as text. */
 export function shape(node) {
@@ -21,7 +21,7 @@ export function shape(node) {
   return `<${node.localName}${attributes.map(({ name, value }) => ` ${name}=${JSON.stringify(value)}`).join("")}>${inside}</${node.localName}>`;
 }
 
-/** Return an element and a renderer for it. */
+/** Return an element and a renderer for it. @returns {{parent: any, view: import("#src/markdown/markdown.js").Markdown}} */
 export function render(renderer = markdown, options = {}) {
   const parent = document.createElement("div");
   return { parent, view: renderer(parent, options) };

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { beforeEach, describe as group, test } from "node:test";
 
-import { Frames } from "../../.build/widget/frames.js";
+import { Frames } from "#src/widget/frames.js";
 
 /** A fake browser with animation frames and visibility; `time` is its clock. */
 let callbacks, listeners, time;
@@ -15,7 +15,7 @@ function frame() {
 }
 
 function setVisibility(visibilityState) {
-  globalThis.document.visibilityState = visibilityState;
+  /** @type {any} */ (globalThis.document).visibilityState = visibilityState;
   for (const listener of listeners) listener();
 }
 
@@ -29,11 +29,11 @@ beforeEach(() => {
     return ids;
   };
   globalThis.cancelAnimationFrame = (id) => callbacks.delete(id);
-  globalThis.document = {
+  globalThis.document = /** @type {any} */ ({
     visibilityState: "visible",
     addEventListener: (_, listener) => listeners.add(listener),
     removeEventListener: (_, listener) => listeners.delete(listener),
-  };
+  });
   Object.defineProperty(globalThis, "performance", { value: { now: () => time }, configurable: true });
 });
 

@@ -3,10 +3,10 @@
 import assert from "node:assert/strict";
 import { describe as group, test } from "node:test";
 
-import { fromAttributes } from "../../.build/widget/settings.js";
-import { Speech, spoken } from "../../.build/widget/speech.js";
-import { answerStatus, connectionStatus, questionStatus } from "../../.build/widget/status.js";
-import { filled, TEXTS } from "../../.build/widget/texts.js";
+import { fromAttributes } from "#src/widget/settings.js";
+import { Speech, spoken } from "#src/widget/speech.js";
+import { answerStatus, connectionStatus, questionStatus } from "#src/widget/status.js";
+import { filled, TEXTS } from "#src/widget/texts.js";
 import { ANSWERS } from "../markdown/texts.js";
 
 const answer = (fields) => ({
@@ -78,7 +78,8 @@ group("the status of an answer", () => {
 });
 
 test("the status of a question shows why it was refused", () => {
-  const question = (state, error) => ({ role: "user", id: "k", key: "k", text: "?", state, error });
+  const question = (state, error = undefined) =>
+    /** @type {any} */ ({ role: "user", id: "k", key: "k", text: "?", state, error });
   assert.equal(questionStatus(question("sent"), true, TEXTS), null);
   assert.equal(questionStatus(question("sending"), true, TEXTS), null);
   assert.equal(questionStatus(question("sending"), false, TEXTS).text, TEXTS.sending);
