@@ -279,6 +279,8 @@ def create(gateway: Gateway, settings: GatewaySettings) -> Starlette:
     ]
     if settings.operator_token is not None:
         routes += LivePage(gateway.store, settings.operator_token.get_secret_value()).routes()
+    if (folder := static.folder("served/client")) is not None:
+        routes.append(Mount("/client", static.Page(directory=folder)))
     if (folder := static.folder("page")) is not None:
         routes.append(Mount("/", static.Page(directory=folder, html=True)))
     cors = Middleware(

@@ -1,6 +1,6 @@
-"""The web side: `python -m tests.web check` looks at types, sizes and built files, `python -m tests.web test` tests.
+"""Checks and tests of web/: `python -m tests.web check` and `python -m tests.web test`.
 
-Nobody needs Node to run Tokenwire, so what needs it is skipped where there is none, and says so.
+Both need Node. Without it they are skipped with a message, because a gateway does not need Node.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ ROOT: Final = Path(__file__).parent.parent
 WEB: Final = ROOT / "web"
 MIN_NODE: Final = 20
 
-AT_ONCE: Final = 3
-"""Test files that run at once: most of their time they wait for a browser, which waits for what it shows."""
+CONCURRENCY: Final = 3
+"""Test files that run at the same time. More than the cores, because browser tests mostly wait."""
 
 
 def missing() -> str | None:
-    """Why the web side can not be looked at here; None if it can."""
+    """Return why web/ cannot be checked on this machine; None if it can."""
     node, npm = shutil.which("node"), shutil.which("npm")
     version = subprocess.run([node, "--version"], capture_output=True, text=True).stdout.strip() if node else "none"
     if node is None or npm is None or int(version.removeprefix("v").partition(".")[0]) < MIN_NODE:
-        return f"it needs node {MIN_NODE} or newer and npm on PATH; there is {version}"
+        return f"Node {MIN_NODE} or newer and npm must be on PATH; found {version}"
     return None
 
 
-def set_up() -> bool:
-    """Install the packages of the lock file, unless they are; return whether they are now."""
-    # npm notes in this file what it installed.
+def install() -> bool:
+    """Install the packages of the lock file unless they are up to date; return whether that succeeded."""
+    # npm writes this file after each installation.
     installed, lock = WEB / "node_modules" / ".package-lock.json", WEB / "package-lock.json"
     if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
         return True
@@ -42,21 +42,21 @@ def set_up() -> bool:
 
 
 def check() -> bool:
-    """Whether the types are right, and what is built is small enough and no older than what it is built from."""
+    """Check format, lint, types, import cycles, file sizes and whether served/ is up to date."""
     return _succeeds("npm", "run", "--silent", "check", "--prefix", str(WEB))
 
 
 def test() -> bool:
-    """Run every test of the web side: in node, and in a browser where there is one."""
-    # Named one by one: what node makes of a folder depends on its version.
+    """Run all tests of web/. Browser tests are skipped without Chromium."""
+    # Explicit files, because Node versions differ in how they search a folder.
     files = sorted(str(file.relative_to(ROOT)) for file in (WEB / "test").rglob("*.test.*js"))
     if not files:
-        print("there is no *.test.js in web/test/", flush=True)
+        print("web/test/ contains no *.test.js", flush=True)
         return False
-    # The tests start gateways of their own, with this Python.
+    # The tests start gateways with this interpreter.
     os.environ["TOKENWIRE_PYTHON"] = sys.executable
     return _succeeds("node", str(WEB / "build.js"), "--tests") and _succeeds(
-        "node", f"--test-concurrency={AT_ONCE}", "--test", *files
+        "node", f"--test-concurrency={CONCURRENCY}", "--test", *files
     )
 
 
@@ -65,12 +65,12 @@ def _succeeds(program: str, *arguments: str) -> bool:
 
 
 def main() -> int:
-    """Do what is asked for, where that can be done; return an exit status."""
+    """Run the command of the first argument; return the exit status."""
     name = sys.argv[1]
     if reason := missing():
         print(f"web {name}: SKIPPED: {reason}", flush=True)
         return 0
-    return 0 if set_up() and {"check": check, "test": test}[name]() else 1
+    return 0 if install() and {"check": check, "test": test}[name]() else 1
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 # Installed, the files lie in this package; in a checkout, in web/.
-FOLDERS: Final = (Path(__file__).parents[1] / "static" / "dist", Path(__file__).parents[2] / "web" / "dist")
+FOLDERS: Final = (Path(__file__).parents[1] / "static" / "served", Path(__file__).parents[2] / "web" / "served")
 
 HEADERS: Final = {
     "content-type": "text/javascript; charset=utf-8",

@@ -642,7 +642,7 @@ async def test_the_page_lets_nothing_in_but_itself(house: House, client: httpx2.
     scripts = [part.split('"')[0] for part in page.text.split('src="')[1:]]
     scripts.remove("widget.js")  # for pages of any origin, and so under no policy of this one
     assert scripts
-    for path in ("", "index.html", *scripts):
+    for path in ("", "index.html", "client/client.js", *scripts):
         reply = await client.get(f"{url}/{path.removeprefix('/')}")
         assert reply.status_code == 200
         policy = reply.headers["content-security-policy"]

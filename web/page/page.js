@@ -1,6 +1,6 @@
 // The page at /: the widget on the left, and the same conversation in three other clients and a frame log.
 
-import { connect } from "./client/tokenwire.js";
+import { connect } from "./client/client.js";
 import { FaultInjector } from "./fault_injector.js";
 import { FrameLog } from "./frame_log.js";
 

@@ -7,7 +7,7 @@ import { after, before, describe as group, test } from "node:test";
 import { HOSTILE } from "../markdown/hostile.js";
 import { browser, Gateway, missing, Pages } from "./fixture.js";
 
-const CHUNK = readdirSync(new URL("../../dist/widget", import.meta.url)).find((name) => name.startsWith("markdown-"));
+const CHUNK = readdirSync(new URL("../../served/widget", import.meta.url)).find((name) => name.startsWith("markdown-"));
 
 group("hostile answers", { skip: missing }, () => {
   let gateway, pages, chromium;
