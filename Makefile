@@ -18,7 +18,7 @@ SCHEDULES ?= 60
 CHECKS := style types contracts web
 AT_ONCE := $(MAKE) --no-print-directory --jobs=2
 
-.PHONY: run test bench chaos check $(CHECKS) coverage format tools lock clean
+.PHONY: run test bench chaos check $(CHECKS) coverage generated format tools lock clean
 
 run: $(VENV)/run
 	$(BIN)/python -m gateway run
@@ -45,6 +45,10 @@ types: $(VENV)/dev
 
 contracts: $(VENV)/dev
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.generated --check
+
+generated: $(VENV)/dev
+	$(BIN)/python -m tests.generated
 
 # Its packages come while Python's are installed, of which it needs none.
 web: $(BIN)/python

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from gateway import metrics, wire
+from gateway import frame_codec, metrics
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.feed.feed import Feed
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope
     from starlette.types import Send as AsgiSend
 
+    from gateway.frame_codec import Frame
     from gateway.settings import GatewaySettings
     from gateway.streams.store.store import Store
-    from gateway.wire import Frame
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ class Gateway:
                 # A proxy that is told so before the handshake asks another gateway, and the client never knows.
                 await socket.send_denial_response(refused(refusal))
                 return
-            again = wire.error("overloaded", "Too many connections.", retry_after=round(refusal.retry_after, 3))
+            again = frame_codec.error("overloaded", "Too many connections.", retry_after=round(refusal.retry_after, 3))
             await self._refuse(socket, Close.OVERLOADED, refusal.reason, again)
             return
         connection: Connection | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from gateway.wire import Frame
+    from gateway.frame_codec import Frame
 
 # RFC 6455, section 5.2. A server masks nothing, so the same bytes serve every socket. Compression is never negotiated:
 # a delta is too short to gain by it.

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from gateway import wire
+from gateway import frame_codec, wire
 from gateway.replica import Outcome, fresh
 from gateway.streams import log_entries
 from gateway.streams.log_entries import MAX_ENTRIES, HistoryEntry, HistoryId, Opened, Published, Settled, UserMessage
-from gateway.wire import Frame, Message
+from gateway.wire import Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from gateway.frame_codec import Frame
 
 ORIGIN: Final = HistoryId(0, 0)
 """The cursor of a viewer that has nothing of a conversation, and of one that has all of an empty one."""
@@ -95,14 +97,14 @@ class HistoryReplica:
         decoded = log_entries.decode_history_entry(value)
         match decoded:
             case UserMessage(id=name, text=text, replaces=replaces):
-                said = Message(name, "user", msgspec.Raw(msgspec.json.encode(text)), replaces=replaces)
+                said = Message(id=name, role="user", text=msgspec.Raw(msgspec.json.encode(text)), replaces=replaces)
             case Settled() as settled:
                 opened = self.opened.get(settled.response)
                 said = Message(
-                    settled.message,
-                    "assistant",
-                    settled.text,
-                    settled.response,
+                    id=settled.message,
+                    role="assistant",
+                    text=settled.text,
+                    response=settled.response,
                     replies_to=opened.message if opened else None,
                     replaces=opened.replaces if opened else None,
                     reason=settled.reason,
@@ -115,7 +117,10 @@ class HistoryReplica:
             case _:
                 # A newer release's; there is nothing of it to show.
                 pass
-        frame = wire.message(self.conversation, str(entry), said) if said else None
+        frame: Frame | None = None
+        if said is not None:
+            shown = wire.MessageFrame(conversation=self.conversation, cursor=str(entry), message=said)
+            frame = frame_codec.encode(shown)
         turn = Turn(entry, decoded, said, frame)
         if isinstance(decoded, Settled):
             self.settled[decoded.response] = turn

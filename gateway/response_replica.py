@@ -5,14 +5,16 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
-from gateway import wire
+from gateway import frame_codec, wire
 from gateway.replica import ACCEPTED, UNKNOWN, Outcome, TextIndex, fresh
 from gateway.streams import log_entries
 from gateway.streams.log_entries import End, LogId, Published, Queued, Settled, Start, Waiting
-from gateway.wire import Frame, OpenResponse
+from gateway.wire import OpenResponse, ResponseState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from gateway.frame_codec import Frame
 
 
 class ResponseReplica:
@@ -73,7 +75,7 @@ class ResponseReplica:
         return self.queued is not None and self.queued.conversation == conversation
 
     @property
-    def state(self) -> str:
+    def state(self) -> ResponseState:
         """`queued`, `waiting`, `recovering`, `running` or `ended`: derived from the log, so every viewer agrees, as
         long as the store answers.
         """
@@ -196,15 +198,17 @@ class ResponseReplica:
         continued = after is None or self.has(after)
         older = continued and after is not None and after.seq < self._reset_at and after.number > 0
         if older:
-            frames.append(wire.status(self.response, "recovering"))
+            frames.append(frame_codec.encode(wire.Status(response=self.response, state="recovering")))
         if older or not continued:
             frames.append(
-                wire.reset(
-                    self.response,
-                    at,
-                    bytes(self.text.data),
-                    bytes(self.reasoning.data),
-                    "attempt" if older else "lost",
+                frame_codec.encode(
+                    wire.Reset(
+                        response=self.response,
+                        cursor=at,
+                        text=frame_codec.raw(bytes(self.text.data)),
+                        reasoning=frame_codec.raw(bytes(self.reasoning.data)) if self.reasoning.data else None,
+                        reason="attempt" if older else "lost",
+                    )
                 )
             )
             # After the reset, so that no other text stands under this attempt; and at its cursor.
@@ -216,18 +220,20 @@ class ResponseReplica:
                 frames += self._begun(str(self._start_id))
             text, reasoning = self.text.after(seen), self.reasoning.after(seen)
             if text or reasoning:
-                frames.append(wire.delta(self.response, at, text, reasoning))
+                frames.append(frame_codec.delta(self.response, at, text, reasoning))
         if self.end is not None:
             frames.append(
-                wire.end(
-                    queued.conversation,
-                    self.response,
-                    str(tail),
-                    self.end.reason,
-                    self.chars,
-                    usage=self.end.usage,
-                    error=self.end.error,
-                    retryable=self.end.retryable,
+                frame_codec.encode(
+                    wire.End(
+                        conversation=queued.conversation,
+                        response=self.response,
+                        cursor=str(tail),
+                        reason=self.end.reason,
+                        chars=self.chars,
+                        usage=self.end.usage,
+                        error=self.end.error,
+                        retryable=self.end.retryable,
+                    )
                 )
             )
         elif (self.waiting and seen < self._waiting_at) or (self.start is None and (after is None or not continued)):
@@ -243,29 +249,32 @@ class ResponseReplica:
             return []
         number, queued = self._start_id.number, self.queued
         return [
-            wire.start(
-                queued.conversation,
-                self.response,
-                cursor,
-                self.start.model,
-                number,
-                queued.message,
-                queued.replaces,
+            frame_codec.encode(
+                wire.Start(
+                    conversation=queued.conversation,
+                    response=self.response,
+                    cursor=cursor,
+                    model=self.start.model,
+                    attempt=number,
+                    replies_to=queued.message,
+                    replaces=queued.replaces,
+                )
             )
         ]
 
     def status(self, cursor: LogId | None = None) -> Frame:
         """What the response is doing now; `cursor` where that is news to the viewer, who then has all up to there."""
         queued = self.queued
-        return wire.status(
-            self.response,
-            self.state,
+        status = wire.Status(
+            response=self.response,
+            state=self.state,
             conversation=queued.conversation if queued else None,
             replies_to=queued.message if queued else None,
             replaces=queued.replaces if queued else None,
             retry_in=self.waiting.retry_in if self.waiting and not self.away else None,
             cursor=str(cursor) if cursor else None,
         )
+        return frame_codec.encode(status)
 
     def open(self) -> OpenResponse:
         """What a snapshot shows of this response, up to the tail."""
@@ -276,8 +285,8 @@ class ResponseReplica:
             state=self.state,
             model=self.start.model if self.start else self.queued.model,
             attempt=self._start_id.number if self.start else 0,
-            text=wire.raw(bytes(self.text.data)),
-            reasoning=wire.raw(bytes(self.reasoning.data)) if self.reasoning.data else None,
+            text=frame_codec.raw(bytes(self.text.data)),
+            reasoning=frame_codec.raw(bytes(self.reasoning.data)) if self.reasoning.data else None,
             replies_to=self.queued.message,
             replaces=self.queued.replaces,
         )

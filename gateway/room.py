@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
 
-from gateway import wire
+from gateway import frame_codec, wire
 from gateway.frame_batch import FrameBatch
 from gateway.replica import UNKNOWN
 from gateway.streams import log_entries
@@ -19,9 +19,10 @@ from gateway.streams.log_entries import HistoryId, LogId, Settled
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from gateway.frame_codec import Frame
     from gateway.history_replica import HistoryReplica
     from gateway.response_replica import ResponseReplica
-    from gateway.wire import Frame
+    from gateway.wire import CursorProblem
 
 Cursors: TypeAlias = tuple[tuple[str, LogId | None], ...]
 
@@ -210,20 +211,27 @@ class Room:
             return None
         if settled is None or not isinstance(settled.entry, Settled):
             problem = log_entries.Problem("gone", "Nothing is left of this answer.")
-            return [wire.end(self.name, response, "", "failed", None, error=problem, retryable=False)]
+            lost = wire.End(
+                conversation=self.name, response=response, cursor="", reason="failed", error=problem, retryable=False
+            )
+            return [frame_codec.encode(lost)]
         entry = settled.entry
         text = bytes(entry.text)[1:-1]
         return [
-            wire.reset(response, str(settled.id), text, b"", "gone"),
-            wire.end(
-                self.name,
-                response,
-                str(settled.id),
-                entry.reason,
-                len(log_entries.unescape(text)),
-                usage=entry.usage,
-                error=entry.error,
-                retryable=entry.retryable,
+            frame_codec.encode(
+                wire.Reset(response=response, cursor=str(settled.id), text=frame_codec.raw(text), reason="gone")
+            ),
+            frame_codec.encode(
+                wire.End(
+                    conversation=self.name,
+                    response=response,
+                    cursor=str(settled.id),
+                    reason=entry.reason,
+                    chars=len(log_entries.unescape(text)),
+                    usage=entry.usage,
+                    error=entry.error,
+                    retryable=entry.retryable,
+                )
             ),
         ]
 
@@ -240,9 +248,9 @@ class Room:
             cursors[response] = UNKNOWN if self._has_end(response, cursor) else cursor
         turns = log_entries.parse_history_id(after) if after is not None else None
         if turns is None or not self.turns.has(turns):
-            reason = None if after is None else "unknown" if turns is None else "lost"
+            reason: CursorProblem | None = None if after is None else "unknown" if turns is None else "lost"
             return self.begin_anew(reason, cursors)
-        frames = [wire.watching(self.name, str(turns), resumed=True)]
+        frames = [frame_codec.encode(wire.Watching(conversation=self.name, cursor=str(turns), resumed=True))]
         # What the client does not name it does not know, or it has its end. Those that it may have an end of begin with
         # a reset: a retry's, whose opening no frame tells; and an open one's, whose end a failover took back.
         entries = [turn.entry for turn in self.turns.after(turns)]
@@ -254,7 +262,9 @@ class Room:
                 frames += self._status(response, cursors[response])
         return frames, Position(turns, tuple(cursors.items()))
 
-    def begin_anew(self, reason: str | None, named: Mapping[str, LogId | None]) -> tuple[list[Frame], Position]:
+    def begin_anew(
+        self, reason: CursorProblem | None, named: Mapping[str, LogId | None]
+    ) -> tuple[list[Frame], Position]:
         """As `begin`, for a viewer whose place in the conversation is not known: a snapshot."""
         cursor = self.turns.tail
         messages, more = self.turns.messages()
@@ -263,10 +273,15 @@ class Room:
             for response in self.turns.open()
             if (replica := self.responses.get(response)) is not None and replica.tail and not replica.end
         ]
-        frames = [
-            wire.watching(self.name, str(cursor), resumed=False, reason=reason),
-            wire.snapshot(self.name, str(cursor), messages, [replica.open() for replica in shown], more=more),
-        ]
+        watching = wire.Watching(conversation=self.name, cursor=str(cursor), resumed=False, reason=reason)
+        snapshot = wire.Snapshot(
+            conversation=self.name,
+            cursor=str(cursor),
+            messages=messages,
+            responses=[replica.open() for replica in shown],
+            more=more,
+        )
+        frames = [frame_codec.encode(watching), frame_codec.encode(snapshot)]
         # What the snapshot does not show, the viewer may show all the same, from before: a reset is right for both.
         cursors: dict[str, LogId | None] = {**named, **dict.fromkeys(self.turns.open(), UNKNOWN)}
         for replica in shown:

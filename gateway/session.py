@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from gateway import wire
+from gateway import frame_codec
 from gateway.auth import Denied, Identity
+from gateway.frame_codec import BadFrame, Frame
 from gateway.streams import keys
-from gateway.wire import BadFrame, Close, Frame, Hello, Retry, Send, Stop, Token, Unwatch, Watch
+from gateway.wire import HELLO_WITHIN_S, Close, Hello, Retry, Send, Stop, Token, Unwatch, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-HELLO_WITHIN: Final = 5.0
 FRAMES_A_SECOND: Final = 20.0
 BURST: Final = 60.0
 MAX_BAD_FRAMES: Final = 10
@@ -96,7 +96,7 @@ class Session:
 
     def tick(self, now: float, wall: float) -> list[Command]:
         """What the passing of time demands. `now` is monotonic, `wall` seconds since 1970."""
-        if self.state is State.NEW and now - self._opened > HELLO_WITHIN:
+        if self.state is State.NEW and now - self._opened > HELLO_WITHIN_S:
             return self._close(Close.NO_HELLO, "no hello within five seconds")
         if self.state is State.READY and self.identity is not None and wall >= self.identity.expires:
             return self._close(Close.NOT_AUTHENTICATED, "the token has expired")
@@ -105,7 +105,7 @@ class Session:
     def due(self, now: float, wall: float) -> float:
         """When `tick` has something to do, on the clock of `now`; infinite, if nothing changes."""
         if self.state is State.NEW:
-            return self._opened + HELLO_WITHIN
+            return self._opened + HELLO_WITHIN_S
         return now + self.identity.expires - wall if self.identity is not None else math.inf
 
     def receive(self, data: str | bytes, now: float, wall: float) -> list[Command]:
@@ -121,9 +121,9 @@ class Session:
             self._refused += 1
             if self._refused > MAX_REFUSED:
                 return self._close(Close.TOO_FAST, "too many frames")
-            return [Say(wire.error("too_fast", "Too many frames at once.", retry_after=1.0))]
+            return [Say(frame_codec.error("too_fast", "Too many frames at once.", retry_after=1.0))]
         self._refused = 0
-        frame = wire.decode(data)
+        frame = frame_codec.decode(data)
         if self.state is State.NEW:
             if isinstance(frame, Hello):
                 return self._admit(frame.token, wall, first=True)
@@ -139,7 +139,7 @@ class Session:
                 return self._enter(frame)
             case Stop() | Retry():
                 if not keys.is_response(frame.response):
-                    return [Say(wire.refusal(frame, "not_found", "There is no such response."))]
+                    return [Say(frame_codec.refusal(frame, "not_found", "There is no such response."))]
                 return [Carry(frame)]
             case _:
                 return [Carry(frame)]
@@ -148,7 +148,7 @@ class Session:
         if not keys.is_conversation(request.conversation):
             return self._complain("a conversation is 1 to 128 letters, digits and _ . : ~ -")
         if self.identity is None or not self.identity.opens(request.conversation):
-            return [Say(wire.refusal(request, "forbidden", "This conversation is not open to you."))]
+            return [Say(frame_codec.refusal(request, "forbidden", "This conversation is not open to you."))]
         if isinstance(request, Watch) and not all(keys.is_response(response) for response in request.responses):
             return self._complain("`responses` has a name that no response has")
         return [Carry(request)]
@@ -161,13 +161,13 @@ class Session:
             return self._close(Close.NOT_AUTHENTICATED, "the token is somebody else's")
         self.identity = identity
         self.state = State.READY
-        return [Say(wire.ready(self._name, self._models))] if first else []
+        return [Say(frame_codec.ready(self._name, self._models))] if first else []
 
     def _complain(self, reason: str) -> list[Command]:
         self._bad += 1
         if self._bad > MAX_BAD_FRAMES:
             return self._close(Close.NOT_THE_PROTOCOL, "too many frames that are not the protocol's")
-        return [Say(wire.error("bad_frame", reason))]
+        return [Say(frame_codec.error("bad_frame", reason))]
 
     def _close(self, code: Close, reason: str) -> list[Command]:
         self.state = State.CLOSED

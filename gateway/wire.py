@@ -1,4 +1,8 @@
-"""Every frame and close code that a client can meet, both directions side by side. PROTOCOL.md says it in prose."""
+"""The protocol: every frame as a type, in both directions, with limits, error codes and close codes.
+
+This module is the one source of the protocol. `python -m tests.generated` writes from it the JSON Schema
+(gateway/protocol.schema.json) and the tables of PROTOCOL.md; `gateway.frame_codec` reads and writes the frames.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +13,27 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-HEARTBEAT: Final = 20
-"""Seconds between two frames at the most; browsers see no protocol pings."""
+from gateway.streams.log_entries import Problem
+
+HEARTBEAT_S: Final = 20
+"""Maximum seconds between two frames; browsers do not expose protocol pings."""
+
+HELLO_WITHIN_S: Final = 5.0
+"""Time in which a new socket has to send `hello`."""
 
 MAX_FRAME_BYTES: Final = 65_536
 MAX_TEXT: Final = 32_000
-MAX_WATCHED: Final = 32
+"""Characters of a message."""
 
-Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
-Cursor: TypeAlias = Annotated[str, Meta(max_length=128)]
-Key: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[!-~]+\Z")]
-_TRACE: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-Trace: TypeAlias = Annotated[str, Meta(pattern=rf"^{_TRACE.pattern}\Z")]
-Alias: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+\Z")]
+MAX_WATCHED: Final = 32
+"""Conversations that one socket watches at once."""
+
+TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+"""W3C Trace Context, section 3.2."""
 
 
 class Close(IntEnum):
-    """Close codes. 1xxx: reconnect with full-jitter backoff; 4xxx: do not."""
+    """Close codes. Reconnect with full-jitter backoff after 1xxx; after 4xxx only when something has changed."""
 
     TOO_BIG = 1009
     RESTART = 1012
@@ -36,327 +44,6 @@ class Close(IntEnum):
     NO_HELLO = 4408
     TOO_FAST = 4429
 
-
-class Hello(msgspec.Struct, frozen=True, tag_field="type", tag="hello"):
-    """Must be the first frame, within five seconds."""
-
-    token: str | None = None
-    client: Annotated[str, Meta(max_length=200)] | None = None
-
-
-class Watch(msgspec.Struct, frozen=True, tag_field="type", tag="watch"):
-    """Follow a conversation; `after` and `responses` are the cursors of what the client already has."""
-
-    conversation: Id
-    after: Cursor | None = None
-    responses: Annotated[dict[str, Cursor], Meta(max_length=64)] = {}
-
-
-class Unwatch(msgspec.Struct, frozen=True, tag_field="type", tag="unwatch"):
-    """Follow a conversation no longer."""
-
-    conversation: Id
-
-
-class Send(msgspec.Struct, frozen=True, tag_field="type", tag="send"):
-    """A user message; sending the same `key` again changes nothing and gets the same answer."""
-
-    key: Key
-    conversation: Id
-    text: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
-    model: Alias = "default"
-    instructions: Annotated[str, Meta(max_length=MAX_TEXT)] | None = None
-    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    replaces: Id | None = None
-    if_busy: Literal["queue", "reject", "interrupt"] = "queue"
-    traceparent: Trace | None = None
-
-
-class Stop(msgspec.Struct, frozen=True, tag_field="type", tag="stop"):
-    """End a response now, in whatever state it is."""
-
-    response: Id
-    reason: Literal["stopped", "guarded"] = "stopped"
-
-
-class Retry(msgspec.Struct, frozen=True, tag_field="type", tag="retry"):
-    """Ask for another answer in place of one that ended, anew or going on from its text."""
-
-    response: Id
-    key: Key
-    mode: Literal["restart", "continue"] = "restart"
-    traceparent: Trace | None = None
-
-
-class Token(msgspec.Struct, frozen=True, tag_field="type", tag="token"):
-    """A fresh token, on the live socket."""
-
-    token: str
-
-
-ClientFrame: TypeAlias = Hello | Watch | Unwatch | Send | Stop | Retry | Token
-
-_DECODER: Final = msgspec.json.Decoder(ClientFrame)
-
-
-def is_traceparent(text: str) -> bool:
-    """Tell whether a header may stand in a frame as its `traceparent`."""
-    return _TRACE.fullmatch(text) is not None
-
-
-class BadFrame(msgspec.Struct, frozen=True):
-    """A frame that is not the protocol's; `reason` may be shown to the client."""
-
-    reason: str
-
-
-def decode(data: str | bytes) -> ClientFrame | BadFrame:
-    """Read one frame of a client. Never raises, whatever the bytes."""
-    try:
-        frame: ClientFrame = _DECODER.decode(data)
-    except RecursionError:
-        return BadFrame("nested too deeply")
-    except UnicodeError:
-        return BadFrame("not UTF-8")
-    except msgspec.MsgspecError as error:
-        return BadFrame(str(error)[:200])
-    return frame
-
-
-class Frame(msgspec.Struct, frozen=True, gc=False):
-    """One frame for a viewer: the same bytes for every viewer at the same cursor.
-
-    `response` and `cursor` say which log the frame moves forward, and to where; "" and None where it moves none.
-    """
-
-    type: str
-    body: bytes
-    response: str | None = None
-    cursor: str | None = None
-
-
-class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A finished utterance in the history. An assistant's has `response` and how that ended."""
-
-    id: str
-    role: Literal["user", "assistant"]
-    text: msgspec.Raw
-    response: str | None = None
-    replies_to: str | None = None
-    replaces: str | None = None
-    reason: str | None = None
-    retryable: bool | None = None
-    error: Any = None
-    usage: dict[str, int] | None = None
-
-
-class OpenResponse(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A response without an end, as a snapshot shows it: what there is of it up to `cursor`."""
-
-    response: str
-    cursor: str
-    state: str
-    model: str
-    attempt: int
-    text: msgspec.Raw
-    reasoning: msgspec.Raw | None = None
-    replies_to: str | None = None
-    replaces: str | None = None
-
-
-_encode: Final = msgspec.json.Encoder().encode
-
-
-def _frame(kind: str, fields: dict[str, Any], response: str | None = None, cursor: str | None = None) -> Frame:
-    present = {name: value for name, value in fields.items() if value is not None}
-    return Frame(kind, _encode({"type": kind, **present}), response, cursor)
-
-
-def ready(session: str, models: tuple[str, ...] | None) -> Frame:
-    """The answer to hello. `models` are the aliases that `send` may name, None where the gateway does not know."""
-    limits = {"frame": MAX_FRAME_BYTES, "text": MAX_TEXT, "conversations": MAX_WATCHED}
-    return _frame("ready", {"session": session, "heartbeat": HEARTBEAT, "limits": limits, "models": models})
-
-
-def watching(conversation: str, cursor: str, *, resumed: bool, reason: str | None = None) -> Frame:
-    """The answer to watch: what follows continues from `after` (`resumed`), or a snapshot follows."""
-    fields = {"conversation": conversation, "cursor": cursor, "resumed": resumed, "reason": reason}
-    # A viewer that is not resumed has nothing until the snapshot, so only the snapshot moves its cursor.
-    return _frame("watching", fields, None, cursor if resumed else None)
-
-
-def snapshot(
-    conversation: str, cursor: str, messages: list[Message], responses: list[OpenResponse], *, more: bool
-) -> Frame:
-    """The state in one frame; `more` when older messages were left out."""
-    fields = {
-        "conversation": conversation,
-        "cursor": cursor,
-        "messages": messages,
-        "responses": responses,
-        "more": more or None,
-    }
-    return _frame("snapshot", fields, None, cursor)
-
-
-def message(conversation: str, cursor: str, said: Message) -> Frame:
-    """A new message in the history."""
-    return _frame("message", {"conversation": conversation, "cursor": cursor, "message": said}, None, cursor)
-
-
-def start(
-    conversation: str,
-    response: str,
-    cursor: str,
-    model: str,
-    attempt: int,
-    replies_to: str | None,
-    replaces: str | None,
-) -> Frame:
-    """A worker has begun an attempt."""
-    fields = {
-        "conversation": conversation,
-        "response": response,
-        "cursor": cursor,
-        "model": model,
-        "attempt": attempt,
-        "replies_to": replies_to,
-        "replaces": replaces,
-    }
-    return _frame("start", fields, response, cursor)
-
-
-def delta(response: str, cursor: str, text: bytes | bytearray, reasoning: bytes | bytearray) -> Frame:
-    """Escaped text to append. Built from bytes: it is the frame that there are a thousand of."""
-    head = f'{{"type":"delta","response":"{response}","cursor":"{cursor}","text":"'.encode()
-    pieces = (head, text, b'","reasoning":"', reasoning, b'"}') if reasoning else (head, text, b'"}')
-    return Frame("delta", b"".join(pieces), response, cursor)
-
-
-def reset(response: str, cursor: str, text: bytes, reasoning: bytes, reason: str) -> Frame:
-    """Replace what was shown of a response with this escaped text."""
-    fields = {
-        "response": response,
-        "cursor": cursor,
-        "text": raw(text),
-        "reasoning": raw(reasoning) if reasoning else None,
-        "reason": reason,
-    }
-    return _frame("reset", fields, response, cursor)
-
-
-def status(
-    response: str,
-    state: str,
-    *,
-    conversation: str | None = None,
-    replies_to: str | None = None,
-    replaces: str | None = None,
-    retry_in: float | None = None,
-    cursor: str | None = None,
-) -> Frame:
-    """What an open response is doing, where its text does not show it."""
-    fields = {
-        "response": response,
-        "state": state,
-        "cursor": cursor,
-        "conversation": conversation,
-        "replies_to": replies_to,
-        "replaces": replaces,
-        "retry_in": retry_in,
-    }
-    return _frame("status", fields, response if cursor else None, cursor)
-
-
-def end(
-    conversation: str,
-    response: str,
-    cursor: str,
-    reason: str,
-    chars: int | None,
-    *,
-    usage: dict[str, int] | None = None,
-    error: Any = None,
-    retryable: bool | None = None,
-) -> Frame:
-    """The last frame of a response. `chars` counts Unicode code points; None where nothing is left to count."""
-    fields = {
-        "conversation": conversation,
-        "response": response,
-        "cursor": cursor,
-        "reason": reason,
-        "chars": chars,
-        "usage": usage,
-        "error": error,
-        "retryable": retryable,
-    }
-    return _frame("end", fields, response, cursor)
-
-
-def accepted(key: str, said: str, response: str, *, duplicate: bool) -> Frame:
-    """The answer to send and retry."""
-    return _frame("accepted", {"key": key, "message": said, "response": response, "duplicate": duplicate})
-
-
-def error(
-    code: str,
-    text: str,
-    key: str | None = None,
-    retry_after: float | None = None,
-    *,
-    conversation: str | None = None,
-    response: str | None = None,
-) -> Frame:
-    """A frame of the client was refused; the socket stays. The codes are in `ERRORS`.
-
-    What was refused: a send or a retry is named by its key, a watch by its conversation, a stop by its response.
-    """
-    assert code in ERRORS
-    fields = {
-        "code": code,
-        "message": text,
-        "key": key,
-        "conversation": conversation,
-        "response": response,
-        "retry_after": retry_after,
-    }
-    return _frame("error", fields)
-
-
-def refusal(
-    request: Watch | Unwatch | Send | Stop | Retry, code: str, text: str, retry_after: float | None = None
-) -> Frame:
-    """The `error` that says which request was refused."""
-    match request:
-        case Send(key=key) | Retry(key=key):
-            return error(code, text, key, retry_after)
-        case Stop(response=response):
-            return error(code, text, None, retry_after, response=response)
-    return error(code, text, None, retry_after, conversation=request.conversation)
-
-
-def moving(within: float) -> Frame:
-    """This gateway is leaving: reconnect at a random time within so many seconds, after which it closes."""
-    return _frame("moving", {"within": within})
-
-
-HEARTBEAT_FRAME: Final = _frame("heartbeat", {})
-
-SERVER_FRAMES: Final = (
-    "ready",
-    "watching",
-    "snapshot",
-    "message",
-    "start",
-    "delta",
-    "reset",
-    "status",
-    "end",
-    "accepted",
-    "error",
-    "moving",
-    "heartbeat",
-)
 
 ERRORS: Final = {
     "bad_frame": 400,
@@ -373,9 +60,319 @@ ERRORS: Final = {
     "unavailable": 503,
     "store_full": 507,
 }
-"""Each error code of the protocol, and the HTTP status that says the same."""
+"""Each error code of the protocol, and the HTTP status with the same meaning."""
 
 
-def raw(escaped: bytes) -> msgspec.Raw:
-    """Escaped text as a JSON string that is not encoded again."""
-    return msgspec.Raw(b'"%b"' % escaped)
+def _text(description: str, **limits: Any) -> Meta:
+    return Meta(description=description, **limits)
+
+
+# What a client sends.
+
+Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
+Cursor: TypeAlias = Annotated[str, Meta(max_length=128)]
+Key: TypeAlias = Annotated[
+    str,
+    _text("Idempotency key that the client chooses.", min_length=1, max_length=128, pattern=r"^[!-~]+\Z"),
+]
+Trace: TypeAlias = Annotated[
+    str, _text("W3C Trace Context; the answer becomes part of the trace.", pattern=rf"^{TRACEPARENT.pattern}\Z")
+]
+Alias: TypeAlias = Annotated[
+    str,
+    _text("Alias of a model, as the operator named it.", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+\Z"),
+]
+
+
+class ClientStruct(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower):
+    """A frame of a client."""
+
+
+class Hello(ClientStruct, frozen=True):
+    """First frame of a socket, within 5 seconds."""
+
+    token: Annotated[str | None, _text("JSON Web Token; needed where the gateway requires authentication.")] = None
+    client: Annotated[Annotated[str, Meta(max_length=200)] | None, _text("Name and version of the client program.")] = (
+        None
+    )
+
+
+class Watch(ClientStruct, frozen=True):
+    """Subscribe to a conversation. Repeating it restarts the subscription from these cursors."""
+
+    conversation: Annotated[Id, _text("The conversation.")]
+    after: Annotated[Cursor | None, _text("The client's cursor of the conversation.")] = None
+    responses: Annotated[
+        dict[str, Cursor],
+        Meta(max_length=64, description="Each response without an end that the client shows, to its cursor."),
+    ] = {}
+
+
+class Unwatch(ClientStruct, frozen=True):
+    """Unsubscribe from a conversation."""
+
+    conversation: Annotated[Id, _text("The conversation.")]
+
+
+class Send(ClientStruct, frozen=True):
+    """Send a user message. The same key with the same content is the same message, for a day."""
+
+    key: Key
+    conversation: Annotated[Id, _text("The conversation; it need not exist yet.")]
+    text: Annotated[str, _text("The message.", min_length=1, max_length=MAX_TEXT)]
+    model: Alias = "default"
+    instructions: Annotated[
+        Annotated[str, Meta(max_length=MAX_TEXT)] | None, _text("System prompt of this answer.")
+    ] = None
+    max_tokens: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None, _text("Output tokens of this answer at most.")
+    ] = None
+    replaces: Annotated[Id | None, _text("Response whose question this message asks again in other words.")] = None
+    if_busy: Annotated[
+        Literal["queue", "reject", "interrupt"],
+        _text("While another answer is open: wait for it, refuse this message, or stop the open answers."),
+    ] = "queue"
+    traceparent: Trace | None = None
+
+
+class Stop(ClientStruct, frozen=True):
+    """End a response in whatever state it is. Repeating it changes nothing."""
+
+    response: Annotated[Id, _text("The response.")]
+    reason: Annotated[
+        Literal["stopped", "guarded"], _text("Stopped by the user, or by a check of its first tokens.")
+    ] = "stopped"
+
+
+class Retry(ClientStruct, frozen=True):
+    """Ask for another answer in place of a response that has ended."""
+
+    response: Annotated[Id, _text("The response to replace.")]
+    key: Key
+    mode: Annotated[Literal["restart", "continue"], _text("Start again, or continue from its text.")] = "restart"
+    traceparent: Trace | None = None
+
+
+class Token(ClientStruct, frozen=True):
+    """Replace the token before it expires. A conversation that the new one does not open is unsubscribed."""
+
+    token: Annotated[str, _text("JSON Web Token with the same `sub`.")]
+
+
+ClientFrame: TypeAlias = Hello | Watch | Unwatch | Send | Stop | Retry | Token
+
+
+# What a server sends. Text is escaped once, in the worker, so it is carried as raw JSON.
+
+RawText: TypeAlias = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "string"})]
+CursorProblem: TypeAlias = Literal["unknown", "lost"]
+ResponseState: TypeAlias = Literal["queued", "waiting", "recovering", "running", "ended"]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of a client."""
+
+    frame: Annotated[int, _text("Bytes of a frame.")]
+    text: Annotated[int, _text("Characters of a message.")]
+    conversations: Annotated[int, _text("Conversations watched at once.")]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A message of the history. An assistant's has `response` and how that ended."""
+
+    id: Annotated[str, _text("The message.")]
+    role: Annotated[Literal["user", "assistant"], _text("Its author.")]
+    text: Annotated[RawText, _text("The whole text.")]
+    response: Annotated[str | None, _text("The response that it settles.")] = None
+    replies_to: Annotated[str | None, _text("The message that it answers.")] = None
+    replaces: Annotated[str | None, _text("The response that it replaces.")] = None
+    reason: Annotated[str | None, _text("As in `end`.")] = None
+    retryable: Annotated[bool | None, _text("As in `end`.")] = None
+    error: Annotated[Problem | None, _text("As in `end`.")] = None
+    usage: Annotated[dict[str, int] | None, _text("As in `end`.")] = None
+
+
+class OpenResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A response without an end in a snapshot: its content up to `cursor`."""
+
+    response: Annotated[str, _text("The response.")]
+    cursor: Annotated[str, _text("Its cursor.")]
+    state: Annotated[ResponseState, _text("As in `status`, never `ended`.")]
+    model: Annotated[str, _text("Alias of the model.")]
+    attempt: Annotated[int, _text("Number of the attempt; 0 before the first.")]
+    text: Annotated[RawText, _text("The text so far.")]
+    reasoning: Annotated[RawText | None, _text("The reasoning so far.")] = None
+    replies_to: Annotated[str | None, _text("The message that it answers.")] = None
+    replaces: Annotated[str | None, _text("The response that it replaces.")] = None
+
+
+class ServerStruct(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field="type", tag=str.lower):
+    """A frame of a server. A field that is None is left out."""
+
+
+class Ready(ServerStruct, frozen=True, kw_only=True):
+    """Answer to `hello`."""
+
+    session: Annotated[str, _text("Name of this connection in the gateway's log.")]
+    heartbeat: Annotated[int, _text("Maximum seconds between two frames; after 2.5 times that the connection is dead.")]
+    limits: Annotated[Limits, _text("Limits of a client.")]
+    models: Annotated[tuple[str, ...] | None, _text("Aliases that `send` may name, where the gateway knows them.")] = (
+        None
+    )
+
+
+class Watching(ServerStruct, frozen=True, kw_only=True):
+    """Answer to `watch`. It may also come later, with a `snapshot`, when the store has lost a part of the history."""
+
+    conversation: Annotated[str, _text("The conversation.")]
+    cursor: Annotated[str, _text("Its cursor.")]
+    resumed: Annotated[bool, _text("Frames continue from `after`; otherwise a `snapshot` follows.")]
+    reason: Annotated[
+        CursorProblem | None, _text("Why not resumed: the cursor is not valid, or its entry is lost.")
+    ] = None
+
+
+class Snapshot(ServerStruct, frozen=True, kw_only=True):
+    """The whole state of a conversation, which replaces what the client shows."""
+
+    conversation: Annotated[str, _text("The conversation.")]
+    cursor: Annotated[str, _text("Its cursor.")]
+    messages: Annotated[list[Message], _text("The newest messages, oldest first.")]
+    responses: Annotated[list[OpenResponse], _text("Responses without an end.")]
+    more: Annotated[bool, _text("Older messages were left out.")] = False
+
+
+class MessageFrame(ServerStruct, frozen=True, kw_only=True, tag="message"):
+    """A new message in the history. For an answer it comes after its `end`, and settles it."""
+
+    conversation: Annotated[str, _text("The conversation.")]
+    cursor: Annotated[str, _text("Its cursor.")]
+    message: Annotated[Message, _text("The message.")]
+
+
+class Start(ServerStruct, frozen=True, kw_only=True):
+    """A worker has begun an attempt."""
+
+    conversation: Annotated[str, _text("The conversation.")]
+    response: Annotated[str, _text("The response.")]
+    cursor: Annotated[str, _text("Its cursor.")]
+    model: Annotated[str, _text("Alias of the model.")]
+    attempt: Annotated[int, _text("Number of the attempt, from 1.")]
+    replies_to: Annotated[str | None, _text("The message that it answers.")] = None
+    replaces: Annotated[str | None, _text("The response that it replaces.")] = None
+
+
+class Delta(ServerStruct, frozen=True, kw_only=True):
+    """Text to append: one token, or everything since the cursor (adjacent text is coalesced)."""
+
+    response: Annotated[str, _text("The response.")]
+    cursor: Annotated[str, _text("Its cursor.")]
+    text: Annotated[RawText, _text("Text to append.")]
+    reasoning: Annotated[RawText | None, _text("Reasoning to append; it is not part of the answer.")] = None
+
+
+class Reset(ServerStruct, frozen=True, kw_only=True):
+    """Text that replaces what the client shows of a response."""
+
+    response: Annotated[str, _text("The response.")]
+    cursor: Annotated[str, _text("Its cursor.")]
+    text: Annotated[RawText, _text("The whole text so far.")]
+    reasoning: Annotated[RawText | None, _text("The whole reasoning so far.")] = None
+    reason: Annotated[
+        Literal["attempt", "lost", "gone"],
+        _text("Another worker took over, the cursor is not in the log, or the log has expired."),
+    ]
+
+
+class Status(ServerStruct, frozen=True, kw_only=True):
+    """What a response does where its text does not show it."""
+
+    response: Annotated[str, _text("The response.")]
+    state: Annotated[
+        ResponseState,
+        _text(
+            "`waiting`: for the provider, for `retry_in` seconds; without `retry_in` the store is unavailable. "
+            "`recovering`: another worker takes over. `ended`: only as the answer to `stop`."
+        ),
+    ]
+    cursor: Annotated[str | None, _text("The response's cursor, where the client has everything up to it.")] = None
+    conversation: Annotated[str | None, _text("The conversation.")] = None
+    replies_to: Annotated[str | None, _text("The message that it answers.")] = None
+    replaces: Annotated[str | None, _text("The response that it replaces.")] = None
+    retry_in: Annotated[float | None, _text("Seconds until the provider is called again.")] = None
+
+
+class End(ServerStruct, frozen=True, kw_only=True):
+    """The last frame of a response.
+
+    Only a `reset` or a `snapshot` may follow: the store lost the end in a failover, or the client was disconnected
+    between the end and the settled message, and gets both again.
+    """
+
+    conversation: Annotated[str, _text("The conversation.")]
+    response: Annotated[str, _text("The response.")]
+    cursor: Annotated[str, _text("Its cursor.")]
+    reason: Annotated[
+        str,
+        _text(
+            "`complete`, `stopped`, `guarded`, `length`, `refused`, `filtered`, `tool_calls` or `failed`; "
+            "treat an unknown one as an end."
+        ),
+    ]
+    chars: Annotated[
+        int | None,
+        _text("Unicode code points of the whole text. If the client's text has another number, watch without cursors."),
+    ] = None
+    usage: Annotated[dict[str, int] | None, _text("`input_tokens` and `output_tokens` of the provider.")] = None
+    error: Annotated[Problem | None, _text("Why it failed.")] = None
+    retryable: Annotated[bool | None, _text("Whether to offer a retry.")] = None
+
+
+class Accepted(ServerStruct, frozen=True, kw_only=True):
+    """Answer to `send` and `retry`, before or after the frames that all viewers get."""
+
+    key: Annotated[str, _text("The idempotency key of the request.")]
+    message: Annotated[str, _text("The user message.")]
+    response: Annotated[str, _text("Its response.")]
+    duplicate: Annotated[bool, _text("The key was used before; nothing was added.")]
+
+
+class ErrorFrame(ServerStruct, frozen=True, kw_only=True, tag="error"):
+    """A request was refused; the socket stays open.
+
+    A send or retry is named by its `key`, a watch by its `conversation`, a stop by its `response`.
+    """
+
+    code: Annotated[str, _text("One of the error codes below.")]
+    message: Annotated[str, _text("For the developer or the user.")]
+    key: Annotated[str | None, _text("The refused send or retry.")] = None
+    conversation: Annotated[str | None, _text("The refused watch.")] = None
+    response: Annotated[str | None, _text("The refused stop.")] = None
+    retry_after: Annotated[float | None, _text("Seconds after which to repeat the request.")] = None
+
+
+class Moving(ServerStruct, frozen=True, kw_only=True):
+    """Reconnect hint: the gateway shuts down and closes with 1012 after `within` seconds."""
+
+    within: Annotated[float, _text("Reconnect at a random moment within so many seconds.")]
+
+
+class Heartbeat(ServerStruct, frozen=True, kw_only=True):
+    """Nothing happened."""
+
+
+ServerFrame: TypeAlias = (
+    Ready
+    | Watching
+    | Snapshot
+    | MessageFrame
+    | Start
+    | Delta
+    | Reset
+    | Status
+    | End
+    | Accepted
+    | ErrorFrame
+    | Moving
+    | Heartbeat
+)

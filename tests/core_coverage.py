@@ -24,6 +24,7 @@ ROOT: Final = Path(__file__).parent.parent
 CORE: Final = {
     "gateway.admission": "tests/gateway/test_admission.py",
     "gateway.auth": "tests/gateway/test_auth.py",
+    "gateway.frame_codec": "tests/gateway/test_frame_codec.py",
     "gateway.frame_batch": "tests/gateway/test_frame_batch.py",
     "gateway.drain": "tests/gateway/test_drain.py",
     "gateway.operations.fleet": "tests/gateway/operations/test_fleet.py",
@@ -41,7 +42,7 @@ CORE: Final = {
     "gateway.streams.store.topology": "tests/gateway/streams/store/test_topology.py",
     "gateway.history_replica": "tests/gateway/test_history_replica.py",
     "gateway.timer_wheel": "tests/gateway/test_timer_wheel.py",
-    "gateway.wire": "tests/gateway/test_wire.py",
+    "gateway.wire": "tests/gateway/test_frame_codec.py",
     "workers.attempt": "tests/workers/test_attempt.py",
     "workers.batch": "tests/workers/test_batch.py",
     "workers.prompt": "tests/workers/test_prompt.py",

@@ -25,7 +25,7 @@ class Parts:
         self._failure: Exception | None = None
 
     def start(self, name: str, work: Awaitable[Any]) -> None:
-        """Run a part that ends when it is told to, after `stopped`."""
+        """Run a part that shuts down on request, after `stopped`."""
         self._group.create_task(self._run(name, work))
 
     def watch(self, name: str, condition: Awaitable[Any]) -> None:

@@ -22,11 +22,11 @@ from gateway.streams.store.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
 
+    from gateway.frame_codec import Frame
     from gateway.hub import Hub
     from gateway.room import Position, Room, Viewer
     from gateway.streams.store.store import Store
     from gateway.streams.store.subscription import Subscription
-    from gateway.wire import Frame
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from starlette.responses import StreamingResponse
 
-from gateway import wire
+from gateway import frame_codec, wire
 from gateway.frame_batch import FrameBatch
 from gateway.replica import UNKNOWN
 from gateway.streams import log_entries
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from gateway.feed.feed import Feed
-    from gateway.wire import Frame
+    from gateway.frame_codec import Frame
 
 HEADERS: Final = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -114,7 +114,7 @@ class EventStream:
 
     def send_reconnect_hint(self, within: float) -> None:
         """Tell the reader to go to another gateway within so many seconds."""
-        self.give(FrameBatch((wire.moving(within),)))
+        self.give(FrameBatch((frame_codec.encode(wire.Moving(within=within)),)))
 
     def close_for_restart(self) -> None:
         """End the stream: this gateway is leaving, and the reader comes back with its last id."""

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway import metrics, wire
+from gateway import frame_codec, metrics, wire
 from gateway.auth import Authenticator, Denied, Identity
 from gateway.frame_batch import FrameBatch
 from gateway.room import Position
@@ -233,7 +233,7 @@ async def _asked(request: Request, kind: type[Asked], **fields: str) -> Asked | 
         return body
     fields["key"] = request.headers.get("idempotency-key") or secrets.token_hex(16)
     parent = request.headers.get(HEADER, "")
-    if wire.is_traceparent(parent):
+    if frame_codec.is_traceparent(parent):
         # One that is none of ours is no mistake of the request's (W3C Trace Context, section 3.2).
         fields[HEADER] = parent
     return _frame({**body, **fields}, kind)

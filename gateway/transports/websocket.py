@@ -9,17 +9,18 @@ import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
-from gateway import metrics, wire
+from gateway import frame_codec, metrics, wire
 from gateway.frame_batch import FrameBatch
 from gateway.session import Carry, End, Say
 from gateway.streams.store.errors import StoreError
 from gateway.submissions import Failure, Stopped
-from gateway.wire import Close, Frame, Retry, Send, Stop, Unwatch, Watch
+from gateway.wire import Close, Retry, Send, Stop, Unwatch, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gateway.feed.feed import Feed
+    from gateway.frame_codec import Frame
     from gateway.hub import Hub
     from gateway.room import Room, Write
     from gateway.session import Command, Session
@@ -35,7 +36,7 @@ MAX_WAITING: Final = 32
 WRITE_WITHIN: Final = 15.0
 """Seconds in which a client must take what was written, or it is let go."""
 
-HEARTBEAT_AFTER: Final = wire.HEARTBEAT - 1.0
+HEARTBEAT_AFTER: Final = wire.HEARTBEAT_S - 1.0
 """Seconds between two heartbeats. They come whatever else does: to look would cost more than they do."""
 
 
@@ -168,7 +169,7 @@ class Connection:
                 self._socket.abort()
         elif now >= self._beats_at:
             self._beats_at = now + HEARTBEAT_AFTER
-            self._say(wire.HEARTBEAT_FRAME)
+            self._say(frame_codec.HEARTBEAT_FRAME)
         self._tick_at(now, wall)
 
     def _tick_at(self, now: float, wall: float) -> None:
@@ -177,7 +178,7 @@ class Connection:
 
     def send_reconnect_hint(self, within: float) -> None:
         """Ask the client to reconnect, to any gateway, within so many seconds."""
-        self._say(wire.moving(within))
+        self._say(frame_codec.encode(wire.Moving(within=within)))
 
     def close_for_restart(self) -> None:
         """Close, because this gateway shuts down."""
@@ -199,7 +200,7 @@ class Connection:
 
     def _carry(self, request: Watch | Unwatch | Send | Stop | Retry) -> None:
         if len(self._requests) >= MAX_WAITING:
-            self._say(wire.refusal(request, "too_fast", "Too many requests at once.", 1.0))
+            self._say(frame_codec.refusal(request, "too_fast", "Too many requests at once.", 1.0))
             return
         self._requests.append(request)
         if self._task is None:
@@ -251,20 +252,25 @@ class Connection:
                 assert self._session.identity is not None
                 result = await self._offered.stop(request, self._session.identity)
                 if isinstance(result, Stopped):
-                    self._say(wire.status(result.response, "ended"))
+                    self._say(frame_codec.encode(wire.Status(response=result.response, state="ended")))
                 else:
-                    self._say(wire.refusal(request, result.code, result.message, result.retry_after))
+                    self._say(frame_codec.refusal(request, result.code, result.message, result.retry_after))
 
     def _answer(self, key: str, result: Accepted | Failure) -> None:
         if isinstance(result, Failure):
-            self._say(wire.error(result.code, result.message, key, result.retry_after))
+            self._say(frame_codec.error(result.code, result.message, key=key, retry_after=result.retry_after))
         else:
-            self._say(wire.accepted(key, result.message, result.response, duplicate=result.duplicate))
+            accepted = wire.Accepted(
+                key=key, message=result.message, response=result.response, duplicate=result.duplicate
+            )
+            self._say(frame_codec.encode(accepted))
 
     async def _watch(self, request: Watch) -> None:
         name = request.conversation
         if name not in self._rooms and len(self._rooms) >= wire.MAX_WATCHED:
-            self._say(wire.refusal(request, "too_many", f"At most {wire.MAX_WATCHED} conversations on one socket."))
+            self._say(
+                frame_codec.refusal(request, "too_many", f"At most {wire.MAX_WATCHED} conversations on one socket.")
+            )
             return
         while self._drained is not None:
             # Who asks for one snapshot after another, and takes none, has one of them waiting and not all.
@@ -273,7 +279,9 @@ class Connection:
         try:
             room = await self._feed.enter(name, named, request.after)
         except StoreError:
-            self._say(wire.refusal(request, "unavailable", "The conversation can not be read for a moment.", 2.0))
+            self._say(
+                frame_codec.refusal(request, "unavailable", "The conversation can not be read for a moment.", 2.0)
+            )
             return
         if self._closed:
             return
@@ -281,7 +289,7 @@ class Connection:
         identity = self._session.identity
         if identity is None or not identity.opens(name):
             # A fresh token came while the logs were read.
-            self._say(wire.refusal(request, "forbidden", "This conversation is not open to you."))
+            self._say(frame_codec.refusal(request, "forbidden", "This conversation is not open to you."))
             return
         frames, position = self._feed.begin(room, request.after, named)
         self.give(FrameBatch(frames))
@@ -295,7 +303,8 @@ class Connection:
         assert identity is not None
         for name in [name for name in self._rooms if not identity.opens(name)]:
             self._unwatch(name)
-            self._say(wire.error("forbidden", "This conversation is not open to you any more.", conversation=name))
+            text = "This conversation is not open to you any more."
+            self._say(frame_codec.encode(wire.ErrorFrame(code="forbidden", message=text, conversation=name)))
 
     def _unwatch(self, name: str) -> None:
         room = self._rooms.pop(name, None)

@@ -9,7 +9,7 @@ from websockets.frames import Opcode
 from websockets.protocol import CLIENT, Protocol
 
 from gateway.frame_batch import FrameBatch
-from gateway.wire import Frame
+from gateway.frame_codec import Frame
 
 LENGTHS = st.one_of(st.integers(0, 300), st.sampled_from([125, 126, 127, 65_535, 65_536, 65_537, 200_000]))
 

@@ -15,7 +15,6 @@ from gateway.auth import ANONYMOUS, Denied, Identity
 from gateway.session import (
     BURST,
     FRAMES_A_SECOND,
-    HELLO_WITHIN,
     MAX_BAD_FRAMES,
     MAX_REFUSED,
     Carry,
@@ -26,7 +25,7 @@ from gateway.session import (
     State,
 )
 from gateway.streams import keys
-from gateway.wire import Close, Retry, Send, Stop, Unwatch, Watch
+from gateway.wire import HELLO_WITHIN_S, Close, Retry, Send, Stop, Unwatch, Watch
 
 BEGIN: Final = 1_800_000_000.0
 LIFETIME: Final = 30.0
@@ -105,16 +104,16 @@ def test_nothing_comes_before_hello(text: str) -> None:
 
 def test_a_client_that_does_not_say_hello_is_let_go_of() -> None:
     client = Client()
-    client.now = HELLO_WITHIN
+    client.now = HELLO_WITHIN_S
     assert client.tick() == []
-    client.now = HELLO_WITHIN + 0.1
+    client.now = HELLO_WITHIN_S + 0.1
     assert client.tick() == [End(Close.NO_HELLO, "no hello within five seconds")]
     assert client.tick() == []
 
 
 def test_a_session_says_when_time_changes_something() -> None:
     client = Client()
-    assert client.session.due(client.now, BEGIN) == HELLO_WITHIN
+    assert client.session.due(client.now, BEGIN) == HELLO_WITHIN_S
     client.now = 3.0
     client.say(type="hello", token="ann")
     assert client.session.due(client.now, BEGIN + client.now) == client.now + LIFETIME
@@ -315,7 +314,7 @@ class Model:
     at: float = 0.0
 
     def tick(self, now: float) -> str:
-        if self.state == "new" and now > HELLO_WITHIN:
+        if self.state == "new" and now > HELLO_WITHIN_S:
             return self.close("4408")
         if self.state == "ready" and now >= self.expires:
             return self.close("4401")

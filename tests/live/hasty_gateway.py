@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from gateway import wire
+from gateway import frame_codec, wire
 from gateway.cli.main import main
 from gateway.transports import event_stream, websocket
 
 EVERY = 1
 
 # Constants for everybody else.
-vars(wire)["HEARTBEAT"] = vars(websocket)["HEARTBEAT_AFTER"] = vars(event_stream)["KEEP_ALIVE"] = EVERY
+vars(wire)["HEARTBEAT_S"] = vars(frame_codec)["HEARTBEAT_S"] = vars(websocket)["HEARTBEAT_AFTER"] = vars(event_stream)[
+    "KEEP_ALIVE"
+] = EVERY
 
 if __name__ == "__main__":
     main()

@@ -822,7 +822,7 @@ async def test_who_says_no_hello_is_closed_after_five_seconds(gate: Gate) -> Non
     said = [b"", spelled(PING), spelled(TEXT, b'{"type":"hello"}')[:-1], spelled(TEXT, b'{"type":', fin=False)]
     for code, seconds in await asyncio.gather(*(waits(data) for data in said)):
         assert code == wire.Close.NO_HELLO
-        assert session.HELLO_WITHIN - 0.5 < seconds < session.HELLO_WITHIN + 2
+        assert wire.HELLO_WITHIN_S - 0.5 < seconds < wire.HELLO_WITHIN_S + 2
 
 
 async def test_who_is_too_fast_is_told_so_and_then_closed(gate: Gate) -> None:
@@ -1358,7 +1358,7 @@ async def test_in_the_end_nothing_is_left_open(gate: Gate) -> None:
 async def test_a_connection_that_never_comes_to_a_request_is_let_go(
     gate: Gate, held: dict[str, RawSocket], name: str
 ) -> None:
-    await held[name].gone(max(0.1, gate.opened + 3 * session.HELLO_WITHIN - time.monotonic()))
+    await held[name].gone(max(0.1, gate.opened + 3 * wire.HELLO_WITHIN_S - time.monotonic()))
 
 
 async def test_headers_without_an_end_are_refused(gate: Gate) -> None:

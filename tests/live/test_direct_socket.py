@@ -11,8 +11,8 @@ import pytest_asyncio
 from uvicorn.protocols.utils import ClientDisconnected
 
 from gateway.frame_batch import FrameBatch
+from gateway.frame_codec import HEARTBEAT_FRAME
 from gateway.transports.uvicorn_protocol import TAKE_OVER
-from gateway.wire import HEARTBEAT_FRAME
 from tests.live.test_rfc6455 import CLOSE, frame, served
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import pytest
 
 from gateway.feed.feed import Feed
 from gateway.frame_batch import FrameBatch
+from gateway.frame_codec import HEARTBEAT_FRAME
 from gateway.hub import Hub
 from gateway.transports.event_stream import EventResponse, EventStream
-from gateway.wire import HEARTBEAT_FRAME
 
 if TYPE_CHECKING:
     from starlette.types import Message

@@ -1,4 +1,4 @@
-"""Frames: what a client may say is understood, everything else is refused, and what it is told is the protocol."""
+"""Frames: every client frame is decoded, everything else is refused, every server frame is encoded as declared."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway import wire
+from gateway import frame_codec, wire
+from gateway.frame_codec import BadFrame, Frame
 from gateway.streams import log_entries
 from gateway.wire import (
-    BadFrame,
     ClientFrame,
     Close,
-    Frame,
     Hello,
     Message,
     OpenResponse,
@@ -54,17 +53,20 @@ CLIENT_FRAMES: st.SearchStrategy[Any] = st.one_of(
 )
 
 
+SERVER_FRAMES = {member.__struct_config__.tag for member in get_args(wire.ServerFrame)}
+
+
 def fields(frame: Frame) -> dict[str, Any]:
-    """What a client reads."""
+    """Return the fields that a client decodes."""
     read = json.loads(frame.body)
     assert isinstance(read, dict)
     return read
 
 
 @given(CLIENT_FRAMES)
-def test_every_frame_of_a_client_is_read_as_it_was_written(frame: ClientFrame) -> None:
-    assert wire.decode(msgspec.json.encode(frame)) == frame
-    assert wire.decode(msgspec.json.encode(frame).decode()) == frame
+def test_every_client_frame_is_decoded_as_encoded(frame: ClientFrame) -> None:
+    assert frame_codec.decode(msgspec.json.encode(frame)) == frame
+    assert frame_codec.decode(msgspec.json.encode(frame).decode()) == frame
 
 
 @pytest.mark.parametrize(
@@ -82,12 +84,12 @@ def test_every_frame_of_a_client_is_read_as_it_was_written(frame: ClientFrame) -
         ('{"type":"stop","response":"r"}', Stop("r", "stopped")),
         ('{"type":"retry","response":"r","key":"k"}', Retry("r", "k", "restart")),
         ('{"type":"token","token":"t"}', Token("t")),
-        # Fields of a later version are passed over, and `type` may stand anywhere.
+        # Unknown fields are ignored, and `type` may have any place.
         ('{"later":[{}],"response":"r","type":"stop"}', Stop("r")),
     ],
 )
-def test_what_a_client_leaves_out_has_its_usual_value(text: str, frame: ClientFrame) -> None:
-    assert wire.decode(text) == frame
+def test_an_omitted_field_has_its_default(text: str, frame: ClientFrame) -> None:
+    assert frame_codec.decode(text) == frame
 
 
 @pytest.mark.parametrize(
@@ -129,8 +131,8 @@ def test_what_a_client_leaves_out_has_its_usual_value(text: str, frame: ClientFr
         '{"type":"hello","x":' + "[" * 100_000,
     ],
 )
-def test_a_frame_that_is_not_the_protocols_is_refused(text: str) -> None:
-    refused = wire.decode(text)
+def test_a_frame_outside_the_protocol_is_refused(text: str) -> None:
+    refused = frame_codec.decode(text)
     assert isinstance(refused, BadFrame)
     assert 0 < len(refused.reason) <= 200
 
@@ -141,47 +143,59 @@ def test_a_frame_that_is_not_the_protocols_is_refused(text: str) -> None:
 @example(b'{"type":"\xff"}')
 @example('{"type":"hello","token":"\ud800"}')
 @example(b'{"x":' * 5000)
-def test_anything_can_be_decoded_and_the_reason_be_told(data: str | bytes) -> None:
-    frame = wire.decode(data)
+def test_any_input_is_decoded_or_refused_with_a_reason(data: str | bytes) -> None:
+    frame = frame_codec.decode(data)
     if isinstance(frame, BadFrame):
-        assert fields(wire.error("bad_frame", frame.reason))["message"] == frame.reason
+        assert fields(frame_codec.error("bad_frame", frame.reason))["message"] == frame.reason
 
 
 @given(ANY_TEXT)
-def test_an_unknown_type_is_refused_in_words_that_can_be_sent(name: str) -> None:
-    frame = wire.decode(json.dumps({"type": name}))
+def test_an_unknown_type_is_refused_with_a_sendable_reason(name: str) -> None:
+    frame = frame_codec.decode(json.dumps({"type": name}))
     assert isinstance(frame, (BadFrame, Hello))
     if isinstance(frame, BadFrame):
-        assert fields(wire.error("bad_frame", frame.reason))["code"] == "bad_frame"
+        assert fields(frame_codec.error("bad_frame", frame.reason))["code"] == "bad_frame"
 
 
-SAID = Message("m6", "assistant", wire.raw(rb"a\nb"), response="r9", replies_to="m5", reason="complete")
-OPEN = OpenResponse("r9", "1-7", "running", "default", 1, wire.raw(b"Because"), replies_to="m5")
+MESSAGE = Message(
+    id="m6", role="assistant", text=frame_codec.raw(rb"a\nb"), response="r9", replies_to="m5", reason="complete"
+)
+OPEN = OpenResponse(
+    response="r9",
+    cursor="1-7",
+    state="running",
+    model="default",
+    attempt=1,
+    text=frame_codec.raw(b"Because"),
+    replies_to="m5",
+)
 
-TOLD = [
+ENCODED = [
     (
-        wire.ready("s1", ("default", "fast")),
+        frame_codec.ready("s1", ("default", "fast")),
         {
             "type": "ready",
             "session": "s1",
-            "heartbeat": wire.HEARTBEAT,
+            "heartbeat": wire.HEARTBEAT_S,
             "limits": {"frame": 65_536, "text": 32_000, "conversations": 32},
             "models": ["default", "fast"],
         },
         (None, None),
     ),
     (
-        wire.watching("c1", "5-1", resumed=True),
+        frame_codec.encode(wire.Watching(conversation="c1", cursor="5-1", resumed=True)),
         {"type": "watching", "conversation": "c1", "cursor": "5-1", "resumed": True},
         (None, "5-1"),
     ),
     (
-        wire.watching("c1", "5-1", resumed=False, reason="lost"),
+        frame_codec.encode(wire.Watching(conversation="c1", cursor="5-1", resumed=False, reason="lost")),
         {"type": "watching", "conversation": "c1", "cursor": "5-1", "resumed": False, "reason": "lost"},
         (None, None),
     ),
     (
-        wire.snapshot("c1", "5-1", [SAID], [OPEN], more=True),
+        frame_codec.encode(
+            wire.Snapshot(conversation="c1", cursor="5-1", messages=[MESSAGE], responses=[OPEN], more=True)
+        ),
         {
             "type": "snapshot",
             "conversation": "c1",
@@ -212,12 +226,16 @@ TOLD = [
         (None, "5-1"),
     ),
     (
-        wire.snapshot("c1", "0-0", [], [], more=False),
+        frame_codec.encode(wire.Snapshot(conversation="c1", cursor="0-0", messages=[], responses=[], more=False)),
         {"type": "snapshot", "conversation": "c1", "cursor": "0-0", "messages": [], "responses": []},
         (None, "0-0"),
     ),
     (
-        wire.message("c1", "5-1", Message("m5", "user", wire.raw(b"Why?"))),
+        frame_codec.encode(
+            wire.MessageFrame(
+                conversation="c1", cursor="5-1", message=Message(id="m5", role="user", text=frame_codec.raw(b"Why?"))
+            )
+        ),
         {
             "type": "message",
             "conversation": "c1",
@@ -227,7 +245,9 @@ TOLD = [
         (None, "5-1"),
     ),
     (
-        wire.start("c1", "r9", "1-2", "default", 1, "m5", None),
+        frame_codec.encode(
+            wire.Start(conversation="c1", response="r9", cursor="1-2", model="default", attempt=1, replies_to="m5")
+        ),
         {
             "type": "start",
             "conversation": "c1",
@@ -240,32 +260,42 @@ TOLD = [
         ("r9", "1-2"),
     ),
     (
-        wire.delta("r9", "1-3", rb"Be\"", b""),
+        frame_codec.delta("r9", "1-3", rb"Be\"", b""),
         {"type": "delta", "response": "r9", "cursor": "1-3", "text": 'Be"'},
         ("r9", "1-3"),
     ),
     (
-        wire.delta("r9", "1-3", b"", b"Hm"),
+        frame_codec.delta("r9", "1-3", b"", b"Hm"),
         {"type": "delta", "response": "r9", "cursor": "1-3", "text": "", "reasoning": "Hm"},
         ("r9", "1-3"),
     ),
     (
-        wire.reset("r9", "2-9", rb"\\", b"", "attempt"),
+        frame_codec.encode(wire.Reset(response="r9", cursor="2-9", text=frame_codec.raw(rb"\\"), reason="attempt")),
         {"type": "reset", "response": "r9", "cursor": "2-9", "text": "\\", "reason": "attempt"},
         ("r9", "2-9"),
     ),
     (
-        wire.reset("r9", "2-9", b"", b"Hm", "lost"),
+        frame_codec.encode(
+            wire.Reset(
+                response="r9",
+                cursor="2-9",
+                text=frame_codec.raw(b""),
+                reasoning=frame_codec.raw(b"Hm"),
+                reason="lost",
+            )
+        ),
         {"type": "reset", "response": "r9", "cursor": "2-9", "text": "", "reasoning": "Hm", "reason": "lost"},
         ("r9", "2-9"),
     ),
     (
-        wire.status("r9", "waiting", retry_in=1.5),
+        frame_codec.encode(wire.Status(response="r9", state="waiting", retry_in=1.5)),
         {"type": "status", "response": "r9", "state": "waiting", "retry_in": 1.5},
         (None, None),
     ),
     (
-        wire.status("r9", "recovering", conversation="c1", replies_to="m5", cursor="2-9"),
+        frame_codec.encode(
+            wire.Status(response="r9", state="recovering", conversation="c1", replies_to="m5", cursor="2-9")
+        ),
         {
             "type": "status",
             "response": "r9",
@@ -277,7 +307,16 @@ TOLD = [
         ("r9", "2-9"),
     ),
     (
-        wire.end("c1", "r9", "1-9", "complete", 312, usage={"output_tokens": 7}),
+        frame_codec.encode(
+            wire.End(
+                conversation="c1",
+                response="r9",
+                cursor="1-9",
+                reason="complete",
+                chars=312,
+                usage={"output_tokens": 7},
+            )
+        ),
         {
             "type": "end",
             "conversation": "c1",
@@ -290,7 +329,16 @@ TOLD = [
         ("r9", "1-9"),
     ),
     (
-        wire.end("c1", "r9", "1-9", "failed", None, error=log_entries.Problem("gone", "Gone."), retryable=False),
+        frame_codec.encode(
+            wire.End(
+                conversation="c1",
+                response="r9",
+                cursor="1-9",
+                reason="failed",
+                error=log_entries.Problem("gone", "Gone."),
+                retryable=False,
+            )
+        ),
         {
             "type": "end",
             "conversation": "c1",
@@ -303,59 +351,66 @@ TOLD = [
         ("r9", "1-9"),
     ),
     (
-        wire.accepted("k1", "m5", "r9", duplicate=False),
+        frame_codec.encode(wire.Accepted(key="k1", message="m5", response="r9", duplicate=False)),
         {"type": "accepted", "key": "k1", "message": "m5", "response": "r9", "duplicate": False},
         (None, None),
     ),
     (
-        wire.error("too_fast", "Too many frames at once.", "k1", 1.0),
+        frame_codec.error("too_fast", "Too many frames at once.", key="k1", retry_after=1.0),
         {"type": "error", "code": "too_fast", "message": "Too many frames at once.", "key": "k1", "retry_after": 1.0},
         (None, None),
     ),
-    (wire.moving(5.0), {"type": "moving", "within": 5.0}, (None, None)),
-    (wire.HEARTBEAT_FRAME, {"type": "heartbeat"}, (None, None)),
+    (frame_codec.encode(wire.Moving(within=5.0)), {"type": "moving", "within": 5.0}, (None, None)),
+    (frame_codec.HEARTBEAT_FRAME, {"type": "heartbeat"}, (None, None)),
 ]
 
 
-@pytest.mark.parametrize(("frame", "told", "moves"), TOLD, ids=[frame.type for frame, _, _ in TOLD])
-def test_a_frame_says_what_is_known_and_which_log_it_moves(
-    frame: Frame, told: dict[str, Any], moves: tuple[str | None, str | None]
+@pytest.mark.parametrize(("frame", "expected", "moves"), ENCODED, ids=[frame.type for frame, _, _ in ENCODED])
+def test_a_server_frame_has_its_fields_and_moves_its_cursor(
+    frame: Frame, expected: dict[str, Any], moves: tuple[str | None, str | None]
 ) -> None:
-    assert fields(frame) == told
+    assert fields(frame) == expected
     assert frame.body.startswith(b'{"type":"%b"' % frame.type.encode())
     assert (frame.response, frame.cursor) == moves
 
 
-def test_every_frame_of_the_server_is_shown_above() -> None:
-    assert {frame.type for frame, _, _ in TOLD} == set(wire.SERVER_FRAMES)
+def test_every_server_frame_is_encoded_above() -> None:
+    assert {frame.type for frame, _, _ in ENCODED} == SERVER_FRAMES
 
 
-def test_no_frame_has_a_name_twice() -> None:
+def test_frame_types_are_unique() -> None:
     names = [member.__struct_config__.tag for member in get_args(ClientFrame)]
     assert len(set(names)) == len(names) == 7
-    assert len(set(wire.SERVER_FRAMES)) == len(wire.SERVER_FRAMES)
+    assert len(SERVER_FRAMES) == len(get_args(wire.ServerFrame)) == 13
 
 
-def test_a_gateway_that_knows_no_models_names_none() -> None:
-    assert "models" not in fields(wire.ready("s1", None))
+def test_ready_without_known_models_omits_the_field() -> None:
+    assert "models" not in fields(frame_codec.ready("s1", None))
 
 
 @given(st.text(), st.text())
-def test_a_delta_holds_the_text_as_it_was_escaped_once(text: str, reasoning: str) -> None:
-    read = fields(wire.delta("r9", "1-3", log_entries.escape(text), log_entries.escape(reasoning)))
+def test_delta_and_reset_carry_text_that_was_escaped_once(text: str, reasoning: str) -> None:
+    read = fields(frame_codec.delta("r9", "1-3", log_entries.escape(text), log_entries.escape(reasoning)))
     assert read["text"] == text
     assert read.get("reasoning", "") == reasoning
-    again = fields(wire.reset("r9", "1-3", log_entries.escape(text), log_entries.escape(reasoning), "lost"))
-    assert (again["text"], again.get("reasoning", "")) == (text, reasoning)
+    reset = wire.Reset(
+        response="r9",
+        cursor="1-3",
+        text=frame_codec.raw(log_entries.escape(text)),
+        reasoning=frame_codec.raw(log_entries.escape(reasoning)),
+        reason="lost",
+    )
+    again = fields(frame_codec.encode(reset))
+    assert (again["text"], again["reasoning"]) == (text, reasoning)
 
 
-def test_an_error_has_one_of_the_known_codes() -> None:
+def test_an_unknown_error_code_is_refused() -> None:
     with pytest.raises(AssertionError):
-        wire.error("surprise", "Something else.")
+        frame_codec.error("surprise", "Something else.")
     assert all(400 <= status < 600 for status in wire.ERRORS.values())
 
 
-def test_a_client_tells_from_the_thousands_of_a_close_code_whether_to_come_back() -> None:
+def test_the_range_of_a_close_code_says_whether_to_reconnect() -> None:
     assert {code for code in Close if code < 4000} == {Close.TOO_BIG, Close.RESTART, Close.OVERLOADED}
     assert all(4400 <= code < 4500 for code in Close if code >= 4000)
 
@@ -370,12 +425,12 @@ def test_a_client_tells_from_the_thousands_of_a_close_code_whether_to_come_back(
         (Unwatch("c1"), {"conversation": "c1"}),
     ],
 )
-def test_a_refusal_names_what_was_refused(request_: Any, named: dict[str, str]) -> None:
-    refused = fields(wire.refusal(request_, "unavailable", "Not now.", 2.0))
+def test_a_refusal_names_the_request(request_: Any, named: dict[str, str]) -> None:
+    refused = fields(frame_codec.refusal(request_, "unavailable", "Not now.", 2.0))
     assert refused == {"type": "error", "code": "unavailable", "message": "Not now.", "retry_after": 2.0, **named}
 
 
-def test_a_traceparent_is_told_from_what_is_none() -> None:
-    assert wire.is_traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-    assert not wire.is_traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\n")
-    assert not wire.is_traceparent("")
+def test_only_a_valid_traceparent_is_accepted() -> None:
+    assert frame_codec.is_traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    assert not frame_codec.is_traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\n")
+    assert not frame_codec.is_traceparent("")
