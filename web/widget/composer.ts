@@ -22,7 +22,7 @@ export class Composer {
       enterkeyhint: "send",
       autocomplete: "off",
     });
-    this.#stop = button(texts.stop, "stop", { class: "halt", part: "stop", hidden: true }, () => actions.stop());
+    this.#stop = button(texts.stop, "stop", { class: "stop", part: "stop", hidden: true }, () => actions.stop());
     this.#send = button(
       texts.send,
       "send",

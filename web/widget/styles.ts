@@ -10,8 +10,8 @@ export const PANEL_STYLES = `
   --ink: var(--tokenwire-text, light-dark(#17211d, #e8eeea));
   --soft: var(--tokenwire-muted, light-dark(#586660, #a1b0a9));
   --rule: var(--tokenwire-border, light-dark(#e2e8e4, #2c3633));
-  --asked: var(--tokenwire-question, light-dark(#e3f1eb, #1f3a32));
-  --on-asked: var(--tokenwire-on-question, light-dark(#0d2b23, #e3f5ee));
+  --question: var(--tokenwire-question, light-dark(#e3f1eb, #1f3a32));
+  --on-question: var(--tokenwire-on-question, light-dark(#0d2b23, #e3f5ee));
   --code: var(--tokenwire-code, light-dark(#f5f7f5, #0d1211));
   --good: var(--tokenwire-success, light-dark(#0b6b57, #5fd0b1));
   --warning: var(--tokenwire-warning, light-dark(#8a4b00, #f2b062));
@@ -182,7 +182,7 @@ ol.messages { list-style: none; margin: 0; padding: 0; display: flex; flex-direc
 .prompt:hover::after { color: var(--accent); }
 
 .question { align-self: flex-end; max-width: 86%; display: flex; flex-direction: column; align-items: flex-end; gap: 6px; }
-.question .text { padding: 9px 14px; border-radius: 18px; border-end-end-radius: 5px; background: var(--asked); color: var(--on-asked); white-space: pre-wrap; }
+.question .text { padding: 9px 14px; border-radius: 18px; border-end-end-radius: 5px; background: var(--question); color: var(--on-question); white-space: pre-wrap; }
 .question.sending .text { opacity: 0.72; }
 .answer { min-width: 0; }
 .note { display: flex; flex-wrap: wrap; align-items: center; gap: 6px 10px; margin: 8px 0 0; color: var(--soft); font-size: 0.8667em; font-variant-numeric: tabular-nums; }
@@ -324,11 +324,11 @@ textarea {
 }
 textarea:focus-visible { outline: 0; }
 textarea::placeholder { color: var(--soft); opacity: 1; }
-.send, .halt { flex: none; display: grid; place-items: center; width: 38px; height: 38px; border-radius: 50%; background: var(--accent); color: var(--on-accent); }
+.send, .stop { flex: none; display: grid; place-items: center; width: 38px; height: 38px; border-radius: 50%; background: var(--accent); color: var(--on-accent); }
 .send:disabled { background: var(--rule); color: var(--soft); opacity: 1; }
-.halt { background: var(--ink); color: var(--background); }
-.halt[aria-disabled="true"] { opacity: 0.5; }
-:is(.send, .halt):active:enabled { transform: scale(0.94); }
+.stop { background: var(--ink); color: var(--background); }
+.stop[aria-disabled="true"] { opacity: 0.5; }
+:is(.send, .stop):active:enabled { transform: scale(0.94); }
 
 /* On a phone the panel covers the page. */
 @media (max-width: 30rem) {
@@ -340,7 +340,7 @@ textarea::placeholder { color: var(--soft); opacity: 1; }
 @media (pointer: coarse) {
   .action { width: 44px; height: 44px; }
   .copy-code, .pill { min-height: 40px; }
-  .tool, .send, .halt { width: 44px; height: 44px; }
+  .tool, .send, .stop { width: 44px; height: 44px; }
 }
 @media (prefers-reduced-motion: reduce) {
   *, *::before, *::after { animation: none !important; transition: none !important; }
@@ -348,7 +348,7 @@ textarea::placeholder { color: var(--soft); opacity: 1; }
 }
 @media (forced-colors: active) {
   .mark, .box.checked, .dot, .connection::before { forced-color-adjust: none; }
-  .panel, .pill, .send, .halt, .question .text { border: 1px solid CanvasText; }
+  .panel, .pill, .send, .stop, .question .text { border: 1px solid CanvasText; }
 }
 `;
 

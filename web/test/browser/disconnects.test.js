@@ -55,7 +55,7 @@ group("the widget behind a failing connection", { skip: missing }, () => {
         }
         const answers = [...(root?.querySelectorAll(".answer") ?? [])];
         const runs = answers.at(-1)?.matches(".writing");
-        if (runs && /** @type {HTMLElement} */ (root.querySelector(".halt")).hidden) globalThis.withoutStop += 1;
+        if (runs && /** @type {HTMLElement} */ (root.querySelector(".stop")).hidden) globalThis.withoutStop += 1;
       };
       requestAnimationFrame(check);
     });
@@ -76,7 +76,7 @@ group("the widget behind a failing connection", { skip: missing }, () => {
       await tab.locator("textarea").press("Enter");
       const settled = async () =>
         (await tab.locator(".answer").count()) === questions &&
-        !(await tab.locator(".halt").isVisible()) &&
+        !(await tab.locator(".stop").isVisible()) &&
         (await history()).length === 2 * questions;
       await until(settled, 60_000).catch(async (error) => {
         const [status, shown] = [await tab.locator(".connection").textContent(), await tab.locator(".answer").count()];

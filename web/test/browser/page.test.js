@@ -47,7 +47,7 @@ group("the page", { skip: missing }, () => {
     await page.locator("#chat textarea").press("Enter");
   };
   const answer = (page, selector) => page.locator(`${selector} .answer .text`).last().innerText();
-  const ended = (page) => page.locator("#chat .halt").waitFor({ state: "hidden" });
+  const ended = (page) => page.locator("#chat .stop").waitFor({ state: "hidden" });
   const allComplete = (page) =>
     until(async () =>
       (await page.locator("#tab output, #late output, #phone output").allTextContents()).every(

@@ -68,7 +68,7 @@ group("a long answer", { skip: missing }, () => {
     }, DURATION_MS);
     const last = await work();
     const shown = await tab.locator(".answer .text").evaluate((node) => node.textContent.length);
-    await tab.locator(".halt").click();
+    await tab.locator(".stop").click();
     await tab.close();
     const each = (name) => Number(((1000 * (last[name] - first[name])) / frames).toFixed(2));
     return {

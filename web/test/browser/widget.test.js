@@ -70,7 +70,7 @@ group("the widget", { skip: missing }, () => {
   };
   const lastAnswer = (tab) => tab.locator(".answer .text").last();
   const answerText = (tab) => lastAnswer(tab).innerText();
-  const ended = (tab) => tab.locator(".halt").waitFor({ state: "hidden" });
+  const ended = (tab) => tab.locator(".stop").waitFor({ state: "hidden" });
   const history = async (conversation) => (await fetch(`${gateway.url}/v1/conversations/${conversation}`)).json();
 
   test("shows and stops an answer in three tabs", async () => {
@@ -84,10 +84,10 @@ group("the widget", { skip: missing }, () => {
     const three = await open("/three", tag("tabs"));
     await until(async () => (await answerText(three)).length > 200);
     // Every tab shows Stop while the answer is open.
-    for (const tab of [one, two, three]) await tab.locator(".halt").waitFor();
+    for (const tab of [one, two, three]) await tab.locator(".stop").waitFor();
 
     const from = performance.now();
-    await three.locator(".halt").click();
+    await three.locator(".stop").click();
     await Promise.all([one, two, three].map((tab) => tab.locator(".note", { hasText: "Stopped" }).waitFor()));
     const took = performance.now() - from;
     assert.ok(took < 1000, `${Math.round(took)} ms`);
@@ -100,8 +100,8 @@ group("the widget", { skip: missing }, () => {
       await tab.locator(".pill", { hasText: "Continue" }).waitFor();
     }
     await two.locator(".pill", { hasText: "Try again" }).click();
-    await one.locator(".halt").waitFor();
-    await one.locator(".halt").click();
+    await one.locator(".stop").waitFor();
+    await one.locator(".stop").click();
     await Promise.all([one, two, three].map(ended));
     assert.equal(await one.locator(".answer").count(), 1);
     for (const tab of [one, two, three]) assert.deepEqual([tab.errors, tab.foreign], [[], []]);
@@ -178,14 +178,14 @@ group("the widget", { skip: missing }, () => {
     await until(async () => (await focused()) === "Ask something");
     await keyboard.type("/long 4000");
     await keyboard.press("Enter");
-    await tab.locator(".halt").waitFor();
+    await tab.locator(".stop").waitFor();
     await tabTo("Stop");
     await keyboard.press("Enter");
     await tab.locator(".note", { hasText: "Stopped" }).waitFor();
     await until(async () => (await focused()) === "Ask something");
     await tabTo("Try again", "Shift+Tab");
     await keyboard.press("Enter");
-    await tab.locator(".halt").waitFor();
+    await tab.locator(".stop").waitFor();
     await until(async () => (await focused()) === "Ask something");
     await keyboard.press("Escape");
     await tab.locator(".panel").waitFor({ state: "hidden" });
@@ -208,7 +208,7 @@ group("the widget", { skip: missing }, () => {
     await tab.locator(".to-end.fresh").click();
     await until(() => log.evaluate((node) => node.scrollHeight - node.scrollTop - node.clientHeight < 60));
     await tab.locator(".to-end").waitFor({ state: "hidden" });
-    await tab.locator(".halt").click();
+    await tab.locator(".stop").click();
     await tab.context().close();
   });
 
@@ -240,7 +240,7 @@ group("the widget", { skip: missing }, () => {
       }).observe(document.body, { childList: true, subtree: true });
     });
     await ask(tab, QUESTION);
-    await tab.locator(".halt").waitFor();
+    await tab.locator(".stop").waitFor();
     assert.equal(await tab.locator(".log").getAttribute("aria-busy"), "true");
     await ended(tab);
     assert.equal(await tab.locator(".log").getAttribute("aria-busy"), "false");
@@ -319,9 +319,7 @@ group("the widget", { skip: missing }, () => {
     await until(async () => (await tab.locator(".answer").count()) === 2 && (await answerText(tab)).length > 20);
     await ended(tab);
     await ask(tab, "/fail why");
-    await tab
-      .locator(".note[data-tone='wrong']", { hasText: "The answer failed: The demo was told to fail." })
-      .waitFor();
+    await tab.locator(".note[data-tone='wrong']", { hasText: "The answer failed: " }).waitFor();
     const partial = await answerText(tab);
     assert.ok(partial.length > 20);
     await tab.locator(".pill:visible", { hasText: "Continue" }).click();
@@ -352,7 +350,7 @@ group("the widget", { skip: missing }, () => {
       });
     // A frame can contain its own change and the one before.
     assert.ok(changesPerFrame >= 1 && changesPerFrame <= 2, `${changesPerFrame} changes in one frame`);
-    await tab.locator(".halt").click();
+    await tab.locator(".stop").click();
     await tab.context().close();
   });
 
@@ -465,7 +463,7 @@ group("the widget", { skip: missing }, () => {
     await tab.locator(".launcher").click();
     await tab.locator(".prompt", { hasText: "What is a log?" }).click();
     await tab.locator(".answer figure").waitFor();
-    await tab.locator(".halt").waitFor({ state: "hidden" });
+    await tab.locator(".stop").waitFor({ state: "hidden" });
     await tab.screenshot({ path: join(SCREENSHOTS, "embed.png") });
     assert.deepEqual(errors, []);
     await context.close();

@@ -89,7 +89,7 @@ test("the status of a question shows why it was refused", () => {
   );
 });
 
-group("what is text aloud", () => {
+group("screen reader announcements", () => {
   test("contain each complete sentence once, every few seconds", () => {
     const text = ANSWERS[1];
     const speech = new Speech(TEXTS, 0);
