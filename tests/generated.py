@@ -1,7 +1,7 @@
 """`python -m tests.generated` writes the files that are derived from the code; `--check` fails where one is stale.
 
-From gateway/wire.py: the JSON Schema of the protocol and the frame reference in PROTOCOL.md. From the settings classes:
-SETTINGS.md.
+From gateway/wire.py: the JSON Schema of the protocol, the frame reference in PROTOCOL.md and web/client/wire.ts. From the
+settings classes: SETTINGS.md.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import msgspec
 from gateway import wire
 from gateway.settings import GatewaySettings
 from gateway.streams.settings import PREFIX, ProcessSettings, display, is_duration
+from tests.wire_types import typescript
 from workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ ROOT: Final = Path(__file__).parent.parent
 SCHEMA: Final = ROOT / "gateway" / "protocol.schema.json"
 PROTOCOL: Final = ROOT / "gateway" / "PROTOCOL.md"
 SETTINGS: Final = ROOT / "gateway" / "SETTINGS.md"
+TYPES: Final = ROOT / "web" / "client" / "wire.ts"
 
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Hello": {"token": "eyJ...", "client": "my-app 1.2"},
@@ -218,6 +220,7 @@ def files() -> dict[Path, str]:
         SCHEMA: json.dumps(schema(), indent=2, ensure_ascii=False) + "\n",
         PROTOCOL: pattern.sub(lambda _: f"{begin}\n\n{frames()}\n\n{end}", protocol),
         SETTINGS: settings(),
+        TYPES: typescript(schema(), wire.Close),
     }
 
 

@@ -9,8 +9,8 @@ import { type Connection, keepConnected, type Session } from "./connection.js";
 import { Chat, type ChatContext, randomName } from "./conversation.js";
 import { Listeners } from "./listeners.js";
 import { Storage } from "./storage.js";
-import type { Client, ConnectionState, Conversation, Guard, Options } from "./types.js";
-import type { ClientFrame, Limits, ServerFrame } from "./wire.js";
+import type { Client, ConnectionState, Conversation, Guard, Limits, Options } from "./types.js";
+import type { ClientFrame, ServerFrame } from "./wire.js";
 
 export { Refusal } from "./refusal.js";
 export type * from "./types.js";

@@ -2,11 +2,20 @@
 
 import type { Connection } from "./connection.js";
 import { Listeners } from "./listeners.js";
-import { Outbox } from "./outbox.js";
+import { type KeyedRequest, Outbox } from "./outbox.js";
 import { Refusal } from "./refusal.js";
 import type { SavedConversation } from "./storage.js";
 import { Transcript } from "./transcript.js";
-import type { AssistantMessage, Conversation, ConversationState, Guard, Message, SendOptions, Sent } from "./types.js";
+import type {
+  AssistantMessage,
+  Conversation,
+  ConversationState,
+  Guard,
+  Limits,
+  Message,
+  SendOptions,
+  Sent,
+} from "./types.js";
 import type * as wire from "./wire.js";
 
 /** How long the state `resumed` lasts. */
@@ -24,12 +33,12 @@ const RESUMED = { name: "resumed" } as const;
 /** The parts of the client that a conversation uses. */
 export interface ChatContext {
   readonly connection: Connection;
-  readonly limits: wire.Limits;
+  readonly limits: Limits;
   readonly guard: Guard | undefined;
 }
 
 export class Chat implements Conversation {
-  fault: wire.ErrorDetails | null = null;
+  fault: wire.Problem | null = null;
   #context: ChatContext;
   #transcript: Transcript;
   #outbox = new Outbox();
@@ -84,7 +93,7 @@ export class Chat implements Conversation {
 
   send(text: string, options: SendOptions = {}): Promise<Sent> {
     const { model, instructions, maxTokens, replaces, ifBusy, guard = this.#context.guard } = options;
-    const frame = {
+    const frame: wire.Send = {
       type: "send",
       key: randomName(),
       conversation: this.id,
@@ -95,8 +104,7 @@ export class Chat implements Conversation {
       replaces,
       if_busy: ifBusy,
     };
-    // JSON omits undefined fields.
-    return this.#request(frame as wire.Send, guard);
+    return this.#request(frame, guard);
   }
 
   resend(key: string): void {
@@ -294,9 +302,9 @@ export class Chat implements Conversation {
     });
   }
 
-  #request(frame: wire.KeyedRequest, guard: Guard | null | undefined): Promise<Sent> {
+  #request(frame: KeyedRequest, guard: Guard | null | undefined): Promise<Sent> {
     const sent = new Promise<Sent>((resolve, reject) => {
-      const settle = (result: Sent | wire.ErrorDetails) => {
+      const settle = (result: Sent | wire.Problem) => {
         if ("code" in result) reject(new Refusal(result.code, result.message));
         else resolve(result);
         this.#release();

@@ -2,16 +2,9 @@
 // Loaded only when it is needed.
 
 import { EventStreamParser } from "./event_stream_parser.js";
+import type { KeyedRequest } from "./outbox.js";
 import { ABNORMAL_CLOSURE, type OpenTransport } from "./transport.js";
-import {
-  type ClientFrame,
-  Close,
-  type ErrorDetails,
-  type KeyedRequest,
-  type ServerFrame,
-  type Stop,
-  type Watch,
-} from "./wire.js";
+import { type ClientFrame, Close, type Problem, type ServerFrame, type Stop, type Watch } from "./wire.js";
 
 /** Maximum seconds between two events of a stream. */
 const HEARTBEAT_S = 15;
@@ -39,7 +32,8 @@ export const openEventStreams: OpenTransport = (base, events, options, token, ev
       // The gateway's errors are JSON. Any other error is a proxy's, without a gateway behind it.
       else if (!reply.ok && !reply.headers.get("content-type")?.includes("json")) close(ABNORMAL_CLOSURE, "");
       if (closing.signal.aborted) return null;
-      if (!ready) receive({ type: "ready", heartbeat: HEARTBEAT_S });
+      // There is no session over HTTP, and no limits are announced.
+      if (!ready) receive({ type: "ready", heartbeat: HEARTBEAT_S } as ServerFrame);
       ready = true;
       return reply;
     } catch {
@@ -60,7 +54,7 @@ export const openEventStreams: OpenTransport = (base, events, options, token, ev
   }
 
   async function receiveError(reply: Response, subject: { key?: string; conversation?: string }): Promise<void> {
-    const body = (await reply.json().catch(() => null)) as { error?: ErrorDetails } | null;
+    const body = (await reply.json().catch(() => null)) as { error?: Problem } | null;
     if (body === null) return close(ABNORMAL_CLOSURE, "");
     const retryAfter = Number(reply.headers.get("retry-after")) || (reply.status === 503 ? RETRY_S : 0);
     const error = body.error ?? { code: "unavailable", message: `The gateway answered with status ${reply.status}.` };

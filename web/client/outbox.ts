@@ -4,17 +4,20 @@
 import type { Guard, Sent, UserMessage } from "./types.js";
 import type * as wire from "./wire.js";
 
+/** A frame that is repeated until it is answered. Its idempotency key prevents duplicates. */
+export type KeyedRequest = wire.Send | wire.Retry;
+
 /** A message or a retry. */
 export interface PendingRequest {
-  readonly frame: wire.KeyedRequest;
+  readonly frame: KeyedRequest;
   /** Checks the answer. */
   readonly guard?: Guard | null | undefined;
   /** Called once with the result. */
-  readonly settle: (result: Sent | wire.ErrorDetails) => void;
+  readonly settle: (result: Sent | wire.Problem) => void;
   /** Id in the history: assigned by `accepted`, or before that guessed from an equal text. */
   message?: string;
   accepted?: boolean;
-  error?: wire.ErrorDetails;
+  error?: wire.Problem;
 }
 
 export class Outbox {
@@ -60,7 +63,7 @@ export class Outbox {
   }
 
   /** Mark a request, or all unanswered ones if `key` is undefined, as refused. Return them. */
-  refuse(key: string | undefined, error: wire.ErrorDetails): PendingRequest[] {
+  refuse(key: string | undefined, error: wire.Problem): PendingRequest[] {
     const refused = this.#unanswered().filter(({ frame }) => key === undefined || frame.key === key);
     for (const pending of refused) {
       pending.error = error;

@@ -1,8 +1,21 @@
 // The public types of the package `tokenwire`.
 
-import type { ErrorDetails, Limits, ResponseState, Usage } from "./wire.js";
+import type * as wire from "./wire.js";
 
-export type { ErrorDetails, Limits, ResponseState, Usage };
+/** What went wrong: a code for programs, and a sentence for the user. */
+export type Problem = Readonly<wire.Problem>;
+
+/** Limits of the gateway; empty before the first connection. */
+export type Limits = Readonly<Partial<wire.Limits>>;
+
+/** State of a response without an end. */
+export type ResponseState = Exclude<wire.Status["state"], "ended">;
+
+/** Token counts of the provider. */
+export interface Usage {
+  readonly input_tokens?: number;
+  readonly output_tokens?: number;
+}
 
 /** State of the connection to the gateway. `at`: time of the next attempt, in milliseconds since 1970. */
 export type ConnectionState =
@@ -32,7 +45,7 @@ export interface UserMessage {
   /** `sending` includes messages that wait for a connection. The message is delivered exactly once. */
   readonly state: "sending" | "refused" | "sent";
   /** Why it was refused. `resend` or `withdraw` it. */
-  readonly error?: ErrorDetails;
+  readonly error?: Problem;
 }
 
 export interface AssistantMessage {
@@ -52,7 +65,7 @@ export interface AssistantMessage {
   /** Whether `retry` would be accepted. */
   readonly retryable?: boolean | undefined;
   /** Why it failed. */
-  readonly error?: ErrorDetails | undefined;
+  readonly error?: Problem | undefined;
   readonly usage?: Usage | undefined;
   /** Alias of the requested model. */
   readonly model?: string | undefined;
@@ -188,7 +201,7 @@ export interface Conversation extends AsyncIterable<readonly Message[]> {
   /** The first answer without an end, which `stop()` stops; show a stop button while there is one. */
   readonly answering: AssistantMessage | undefined;
   /** Why this conversation cannot be watched, or why a stop was refused; null once it is watched again. */
-  readonly fault: ErrorDetails | null;
+  readonly fault: Problem | null;
   /**
    * Send a message. It appears in `messages` immediately, and is sent as soon as there is a connection.
    *

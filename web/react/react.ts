@@ -10,7 +10,7 @@ import {
   useSyncExternalStore,
 } from "react";
 
-import type { AssistantMessage, Conversation, ConversationState, ErrorDetails, Message } from "../client/client.js";
+import type { AssistantMessage, Conversation, ConversationState, Message, Problem } from "../client/client.js";
 import type { Settings } from "../widget/settings.js";
 
 export type { Settings };
@@ -22,7 +22,7 @@ export interface ConversationView {
   readonly answering: AssistantMessage | undefined;
   readonly known: boolean;
   readonly more: boolean;
-  readonly fault: ErrorDetails | null;
+  readonly fault: Problem | null;
 }
 
 const views = new WeakMap<Conversation, ConversationView>();

@@ -1,6 +1,6 @@
 // Status texts of the connection, of an answer and of a question. Pure.
 
-import type { AssistantMessage, ConversationState, ErrorDetails, UserMessage } from "../client/client.js";
+import type { AssistantMessage, ConversationState, Problem, UserMessage } from "../client/client.js";
 import { Close } from "../client/wire.js";
 import { filled, type Texts } from "./texts.js";
 
@@ -14,7 +14,7 @@ export interface Status {
 /** Return the status of the connection; null if there is nothing to show. `now` in milliseconds since 1970. */
 export function connectionStatus(
   state: ConversationState,
-  fault: ErrorDetails | null,
+  fault: Problem | null,
   now: number,
   texts: Texts,
 ): Status | null {
