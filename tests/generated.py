@@ -1,7 +1,7 @@
 """`python -m tests.generated` writes the files that are derived from the code; `--check` fails where one is stale.
 
-From gateway/wire.py: the JSON Schema of the protocol, the frame reference in PROTOCOL.md and web/client/wire.ts. From the
-settings classes: SETTINGS.md.
+From gateway/wire.py: the JSON Schema of the protocol, the frame reference in PROTOCOL.md and web/client/wire.ts. From
+the settings classes: SETTINGS.md.
 """
 
 from __future__ import annotations
