@@ -28,7 +28,8 @@ from gateway.feed.feed import Feed
 from gateway.hub import Hub
 from gateway.operations import fleet
 from gateway.operations.live_page import LivePage
-from gateway.operations.metrics_server import bears, is_local, readiness, scraped
+from gateway.operations.metrics_server import metrics_response, readiness
+from gateway.operations.operator_auth import has_operator_token, is_local
 from gateway.origins import origin_allowed
 from gateway.session import Session
 from gateway.streams import presence, records
@@ -231,8 +232,8 @@ class Gateway:
 
     async def metrics(self, request: Request) -> Response:
         """What this process counts: for this machine, where there is no other port for it, or for operators."""
-        if bears(request, self._operator_token) or (not self._metrics_elsewhere and is_local(request)):
-            return scraped()
+        if has_operator_token(request, self._operator_token) or (not self._metrics_elsewhere and is_local(request)):
+            return metrics_response()
         return PlainTextResponse("metrics are for operators: see TOKENWIRE_METRICS_PORT\n", 404)
 
 

@@ -1,4 +1,4 @@
-"""What an operator looks at in a terminal: tokenwire doctor | config | top | tail"""
+"""tokenwire doctor | config | top | tail"""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ import click
 
 from gateway.cli.options import require_shared_store, run_to_end, with_settings
 from gateway.cli.settings import Settings
-from gateway.streams.settings import StoreSettings
+from gateway.streams.settings import StoreSettings, format_duration
 
 HOME_AND_CLEAR: str = "\x1b[H\x1b[J"
-"""To the corner, and clear from there on: ECMA-48, sections 8.3.21 and 8.3.39."""
+"""Cursor to the corner, erase to the end of the page (ECMA-48, sections 8.3.21 and 8.3.39)."""
 
 
 @click.command()
-@click.option("--url", help="also look at the gateway at this address of the clients', and the proxies before it")
-@click.option("--token", help="opens a conversation doctor-* there; needless with a secret in TOKENWIRE_JWT_KEY")
+@click.option(
+    "--url", help="also probe the gateway at this address, the one that clients use, and the proxies in front of it"
+)
+@click.option("--token", help="token for conversations doctor-* there; not needed with a secret in TOKENWIRE_JWT_KEY")
 @with_settings(Settings)
 def doctor(settings: Settings, url: str | None, token: str | None) -> None:
-    """Check the store, the limits of this machine, the keys and the way to a gateway, and say what to do."""
+    """Check the store, this machine, the keys and the way to a gateway, and report what to change."""
     from gateway.operations.doctor import examine
 
     findings = asyncio.run(examine(settings, url, token))
@@ -35,14 +37,14 @@ def doctor(settings: Settings, url: str | None, token: str | None) -> None:
 
 @click.command()
 @click.argument("response")
-@click.option("--follow", is_flag=True, help="go on until the log has its end")
+@click.option("--follow", is_flag=True, help="continue until the log has its end")
 @with_settings(StoreSettings)
 def tail(settings: StoreSettings, response: str, follow: bool) -> None:
-    """Print the log of RESPONSE, an entry a line: its id, its kind, its body."""
+    """Print the log of RESPONSE, one entry a line: id, kind, body. It shows what users wrote."""
     from gateway.streams import keys
 
     if not keys.is_response(response):
-        raise click.ClickException(f"{response!r} is no response's id; they look like r07 and 16 letters or digits")
+        raise click.ClickException(f"{response!r} is not a response id: r, two digits, then 16 letters or digits")
     require_shared_store(settings)
     run_to_end(_tail(settings, response, follow))
 
@@ -51,7 +53,7 @@ def tail(settings: StoreSettings, response: str, follow: bool) -> None:
 @with_settings(Settings)
 @click.pass_obj
 def config(options: dict[str, str], settings: Settings) -> None:
-    """Print the settings in effect, with secrets masked, and where each comes from."""
+    """Print the settings in effect, with secrets masked, and the source of each."""
     from gateway.streams.settings import effective
 
     rows = effective(settings, options, os.environ)
@@ -61,10 +63,10 @@ def config(options: dict[str, str], settings: Settings) -> None:
 
 
 @click.command()
-@click.option("--json", "once", is_flag=True, help="print it once, as JSON, and leave")
+@click.option("--json", "once", is_flag=True, help="print the state once, as JSON")
 @with_settings(StoreSettings)
 def top(settings: StoreSettings, once: bool) -> None:
-    """Show gateways, workers, the queue and open responses, and go on showing them."""
+    """Show gateways, workers, the queue and open responses, once a second."""
     require_shared_store(settings)
     run_to_end(_top(settings, once))
 
@@ -103,14 +105,15 @@ async def _tail(settings: StoreSettings, response: str, follow: bool) -> None:
         while True:
             entries = await response_log.read(store, response, last)
             if not entries:
-                raise click.ClickException(f"there is no log of {response}; a log is kept for {settings.retention:g} s")
+                kept = format_duration(settings.retention)
+                raise click.ClickException(f"there is no log of {response}: a log expires {kept} after its end")
             for entry, value in entries:
                 if last is not None and entry <= last:
                     continue
                 kind, body = value[:1], value[1:].decode()
                 name = log_entries.KINDS.get(kind, kind.decode())
                 click.echo(f"{entry!s:<20} {name:<9} {body}")
-            # A log that lost a tail ends before what was shown.
+            # After a lost tail the log ends before the last entry that was printed.
             last = max(last or entries[-1][0], entries[-1][0])
             if not follow or entries[-1][1][:1] == log_entries.END:
                 return

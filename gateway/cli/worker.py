@@ -42,7 +42,7 @@ async def work(settings: WorkerSettings, *, has_parent: bool = False) -> None:
             if has_parent:
                 parts.watch("parent", orphaned())
             targets = ", ".join(f"{alias} = {target}" for alias, target in sorted(settings.targets().items()))
-            click.echo(f"Tokenwire worker {pool.name}: store {describe_store(settings.store)}; models {targets}")
+            click.echo(f"Tokenwire worker {pool.name} on the store {describe_store(settings.store)}; models {targets}")
             sys.stdout.flush()
             try:
                 await parts.stopped.wait()

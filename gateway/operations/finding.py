@@ -1,4 +1,4 @@
-"""What the doctor has to say of one thing."""
+"""The result of one check of `tokenwire doctor`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. WARN works but should be changed; FAIL does not work."""
+    """One checked subject. WARN: it works but should be changed. FAIL: it does not work."""
 
     mark: Literal["ok", "WARN", "FAIL"]
     subject: str

@@ -1,8 +1,8 @@
-"""The whole fleet at a glance: what gateways and workers say of themselves, brought together by response."""
+"""The state of the fleet: the reports of gateways and workers, joined by response."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Open(msgspec.Struct, frozen=True):
-    """A response without an end. `lag` is how many entries the viewer that is furthest behind lacks.
+    """A response without an end. `behind`: lagging viewers; `lag`: entries that the slowest of them lacks.
 
-    What only a worker knows is None where none has it: `age` in seconds, entries and bytes written, `rate` in bytes a
-    second.
+    Fields that only a worker knows are None where no worker has the response: `age` in seconds, entries and bytes
+    written, `rate` in bytes a second.
     """
 
     response: str
@@ -59,7 +59,7 @@ class Process(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Fleet(msgspec.Struct, frozen=True):
-    """All that there is, at the time `at` (seconds since 1970)."""
+    """The fleet at the time `at` (seconds since 1970)."""
 
     at: float
     queue: Queue
@@ -69,7 +69,7 @@ class Fleet(msgspec.Struct, frozen=True):
 
 
 def watched(rooms: Iterable[Room]) -> tuple[Watched, ...]:
-    """The open responses of a gateway's rooms, and who watches them."""
+    """Return the open responses of a gateway's rooms, with their viewers."""
     found: list[Watched] = []
     for room in rooms:
         logs = {name: replica for name, replica in room.responses.items() if replica.tail and not replica.end}
@@ -89,13 +89,13 @@ def watched(rooms: Iterable[Room]) -> tuple[Watched, ...]:
                     lags[response].append(tail.seq - (cursor.seq if cursor is not None else 0))
         found += [
             Watched(
-                response,
-                room.name,
-                replica.state,
-                replica.tail.number if replica.tail is not None else 0,
-                viewers[response],
-                len(lags[response]) - 1,
-                max(lags[response]),
+                response=response,
+                conversation=room.name,
+                state=replica.state,
+                attempt=replica.tail.number if replica.tail is not None else 0,
+                viewers=viewers[response],
+                behind=len(lags[response]) - 1,
+                lag=max(lags[response]),
             )
             for response, replica in logs.items()
         ]
@@ -103,8 +103,9 @@ def watched(rooms: Iterable[Room]) -> tuple[Watched, ...]:
 
 
 def survey(records: Sequence[Record], queue: Queue, at: float) -> Fleet:
-    """Bring records together at the time `at`. First come responses whose worker is gone, then those of which somebody
-    is behind, then the oldest; those that wait for their turn come last.
+    """Join reports at the time `at`.
+
+    Responses without a live worker come first, then those with lagging viewers, then the oldest; queued ones come last.
     """
     gateways = [record for record in records if isinstance(record, Gateway)]
     workers = [record for record in records if isinstance(record, Worker)]
@@ -117,30 +118,42 @@ def survey(records: Sequence[Record], queue: Queue, at: float) -> Fleet:
         for work in worker.responses:
             known = rows.get(work.response)
             if known is not None and known.attempt > work.attempt:
-                # Of a worker that was fenced and has not noticed yet.
+                # This worker was fenced and has not noticed yet.
                 continue
             watching = seen.get(work.response, [])
-            # A gateway may know of a wait; a worker that has taken over is ahead of it.
+            # A gateway knows that a response waits; its report is stale where a newer attempt runs.
             states = [each.state for each in watching if each.attempt == work.attempt]
             rows[work.response] = Open(
-                work.response,
-                work.conversation,
-                states[0] if states else "running",
-                work.attempt,
-                *_viewers(watching),
-                worker.name,
-                work.model,
-                work.age,
-                work.entries,
-                work.size,
-                work.rate,
+                response=work.response,
+                conversation=work.conversation,
+                state=states[0] if states else "running",
+                attempt=work.attempt,
+                **_viewers(watching),
+                worker=worker.name,
+                model=work.model,
+                age=work.age,
+                entries=work.entries,
+                size=work.size,
+                rate=work.rate,
             )
     for response, watching in seen.items():
         if response not in rows:
             newest = max(watching, key=lambda each: each.attempt)
-            rows[response] = Open(response, newest.conversation, newest.state, newest.attempt, *_viewers(watching))
+            rows[response] = Open(
+                response=response,
+                conversation=newest.conversation,
+                state=newest.state,
+                attempt=newest.attempt,
+                **_viewers(watching),
+            )
     ordered = sorted(rows.values(), key=_urgency)
-    return Fleet(at, queue, tuple(map(_gateway, gateways)), tuple(map(_worker, workers)), tuple(ordered))
+    return Fleet(
+        at=at,
+        queue=queue,
+        gateways=tuple(map(_gateway, gateways)),
+        workers=tuple(map(_worker, workers)),
+        responses=tuple(ordered),
+    )
 
 
 def _urgency(row: Open) -> tuple[bool, bool, bool, float, str]:
@@ -148,22 +161,22 @@ def _urgency(row: Open) -> tuple[bool, bool, bool, float, str]:
     return not orphaned, not row.behind, row.worker is None, -(row.age or 0.0), row.response
 
 
-def _viewers(watching: Sequence[Watched]) -> tuple[int, int, int, int]:
-    return (
-        sum(each.viewers for each in watching),
-        sum(each.behind for each in watching),
-        max((each.lag for each in watching), default=0),
-        len(watching),
-    )
+def _viewers(watching: Sequence[Watched]) -> dict[str, Any]:
+    return {
+        "viewers": sum(each.viewers for each in watching),
+        "behind": sum(each.behind for each in watching),
+        "lag": max((each.lag for each in watching), default=0),
+        "gateways": len(watching),
+    }
 
 
 def _gateway(record: Gateway) -> Process:
     return Process(
-        record.name,
-        record.age,
-        record.cpu,
-        record.memory,
-        record.leaving,
+        name=record.name,
+        age=record.age,
+        cpu=record.cpu,
+        memory=record.memory,
+        leaving=record.leaving,
         connections=record.connections,
         viewers=record.viewers,
         behind=record.behind,
@@ -175,11 +188,11 @@ def _gateway(record: Gateway) -> Process:
 
 def _worker(record: Worker) -> Process:
     return Process(
-        record.name,
-        record.age,
-        record.cpu,
-        record.memory,
-        record.leaving,
+        name=record.name,
+        age=record.age,
+        cpu=record.cpu,
+        memory=record.memory,
+        leaving=record.leaving,
         running=record.running,
         concurrency=record.concurrency,
         models=record.models,

@@ -1,4 +1,4 @@
-"""`/live`: the fleet on a page, for operators. It only reads, and shows ids, counts and times, never a text."""
+"""`/live`: the fleet as a page for operators. It is read-only and shows ids, counts and times, never a text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 
-from gateway.operations.metrics_server import bears
+from gateway.operations.operator_auth import has_operator_token
 from gateway.operations.overview import overview
 from gateway.streams import keys, log_entries, response_log
 from gateway.streams.store.errors import StoreError
@@ -22,50 +22,50 @@ if TYPE_CHECKING:
     from gateway.streams.log_entries import LogId
     from gateway.streams.store.store import Store
 
-KEPT: Final = 0.5
-"""Seconds for which an overview is given to all who ask, however many look on."""
+CACHE_S: Final = 0.5
+"""How long one overview serves all requests."""
 
 PRIVATE: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
 class LivePage:
-    """What the page shows, for whoever bears the operators' token."""
+    """The routes of the page, for requests with the operator token."""
 
     def __init__(self, store: Store, token: str) -> None:
         self._store = store
         self._token = token
-        self._reading = asyncio.Lock()
-        self._read = b""
-        self._read_at = float("-inf")
+        self._lock = asyncio.Lock()
+        self._cached = b""
+        self._cached_at = float("-inf")
 
     def routes(self) -> list[Any]:
-        """The page, and what it asks for."""
-        found: list[Any] = [
+        """Return the routes of the page and of its data."""
+        routes: list[Any] = [
             Route("/live/fleet", self.fleet),
             Route("/live/responses/{response}", self.response),
         ]
         if (folder := static.folder("live")) is not None:
-            found.append(Route("/live", _to_the_page))
-            found.append(Mount("/live", static.Page(directory=folder, html=True)))
-        return found
+            routes.append(Route("/live", _redirect_to_page))
+            routes.append(Mount("/live", static.Page(directory=folder, html=True)))
+        return routes
 
     async def fleet(self, request: Request) -> Response:
         """`GET /live/fleet`: see `gateway.operations.fleet.Fleet`."""
-        if not bears(request, self._token):
-            return _stranger()
-        async with self._reading:
-            if time.monotonic() - self._read_at > KEPT:
+        if not has_operator_token(request, self._token):
+            return _unauthorized()
+        async with self._lock:
+            if time.monotonic() - self._cached_at > CACHE_S:
                 try:
-                    self._read = msgspec.json.encode(await overview(self._store))
+                    self._cached = msgspec.json.encode(await overview(self._store))
                 except StoreError:
                     return PlainTextResponse("the store does not answer\n", 503, PRIVATE)
-                self._read_at = time.monotonic()
-        return Response(self._read, headers=PRIVATE, media_type="application/json")
+                self._cached_at = time.monotonic()
+        return Response(self._cached, headers=PRIVATE, media_type="application/json")
 
     async def response(self, request: Request) -> Response:
-        """`GET /live/responses/{id}?after=CURSOR`: the entries of a log behind `after`, without what they say."""
-        if not bears(request, self._token):
-            return _stranger()
+        """`GET /live/responses/{id}?after=CURSOR`: the entries of a log after a cursor, without their texts."""
+        if not has_operator_token(request, self._token):
+            return _unauthorized()
         response = request.path_params["response"]
         after = log_entries.parse_log_id(request.query_params.get("after", ""))
         if not keys.is_response(response):
@@ -79,7 +79,7 @@ class LivePage:
 
 
 def entry(cursor: LogId, value: bytes) -> dict[str, Any]:
-    """An entry of a log as operators see it: what kind it is of and how long, and of some what they are about."""
+    """Return a log entry for operators: its kind and size, and for some kinds a detail such as the worker."""
     kind = value[:1]
     shown: dict[str, Any] = {
         "cursor": str(cursor),
@@ -100,9 +100,13 @@ def entry(cursor: LogId, value: bytes) -> dict[str, Any]:
     return shown
 
 
-async def _to_the_page(_: Request) -> Response:
+async def _redirect_to_page(_: Request) -> Response:
     return RedirectResponse("live/")
 
 
-def _stranger() -> Response:
-    return PlainTextResponse("this is for operators\n", 401, {**PRIVATE, "www-authenticate": "Bearer"})
+def _unauthorized() -> Response:
+    return PlainTextResponse(
+        "operators only: send TOKENWIRE_OPERATOR_TOKEN as a bearer token\n",
+        401,
+        {**PRIVATE, "www-authenticate": "Bearer"},
+    )

@@ -1,10 +1,8 @@
-"""What operators' programs ask a process for: its metrics and its health; and a port of its own for them."""
+"""Metrics, health and readiness, and a separate port for them."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
-import ipaddress
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -20,47 +18,23 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Iterator
 
-    from starlette.requests import HTTPConnection
     from starlette.types import Receive, Scope, Send
 
     from gateway.streams.store.store import Store
 
-FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
-"""Headers by which a proxy says that a request is somebody else's."""
-
-ANSWERS_WITHIN: Final = 1.0
-"""Seconds in which a store that can serve answers."""
+READY_WITHIN_S: Final = 1.0
+"""Time in which the store has to answer a ping for the process to be ready."""
 
 
-def scraped() -> Response:
-    """All that this process counts."""
+def metrics_response() -> Response:
+    """Return all metrics of this process in the Prometheus text format."""
     return Response(generate_latest(metrics.REGISTRY), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
-def bears(request: HTTPConnection, token: str | None) -> bool:
-    """Tell whether a request bears the operators' token; never where there is none."""
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    return (
-        token is not None
-        and scheme.lower() == "bearer"
-        and hmac.compare_digest(given.strip().encode("utf-8", "replace"), token.encode())
-    )
-
-
-def is_local(request: HTTPConnection) -> bool:
-    """Tell whether a program of this machine asks for itself: a proxy that says for whom it asks does not."""
-    if request.client is None or any(header in request.headers for header in FORWARDED):
-        return False
-    try:
-        return ipaddress.ip_address(request.client.host).is_loopback
-    except ValueError:
-        return False
-
-
 async def readiness(store: Store) -> Response:
-    """Whether the store answers."""
+    """Return 200 if the store answers, otherwise 503. Safe to cancel."""
     try:
-        async with asyncio.timeout(ANSWERS_WITHIN):
+        async with asyncio.timeout(READY_WITHIN_S):
             await store.client.ping()
     except (TimeoutError, RedisError, OSError):
         return PlainTextResponse("the store does not answer\n", 503)
@@ -68,21 +42,21 @@ async def readiness(store: Store) -> Response:
 
 
 class MetricsServer(uvicorn.Server):
-    """`/metrics`, `/healthz` and `/readyz` on a port of their own, which need not be anybody else's to reach."""
+    """`/metrics`, `/healthz` and `/readyz` on a separate port, which only operators need to reach."""
 
     def __init__(self, ready: Callable[[], Awaitable[Response]]) -> None:
-        """`ready` answers `/readyz`."""
+        """`ready` returns the response of `/readyz`."""
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             match scope["path"]:
                 case "/metrics":
-                    response = scraped()
+                    response = metrics_response()
                 case "/healthz":
                     response = PlainTextResponse("ok\n")
                 case "/readyz":
                     response = await ready()
                 case _:
-                    response = PlainTextResponse("there are /metrics, /healthz and /readyz here\n", 404)
+                    response = PlainTextResponse("not found: use /metrics, /healthz or /readyz\n", 404)
             await response(scope, receive, send)
 
         super().__init__(
@@ -101,11 +75,11 @@ class MetricsServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """See `uvicorn.Server`: signals are for the process that this is a part of."""
+        """See `uvicorn.Server`. The process that this server is a part of handles the signals."""
         yield
 
     async def run_on(self, listener: socket.socket) -> None:
-        """Serve until cancelled."""
+        """Serve until cancelled; then close the listener."""
         serving = asyncio.create_task(self.serve(sockets=[listener]))
         try:
             await asyncio.shield(serving)
@@ -116,5 +90,5 @@ class MetricsServer(uvicorn.Server):
 
 
 def announce(host: str, port: int) -> None:
-    """Say where."""
+    """Print the address of the metrics."""
     click.echo(f"Metrics are at http://{f'[{host}]' if ':' in host else host}:{port}/metrics")

@@ -1,4 +1,4 @@
-"""The whole fleet as it is now, read from the store."""
+"""Read the state of the whole fleet from the store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 async def overview(store: Store) -> Fleet:
-    """What everybody says of himself, and the queue; raises StoreError."""
+    """Return all live processes, their responses and the queue. Raises StoreError. Safe to cancel."""
     try:
         return survey(await presence.live_processes(store), await presence.queue(store), time.time())
     except (RedisError, OSError) as error:

@@ -9,17 +9,24 @@ if TYPE_CHECKING:
 
     from gateway.operations.fleet import Fleet, Open, Process
 
-GATEWAYS: Final = ("GATEWAY", "UP", "CPU", "MEMORY", "CONNECTED", "VIEWERS", "BEHIND", "LOGS", "IN/s", "OUT/s")
+GATEWAYS: Final = ("GATEWAY", "UP", "CPU", "MEMORY", "CONNECTED", "VIEWERS", "LAGGING", "LOGS", "IN/s", "OUT/s")
 WORKERS: Final = ("WORKER", "UP", "CPU", "MEMORY", "RUNNING", "TEXT/s", "MODELS")
 RESPONSES: Final = (
-    *("RESPONSE", "STATE", "AGE", "TRY", "ENTRIES", "TEXT", "TEXT/s", "VIEWERS", "BEHIND", "LAG"),
+    *("RESPONSE", "STATE", "AGE", "TRY", "ENTRIES", "TEXT", "TEXT/s", "VIEWERS", "LAGGING", "LAG"),
     *("WORKER", "CONVERSATION"),
 )
 LEFT: Final = {"GATEWAY", "WORKER", "RESPONSE", "STATE", "MODELS", "CONVERSATION"}
+"""Left-aligned columns."""
+
+OPTIONAL: Final = ("CONVERSATION", "ENTRIES", "TEXT/s", "TRY", "LOGS", "MEMORY", "MODELS", "TEXT", "LAG", "WORKER")
+"""Columns that a narrow terminal leaves out, in this order."""
+
+MAX_NAME: Final = 24
+"""Characters of a process name on a narrow terminal; its end tells processes apart."""
 
 
 def lines(fleet: Fleet, clock: str, width: int, height: int) -> list[str]:
-    """What fits on a terminal of so many columns and rows; `clock` is the time as it is to be shown."""
+    """Return the lines that fit a terminal of `width` columns and `height` rows; `clock` is the time of day to show."""
     queue = fleet.queue
     waiting = f"{queue.waiting} waiting" + (f", the oldest {seconds(queue.lag)}" if queue.waiting else "")
     head = [
@@ -28,32 +35,68 @@ def lines(fleet: Fleet, clock: str, width: int, height: int) -> list[str]:
         many(len(fleet.workers), "worker"),
         f"{queue.running} running",
         waiting,
-        *([f"{queue.behind} behind another"] if queue.behind else []),
+        *([f"{queue.behind} blocked"] if queue.behind else []),
     ]
     shown = [
-        "   ".join(head),
+        *wrapped(head, width),
         "",
-        *table(GATEWAYS, [_gateway(each) for each in fleet.gateways]),
+        *table(GATEWAYS, [_gateway(each) for each in fleet.gateways], width),
         "",
-        *table(WORKERS, [_worker(each) for each in fleet.workers]),
+        *table(WORKERS, [_worker(each) for each in fleet.workers], width),
         "",
     ]
-    room = max(1, height - len(shown) - 2)
-    rows = fleet.responses[:room]
-    shown += table(RESPONSES, [_response(each) for each in rows])
+    space = max(1, height - len(shown) - 2)
+    rows = fleet.responses[:space]
+    shown += table(RESPONSES, [_response(each) for each in rows], width)
     if len(fleet.responses) > len(rows):
         shown.append(f"and {len(fleet.responses) - len(rows)} more")
     return [line[:width] for line in shown[:height]]
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as what is in them; numbers at the right."""
+def wrapped(parts: Sequence[str], width: int) -> list[str]:
+    """Return parts as lines of at most `width` columns, where that is possible."""
+    rows = [parts[0]]
+    for part in parts[1:]:
+        if len(rows[-1]) + 3 + len(part) <= width:
+            rows[-1] += f"   {part}"
+        else:
+            rows.append(part)
+    return rows
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Return a table with columns as wide as their cells; numbers are right-aligned.
+
+    On a narrow terminal names are shortened first, then optional columns are left out.
+    """
+    shown = _table(heads, rows)
+    if max(map(len, shown)) <= width:
+        return shown
+    cells = [
+        [_shortened(cell) if head in LEFT else cell for head, cell in zip(heads, row, strict=True)] for row in rows
+    ]
+    for left_out in (None, *OPTIONAL):
+        if left_out in heads:
+            index = heads.index(str(left_out))
+            heads = [*heads[:index], *heads[index + 1 :]]
+            cells = [[*row[:index], *row[index + 1 :]] for row in cells]
+        shown = _table(heads, cells)
+        if max(map(len, shown)) <= width:
+            break
+    return shown
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     cells = [list(heads), *rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
     return [
         "  ".join(
-            cell.ljust(width) if head in LEFT else cell.rjust(width)
-            for head, cell, width in zip(heads, row, widths, strict=True)
+            cell.ljust(wide) if head in LEFT else cell.rjust(wide)
+            for head, cell, wide in zip(heads, row, widths, strict=True)
         ).rstrip()
         for row in cells
     ]
@@ -61,7 +104,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _gateway(process: Process) -> list[str]:
     return [
-        process.name + (" (leaving)" if process.leaving else ""),
+        process.name + (" (draining)" if process.leaving else ""),
         seconds(process.age),
         f"{process.cpu:.0%}",
         size(process.memory),
@@ -73,7 +116,7 @@ def _gateway(process: Process) -> list[str]:
 
 def _worker(process: Process) -> list[str]:
     return [
-        process.name + (" (leaving)" if process.leaving else ""),
+        process.name + (" (draining)" if process.leaving else ""),
         seconds(process.age),
         f"{process.cpu:.0%}",
         size(process.memory),
@@ -101,12 +144,12 @@ def _response(row: Open) -> list[str]:
 
 
 def many(count: int, what: str) -> str:
-    """A count of things."""
+    """Return a count with its noun, in the plural where needed."""
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def seconds(value: float | None) -> str:
-    """A duration, as short as it can be read."""
+    """Return a duration in at most two units."""
     if value is None:
         return "-"
     if value < 60:
@@ -119,7 +162,7 @@ def seconds(value: float | None) -> str:
 
 
 def size(value: float | None) -> str:
-    """Bytes, as short as they can be read."""
+    """Return bytes in the largest unit."""
     if value is None:
         return "-"
     for unit in ("", "k", "M"):

@@ -1,4 +1,4 @@
-"""The command line, as an operator meets it: what runs, what ends, and what is said when something is wrong."""
+"""The command line: start, shutdown and error messages."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.live
 
-QUICKLY: Final = 8.0
-"""Seconds in which a process must have left that was told to."""
+SHUTDOWN_WITHIN_S: Final = 8.0
+"""Seconds in which a process has to end after a signal."""
 
-ENDS_WITHIN: Final = 60.0
+EXIT_WITHIN_S: Final = 60.0
 
 
 def tokenwire(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, in an environment that says nothing."""
+    """Run a command to its end, in an environment without settings."""
     clean = {
         name: value
         for name, value in os.environ.items()
@@ -47,12 +47,12 @@ def tokenwire(*words: str, **variables: str) -> subprocess.CompletedProcess[str]
         env={**clean, **variables},
         capture_output=True,
         text=True,
-        timeout=ENDS_WITHIN,
+        timeout=EXIT_WITHIN_S,
     )
 
 
 def refused(*words: str, **variables: str) -> str:
-    """What a command says that does not start: a sentence, and nothing of Python's."""
+    """Return the error of a command that does not start: a sentence without a traceback."""
     done = tokenwire(*words, **variables)
     assert done.returncode == 1, done
     assert done.stdout == ""
@@ -64,8 +64,8 @@ def refused(*words: str, **variables: str) -> str:
 # run
 
 
-async def test_run_answers_and_leaves_when_it_is_told_to(conversation: str) -> None:
-    """On memory://, with nothing to install: a whole answer; SIGTERM amid another one sends every client away."""
+async def test_run_answers_and_shuts_down_on_sigterm(conversation: str) -> None:
+    """On memory://: a whole answer; then SIGTERM during another answer closes every client with 1012."""
     with GatewayProcess("memory://", "--demo-rate", "200", command="run") as process:
         clients = [Client(conversation) for _ in range(5)]
         for client in clients:
@@ -83,7 +83,7 @@ async def test_run_answers_and_leaves_when_it_is_told_to(conversation: str) -> N
             assert client.close_code == 1012
             moving = [frame for frame in client.frames if frame["type"] == "moving"]
             assert [frame["within"] for frame in moving] == [0.0]
-        status = await asyncio.to_thread(process.wait, QUICKLY)
+        status = await asyncio.to_thread(process.wait, SHUTDOWN_WITHIN_S)
         print(f"gone {time.monotonic() - begun:.2f} s after SIGTERM, with status {status}")
         assert status == 0
         assert "Traceback" not in process.text
@@ -92,10 +92,8 @@ async def test_run_answers_and_leaves_when_it_is_told_to(conversation: str) -> N
 
 
 @pytest.mark.parametrize("command", ["gateway", "run"])
-async def test_a_gateway_leaves_with_streams_and_idle_connections_open(
-    house: House, conversation: str, command: str
-) -> None:
-    """A browser's kept-alive connection, an event stream and a socket that never said hello hold nothing up."""
+async def test_open_streams_do_not_delay_a_shutdown(house: House, conversation: str, command: str) -> None:
+    """A kept-alive connection, an event stream and a socket without hello do not delay it."""
     with GatewayProcess(house.server.url, "--drain", "1", command=command) as process:
         port = int(process.url.rsplit(":", 1)[1])
         writers = []
@@ -109,10 +107,10 @@ async def test_a_gateway_leaves_with_streams_and_idle_connections_open(
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(request)
             if request:
-                assert b"HTTP/1.1 " in await asyncio.wait_for(reader.readline(), QUICKLY)
+                assert b"HTTP/1.1 " in await asyncio.wait_for(reader.readline(), SHUTDOWN_WITHIN_S)
             writers.append(writer)
         process.terminate()
-        assert await asyncio.to_thread(process.wait, QUICKLY) == 0
+        assert await asyncio.to_thread(process.wait, SHUTDOWN_WITHIN_S) == 0
         assert "Traceback" not in process.text
         for writer in writers:
             writer.transport.abort()
@@ -122,7 +120,7 @@ def children(process: GatewayProcess) -> set[int]:
     return {int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()}
 
 
-async def test_processes_share_a_port_and_one_that_dies_is_started_again(house: House, conversation: str) -> None:
+async def test_processes_share_a_port_and_a_dead_one_restarts(house: House, conversation: str) -> None:
     async with AsyncExitStack() as stack:
         process = stack.enter_context(GatewayProcess(house.server.url, "--processes", "2"))
         clients = [await stack.enter_async_context(Client(conversation)) for _ in range(12)]
@@ -135,7 +133,7 @@ async def test_processes_share_a_port_and_one_that_dies_is_started_again(house: 
             assert (await client.ended(first)).text == clients[0].answer(first).text
         victim = min(born)
         os.kill(victim, signal.SIGKILL)
-        async with asyncio.timeout(QUICKLY):
+        async with asyncio.timeout(SHUTDOWN_WITHIN_S):
             while len(children(process) - {victim}) < 2:
                 await asyncio.sleep(0.05)
         for client in clients:
@@ -145,11 +143,11 @@ async def test_processes_share_a_port_and_one_that_dies_is_started_again(house: 
         for client in clients:
             await client.ended(second)
         process.terminate()
-        assert await asyncio.to_thread(process.wait, QUICKLY) == 0
+        assert await asyncio.to_thread(process.wait, SHUTDOWN_WITHIN_S) == 0
         assert "Traceback" not in process.text
 
 
-def test_processes_that_can_not_start_end_with_the_reason() -> None:
+def test_processes_that_cannot_start_print_the_reason() -> None:
     result = tokenwire("gateway", "--processes", "2", "--port", "0", "--store", "redis://127.0.0.1:1")
     assert result.returncode == 1
     assert "no store answers at redis://127.0.0.1:1" in result.stderr
@@ -157,7 +155,7 @@ def test_processes_that_can_not_start_end_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-async def test_a_worker_leaves_when_it_is_told_to(
+async def test_a_worker_shuts_down_and_hands_over_on_a_signal(
     empty_house: House, conversation: str, number: signal.Signals
 ) -> None:
     worker = empty_house.worker("--drain", "0.2")
@@ -166,33 +164,33 @@ async def test_a_worker_leaves_when_it_is_told_to(
         response = await client.ask("/long 4000")
         await client.until(lambda: client.answer(response).text)
         os.kill(worker.pid, number)
-        assert await asyncio.to_thread(worker.wait, QUICKLY) == 0
+        assert await asyncio.to_thread(worker.wait, SHUTDOWN_WITHIN_S) == 0
         assert "Traceback" not in worker.text
-        # It is handed over, and another one goes on with it at once.
+        # The job is handed over, and another worker continues it immediately.
         empty_house.worker()
         await client.until(lambda: client.answer(response).attempt == 2)
         await client.stop(response)
         await client.ended(response)
 
 
-def test_a_worker_that_is_told_to_leave_before_it_has_begun_leaves(house: House) -> None:
+def test_a_worker_shuts_down_while_it_starts(house: House) -> None:
     with WorkerProcess(house.server.url) as worker:
         worker.terminate()
-        assert worker.wait(QUICKLY) == 0
+        assert worker.wait(SHUTDOWN_WITHIN_S) == 0
 
 
 # Settings
 
 
 @pytest.mark.parametrize("command", ["gateway", "worker"])
-def test_memory_is_for_one_process(command: str) -> None:
-    said = refused(command, "--store", "memory://")
-    assert "tokenwire run" in said
-    assert "embedded://" in said
-    assert "redis://" in said
+def test_a_memory_store_is_refused_for_several_processes(command: str) -> None:
+    error = refused(command, "--store", "memory://")
+    assert "tokenwire run" in error
+    assert "embedded://" in error
+    assert "redis://" in error
 
 
-def test_tail_of_memory_is_of_no_use() -> None:
+def test_tail_refuses_a_memory_store() -> None:
     assert "tokenwire run" in refused("tail", "r00" + "0" * 16)
 
 
@@ -212,15 +210,13 @@ WRONG: Final[dict[str, tuple[dict[str, str], tuple[str, ...]]]] = {
 
 
 @pytest.mark.parametrize(("variables", "named"), WRONG.values(), ids=WRONG)
-def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed(
-    variables: dict[str, str], named: tuple[str, ...]
-) -> None:
-    said = refused("run", **variables)
+def test_a_wrong_setting_is_named_with_value_and_limits(variables: dict[str, str], named: tuple[str, ...]) -> None:
+    error = refused("run", **variables)
     for part in named:
-        assert part in said
+        assert part in error
 
 
-def test_an_option_is_checked_as_a_variable_is_and_wins_over_it() -> None:
+def test_an_option_overrides_a_variable_and_is_checked() -> None:
     assert "'90000'" in refused("run", "--port", "90000", TOKENWIRE_PORT="8000")
     assert "'70000'" in refused("run", TOKENWIRE_PORT="70000")
 
@@ -252,34 +248,34 @@ KEYS: Final = {
 
 
 @pytest.mark.parametrize(("key", "reason"), KEYS.values(), ids=KEYS)
-def test_a_key_that_can_not_be_used_is_said_to_be_so_and_is_not_shown(key: str, reason: str) -> None:
-    said = refused("run", TOKENWIRE_JWT_KEY=key)
-    assert "TOKENWIRE_JWT_KEY" in said
-    assert reason in said
-    assert "planted-secret" not in said.replace("/nowhere/planted-secret", "")
+def test_an_unusable_key_is_refused_and_not_shown(key: str, reason: str) -> None:
+    error = refused("run", TOKENWIRE_JWT_KEY=key)
+    assert "TOKENWIRE_JWT_KEY" in error
+    assert reason in error
+    assert "planted-secret" not in error.replace("/nowhere/planted-secret", "")
 
 
-def test_a_key_may_be_in_a_file(tmp_path: Path) -> None:
+def test_a_key_is_read_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "key.pem"
     file.write_text(pem(rsa.generate_private_key(65537, 2048)))
     with GatewayProcess("memory://", "--jwt-key", f"@{file}", command="run") as process:
         assert process.running
 
 
-def test_a_port_in_use_is_said_in_a_sentence() -> None:
+def test_a_port_in_use_names_the_setting() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        said = refused("run", "--port", str(port))
-    assert f"127.0.0.1:{port}" in said
-    assert "Address already in use" in said
-    assert "--port" in said
+        error = refused("run", "--port", str(port))
+    assert f"127.0.0.1:{port}" in error
+    assert "Address already in use" in error
+    assert "--port" in error
 
 
-def test_a_host_that_is_not_this_machine_is_said_in_a_sentence() -> None:
-    said = refused("run", "--host", "192.0.2.1", "--auth", "none")
-    assert "192.0.2.1" in said
+def test_a_foreign_host_is_refused_with_the_reason() -> None:
+    error = refused("run", "--host", "192.0.2.1", "--auth", "none")
+    assert "192.0.2.1" in error
     assert "nowhere.invalid" in refused("run", "--host", "nowhere.invalid", "--auth", "none")
 
 
@@ -295,14 +291,14 @@ def test_a_host_that_is_not_this_machine_is_said_in_a_sentence() -> None:
     ],
 )
 @pytest.mark.parametrize("command", ["gateway", "worker"])
-def test_a_store_that_is_not_there_is_said_with_what_to_do(command: str, store: str, reason: str) -> None:
-    said = refused(command, "--store", store)
-    assert reason in said
-    assert "planted-secret" not in said.replace("/nowhere/planted-secret.sock", "")
-    assert "planted/secret" not in said
+def test_an_unreachable_store_is_refused_with_advice(command: str, store: str, reason: str) -> None:
+    error = refused(command, "--store", store)
+    assert reason in error
+    assert "planted-secret" not in error.replace("/nowhere/planted-secret.sock", "")
+    assert "planted/secret" not in error
 
 
-def test_help_and_version_say_what_there_is() -> None:
+def test_help_lists_the_commands_and_version_prints() -> None:
     done = tokenwire("--help")
     assert done.returncode == 0
     for command in ("run", "gateway", "worker", "doctor", "tail"):
@@ -333,7 +329,7 @@ async def test_tail_prints_a_log(house: House, conversation: str) -> None:
     assert kinds[:2] == ["queued", "start"]
     assert kinds[-1] == "end"
     assert {"text", "reasoning"} <= set(kinds)
-    # An id of twenty characters, a kind of nine, and the body as it is in the log.
+    # 20 characters of id, 9 of kind, then the body as it is in the log.
     printed = b"".join(line[31:].encode() for line, kind in zip(lines, kinds, strict=True) if kind == "text")
     assert log_entries.unescape(printed) == text_of(log) == demo.answer("/think")
 
@@ -350,9 +346,9 @@ async def test_tail_follows_a_log_to_its_end(house: House, conversation: str) ->
     assert [line.split()[0] for line in done.stdout.splitlines()] == [str(entry) for entry, _ in log]
 
 
-def test_tail_of_what_is_not_there(house: House) -> None:
+def test_tail_of_an_unknown_response_fails(house: House) -> None:
     assert "there is no log" in refused("tail", "r00" + "0" * 16, "--store", house.server.url)
-    assert "no response's id" in refused("tail", "r0", "--store", house.server.url)
+    assert "not a response id" in refused("tail", "r0", "--store", house.server.url)
 
 
 # embedded://
@@ -369,7 +365,7 @@ def embedded(tmp_path: Path) -> Iterator[tuple[GatewayProcess, WorkerProcess]]:
 async def test_a_gateway_and_a_worker_share_an_embedded_store(
     embedded: tuple[GatewayProcess, WorkerProcess], tmp_path: Path, conversation: str
 ) -> None:
-    """Two processes name one folder; when the last of them leaves, the server leaves, and what it knew is kept."""
+    """Two processes use one folder; the server stops with the last one, and its data is kept."""
     gateway, worker = embedded
     async with Client(conversation) as client:
         await client.connect(gateway.socket_url)
@@ -377,9 +373,9 @@ async def test_a_gateway_and_a_worker_share_an_embedded_store(
         text = await client.settled(response)
         assert text == demo.answer("Who keeps this?")
     worker.terminate()
-    assert await asyncio.to_thread(worker.wait, QUICKLY) == 0
+    assert await asyncio.to_thread(worker.wait, SHUTDOWN_WITHIN_S) == 0
     gateway.terminate()
-    assert await asyncio.to_thread(gateway.wait, QUICKLY) == 0
+    assert await asyncio.to_thread(gateway.wait, SHUTDOWN_WITHIN_S) == 0
     url = f"embedded://{tmp_path}/store"
     with GatewayProcess(url) as again:
         async with Client(conversation) as client:
@@ -387,8 +383,8 @@ async def test_a_gateway_and_a_worker_share_an_embedded_store(
             await client.until(lambda: client.transcript.snapshots)
             assert text in [message["text"] for message in client.transcript.messages.values()]
         again.terminate()
-        assert await asyncio.to_thread(again.wait, QUICKLY) == 0
-    # The store opens for whoever comes next, also by way of a plain command.
+        assert await asyncio.to_thread(again.wait, SHUTDOWN_WITHIN_S) == 0
+    # The store opens again, also for a command that is not a server.
     store = await open_store(url)
     await store.close()
     done = await asyncio.to_thread(tokenwire, "tail", response, "--store", url)

@@ -49,17 +49,17 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def examined(store: str, address: str | None = None, **given: Any) -> dict[str, Finding]:
-    """What the doctor found, by subject."""
+    """Return the findings by subject."""
     return {finding.subject: finding for finding in await examine(load({"store": store, **given}), address)}
 
 
 def wrong(found: dict[str, Finding], *besides: str) -> set[str]:
-    """What is not as it should be, besides what this machine may be short of."""
+    """Return the findings that are not ok, without those about limits of this machine."""
     return {name for name, finding in found.items() if finding.mark != "ok"} - {"files", "latency", *besides}
 
 
 def printed(*words: str, before: tuple[str, ...] = (), **variables: str) -> tuple[int, str]:
-    """The command's exit status, and what it printed."""
+    """Return the exit status of the command, and its output."""
     command = [*before, sys.executable, "-m", "gateway", "doctor", *words]
     done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
@@ -68,7 +68,7 @@ def printed(*words: str, before: tuple[str, ...] = (), **variables: str) -> tupl
 
 @contextmanager
 def nginx(gateway: str, sockets: str, rest: str = "") -> Iterator[str]:
-    """The address of an nginx before a gateway, with these directives for sockets and for the rest."""
+    """Return the address of an nginx in front of a gateway, with directives for sockets and for other requests."""
     if NGINX is None:
         pytest.skip("there is no nginx on this machine")
     folder = Path(tempfile.mkdtemp(prefix="tw-nginx-"))
@@ -103,7 +103,7 @@ def nginx(gateway: str, sockets: str, rest: str = "") -> Iterator[str]:
 # The store
 
 
-async def test_of_memory_nothing_fails() -> None:
+async def test_a_memory_store_has_no_failures() -> None:
     found = await examined("memory://")
     assert wrong(found) == {"persistence"}
     assert found["persistence"].mark == "WARN"
@@ -111,7 +111,7 @@ async def test_of_memory_nothing_fails() -> None:
 
 
 @pytest.mark.parametrize("make", ["valkey", "redis"])
-def test_of_a_good_store_nothing_is_wrong(make: Any) -> None:
+def test_a_good_store_has_no_findings(make: Any) -> None:
     with RealServer(make) as server:
         status, text = printed("--store", server.url)
         assert status == 0
@@ -122,17 +122,17 @@ def test_of_a_good_store_nothing_is_wrong(make: Any) -> None:
         assert server.command("KEYS", "*") == []
 
 
-async def test_1_an_evicting_policy() -> None:
+async def test_an_evicting_policy_fails() -> None:
     with RealServer("valkey", "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as server:
         found = await examined(server.url)
     assert wrong(found) == {"eviction"}
     assert found["eviction"].mark == "FAIL"
     assert found["eviction"].text == (
-        "allkeys-lru deletes running answers when memory is short: set maxmemory-policy noeviction"
+        "allkeys-lru evicts open responses when memory is short: set maxmemory-policy noeviction"
     )
 
 
-async def test_2_no_persistence() -> None:
+async def test_missing_persistence_warns() -> None:
     with RealServer("valkey", "--appendonly", "no") as server:
         found = await examined(server.url)
     assert wrong(found) == {"persistence"}
@@ -140,7 +140,7 @@ async def test_2_no_persistence() -> None:
     assert "set appendonly yes" in found["persistence"].text
 
 
-async def test_3_the_address_of_a_replica() -> None:
+async def test_a_replica_address_fails() -> None:
     with RealServer() as primary, RealServer() as replica:
         replica.command("REPLICAOF", "127.0.0.1", primary.port)
         found = await examined(replica.url)
@@ -150,7 +150,7 @@ async def test_3_the_address_of_a_replica() -> None:
 
 
 class Aged:
-    """A server whose INFO tells an older version: no machine that tests run on has so old a server."""
+    """A fake server whose INFO has an old version: no test machine has such an old server."""
 
     def __init__(self, server: RealServer) -> None:
         self._server = server
@@ -180,7 +180,7 @@ class Aged:
         await asyncio.gather(pass_on(reader, to_it), pass_on(there, writer), return_exceptions=True)
 
 
-async def test_4_an_old_server() -> None:
+async def test_an_old_server_fails() -> None:
     with RealServer() as server:
         async with Aged(server) as address:
             found = await examined(address)
@@ -192,7 +192,7 @@ async def test_4_an_old_server() -> None:
 # This machine
 
 
-async def test_5_a_low_limit_of_open_files() -> None:
+async def test_a_low_file_limit_is_reported() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
     try:
@@ -209,7 +209,7 @@ async def test_5_a_low_limit_of_open_files() -> None:
 # The way to a gateway
 
 
-async def test_6_a_proxy_that_buffers(operated: Operated) -> None:
+async def test_a_buffering_proxy_fails(operated: Operated) -> None:
     with nginx(operated.gateway.url, UPGRADE, BUFFERS) as address:
         found = await examined(operated.server.url, address)
     assert wrong(found) == {"buffering"}
@@ -217,7 +217,7 @@ async def test_6_a_proxy_that_buffers(operated: Operated) -> None:
     assert "proxy_buffering off" in found["buffering"].text
 
 
-async def test_7_a_proxy_without_the_upgrade(operated: Operated) -> None:
+async def test_a_proxy_without_upgrade_fails(operated: Operated) -> None:
     with nginx(operated.gateway.url, "") as address:
         found = await examined(operated.server.url, address)
     assert wrong(found) == {"upgrade"}
@@ -225,28 +225,28 @@ async def test_7_a_proxy_without_the_upgrade(operated: Operated) -> None:
     assert "proxy_http_version 1.1" in found["upgrade"].text
 
 
-async def test_a_good_proxy_is_found_good_and_what_is_no_gateway_is_named(operated: Operated) -> None:
+async def test_a_good_proxy_passes_and_a_foreign_server_fails(operated: Operated) -> None:
     with nginx(operated.gateway.url, UPGRADE) as address:
         found = await examined(operated.server.url, address)
         assert wrong(found) == set()
-        assert found["upgrade"].text == "a WebSocket comes through (ready)"
+        assert found["upgrade"].text == "a WebSocket connects (ready)"
         elsewhere = await examined(operated.server.url, f"{address}/elsewhere")
     assert elsewhere["gateway"].mark == "FAIL"
-    assert "does the proxy lead elsewhere" in elsewhere["gateway"].text
+    assert "does the proxy forward to another server" in elsewhere["gateway"].text
 
 
-async def test_a_gateway_that_wants_tokens_is_shown_one_where_there_is_a_secret_to_sign_it_with(
+async def test_the_doctor_signs_a_token_where_it_has_the_secret(
     operated: Operated,
 ) -> None:
     with GatewayProcess(operated.server.url, TOKENWIRE_JWT_KEY=KEY) as gateway:
         assert wrong(await examined(operated.server.url, gateway.url, jwt_key=KEY)) == set()
         found = await examined(operated.server.url, gateway.url)
         assert wrong(found) == {"buffering"}
-        assert "say --token" in found["buffering"].text
-        assert "is asked for a token" in found["upgrade"].text
+        assert "pass --token" in found["buffering"].text
+        assert "a token is required" in found["upgrade"].text
 
 
-def test_8_a_clock_that_is_wrong(operated: Operated) -> None:
+def test_a_wrong_clock_warns(operated: Operated) -> None:
     if shutil.which("faketime") is None:
         pytest.skip("there is no faketime on this machine")
     ahead = ("faketime", "-f", "+1h")
@@ -262,20 +262,20 @@ def test_8_a_clock_that_is_wrong(operated: Operated) -> None:
     assert all(re.search(r"3(59|60)\d s behind this machine's: set both by NTP", line) for line in wrongs), wrongs
 
 
-async def test_9_a_key_that_is_missing() -> None:
+async def test_a_missing_provider_key_fails() -> None:
     found = await examined("memory://", models='{"default": "demo", "fast": "openai/gpt-4o-mini"}')
     assert found["model fast"].mark == "FAIL"
     assert "OPENAI_API_KEY" in found["model fast"].text
 
 
-async def test_10_a_store_or_a_gateway_that_can_not_be_reached() -> None:
+async def test_an_unreachable_store_or_gateway_fails() -> None:
     found = await examined("redis://127.0.0.1:1/0", "http://127.0.0.1:1")
     assert found["store"].mark == found["gateway"].mark == "FAIL"
     assert "start it, or set TOKENWIRE_STORE" in found["store"].text
     assert "nothing answers at http://127.0.0.1:1" in found["gateway"].text
 
 
-async def test_of_a_cluster_each_node_is_looked_at_and_one_that_does_not_answer_is_named() -> None:
+async def test_a_dead_cluster_node_is_named() -> None:
     with RealCluster() as cluster:
         one = cluster.primaries()[0]
         one.command("CONFIG", "SET", "maxmemory", "100mb")
@@ -290,7 +290,7 @@ async def test_of_a_cluster_each_node_is_looked_at_and_one_that_does_not_answer_
 # What is not permitted
 
 
-async def test_what_is_not_permitted_is_named() -> None:
+async def test_a_missing_permission_is_named() -> None:
     with RealServer() as server:
         server.command("ACL", "SETUSER", "tw", "on", ">pw", "~*", "&*", "+@all", "-eval", "-evalsha", "-info")
         address = f"redis://tw:pw@127.0.0.1:{server.port}/0"
@@ -301,7 +301,7 @@ async def test_what_is_not_permitted_is_named() -> None:
     assert "SUBSCRIBE" in found["publish"].text
 
 
-def test_a_failure_is_the_commands_too() -> None:
+def test_a_failed_check_fails_the_command() -> None:
     status, text = printed("--store", "redis://127.0.0.1:1/0")
     assert status == 1
     assert text.startswith("FAIL  store: no store answers at redis://127.0.0.1:1")

@@ -31,7 +31,7 @@ async def page(operated: Operated) -> AsyncIterator[httpx2.AsyncClient]:
 
 
 async def console(operated: Operated, *command: str) -> str:
-    """What a command prints, whatever it prints beside."""
+    """Return the standard output of a command."""
     arguments = [sys.executable, "-m", "gateway", *command, "--store", operated.server.url]
     done = await asyncio.to_thread(subprocess.run, arguments, capture_output=True, text=True, timeout=20)
     assert done.returncode == 0, done.stderr
@@ -42,7 +42,7 @@ def row_of(fleet: dict[str, Any], response: str) -> dict[str, Any] | None:
     return next((row for row in fleet["responses"] if row["response"] == response), None)
 
 
-async def test_a_running_answer_is_seen_with_its_viewers_and_its_worker(
+async def test_an_open_response_is_shown_with_viewers_and_worker(
     operated: Operated, conversation: str, page: httpx2.AsyncClient
 ) -> None:
     operated.provider.scenarios["Planted question"] = SLOW
@@ -84,7 +84,7 @@ async def test_a_running_answer_is_seen_with_its_viewers_and_its_worker(
     assert (await page.get("/responses/nonsense")).status_code == 404
 
 
-async def test_without_the_token_nothing_is_seen_but_an_empty_page(operated: Operated) -> None:
+async def test_without_the_token_no_data_is_served(operated: Operated) -> None:
     async with httpx2.AsyncClient(base_url=f"{operated.gateway.url}/live") as stranger:
         for path in ("/fleet", "/responses/r00aaaaaaaaaaaaaaaa"):
             for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {OPERATOR}"}):
@@ -99,17 +99,17 @@ async def test_without_the_token_nothing_is_seen_but_an_empty_page(operated: Ope
             assert OPERATOR not in reply.text
 
 
-async def test_without_a_setting_there_is_no_such_page(house: House) -> None:
+async def test_without_an_operator_token_the_page_is_absent(house: House) -> None:
     async with httpx2.AsyncClient(base_url=house.gateways[0].url) as client:
         for path in ("/live", "/live/", "/live/fleet"):
             assert (await client.get(path, headers=BEARER)).status_code == 404
 
 
-async def test_the_settings_in_effect_are_printed_with_where_they_come_from(operated: Operated) -> None:
+async def test_config_prints_settings_with_their_source(operated: Operated) -> None:
     printed = await console(operated, "config", "--operator-token", OPERATOR, "--lease", "3")
     lines = {line.split()[0]: line.split()[1:] for line in printed.splitlines()}
     assert lines["TOKENWIRE_STORE"] == ["option", operated.server.url]
     assert lines["TOKENWIRE_OPERATOR_TOKEN"] == ["option", "********"]
-    assert lines["TOKENWIRE_LEASE"] == ["option", "3"]
-    assert lines["TOKENWIRE_DRAIN"] == ["default", "30"]
+    assert lines["TOKENWIRE_LEASE"] == ["option", "3s"]
+    assert lines["TOKENWIRE_DRAIN"] == ["default", "30s"]
     assert OPERATOR not in printed

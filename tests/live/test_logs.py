@@ -37,14 +37,14 @@ pytestmark = pytest.mark.live
 
 
 def events_of(process: Process) -> list[dict[str, Any]]:
-    """What a process logged; all but its announcements is JSON."""
+    """Return the log events of a process; every line but its announcements is JSON."""
     lines = [line for line in process.output if not line.startswith(("Tokenwire", "Metrics are at"))]
     return [json.loads(line) for line in lines]
 
 
 @pytest.fixture
 def parts() -> Iterator[tuple[GatewayProcess, list[WorkerProcess], ProviderServer]]:
-    """A gateway and two workers that log all that they ever do, at a provider and a store with secrets."""
+    """A gateway and two workers at debug level, with a provider and a store that have secrets."""
     with ExitStack() as stack:
         server = stack.enter_context(RealServer())
         server.command("ACL", "SETUSER", "tokenwire", "on", f">{PASSWORD}", "~*", "&*", "+@all")
@@ -70,7 +70,7 @@ def parts() -> Iterator[tuple[GatewayProcess, list[WorkerProcess], ProviderServe
         yield gateway, workers, provider
 
 
-async def test_one_answer_is_followed_by_its_id_over_a_workers_death_and_no_secret_is_there(
+async def test_a_response_id_finds_its_events_and_no_secret(
     parts: tuple[GatewayProcess, list[WorkerProcess], ProviderServer], conversation: str
 ) -> None:
     gateway, workers, provider = parts
@@ -89,7 +89,7 @@ async def test_one_answer_is_followed_by_its_id_over_a_workers_death_and_no_secr
         failed = await client.ask(f"{QUESTION} two")
         await client.stop(failed)
         await client.ended(failed)
-        # What is refused is logged no more than what is not.
+        # Refused requests must not log their content either.
         await client.say({"type": "send", "key": "k", "conversation": "another", "text": QUESTION})
         await client.say(f'{{"type": "send", "text": "{QUESTION}"')
         await client.until(lambda: len(client.errors) >= 2)

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.live
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait until it holds: what is counted for every token is taken over once a second."""
+    """Wait until a condition holds: counts per token are published once a second."""
     deadline = time.monotonic() + seconds
     while not await asyncio.to_thread(condition):
         assert time.monotonic() < deadline
@@ -43,7 +43,7 @@ def status(url: str, **headers: str) -> int:
         return error.code
 
 
-async def test_an_answer_moves_what_a_gateway_and_a_worker_count(operated: Operated, conversation: str) -> None:
+async def test_an_answer_moves_gateway_and_worker_metrics(operated: Operated, conversation: str) -> None:
     gateway, worker = operated.gateway, operated.worker
     counted: list[tuple[Process, str]] = [
         (gateway, "tokenwire_entries_received_total"),
@@ -76,7 +76,7 @@ async def test_an_answer_moves_what_a_gateway_and_a_worker_count(operated: Opera
     assert f'error_type="",{labels}' in worker.counts("gen_ai_client_operation_duration_seconds_count")
 
 
-async def test_every_entry_is_counted_once_a_viewer(operated: Operated, conversation: str) -> None:
+async def test_every_entry_is_counted_once_per_viewer(operated: Operated, conversation: str) -> None:
     gateway = operated.gateway
     async with Client(conversation) as first, Client(conversation) as second, Client(conversation) as third:
         for client in (first, second, third):
@@ -95,7 +95,7 @@ async def test_every_entry_is_counted_once_a_viewer(operated: Operated, conversa
     assert gateway.counted("tokenwire_entries_delivered_total") - delivered == 3 * entries > 0
 
 
-async def test_a_resume_counts_what_was_missed(operated: Operated, conversation: str) -> None:
+async def test_a_resume_counts_the_missed_entries(operated: Operated, conversation: str) -> None:
     gateway = operated.gateway
     resumed = 'outcome="resumed"'
     async with Client(conversation) as client:
@@ -116,9 +116,7 @@ async def test_a_resume_counts_what_was_missed(operated: Operated, conversation:
         assert gateway.counted("tokenwire_replayed_entries_total") > replayed
 
 
-async def test_a_stop_is_counted_where_it_was_asked_for_and_where_it_fenced(
-    operated: Operated, conversation: str
-) -> None:
+async def test_a_stop_is_counted_at_gateway_and_worker(operated: Operated, conversation: str) -> None:
     operated.provider.scenarios["stop me"] = Scenario(pieces=("One ", "two "), ending="silence")
     stops, fences = operated.gateway.counted("tokenwire_stops_total"), operated.worker.counted("tokenwire_fences_total")
     async with Client(conversation) as client:
@@ -134,7 +132,7 @@ async def test_a_stop_is_counted_where_it_was_asked_for_and_where_it_fenced(
 
 
 @pytest.mark.parametrize("kind", ["gateway", "worker"])
-def test_the_port_for_metrics_tells_of_health(operated: Operated, kind: str) -> None:
+def test_the_metrics_port_serves_health(operated: Operated, kind: str) -> None:
     process: Process = getattr(operated, kind)
     place = process.metrics_url.removesuffix("/metrics")
     assert [status(f"{place}{path}") for path in ("/healthz", "/readyz", "/metrics", "/")] == [200, 200, 200, 404]
@@ -142,14 +140,14 @@ def test_the_port_for_metrics_tells_of_health(operated: Operated, kind: str) -> 
     assert process.counted("process_open_fds") > 0
 
 
-def test_with_a_port_for_metrics_the_public_one_has_them_for_operators_only(operated: Operated) -> None:
+def test_with_a_metrics_port_the_public_one_needs_a_token(operated: Operated) -> None:
     public = f"{operated.gateway.url}/metrics"
     assert status(public) == 404
     assert status(public, Authorization="Bearer wrong") == 404
     assert status(public, Authorization=f"Bearer {OPERATOR}") == 200
 
 
-def test_without_one_they_are_for_this_machine_and_not_for_whom_a_proxy_asks() -> None:
+def test_without_a_metrics_port_only_local_programs_scrape() -> None:
     with GatewayProcess("memory://", command="run") as process:
         public = f"{process.url}/metrics"
         assert status(public) == 200
@@ -157,7 +155,7 @@ def test_without_one_they_are_for_this_machine_and_not_for_whom_a_proxy_asks() -
             assert status(public, **{header: "203.0.113.7"}) == 404
 
 
-def test_each_process_of_a_gateway_has_a_port_of_its_own(operated: Operated) -> None:
+def test_each_gateway_process_has_its_own_metrics_port(operated: Operated) -> None:
     with ExitStack() as stack:
         first = free_port(2)
         process = stack.enter_context(

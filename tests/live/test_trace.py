@@ -45,7 +45,7 @@ trace.set_tracer_provider(provider)
 
 
 class Traced:
-    """A gateway and a worker with an SDK, which write their spans to one file."""
+    """A gateway and a worker with an OpenTelemetry SDK that write their spans to one file."""
 
     def __init__(self, gateway: GatewayProcess, file: Path) -> None:
         self.gateway = gateway
@@ -96,7 +96,7 @@ def own(span: dict[str, Any]) -> str:
     return str(span["context"]["span_id"]).removeprefix("0x")
 
 
-async def test_from_the_request_through_the_store_to_the_provider_and_the_first_frame(
+async def test_a_trace_spans_request_store_provider_and_frame(
     traced: Callable[..., Traced], operated: Operated, conversation: str
 ) -> None:
     # The worker that all others share serves no such model; whoever takes the job first answers, so it has to leave.
@@ -151,7 +151,7 @@ async def trace_of(house: House, response: str) -> str | None:
     return queued.trace
 
 
-async def test_where_nobody_records_what_a_client_sent_is_passed_on(house: House, conversation: str) -> None:
+async def test_without_an_sdk_the_traceparent_is_passed_on(house: House, conversation: str) -> None:
     async with Client(conversation) as client, httpx2.AsyncClient() as http:
         await client.connect(house.urls()[0])
         await client.watches()

@@ -34,7 +34,7 @@ def surveyed(*records: Record) -> Fleet:
     return survey(records, Queue(), 0.0)
 
 
-def test_the_viewers_of_all_gateways_belong_to_the_response_of_one_worker() -> None:
+def test_viewers_of_all_gateways_join_one_response() -> None:
     fleet = surveyed(
         gateway("g1", Watched(A, "c1", "running", 1, 3, 1, 9)),
         gateway("g2", Watched(A, "c1", "running", 1, 2, 0, 0)),
@@ -47,7 +47,7 @@ def test_the_viewers_of_all_gateways_belong_to_the_response_of_one_worker() -> N
     assert fleet.workers[0].rate == 10.0
 
 
-def test_a_response_whose_worker_is_gone_comes_first_and_one_that_waits_for_its_turn_last() -> None:
+def test_orphaned_responses_come_first_and_queued_last() -> None:
     queued = "r00cccccccccccccccc"
     fleet = surveyed(
         worker("w1", working(A)),
@@ -61,7 +61,7 @@ def test_a_response_whose_worker_is_gone_comes_first_and_one_that_waits_for_its_
     ]
 
 
-def test_then_comes_one_of_which_somebody_is_behind_and_then_the_oldest() -> None:
+def test_lagging_responses_come_before_older_ones() -> None:
     names = [f"r00{number:016}" for number in range(3)]
     fleet = surveyed(
         worker("w1", working(names[0], age=1.0), working(names[1], age=9.0), working(names[2], age=2.0)),
@@ -70,14 +70,14 @@ def test_then_comes_one_of_which_somebody_is_behind_and_then_the_oldest() -> Non
     assert [row.response for row in fleet.responses] == [names[2], names[1], names[0]]
 
 
-def test_of_two_workers_that_say_they_have_a_response_the_later_attempt_counts() -> None:
+def test_the_later_attempt_wins_between_two_workers() -> None:
     for records in ((worker("w1", working(A, 1)), worker("w2", working(A, 2))), (worker("w2", working(A, 2)),)):
         assert [row.worker for row in surveyed(*records).responses] == ["w2"]
     reverse = surveyed(worker("w2", working(A, 2)), worker("w1", working(A, 1)))
     assert [row.worker for row in reverse.responses] == ["w2"]
 
 
-def test_what_a_gateway_knows_of_an_older_attempt_says_nothing_of_the_new_one() -> None:
+def test_the_state_of_an_older_attempt_is_ignored() -> None:
     fleet = surveyed(gateway("g1", Watched(A, "c1", "waiting", 1, 1, 0, 0)), worker("w2", working(A, 2)))
     assert [(row.state, row.attempt) for row in fleet.responses] == [("running", 2)]
 
@@ -105,7 +105,7 @@ def room_with(hub: Hub, name: str, response: str, *entries: tuple[LogId, bytes])
     return room
 
 
-def test_a_gateway_says_who_watches_an_open_response_and_how_far_behind() -> None:
+def test_a_gateway_reports_viewers_and_lag_of_a_response() -> None:
     hub = Hub()
     room = room_with(hub, "c1", A, QUEUED)
     turns = HistoryId(0, 0)
@@ -118,7 +118,7 @@ def test_a_gateway_says_who_watches_an_open_response_and_how_far_behind() -> Non
     assert watched([room]) == (Watched(A, "c1", "running", 1, 3, 1, 2),)
 
 
-def test_a_viewer_that_has_nothing_lacks_everything() -> None:
+def test_a_viewer_without_a_cursor_lacks_every_entry() -> None:
     hub = Hub()
     room = room_with(hub, "c1", A, QUEUED, STARTED)
     room.behind[Screen()] = Position(None, ((A, None), (B, None)))
@@ -126,13 +126,13 @@ def test_a_viewer_that_has_nothing_lacks_everything() -> None:
     assert watched([room]) == (Watched(A, "c1", "running", 1, 1, 1, 2),)
 
 
-def test_what_has_ended_or_has_no_log_is_not_open() -> None:
+def test_an_ended_or_missing_log_is_not_open() -> None:
     hub = Hub()
     rooms = [room_with(hub, "c1", A, QUEUED, STARTED, ENDED), room_with(hub, "c2", B)]
     assert watched(rooms) == ()
 
 
-def test_a_record_has_a_bound() -> None:
+def test_a_report_has_a_maximum_of_responses() -> None:
     hub = Hub()
     rooms = [room_with(hub, f"c{number}", f"r00{number:016}", QUEUED) for number in range(MAX_RESPONSES + 2)]
     assert len(watched(rooms)) == MAX_RESPONSES
