@@ -40,7 +40,7 @@ export class QuestionView {
     this.node = make(
       "li",
       { class: "question", part: "message question" },
-      make("span", { class: "unseen", text: `${texts.you}: ` }),
+      make("span", { class: "visually-hidden", text: `${texts.you}: ` }),
       this.#text,
       this.#note.node,
     );
@@ -70,7 +70,7 @@ export class AnswerView {
   readonly #note = new Note();
   readonly #actions = make("div", { class: "actions" });
   readonly #copy: HTMLButtonElement;
-  readonly #another: HTMLButtonElement;
+  readonly #regenerate: HTMLButtonElement;
   readonly #retry: HTMLButtonElement;
   readonly #continue: HTMLButtonElement;
   readonly #debugInfo: DebugInfo | null;
@@ -94,16 +94,16 @@ export class AnswerView {
       this.#reasoningText,
     );
     this.#copy = button(texts.copy, "copy", { class: "action" }, () => void this.#copyText());
-    this.#another = button(texts.regenerate, "again", { class: "action" }, retry("restart"));
+    this.#regenerate = button(texts.regenerate, "again", { class: "action" }, retry("restart"));
     this.#retry = button(texts.retry, null, { class: "pill first" }, retry("restart"));
     this.#continue = button(texts.goOn, null, { class: "pill" }, retry("continue"));
-    this.#actions.append(this.#copy, this.#another, this.#retry, this.#continue);
+    this.#actions.append(this.#copy, this.#regenerate, this.#retry, this.#continue);
     this.#debugInfo = context.debug ? new DebugInfo(context.sentAt) : null;
     context.sentAt = null;
     this.node = make(
       "li",
       { class: "answer", part: "message answer" },
-      make("span", { class: "unseen", text: `${texts.answer}: ` }),
+      make("span", { class: "visually-hidden", text: `${texts.answer}: ` }),
       this.#reasoning,
       this.#text,
       this.#note.node,
@@ -132,10 +132,10 @@ export class AnswerView {
     const complete = message.reason === "complete" || message.reason === undefined;
     const retryable = ended && message.retrying !== true && (complete || message.retryable === true);
     this.#copy.hidden = !ended || message.text === "";
-    this.#another.hidden = !retryable || !complete;
+    this.#regenerate.hidden = !retryable || !complete;
     this.#retry.hidden = !retryable || complete;
     this.#continue.hidden = !retryable || complete || message.text === "";
-    this.#actions.hidden = [this.#copy, this.#another, this.#retry].every(({ hidden }) => hidden);
+    this.#actions.hidden = [this.#copy, this.#regenerate, this.#retry].every(({ hidden }) => hidden);
     this.#debugInfo?.show(message);
   }
 

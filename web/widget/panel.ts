@@ -91,10 +91,10 @@ export class Panel implements ViewContext {
     const mark = make(
       "span",
       { class: "mark", part: "mark", "aria-hidden": "true" },
-      make("span", { class: "wire" }),
+      make("span", { class: "signal" }),
       this.#dot,
     );
-    const fresh = button(
+    const newChat = button(
       texts.newChat,
       "plus",
       { class: "tool", part: "new-chat", hidden: settings.conversation !== undefined },
@@ -115,7 +115,7 @@ export class Panel implements ViewContext {
         ...(settings.dir && { dir: settings.dir }),
         hidden: floating,
       },
-      make("header", { part: "header", hidden: view }, mark, heading, fresh, close),
+      make("header", { part: "header", hidden: view }, mark, heading, newChat, close),
       this.#connection,
       this.#transcript.node,
       make("footer", { part: "footer", hidden: view }, this.#toEnd, this.#composer.node),
@@ -240,7 +240,7 @@ export class Panel implements ViewContext {
     );
     return new TranscriptView(this, empty, () => {
       this.#toEnd.hidden = this.#transcript.atEnd;
-      this.#toEnd.classList.toggle("fresh", this.#transcript.fresh);
+      this.#toEnd.classList.toggle("has-new", this.#transcript.hasNew);
     });
   }
 
@@ -372,8 +372,8 @@ export class Panel implements ViewContext {
         : message.reason === "stopped" || message.reason === "guarded"
           ? "stopped"
           : "complete";
-    const status = message.state === "ended" ? speech.end(message.text, ending) : speech.more(message.text, now);
-    if (status !== null) this.#announce(status);
+    const sentences = message.state === "ended" ? speech.end(message.text, ending) : speech.more(message.text, now);
+    if (sentences !== null) this.#announce(sentences);
   }
 
   #key(event: KeyboardEvent): void {

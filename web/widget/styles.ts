@@ -8,7 +8,7 @@ export const PANEL_STYLES = `
   --background: var(--tokenwire-background, light-dark(#ffffff, #131817));
   --surface: var(--tokenwire-surface, light-dark(#f5f7f5, #1c2321));
   --ink: var(--tokenwire-text, light-dark(#17211d, #e8eeea));
-  --soft: var(--tokenwire-muted, light-dark(#586660, #a1b0a9));
+  --muted: var(--tokenwire-muted, light-dark(#586660, #a1b0a9));
   --rule: var(--tokenwire-border, light-dark(#e2e8e4, #2c3633));
   --question: var(--tokenwire-question, light-dark(#e3f1eb, #1f3a32));
   --on-question: var(--tokenwire-on-question, light-dark(#0d2b23, #e3f5ee));
@@ -71,7 +71,7 @@ button { font: inherit; color: inherit; cursor: pointer; background: none; borde
 button:disabled { cursor: default; opacity: 0.5; }
 .icon { display: block; width: 20px; height: 20px; fill: none; stroke: currentColor; stroke-width: 1.9; stroke-linecap: round; stroke-linejoin: round; }
 .icon-stop, .icon-on { fill: currentColor; }
-.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
+.visually-hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 
 /* Header and connection status. */
 header {
@@ -84,9 +84,9 @@ header {
   border-block-end: 1px solid var(--rule);
 }
 .mark { position: relative; flex: none; width: 32px; height: 32px; border-radius: 10px; background: var(--accent); color: var(--on-accent); }
-.mark .wire { position: absolute; inset: 0; }
-.mark .wire::before { content: ""; position: absolute; inset: 15px 4px; height: 2px; border-radius: 1px; background: currentColor; opacity: 0.4; }
-.mark .wire::after {
+.mark .signal { position: absolute; inset: 0; }
+.mark .signal::before { content: ""; position: absolute; inset: 15px 4px; height: 2px; border-radius: 1px; background: currentColor; opacity: 0.4; }
+.mark .signal::after {
   content: "";
   position: absolute;
   inset-block-start: 12.5px;
@@ -97,8 +97,8 @@ header {
   background: currentColor;
   box-shadow: 9px 0 0 -0.5px currentColor, 17px 0 0 -1.5px currentColor;
 }
-.mark .wire:dir(rtl)::after { box-shadow: -9px 0 0 -0.5px currentColor, -17px 0 0 -1.5px currentColor; }
-.busy .mark .wire::after { animation: along 1.6s ease-in-out infinite; }
+.mark .signal:dir(rtl)::after { box-shadow: -9px 0 0 -0.5px currentColor, -17px 0 0 -1.5px currentColor; }
+.busy .mark .signal::after { animation: along 1.6s ease-in-out infinite; }
 @keyframes along { 50% { opacity: 0.35; } }
 .mark .dot {
   position: absolute;
@@ -108,13 +108,13 @@ header {
   height: 11px;
   border-radius: 50%;
   border: 2px solid var(--background);
-  background: var(--soft);
+  background: var(--muted);
 }
 .dot[data-tone="good"] { background: light-dark(#1fa36f, #45d69b); }
 .dot[data-tone="warning"] { background: light-dark(#d9820a, #f2b062); }
 .dot[data-tone="wrong"] { background: light-dark(#d1453b, #ff7f74); }
 h2 { flex: 1; min-width: 0; margin: 0; font-size: 1.0667em; font-weight: 650; letter-spacing: -0.01em; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-.tool { flex: none; display: grid; place-items: center; width: 40px; height: 40px; border-radius: 12px; color: var(--soft); }
+.tool { flex: none; display: grid; place-items: center; width: 40px; height: 40px; border-radius: 12px; color: var(--muted); }
 .tool:hover { background: var(--surface); color: var(--ink); }
 
 .connection {
@@ -142,7 +142,7 @@ h2 { flex: 1; min-width: 0; margin: 0; font-size: 1.0667em; font-weight: 650; le
 @keyframes late { from, 99% { visibility: hidden; } }
 @keyframes drop { from { opacity: 0; transform: translateY(-6px); } }
 .connection > span { flex: 1; padding-block: 2px; }
-.connection::before { content: ""; flex: none; width: 8px; height: 8px; border-radius: 50%; background: var(--soft); }
+.connection::before { content: ""; flex: none; width: 8px; height: 8px; border-radius: 50%; background: var(--muted); }
 .connection[data-tone="good"]::before { background: var(--good); }
 .connection[data-tone="warning"] { color: var(--warning); }
 .connection[data-tone="warning"]::before { background: var(--warning); }
@@ -171,13 +171,13 @@ h2 { flex: 1; min-width: 0; margin: 0; font-size: 1.0667em; font-weight: 650; le
 .log { flex: 1; min-height: 0; overflow-y: auto; overscroll-behavior: contain; padding: 20px 18px 12px; scrollbar-width: thin; scrollbar-color: var(--rule) transparent; }
 .log:focus-visible { outline-offset: -3px; border-radius: 8px; }
 ol.messages { list-style: none; margin: 0; padding: 0; display: flex; flex-direction: column; gap: 20px; }
-.older { margin: 0 0 16px; color: var(--soft); font-size: 0.8667em; text-align: center; }
+.older { margin: 0 0 16px; color: var(--muted); font-size: 0.8667em; text-align: center; }
 .empty { display: flex; flex-direction: column; justify-content: flex-end; min-height: 100%; gap: 6px; }
 .empty h3 { margin: 0; font-size: 1.5333em; line-height: 1.25; font-weight: 650; letter-spacing: -0.02em; }
-.empty > p { margin: 0; color: var(--soft); max-width: 34em; text-wrap: pretty; }
+.empty > p { margin: 0; color: var(--muted); max-width: 34em; text-wrap: pretty; }
 .prompts { display: flex; flex-direction: column; align-items: stretch; gap: 8px; margin-block-start: 18px; }
 .prompt { display: flex; align-items: center; justify-content: space-between; gap: 12px; min-height: 44px; padding: 10px 14px; border-radius: 14px; border: 1px solid var(--rule); background: var(--background); }
-.prompt::after { content: "↑"; color: var(--soft); font-weight: 600; }
+.prompt::after { content: "↑"; color: var(--muted); font-weight: 600; }
 .prompt:hover { border-color: var(--accent); background: var(--surface); }
 .prompt:hover::after { color: var(--accent); }
 
@@ -185,14 +185,14 @@ ol.messages { list-style: none; margin: 0; padding: 0; display: flex; flex-direc
 .question .text { padding: 9px 14px; border-radius: 18px; border-end-end-radius: 5px; background: var(--question); color: var(--on-question); white-space: pre-wrap; }
 .question.sending .text { opacity: 0.72; }
 .answer { min-width: 0; }
-.note { display: flex; flex-wrap: wrap; align-items: center; gap: 6px 10px; margin: 8px 0 0; color: var(--soft); font-size: 0.8667em; font-variant-numeric: tabular-nums; }
+.note { display: flex; flex-wrap: wrap; align-items: center; gap: 6px 10px; margin: 8px 0 0; color: var(--muted); font-size: 0.8667em; font-variant-numeric: tabular-nums; }
 .question .note { margin: 0; justify-content: flex-end; }
 .note[data-tone="warning"] { color: var(--warning); }
 .note[data-tone="wrong"] { color: var(--wrong); }
 .answer .text:empty + .note { margin-block-start: 0; }
 .note.busy > span::after { content: "…"; display: inline-block; width: 1.2em; overflow: hidden; vertical-align: bottom; white-space: nowrap; animation: dots 1.4s steps(4) infinite; }
 @keyframes dots { from { width: 0; } }
-.actions { display: flex; flex-wrap: wrap; align-items: center; gap: 2px; margin: 6px -8px 0; color: var(--soft); min-height: 32px; }
+.actions { display: flex; flex-wrap: wrap; align-items: center; gap: 2px; margin: 6px -8px 0; color: var(--muted); min-height: 32px; }
 .actions .pill { margin-inline: 8px 0; }
 /* A read-only view has no buttons except those inside texts. */
 .view :is(.actions, .note .pill) { display: none; }
@@ -206,9 +206,9 @@ ol.messages { list-style: none; margin: 0; padding: 0; display: flex; flex-direc
   .answer:not(:last-child) > .actions { opacity: 0; }
   .answer:is(:hover, :focus-within) > .actions { opacity: 1; }
 }
-.facts { margin: 6px 0 0; color: var(--soft); font: 11.5px/1.5 var(--mono); }
+.facts { margin: 6px 0 0; color: var(--muted); font: 11.5px/1.5 var(--mono); }
 
-.reasoning { margin: 0 0 10px; color: var(--soft); font-size: 0.9333em; }
+.reasoning { margin: 0 0 10px; color: var(--muted); font-size: 0.9333em; }
 .reasoning summary { width: fit-content; cursor: pointer; border-radius: 6px; }
 .reasoning > div { margin-block-start: 6px; padding-inline-start: 12px; border-inline-start: 2px solid var(--rule); white-space: pre-wrap; }
 
@@ -230,11 +230,11 @@ ol.messages { list-style: none; margin: 0; padding: 0; display: flex; flex-direc
 .text li { margin: 0.3em 0; }
 .text li.loose { margin-block-start: 0.8em; }
 .text li > p { margin: 0.3em 0; }
-.text li::marker { color: var(--soft); font-variant-numeric: tabular-nums; }
+.text li::marker { color: var(--muted); font-variant-numeric: tabular-nums; }
 .text li.task { list-style: none; }
-.box { display: inline-block; width: 1em; height: 1em; margin-inline: -1.4em 0.4em; border: 1.5px solid var(--soft); border-radius: 4px; vertical-align: -0.12em; }
+.box { display: inline-block; width: 1em; height: 1em; margin-inline: -1.4em 0.4em; border: 1.5px solid var(--muted); border-radius: 4px; vertical-align: -0.12em; }
 .box.checked { background: var(--accent); border-color: var(--accent); box-shadow: inset 0 0 0 2px var(--background); }
-.text blockquote { margin-inline: 0; padding-inline-start: 14px; border-inline-start: 3px solid var(--rule); color: var(--soft); }
+.text blockquote { margin-inline: 0; padding-inline-start: 14px; border-inline-start: 3px solid var(--rule); color: var(--muted); }
 .text hr { border: 0; border-block-start: 1px solid var(--rule); margin: 1.4em 0; }
 .text a { color: var(--accent); text-underline-offset: 0.17em; text-decoration-thickness: 1px; }
 .text a:hover { text-decoration-thickness: 2px; }
@@ -244,7 +244,7 @@ ol.messages { list-style: none; margin: 0; padding: 0; display: flex; flex-direc
 .text div.math { overflow-x: auto; text-align: center; padding: 6px 0; }
 .text div.math code { border: 0; background: none; white-space: pre; font-style: italic; }
 .text figure { border: 1px solid var(--rule); border-radius: 14px; background: var(--code); overflow: hidden; text-align: left; }
-.text figcaption { display: flex; align-items: center; justify-content: space-between; gap: 10px; padding: 4px 6px 4px 14px; border-block-end: 1px solid var(--rule); color: var(--soft); font-size: 0.8em; }
+.text figcaption { display: flex; align-items: center; justify-content: space-between; gap: 10px; padding: 4px 6px 4px 14px; border-block-end: 1px solid var(--rule); color: var(--muted); font-size: 0.8em; }
 .copy-code { min-height: 28px; padding: 2px 10px; border-radius: 9px; font-weight: 550; }
 .copy-code:hover { background: var(--rule); color: var(--ink); }
 .copy-code.copied { color: var(--good); }
@@ -255,12 +255,12 @@ ol.messages { list-style: none; margin: 0; padding: 0; display: flex; flex-direc
 .text .table { overflow-x: auto; scrollbar-width: thin; }
 .text table { border-collapse: collapse; font-size: 0.9333em; line-height: 1.45; }
 .text :is(th, td) { padding: 7px 18px 7px 0; padding-inline: 0 18px; border-block-end: 1px solid var(--rule); text-align: start; vertical-align: top; overflow-wrap: normal; min-width: 4em; }
-.text th { font-weight: 600; color: var(--soft); white-space: nowrap; }
+.text th { font-weight: 600; color: var(--muted); white-space: nowrap; }
 .text .center { text-align: center; }
 .text .right { text-align: end; }
 .text img { display: block; max-width: 100%; border-radius: 12px; }
-button.image { display: inline-flex; flex-wrap: wrap; align-items: baseline; gap: 2px 8px; max-width: 100%; padding: 6px 12px; border: 1px dashed var(--soft); border-radius: 12px; color: var(--accent); font-size: 0.9333em; }
-button.image small { color: var(--soft); font-size: 0.8571em; }
+button.image { display: inline-flex; flex-wrap: wrap; align-items: baseline; gap: 2px 8px; max-width: 100%; padding: 6px 12px; border: 1px dashed var(--muted); border-radius: 12px; color: var(--accent); font-size: 0.9333em; }
+button.image small { color: var(--muted); font-size: 0.8571em; }
 button.image:hover { border-style: solid; }
 .text .keyword { color: light-dark(#8527b8, #d3a8ff); }
 .text .string { color: light-dark(#0a6b4b, #93e0b8); }
@@ -302,7 +302,7 @@ footer { position: relative; flex: none; padding: 4px 12px max(12px, env(safe-ar
   border: 1px solid var(--rule);
   box-shadow: 0 6px 18px -6px rgb(8 30 24 / 35%);
 }
-.to-end.fresh::after { content: ""; position: absolute; inset-block-start: -1px; inset-inline-end: -1px; width: 11px; height: 11px; border-radius: 50%; background: var(--accent); border: 2px solid var(--background); }
+.to-end.has-new::after { content: ""; position: absolute; inset-block-start: -1px; inset-inline-end: -1px; width: 11px; height: 11px; border-radius: 50%; background: var(--accent); border: 2px solid var(--background); }
 form { display: flex; align-items: flex-end; gap: 6px; padding: 5px; border: 1px solid var(--rule); border-radius: 24px; background: var(--surface); }
 form:focus-within { border-color: var(--accent); box-shadow: 0 0 0 1px var(--accent); }
 textarea {
@@ -323,9 +323,9 @@ textarea {
   field-sizing: content;
 }
 textarea:focus-visible { outline: 0; }
-textarea::placeholder { color: var(--soft); opacity: 1; }
+textarea::placeholder { color: var(--muted); opacity: 1; }
 .send, .stop { flex: none; display: grid; place-items: center; width: 38px; height: 38px; border-radius: 50%; background: var(--accent); color: var(--on-accent); }
-.send:disabled { background: var(--rule); color: var(--soft); opacity: 1; }
+.send:disabled { background: var(--rule); color: var(--muted); opacity: 1; }
 .stop { background: var(--ink); color: var(--background); }
 .stop[aria-disabled="true"] { opacity: 0.5; }
 :is(.send, .stop):active:enabled { transform: scale(0.94); }

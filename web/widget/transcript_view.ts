@@ -14,20 +14,20 @@ export class TranscriptView {
   readonly #older: HTMLElement;
   readonly #empty: HTMLElement;
   readonly #context: ViewContext;
-  readonly #moved: () => void;
+  readonly #onChange: () => void;
   #views = new Map<string, QuestionView | AnswerView>();
   #shown: readonly Message[] = [];
-  #follows = true;
-  #fresh = false;
+  #following = true;
+  #hasNew = false;
   #height = 0;
   #top = 0;
-  readonly #sizes = new ResizeObserver(() => this.#follows && this.#settle(false));
+  readonly #resizes = new ResizeObserver(() => this.#following && this.#updateScroll(false));
 
-  /** @param empty shown while there are no messages; `moved` is called when `atEnd` or `fresh` may have changed */
-  constructor(context: ViewContext, empty: HTMLElement, moved: () => void) {
+  /** @param empty shown while there are no messages; `onChange` is called when `atEnd` or `hasNew` may have changed */
+  constructor(context: ViewContext, empty: HTMLElement, onChange: () => void) {
     this.#context = context;
     this.#empty = empty;
-    this.#moved = moved;
+    this.#onChange = onChange;
     this.#older = make("p", { class: "older", text: context.texts.older, hidden: true });
     const options = {
       class: "log",
@@ -39,26 +39,26 @@ export class TranscriptView {
     };
     this.node = make("div", options, this.#older, this.#empty, this.#list);
     // A loaded image or an on-screen keyboard also moves the end.
-    this.#sizes.observe(this.node);
-    this.#sizes.observe(this.#list);
+    this.#resizes.observe(this.node);
+    this.#resizes.observe(this.#list);
     this.node.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     // A wheel event is always the user's. A scroll position alone may result from new text.
-    this.node.addEventListener("wheel", ({ deltaY }) => deltaY < 0 && this.#leave(), { passive: true });
+    this.node.addEventListener("wheel", ({ deltaY }) => deltaY < 0 && this.#stopFollowing(), { passive: true });
   }
 
   /** Whether the end is visible. */
   get atEnd(): boolean {
-    return this.#follows;
+    return this.#following;
   }
 
   /** Whether something arrived below the visible part. */
-  get fresh(): boolean {
-    return this.#fresh;
+  get hasNew(): boolean {
+    return this.#hasNew;
   }
 
   /** Show these messages. @param known whether the content was received */
   show(messages: readonly Message[], known: boolean, more: boolean, answering: boolean): void {
-    const grew = messages !== this.#shown;
+    const changed = messages !== this.#shown;
     this.#shown = messages;
     this.#older.hidden = !more;
     this.#empty.hidden = !known || messages.length > 0;
@@ -77,33 +77,33 @@ export class TranscriptView {
     });
     for (const [name, { node }] of this.#views) if (!views.has(name)) node.remove();
     this.#views = views;
-    this.#settle(grew);
+    this.#updateScroll(changed);
   }
 
   /** Render every answer again with the current renderer. */
   rerender(): void {
     for (const view of this.#views.values()) if (view instanceof AnswerView) view.rerender();
-    this.#settle(false);
+    this.#updateScroll(false);
   }
 
   end(): void {
-    this.#sizes.disconnect();
+    this.#resizes.disconnect();
   }
 
   toEnd(): void {
-    this.#follows = true;
-    this.#fresh = false;
+    this.#following = true;
+    this.#hasNew = false;
     this.node.scrollTop = this.node.scrollHeight;
-    this.#moved();
+    this.#onChange();
   }
 
-  #settle(grew: boolean): void {
+  #updateScroll(changed: boolean): void {
     const { scrollHeight } = this.node;
-    if (this.#follows) {
+    if (this.#following) {
       this.node.scrollTop = scrollHeight;
-    } else if (grew && !this.#fresh && scrollHeight > this.#height) {
-      this.#fresh = true;
-      this.#moved();
+    } else if (changed && !this.#hasNew && scrollHeight > this.#height) {
+      this.#hasNew = true;
+      this.#onChange();
     }
     this.#height = scrollHeight;
   }
@@ -114,15 +114,15 @@ export class TranscriptView {
     const up = scrollTop < this.#top;
     this.#top = scrollTop;
     // Without a move up, only the text has grown.
-    if (near === this.#follows || (!near && !up)) return;
-    this.#follows = near;
-    if (near) this.#fresh = false;
-    this.#moved();
+    if (near === this.#following || (!near && !up)) return;
+    this.#following = near;
+    if (near) this.#hasNew = false;
+    this.#onChange();
   }
 
-  #leave(): void {
-    if (!this.#follows || this.node.scrollHeight <= this.node.clientHeight) return;
-    this.#follows = false;
-    this.#moved();
+  #stopFollowing(): void {
+    if (!this.#following || this.node.scrollHeight <= this.node.clientHeight) return;
+    this.#following = false;
+    this.#onChange();
   }
 }

@@ -127,8 +127,8 @@ group("the widget", { skip: missing }, () => {
     const fresh = await open("/fresh", tag("reload"));
     await fresh.locator(".answer .text figure").waitFor();
     await fresh.locator(".answer .keyword, .answer .call").first().waitFor();
-    const [announcements, wanted] = await Promise.all([tab, fresh].map((each) => lastAnswer(each).evaluate(sorted)));
-    assert.equal(announcements, wanted);
+    const [resumed, complete] = await Promise.all([tab, fresh].map((each) => lastAnswer(each).evaluate(sorted)));
+    assert.equal(resumed, complete);
     assert.ok(messages[1].text.length > 300);
     assert.deepEqual([tab.errors, tab.foreign], [[], []]);
     await tab.context().close();
@@ -205,7 +205,7 @@ group("the widget", { skip: missing }, () => {
     const [top, height] = await log.evaluate((node) => [node.scrollTop, node.scrollHeight]);
     await until(() => log.evaluate((node, before) => node.scrollHeight > before + 200, height));
     assert.equal(await log.evaluate((node) => node.scrollTop), top);
-    await tab.locator(".to-end.fresh").click();
+    await tab.locator(".to-end.has-new").click();
     await until(() => log.evaluate((node) => node.scrollHeight - node.scrollTop - node.clientHeight < 60));
     await tab.locator(".to-end").waitFor({ state: "hidden" });
     await tab.locator(".stop").click();
