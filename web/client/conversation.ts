@@ -46,7 +46,7 @@ export class Chat implements Conversation {
   /** Number of subscribers and unanswered requests. The conversation is watched while there are any. */
   #holds = 0;
   /** Whether a watch was requested, and no unwatch since. */
-  #followed = false;
+  #watchRequested = false;
   /** Number of watches without an answer on this connection. Frames before the last answer are obsolete. */
   #unansweredWatches = 0;
   #watching = false;
@@ -206,7 +206,7 @@ export class Chat implements Conversation {
     switch (frame.type) {
       case "watching":
         this.#watchAnswered();
-        if (this.#unansweredWatches > 0 || !this.#followed) return;
+        if (this.#unansweredWatches > 0 || !this.#watchRequested) return;
         this.#watching = true;
         this.fault = null;
         this.#endResumed();
@@ -280,7 +280,7 @@ export class Chat implements Conversation {
   }
 
   #watchFrame(): wire.ClientFrame {
-    this.#followed = true;
+    this.#watchRequested = true;
     return this.#transcript.watch();
   }
 
@@ -289,14 +289,14 @@ export class Chat implements Conversation {
     if (this.#holds > 1) return;
     this.#context.connection.begin();
     // React mounts twice in strict mode: after an immediate unsubscribe the watch is still active.
-    if (!this.#followed) this.#watch();
+    if (!this.#watchRequested) this.#watch();
   }
 
   #release(): void {
     this.#holds -= 1;
     queueMicrotask(() => {
-      if (this.#holds > 0 || !this.#followed) return;
-      this.#followed = this.#watching = false;
+      if (this.#holds > 0 || !this.#watchRequested) return;
+      this.#watchRequested = this.#watching = false;
       this.#endResumed();
       this.#context.connection.send({ type: "unwatch", conversation: this.id });
     });
@@ -317,13 +317,15 @@ export class Chat implements Conversation {
     const { frame: maxFrameBytes = Infinity, text: maxText = Infinity } = this.#context.limits;
     const text = "text" in frame ? frame.text : "-";
     const bytes = new TextEncoder().encode(JSON.stringify(frame)).length;
-    if (text === "" || text.length > maxText || bytes > maxFrameBytes) {
-      // The gateway cannot name an invalid frame in its error, or closes the connection at each repeat.
-      const message = `A message must have 1 to ${maxText} characters; this one has ${text.length}.`;
-      this.#outbox.refuse(frame.key, { code: "bad_frame", message });
-    } else {
-      this.#context.connection.send(frame);
-    }
+    const message =
+      text === "" || text.length > maxText
+        ? `A message must have 1 to ${maxText} characters; this one has ${text.length}.`
+        : bytes > maxFrameBytes
+          ? `A message must have at most ${maxFrameBytes} bytes; this one has ${bytes}.`
+          : null;
+    // The gateway cannot name an invalid frame in its error, or closes the connection at each repeat.
+    if (message !== null) this.#outbox.refuse(frame.key, { code: "bad_frame", message });
+    else this.#context.connection.send(frame);
     this.changed();
     return sent;
   }

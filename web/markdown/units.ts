@@ -129,7 +129,7 @@ function stepFlow(open: Open & { kind: "flow" }, line: string, types: Types): St
   }
   if (quoted && QUOTE.test(line)) return grown(longer);
   const item = ITEM.exec(line);
-  // A number in a paragraph may be at the start of a line, so only 1 starts a list there (CommonMark 5.3).
+  // A number in a paragraph may be at the start of a line, so only 1 starts a list there (CommonMark 5.2).
   const listed = item?.[4] !== undefined && (item[2]?.length === 1 || parseInt(item[2] ?? "", 10) === 1);
   if (!listed && !interrupts(line)) return grown(longer);
   return types(open.source).at(-1) === "html" ? grown(longer) : next(open, line);

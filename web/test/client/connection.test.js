@@ -194,12 +194,12 @@ describe("a connection", () => {
     sockets[0].accept();
     sockets[0].receive({ type: "moving", within: 0.2 });
     assert.equal(one.state.name, "live");
-    await until(() => sockets.length === 2, 250);
+    await until(() => sockets.length === 2);
     sockets[1].accept();
     sockets[1].receive({ type: "moving", within: 0.1 });
     sockets[1].closed(1012);
     assert.ok(one.state.at - Date.now() < 101);
-    await until(() => sockets.length === 3, 150);
+    await until(() => sockets.length === 3);
   });
 
   test("waits for retry_after of an overloaded gateway", async () => {

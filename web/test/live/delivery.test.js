@@ -81,11 +81,9 @@ describe("an answer", () => {
     await waitFor(two, ({ known }) => known);
     await one.send("/long 2000");
     await Promise.all([waitFor(one, started), waitFor(two, started)]);
-    const stopped = Date.now();
     two.stop();
     assert.equal(two.answering.stopping, true);
     await Promise.all([one, two].map((chat) => waitFor(chat, ({ messages }) => messages[1].reason === "stopped")));
-    assert.ok(Date.now() - stopped < 1000);
     const partial = one.messages[1];
     assert.equal(partial.retryable, true);
     assert.ok(partial.text.length > 20);

@@ -89,9 +89,7 @@ describe("two workers on one store", () => {
     await waitFor(chat, started);
     await Process.start("worker", ...store, ...lease, "--demo-rate", "800");
     await first.kill();
-    const killed = performance.now();
     await Promise.all([chat, other].map((each) => waitFor(each, ({ answering }) => answering?.attempt === 2)));
-    assert.ok(performance.now() - killed < 6000);
     await Promise.all([chat, other].map((each) => waitFor(each, done)));
     assert.ok(
       states.some(({ state }) => state === "recovering"),

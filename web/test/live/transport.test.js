@@ -31,6 +31,12 @@ async function assertEqualsLog(chat) {
   );
 }
 
+/** Assert that changes arrived separately. A buffering proxy delivers the same text in fewer than ten batches. */
+function assertStreamed(times) {
+  const batches = times.slice(1).filter((time, index) => time - times[index] > 5).length;
+  assert.ok(batches > 20, `${times.length} changes arrived in ${batches} batches`);
+}
+
 describe("over server-sent events", () => {
   test("send, stop and retry work in two tabs", async () => {
     const id = newId();
@@ -125,10 +131,9 @@ describe("the automatic transport", () => {
     const times = [];
     const unsubscribe = chat.subscribe(() => times.push(performance.now()));
     const length = chat.messages[1].text.length;
-    await waitFor(chat, ({ messages }) => messages[1].text.length > length + 200);
+    await waitFor(chat, ({ messages }) => messages[1].text.length > length + 1000);
     unsubscribe();
-    const pauses = times.slice(1).map((time, index) => time - times[index]);
-    assert.ok(Math.max(...pauses) < 500, `the longest pause between deltas was ${Math.max(...pauses)} ms`);
+    assertStreamed(times);
     assert.equal(chat.messages[1].revision, 0);
     chat.stop();
     await waitFor(chat, done);
@@ -147,8 +152,7 @@ describe("the automatic transport", () => {
     const unsubscribe = chat.subscribe(() => times.push(performance.now()));
     await waitFor(chat, done);
     unsubscribe();
-    const pauses = times.slice(1).map((time, index) => time - times[index]);
-    assert.ok(Math.max(...pauses) < 500, `the longest pause between deltas was ${Math.max(...pauses)} ms`);
+    assertStreamed(times);
     await assertEqualsLog(chat);
     await proxy.process.kill("SIGTERM");
   });
