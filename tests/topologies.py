@@ -153,10 +153,13 @@ class RealSentinels(_ServerGroup):
         until(agree, "sentinels that agree")
         until(lambda: follows(self.replica, self.primary), "a replica that follows")
 
-        def known() -> bool:
-            return bool(self.ask("SENTINEL", "MASTER", SERVICE)[b"num-slaves"] == b"1")
+        # A sentinel that still considers the old primary a primary demotes it again (+convert-to-slave), also while a
+        # failover promotes it. That failover then times out.
+        def informed() -> bool:
+            replicas = [self.ask("SENTINEL", "REPLICAS", SERVICE, sentinel=n) for n in range(3)]
+            return all([each[b"role-reported"] for each in known] == [b"slave"] for known in replicas)
 
-        until(known, "sentinels that know of the replica")
+        until(informed, "sentinels that know the replica and its role")
 
     def start(self) -> Self:
         """Start all servers; return when they agree."""
@@ -203,7 +206,9 @@ class RealSentinels(_ServerGroup):
         # while the primary is down, a sentinel rejects a replica whose INFO is older than five ping periods, and it
         # requests INFO once a second. With 100 ms every other failover was aborted (-failover-abort-no-good-slave), and
         # the next try came 8 s later (twice the failover-timeout).
-        quick = ("INFO-PERIOD", "200", "PUBLISH-PERIOD", "200", "ASK-PERIOD", "200", "PING-PERIOD", "300")
+        # Four publish periods must exceed the duration of a failover. Otherwise a sentinel that does not know of it yet
+        # demotes the promoted replica (+convert-to-slave), both servers are replicas, and the failover is reverted.
+        quick = ("INFO-PERIOD", "200", "PUBLISH-PERIOD", "400", "ASK-PERIOD", "200", "PING-PERIOD", "300")
         until(lambda: self.ask("SENTINEL", "DEBUG", *quick, sentinel=-1), "a sentinel that answers")
 
     @contextmanager
