@@ -1,11 +1,15 @@
-# make run     the product, at http://127.0.0.1:8000, on an embedded store and the built-in demo provider
-# make test    every check and every test
-# make bench   what a delivered token costs, beside a floor and beside others (about 15 minutes)
-# make chaos   random failures on whole deployments; SEED=1 SCHEDULES=60, and what else OPTIONS="--help" names
-# make check   format, lint, types, import contracts; sizes and age of the built files, where there is node
-# make style, types, contracts, web, coverage   one of the checks; the last: core modules by their own tests alone
-# make tools   what further tests of deploy/ need, in .venv: helm, schemas, a linter
-# make lock    renew the lock files; nothing younger than a week is taken
+# make run      the product on an embedded store and a demo provider, at http://127.0.0.1:8000
+# make quick    style, types, contracts, and the tests of the fast lane: about a minute
+# make test     every check and every test: about 10 minutes on 2 cores
+# make bench    cost of a delivered token, beside a lower bound and other servers: about 15 minutes
+# make chaos    random failures on whole deployments: SEED=1 SCHEDULES=60, further OPTIONS="--help"
+# make newest, make oldest   the fast lane on the newest and the lowest versions of the dependencies
+# make check    format, lint, types, import contracts, generated files, web sources
+# make style, types, contracts, web, coverage   one of the checks; coverage: core modules by their own tests
+# make generated   write the files that are derived from the code: protocol schema and reference, settings
+# make dist     wheel, source distribution and npm package in dist/
+# make tools    what further tests of deploy/ need: helm, schemas, a linter
+# make lock     renew the lock files with packages that are at least a week old
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,14 +18,22 @@ BIN := $(VENV)/bin
 SEED ?= 1
 SCHEDULES ?= 60
 
-# Two of them at once: none has a bound on its time.
+# Two checks run at once: no check has a time limit.
 CHECKS := style types contracts web
 AT_ONCE := $(MAKE) --no-print-directory --jobs=2
 
-.PHONY: run test bench chaos check $(CHECKS) coverage generated format tools lock clean
+.PHONY: run quick test newest oldest dist bench chaos check $(CHECKS) coverage generated format tools lock clean
 
+# Separate from .venv/dev: running needs neither the tools nor an editable install.
 run: $(VENV)/run
 	$(BIN)/python -m gateway run
+
+quick: $(VENV)/dev
+	$(AT_ONCE) style types contracts
+	$(BIN)/python -m tests.quick
+
+newest oldest: $(VENV)/dev $(VENV)/build
+	$(BIN)/python -m tests.bounds $@
 
 test:
 	$(AT_ONCE) $(CHECKS) coverage
@@ -50,7 +62,7 @@ contracts: $(VENV)/dev
 generated: $(VENV)/dev
 	$(BIN)/python -m tests.generated
 
-# Its packages come while Python's are installed, of which it needs none.
+# Needs only Python itself, so its npm packages install while the Python packages do.
 web: $(BIN)/python
 	$(BIN)/python -m tests.web check
 
@@ -65,18 +77,29 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("Tokenwire needs Python 3.11 or newer; set PYTHON=" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
-# --no-deps: the lock names every package with its hash, so nothing is left to resolve.
+# The locks name every package with its hash, so nothing is left to resolve.
 $(VENV)/dev: requirements-dev.lock pyproject.toml $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock
+	$(BIN)/python tests/install.py requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(VENV)/dev $(VENV)/run
 
 $(VENV)/run: requirements.lock $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python tests/install.py requirements.lock
 	@touch $(VENV)/run
 
+$(VENV)/build: requirements-build.lock $(BIN)/python
+	$(BIN)/python tests/install.py requirements-build.lock
+	@touch $(VENV)/build
+
+dist: $(VENV)/dev $(VENV)/build
+	$(BIN)/python -m tests.web set-up
+	npm run --silent build --prefix web
+	rm -rf dist && $(BIN)/python -m uv build --quiet --no-build-isolation --out-dir dist
+	npm pack --silent --pack-destination dist ./web
+	$(BIN)/python -m zipfile --list dist/*.whl
+
 tools: $(VENV)/dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-deploy.lock
+	$(BIN)/python tests/install.py requirements-deploy.lock
 
 lock:
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --exclude-newer "1 week" \

@@ -36,11 +36,17 @@ if TYPE_CHECKING:
 
 ServerProgram: TypeAlias = Literal["valkey", "redis"]
 
-ONE_SERVER: Final = ("memory", "embedded", "redis")
-KINDS: Final = (
-    *(*ONE_SERVER, "redis_sentinel", "valkey_cluster"),
-    # The same topologies with the other server program.
-    *(pytest.param(kind, marks=pytest.mark.long) for kind in ("valkey_sentinel", "redis_cluster")),
+_SELECTED: Final = [kind for kind in os.environ.get("TOKENWIRE_TEST_STORES", "").split(",") if kind]
+"""Kinds to which `make quick` limits the contract tests; empty for all."""
+
+ONE_SERVER: Final = tuple(_SELECTED or ("memory", "embedded", "redis"))
+KINDS: Final = tuple(
+    _SELECTED
+    or (
+        *("memory", "embedded", "redis", "redis_sentinel", "valkey_cluster"),
+        # The same topologies with the other server program.
+        *(pytest.param(kind, marks=pytest.mark.long) for kind in ("valkey_sentinel", "redis_cluster")),
+    )
 )
 START_TIMEOUT_S: Final = 15.0
 

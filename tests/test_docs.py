@@ -31,6 +31,7 @@ def document(path: str) -> str:
 
 PROTOCOL: Final = document("gateway/PROTOCOL.md")
 README: Final = document("README.md")
+SETTINGS: Final = document("gateway/SETTINGS.md")
 
 
 def rows(page: str) -> Iterator[list[str]]:
@@ -64,8 +65,8 @@ def documentation_of(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_readme_documents_setting(name: str) -> None:
-    assert re.search(rf"\bTOKENWIRE_{name.upper()}\b", README)
+def test_settings_page_documents_setting(name: str) -> None:
+    assert re.search(rf"`TOKENWIRE_{name.upper()}`", SETTINGS)
 
 
 @pytest.mark.parametrize("frame", [*CLIENT_FRAMES, *(member.__struct_config__.tag for member in get_args(ServerFrame))])

@@ -70,7 +70,7 @@ def main() -> int:
     if reason := missing():
         print(f"web {name}: SKIPPED: {reason}", flush=True)
         return 0
-    return 0 if install() and {"check": check, "test": test}[name]() else 1
+    return 0 if install() and {"set-up": install, "check": check, "test": test}[name]() else 1
 
 
 if __name__ == "__main__":
