@@ -47,7 +47,10 @@ def check() -> bool:
 
 
 def test() -> bool:
-    """Run all tests of web/. Browser tests are skipped without Chromium."""
+    """Run all tests of web/. Browser tests are skipped without Chromium.
+
+    `TOKENWIRE_DISCONNECTS=100` in the environment selects the long form of the tests with random disconnects.
+    """
     # Explicit files, because Node versions differ in how they search a folder.
     files = sorted(str(file.relative_to(ROOT)) for file in (WEB / "test").rglob("*.test.*js"))
     if not files:

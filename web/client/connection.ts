@@ -103,7 +103,8 @@ class ReconnectingConnection implements Connection {
   }
 
   #dispatch(event: ConnectionEvent): void {
-    const { transport, timer, changed } = this.#core.handle(event, {
+    const before = this.state;
+    const { transport, timer } = this.#core.handle(event, {
       now: performance.now(),
       wallClock: Date.now(),
       random: Math.random(),
@@ -117,7 +118,7 @@ class ReconnectingConnection implements Connection {
       this.#timer = setTimeout(() => this.#dispatch({ type: "timer" }), timer);
     }
     const generation = this.#generation;
-    if (changed) this.#session.stateChanged();
+    if (this.state !== before) this.#session.stateChanged();
     // A listener may have closed or reconnected the client.
     if (transport === "open" && generation === this.#generation) void this.#openTransport(generation);
   }

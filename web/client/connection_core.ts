@@ -48,17 +48,16 @@ export interface Environment {
   readonly connected: boolean;
 }
 
-/** What to do after an event. Carried out in this order. */
+/** What to do after an event. */
 export interface Effects {
   /** Close the transport and clear the timer; `open` then opens another transport. */
   transport?: "open" | "close";
   /** Restart the timer with this many milliseconds. */
   timer?: number;
-  /** Report the state. */
-  changed?: true;
 }
 
 export class ConnectionCore {
+  /** The public state; a new object after each change. */
   state: ConnectionState = { name: "connecting" };
   #choice: TransportChoice;
   #refreshable: boolean;
@@ -105,7 +104,7 @@ export class ConnectionCore {
       case "end":
         this.#ended = true;
         this.state = { name: "closed", code: 1000, reason: "" };
-        return { transport: "close", changed: true };
+        return { transport: "close" };
     }
   }
 
@@ -122,7 +121,7 @@ export class ConnectionCore {
     this.#timerConnects = false;
     this.#receivedAt = at.now;
     this.state = { name: "connecting" };
-    return { transport: "open", timer: 1000 * OPEN_TIMEOUT_S, changed: true };
+    return { transport: "open", timer: 1000 * OPEN_TIMEOUT_S };
   }
 
   #lost(code: number, reason: string, at: Environment): Effects {
@@ -132,13 +131,13 @@ export class ConnectionCore {
     this.#tokenRetried = code === Close.NOT_AUTHENTICATED && this.#refreshable && !this.#tokenRetried;
     if (!reconnects(code) && !this.#tokenRetried) {
       this.state = { name: "closed", code, reason };
-      return { transport: "close", changed: true };
+      return { transport: "close" };
     }
     this.#attempt += 1;
     this.#timerConnects = true;
     const name = at.online ? "reconnecting" : "offline";
     this.state = { name, attempt: this.#attempt, at: at.wallClock + Math.max(0, wait) };
-    return { transport: "close", timer: wait, changed: true };
+    return { transport: "close", timer: wait };
   }
 
   /** Reconnect if the connection is dead; otherwise check again when it may be. */
@@ -159,7 +158,7 @@ export class ConnectionCore {
         this.#heartbeatS = frame.heartbeat;
         this.#choice.ready();
         this.state = { name: "live", transport: this.#choice.transport };
-        return { changed: true, ...this.#checkAlive(MAX_SILENT_HEARTBEATS, at) };
+        return this.#checkAlive(MAX_SILENT_HEARTBEATS, at);
       case "watching":
         // `ready` does not reset the backoff: a gateway without its store sends it too.
         this.#attempt = 0;

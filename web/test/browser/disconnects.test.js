@@ -1,4 +1,4 @@
-// The widget behind a proxy that disconnects at random bytes. `CUTS=100` is the long form.
+// The widget behind a proxy that disconnects at random bytes. `TOKENWIRE_DISCONNECTS=100` is the long form.
 
 import assert from "node:assert/strict";
 import { after, before, describe as group, test } from "node:test";
@@ -6,7 +6,7 @@ import { after, before, describe as group, test } from "node:test";
 import { closeAll, FaultProxy } from "../live/cluster.js";
 import { browser, Gateway, missing, Pages, until } from "./fixture.js";
 
-const DISCONNECTS = Number(process.env.CUTS ?? 12);
+const DISCONNECTS = Number(process.env.TOKENWIRE_DISCONNECTS ?? 12);
 
 group("the widget behind a failing connection", { skip: missing }, () => {
   let gateway, pages, chromium;

@@ -48,7 +48,7 @@ class Harness {
   }
 }
 
-const OPEN = { transport: "open", timer: 10_000, changed: true };
+const OPEN = { transport: "open", timer: 10_000 };
 
 describe("begin", () => {
   test("opens a transport once", () => {
@@ -60,7 +60,7 @@ describe("begin", () => {
 
   test("does nothing after the end", () => {
     const harness = new Harness();
-    assert.deepEqual(harness.handle({ type: "end" }), { transport: "close", changed: true });
+    assert.deepEqual(harness.handle({ type: "end" }), { transport: "close" });
     for (const type of ["begin", "reconnect", "online"]) assert.deepEqual(harness.handle({ type }), {});
     assert.deepEqual(harness.state, { name: "closed", code: 1000, reason: "" });
   });
@@ -71,14 +71,14 @@ describe("liveness", () => {
     const harness = new Harness();
     harness.handle({ type: "begin" });
     harness.now += 10_000;
-    assert.deepEqual(harness.handle({ type: "timer" }), { transport: "close", timer: 125, changed: true });
+    assert.deepEqual(harness.handle({ type: "timer" }), { transport: "close", timer: 125 });
     assert.equal(harness.state.name, "reconnecting");
   });
 
   test("ready starts the heartbeat timeout", () => {
     const harness = new Harness();
     harness.handle({ type: "begin" });
-    assert.deepEqual(harness.receive(READY), { changed: true, timer: 50_000 });
+    assert.deepEqual(harness.receive(READY), { timer: 50_000 });
     assert.deepEqual(harness.state, { name: "live", transport: "websocket" });
   });
 
@@ -131,7 +131,7 @@ describe("after a close", () => {
 
   test("a 4xxx code is final until reconnect", () => {
     const harness = new Harness().live();
-    assert.deepEqual(harness.closed(4403, "origin"), { transport: "close", changed: true });
+    assert.deepEqual(harness.closed(4403, "origin"), { transport: "close" });
     assert.deepEqual(harness.state, { name: "closed", code: 4403, reason: "origin" });
     for (const type of ["online", "visible", "offline"]) assert.deepEqual(harness.handle({ type }), {});
     assert.deepEqual(harness.handle({ type: "reconnect" }), OPEN);

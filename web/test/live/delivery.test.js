@@ -5,8 +5,8 @@ import { after, afterEach, before, describe, test } from "node:test";
 
 import { closeAll, endProcesses, FaultProxy, MemoryStore, newId, Process, tab, until, waitFor } from "./cluster.js";
 
-/** Number of disconnects: `TOKENWIRE_CUTS=100` takes a minute. */
-const DISCONNECTS = Number(process.env.TOKENWIRE_CUTS ?? 15);
+/** Number of disconnects: `TOKENWIRE_DISCONNECTS=100` takes a minute. */
+const DISCONNECTS = Number(process.env.TOKENWIRE_DISCONNECTS ?? 15);
 
 const texts = (chat) => chat.messages.map(({ role, text }) => ({ role, text }));
 const done = (chat) =>
