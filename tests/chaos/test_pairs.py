@@ -12,7 +12,7 @@ from tests.core_coverage import ROOT
 pytestmark = pytest.mark.live
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_each_missing_protection_is_detected() -> None:
     # The long form also plays these schedules with the protections; `test_chaos.py` covers similar ones.
     done = subprocess.run(

@@ -51,7 +51,7 @@ def healthy(image: Image, given: dict[str, str]) -> bool:
 
 
 @pytest.mark.live
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_image_answers_without_root_on_read_only_filesystem(image: Image) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -83,7 +83,7 @@ async def test_image_answers_without_root_on_read_only_filesystem(image: Image) 
 
 
 @pytest.mark.live
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_final_stage_contains_no_build_tools(image: Image) -> None:
     programs = {path.name for path in (image.root / "opt/tokenwire/bin").iterdir()}
     assert "tokenwire" in programs
