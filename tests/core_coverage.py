@@ -37,6 +37,7 @@ CORE: Final = {
     "gateway.session": "tests/gateway/test_session.py",
     "gateway.streams.log_entries": "tests/gateway/streams/test_log_entries.py",
     "gateway.streams.keys": "tests/gateway/streams/test_keys.py",
+    "gateway.streams.liveness": "tests/gateway/streams/test_liveness.py",
     "gateway.streams.records": "tests/gateway/streams/test_records.py",
     "gateway.operations.top": "tests/gateway/operations/test_top.py",
     "gateway.streams.store.topology": "tests/gateway/streams/store/test_topology.py",
@@ -48,6 +49,7 @@ CORE: Final = {
     "workers.prompt": "tests/workers/test_prompt.py",
     "workers.providers.event_stream": "tests/workers/test_event_stream.py",
     "workers.overlap": "tests/workers/test_overlap.py",
+    "workers.retry_policy": "tests/workers/test_retry_policy.py",
 }
 """The core modules of the house, each with its tests."""
 

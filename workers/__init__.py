@@ -1,1 +1,1 @@
-"""Producers: a job becomes the entries of a response log."""
+"""Workers: acquire jobs, call providers and append their output to response logs."""

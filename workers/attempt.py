@@ -1,8 +1,8 @@
-"""What a worker wrote of one attempt and what it is to write next, whatever the store says it has.
+"""The entries of one attempt: which are written, and what to append next.
 
-The store appends only behind the id that the writer expects. When it refuses, its last id tells which of three things
-happened: the append was made and its reply lost; a failover lost a tail of this attempt, which is then written again,
-the same bytes under the same ids; or the log went on without this worker, which is fenced and stops.
+The store appends only if its last id is the one that the writer expects. Otherwise its last id shows which of three
+things happened: the append was made and its reply was lost; a failover lost a tail of this attempt, and the same bytes
+are written again under the same ids; or another attempt or an end follows, and this attempt is fenced.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_ENTRIES: Final = 128
-"""An append holds at most this many entries."""
+"""Of one append."""
 
 
 class Append(NamedTuple):
-    """Entries to append from `first` on, if the log's last id is `expected`."""
+    """Entries to append from the id `first` on, if the last id of the log is `expected`."""
 
     expected: LogId
     first: LogId
@@ -27,10 +27,10 @@ class Append(NamedTuple):
 
 
 class Attempt:
-    """One attempt's entries, from its start on."""
+    """The entries of one attempt, beginning with its start entry."""
 
     def __init__(self, before: LogId, start: LogId, value: bytes) -> None:
-        """`before` was the log's last id when the entry `value` was written as `start`."""
+        """`value` is the start entry with the id `start`; `before` was the last id before it."""
         self._before = before
         self._start = start
         self._values = [value]
@@ -38,36 +38,36 @@ class Attempt:
 
     @property
     def number(self) -> int:
-        """Which try at the response this is."""
+        """The number of the attempt."""
         return self._start.number
 
     @property
     def written(self) -> int:
-        """Entries that the log has of it, the start among them."""
+        """Entries that the log contains, including the start."""
         return self._written
 
     @property
     def tail(self) -> LogId:
-        """The last id that the log is known to have, as far as this attempt goes."""
+        """The last id that the log should have."""
         return self._id(self._written) if self._written else self._before
 
     def add(self, values: Sequence[bytes]) -> None:
-        """Put entries behind those that are to be written."""
+        """Queue entries to append."""
         self._values += values
 
     def next(self) -> Append | None:
-        """The append to make now; None when all is written."""
+        """Return the next append; None if all entries are written."""
         if self._written == len(self._values):
             return None
         values = self._values[self._written : self._written + MAX_ENTRIES]
         return Append(self.tail, self._id(self._written + 1), values)
 
     def appended(self, append: Append) -> None:
-        """The store made this append."""
+        """Record that the store made this append."""
         self._written += len(append.values)
 
-    def refused(self, last: LogId | None) -> bool:
-        """The store's last id was not the expected one. False: this attempt is fenced, and may write nothing more."""
+    def reconcile(self, last: LogId | None) -> bool:
+        """Apply the last id of a store that refused an append; return False if this attempt is fenced."""
         if last == self._before:
             self._written = 0
             return True

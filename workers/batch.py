@@ -1,9 +1,9 @@
-"""When small pieces become one append, and what is appended: decisions that never wait.
+"""Batching: when small pieces become one append, and what is appended.
 
-The first piece of an attempt is due at once, and so is one that comes after a silence. Otherwise pieces are gathered
-until the next beat, so that the cost of an append is shared by the tokens of one moment. All answers of a worker share
-the beats, and so the round trips that their appends make. Under load the beats come less often: then a moment holds
-more tokens, and a token costs less.
+The first piece of an attempt is due immediately, and so is a piece after a silence. Other pieces are coalesced until
+the next tick, so the tokens of one interval share the cost of an append. All answers of a worker share the ticks, and
+with them the round trips of their appends. Load widens the interval: an append then carries more tokens, and a token
+costs less.
 """
 
 from __future__ import annotations
@@ -14,74 +14,74 @@ from typing import Final
 from gateway.streams import log_entries
 
 MAX_CHARACTERS: Final = 4096
-"""An entry holds at most this many; escaped they are less than 25 kB."""
+"""Of one entry; escaped they are less than 25 kB."""
 
-WIDEST: Final = 0.1
-"""Seconds to which load may widen a window. Beyond, a person would see it."""
+MAX_INTERVAL_S: Final = 0.1
+"""Seconds to which load may widen the interval: users notice longer ones."""
 
-BUSY: Final = 0.6
-IDLE: Final = 0.5
-"""Shares of the time that a worker computes: above the one its window widens, below the other it narrows.
+BUSY_SHARE: Final = 0.6
+IDLE_SHARE: Final = 0.5
+"""Shares of CPU time: above the first the interval widens, below the second it narrows.
 
-A step changes the share by less than they differ, so none leads from beyond one to beyond the other.
+One step changes the share by less than their difference, so the interval does not oscillate.
 """
 
 _STEP: Final = 1.15
-_SMALLEST: Final = 0.001
+_MIN_INTERVAL_S: Final = 0.001
 
-_HIGH: Final = range(0xD800, 0xDC00)
+_HIGH_SURROGATES: Final = range(0xD800, 0xDC00)
 
 
-class Window:
-    """For how long pieces are gathered: the beats of one worker, counted from 1, and the seconds between them."""
+class BatchingInterval:
+    """The ticks of one worker, numbered from 1, and the seconds between them."""
 
-    def __init__(self, least: float) -> None:
-        """`least`: seconds between beats where there is no load."""
-        self._least = least
-        self._most = max(least, WIDEST)
-        self._beat = 0
-        self.seconds = least
-        self.over_at = float("-inf")
-        """The time at which the present beat is over."""
+    def __init__(self, min_s: float) -> None:
+        """`min_s`: seconds between ticks without load."""
+        self._min_s = min_s
+        self._max_s = max(min_s, MAX_INTERVAL_S)
+        self._tick = 0
+        self.seconds = min_s
+        self.ends_at = float("-inf")
+        """When the current tick ends."""
 
-    def beat(self, now: float) -> int:
-        """The number of the beat at the time `now`, in seconds: a new one, if the last is over."""
-        return self.begin(now) if now >= self.over_at else self._beat
+    def tick_at(self, now: float) -> int:
+        """Return the number of the tick at `now` (seconds); start the next one if the current has ended."""
+        return self.start_tick(now) if now >= self.ends_at else self._tick
 
-    def begin(self, now: float) -> int:
-        """Begin the next beat, even if the last is not quite over; return its number."""
-        self._beat += 1
-        self.over_at = now + self.seconds
-        return self._beat
+    def start_tick(self, now: float) -> int:
+        """Start the next tick, even if the current one has not quite ended; return its number."""
+        self._tick += 1
+        self.ends_at = now + self.seconds
+        return self._tick
 
-    def observe(self, busy: float) -> None:
-        """Fit the window to the load: `busy` is the share of the last moment for which the worker computed."""
-        if busy > BUSY:
-            self.seconds = min(self._most, max(self.seconds, _SMALLEST) * _STEP)
-        elif busy < IDLE:
+    def adapt(self, cpu_share: float) -> None:
+        """Adapt the interval to the load: `cpu_share` is the recent share of time in which the worker computed."""
+        if cpu_share > BUSY_SHARE:
+            self.seconds = min(self._max_s, max(self.seconds, _MIN_INTERVAL_S) * _STEP)
+        elif cpu_share < IDLE_SHARE:
             narrower = self.seconds / _STEP
-            self.seconds = narrower if narrower > max(self._least, _SMALLEST) else self._least
+            self.seconds = narrower if narrower > max(self._min_s, _MIN_INTERVAL_S) else self._min_s
 
 
 class Batch:
     """The pieces of one attempt that are not appended yet."""
 
-    def __init__(self, longest: int) -> None:
-        """`longest`: bytes of text and reasoning that are taken."""
-        self._longest = self._room = longest
+    def __init__(self, max_bytes: int) -> None:
+        """`max_bytes` of text and reasoning are accepted."""
+        self._max_bytes = self._remaining_bytes = max_bytes
         self._pieces: list[tuple[bytes, StringIO]] = []
-        self._halves: dict[bytes, str] = {}
-        self._taken_in = 0
+        self._high_surrogates: dict[bytes, str] = {}
+        self._last_tick = 0
 
     @property
     def size(self) -> int:
-        """Bytes of text and reasoning that were taken."""
-        return self._longest - max(self._room, 0)
+        """Bytes of text and reasoning that were accepted."""
+        return self._max_bytes - max(self._remaining_bytes, 0)
 
     @property
     def full(self) -> bool:
-        """Whether the answer is as long as it may be; what is added from now on is dropped."""
-        return self._room <= 0
+        """Whether the answer has its maximum length; further pieces are dropped."""
+        return self._remaining_bytes <= 0
 
     @property
     def empty(self) -> bool:
@@ -89,45 +89,45 @@ class Batch:
         return not self._pieces
 
     def add(self, kind: bytes, text: str) -> None:
-        """Gather a piece of text or reasoning (`log_entries.TEXT`, `log_entries.REASONING`).
+        """Add a piece of text or reasoning (`log_entries.TEXT`, `log_entries.REASONING`).
 
-        A piece may end in the first half of a surrogate pair whose second half begins the next of its kind; any other
-        lone surrogate becomes U+FFFD, because no UTF-8 exists for it (RFC 3629, section 3).
+        A piece may end with a high surrogate whose low surrogate starts the next piece of its kind. Any other lone
+        surrogate becomes U+FFFD, because UTF-8 cannot encode it (RFC 3629, section 3).
         """
-        if self._halves:
-            text = self._halves.pop(kind, "") + text
+        if self._high_surrogates:
+            text = self._high_surrogates.pop(kind, "") + text
         try:
             data = text.encode()
         except UnicodeEncodeError:
-            if ord(text[-1]) in _HIGH:
-                text, self._halves[kind] = text[:-1], text[-1]
-            text = _whole(text)
+            if ord(text[-1]) in _HIGH_SURROGATES:
+                text, self._high_surrogates[kind] = text[:-1], text[-1]
+            text = _repair_surrogates(text)
             data = text.encode()
-        if len(data) > self._room:
-            text = data[: max(self._room, 0)].decode(errors="ignore")
-        self._room -= len(data)
+        if len(data) > self._remaining_bytes:
+            text = data[: max(self._remaining_bytes, 0)].decode(errors="ignore")
+        self._remaining_bytes -= len(data)
         if not text:
             return
         if not self._pieces or self._pieces[-1][0] != kind:
             self._pieces.append((kind, StringIO()))
-        # While the store is away a whole answer may gather here: that must not cost more by the piece.
+        # A whole answer may accumulate while the store is unavailable; StringIO keeps the cost per piece constant.
         self._pieces[-1][1].write(text)
 
-    def due(self, beat: int) -> bool:
-        """Whether there is something to append in the beat of this number."""
-        return bool(self._pieces) and beat != self._taken_in
+    def due(self, tick: int) -> bool:
+        """Return whether there is something to append in this tick."""
+        return bool(self._pieces) and tick != self._last_tick
 
-    def take(self, beat: int, *, last: bool = False) -> list[bytes]:
-        """The gathered pieces as entries, in the beat of this number. `last`: nothing will complete a half pair."""
+    def take(self, tick: int, *, last: bool = False) -> list[bytes]:
+        """Remove and return all pieces as entries, in this tick. `last`: an incomplete surrogate pair is replaced."""
         if last:
-            for kind in list(self._halves):
-                del self._halves[kind]
+            for kind in list(self._high_surrogates):
+                del self._high_surrogates[kind]
                 self.add(kind, "\N{REPLACEMENT CHARACTER}")
         pieces, self._pieces = self._pieces, []
-        self._taken_in = beat
+        self._last_tick = tick
         entries: list[bytes] = []
-        for kind, gathered in pieces:
-            text = gathered.getvalue()
+        for kind, joined in pieces:
+            text = joined.getvalue()
             entries += [
                 kind + log_entries.escape(text[start : start + MAX_CHARACTERS])
                 for start in range(0, len(text), MAX_CHARACTERS)
@@ -135,6 +135,6 @@ class Batch:
         return entries
 
 
-def _whole(text: str) -> str:
-    """Join surrogate pairs, and replace surrogates that have no other half."""
+def _repair_surrogates(text: str) -> str:
+    """Join surrogate pairs and replace lone surrogates."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

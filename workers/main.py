@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from workers.generation import GenerationOptions
+from workers.options import GenerationOptions
 from workers.pool import Pool
 
 if TYPE_CHECKING:
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 def create_pool(settings: WorkerSettings, store: Store) -> Pool:
     """Return a pool with the providers of these settings; raises ValueError for a target that cannot be served."""
     options = GenerationOptions(
-        lease=settings.lease,
-        attempts=settings.attempts,
+        lease_s=settings.lease,
+        max_attempts=settings.attempts,
         recovery=settings.recovery,
-        window=settings.window,
-        patience=settings.patience,
-        first_timeout=settings.first_timeout,
-        idle_timeout=settings.idle_timeout,
-        longest=settings.longest,
-        context=settings.context,
+        batching_interval_s=settings.window,
+        retry_timeout_s=settings.patience,
+        first_token_timeout_s=settings.first_timeout,
+        idle_timeout_s=settings.idle_timeout,
+        max_answer_bytes=settings.longest,
+        max_prompt_characters=settings.context,
     )
     return Pool(store, settings.targets(), options, concurrency=settings.concurrency, demo_rate=settings.demo_rate)
 

@@ -1,4 +1,4 @@
-"""A worker: takes jobs while it has room, keeps their leases, hears of stops, and leaves in order."""
+"""The pool of one worker process: acquires jobs, renews their leases, handles stops, and drains."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import RedisError
 
 from gateway.streams import jobs, keys, presence, response_log
+from gateway.streams.liveness import StoreObserver, renewal_interval_s
 from gateway.streams.log_entries import End, Problem
 from gateway.streams.records import MAX_RESPONSES, Worker
 from gateway.streams.store.errors import StoreError
 from workers import metrics
-from workers.batch import Window
-from workers.generation import Generation, GenerationOptions
+from workers.batch import BatchingInterval
+from workers.generation import Generation
 from workers.providers import Served, connect
 from workers.ticks import SharedTick
 
@@ -24,14 +25,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from gateway.streams.store.store import Store
+    from workers.options import GenerationOptions
 
 logger = logging.getLogger(__name__)
 
-POLL_EVERY: Final = 1.0
-"""Seconds. A job whose wake-up was lost, or whose worker died, is found within this time."""
+POLL_INTERVAL_S: Final = 1.0
+"""Seconds in which a job is found whose notification was lost, or whose worker died."""
 
-SWEEP_EVERY: Final = 10.0
-CANCEL_AGAIN_AFTER: Final = 1.0
+RETRY_PAUSE_S: Final = POLL_INTERVAL_S / 4
+REQUEUE_INTERVAL_S: Final = 10.0
+CANCEL_RETRY_S: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -42,71 +45,84 @@ class _Running:
 
 
 class Pool:
-    """One worker process's jobs."""
+    """The responses that one worker process generates."""
 
     def __init__(
-        self, store: Store, targets: Mapping[str, str], terms: GenerationOptions, *, concurrency: int, demo_rate: float
+        self,
+        store: Store,
+        targets: Mapping[str, str],
+        options: GenerationOptions,
+        *,
+        concurrency: int,
+        demo_rate: float,
     ) -> None:
-        """`targets`: alias to `provider/model`. Raises ValueError for one that can not be served."""
-        self._pulse = presence.ProcessStats()
-        self.name = self._pulse.name
+        """`targets`: model alias to `provider/model`; raises ValueError for one that cannot be served. `concurrency`:
+        maximum number of responses. `demo_rate`: tokens per second of the demo provider.
+        """
+        self._stats = presence.ProcessStats()
+        self.name = self._stats.name
         self._store = store
-        self._terms = terms
+        self._options = options
         self._concurrency = concurrency
         metrics.CONCURRENCY.set(concurrency)
-        self._beats = SharedTick(Window(terms.window))
+        self._tick = SharedTick(BatchingInterval(options.batching_interval_s))
         self._providers: dict[str, Served] = {}
         for alias, target in targets.items():
             try:
-                self._providers[alias] = connect(target, demo_rate=demo_rate, pace=self._beats.next)
+                self._providers[alias] = connect(target, demo_rate=demo_rate, pace=self._tick.next)
             except ValueError as error:
                 raise ValueError(f"model {alias!r}: {error}") from error
         self._running: dict[str, _Running] = {}
-        self._woken: set[int] = set()
+        self._pending_partitions: set[int] = set()
         self._wake = asyncio.Event()
-        self._leaving = False
-        self._blind_at = float("-inf")
-        """When this worker last could not reach the store, or waited long for it."""
+        self._draining = False
+        self._observer = StoreObserver(options.lease_s)
         self._loops: list[asyncio.Task[None]] = []
         self._partitions = {keys.control(partition).encode(): partition for partition in range(keys.PARTITIONS)}
-        """By their control channels."""
+        """By control channel."""
 
     @property
     def models(self) -> list[str]:
-        """The aliases that this worker serves."""
+        """The model aliases that this worker serves."""
         return list(self._providers)
 
     async def run(self) -> None:
-        """Work until `shut_down` is called."""
+        """Work until `shut_down` is called. Not safe to cancel: jobs are taken over only after their leases.
+
+        Raises StoreUnavailableError if the store is unavailable at the start.
+        """
         await jobs.prepare(self._store)
-        if self._leaving:
+        if self._draining:
             return
         self._loops = [
             asyncio.create_task(loop)
             for loop in (
-                self._take_jobs(),
+                self._acquire_jobs(),
                 self._keep_leases(),
-                self._hear_control(),
-                self._sweep(),
+                self._subscribe_control(),
+                self._requeue_lost(),
                 presence.heartbeat_loop(self._store, self._record),
             )
         ]
         try:
             await asyncio.gather(*self._loops)
         except asyncio.CancelledError:
-            if not self._leaving:
+            if not self._draining:
                 raise
 
     async def shut_down(self, drain_s: float) -> None:
-        """Take nothing more, let what runs finish within `drain_s` seconds, and hand the rest over."""
-        self._leaving = True
+        """Acquire no more jobs, wait up to `drain_s` seconds for the running ones, and release the others.
+
+        Not safe to cancel: call it again with 0, or jobs are taken over only after their leases.
+        """
+        self._draining = True
         self._wake.set()
         tasks = [running.task for running in self._running.values()]
         if tasks and drain_s:
             await asyncio.wait(tasks, timeout=drain_s)
         rest = list(self._running.values())
-        await _end(running.task for running in rest)
-        await _end(self._loops)
+        await _cancel(running.task for running in rest)
+        await _cancel(self._loops)
         for served in self._providers.values():
             if (close := getattr(served.provider, "aclose", None)) is not None:
                 await close()
@@ -115,46 +131,44 @@ class Pool:
                 await jobs.release(self._store, running.job, self.name)
             await jobs.remove_consumer(self._store, self.name)
         except (StoreError, RedisError, OSError) as error:
-            # The leases run out by themselves.
-            logger.warning("jobs could not be handed over (%s)", type(error).__name__)
+            # The leases expire anyway.
+            logger.warning("jobs_not_released", extra={"jobs": len(rest), "error": type(error).__name__})
 
-    async def _take_jobs(self) -> None:
-        self._woken.update(range(keys.PARTITIONS))
-        while not self._leaving:
-            woken, self._woken = self._woken, set()
-            room = self._concurrency - len(self._running)
-            if woken and room > 0:
-                await self._take(woken, room)
-            if self._woken:
+    async def _acquire_jobs(self) -> None:
+        self._pending_partitions.update(range(keys.PARTITIONS))
+        while not self._draining:
+            partitions, self._pending_partitions = self._pending_partitions, set()
+            free = self._concurrency - len(self._running)
+            if partitions and free > 0:
+                await self._acquire(partitions, free)
+            if self._pending_partitions:
                 continue
             self._wake.clear()
             try:
-                async with asyncio.timeout(POLL_EVERY):
+                async with asyncio.timeout(POLL_INTERVAL_S):
                     await self._wake.wait()
             except TimeoutError:
-                self._woken.update(range(keys.PARTITIONS))
+                self._pending_partitions.update(range(keys.PARTITIONS))
 
-    async def _take(self, partitions: Iterable[int], room: int) -> None:
-        lease = self._terms.lease
-        begun = asyncio.get_running_loop().time()
-        # While the store could not be reached, nobody could renew: then silence says nothing, for a lease.
-        sees = begun - self._blind_at > lease
+    async def _acquire(self, partitions: Iterable[int], limit: int) -> None:
+        loop = asyncio.get_running_loop()
+        started_at = loop.time()
+        rule = self._observer.rule(started_at)
         try:
-            found = await jobs.acquire(self._store, self.name, partitions, room, lease if sees else None, lease)
+            found = await jobs.acquire(self._store, self.name, partitions, limit, rule)
         except (StoreError, RedisError, OSError) as error:
-            logger.warning("no jobs could be taken (%s)", type(error).__name__)
-            self._blind_at = asyncio.get_running_loop().time()
-            await asyncio.sleep(POLL_EVERY / 4)
-            self._woken.update(range(keys.PARTITIONS))
+            logger.warning("jobs_not_acquired", extra={"error": type(error).__name__})
+            self._observer.failed(loop.time())
+            await asyncio.sleep(RETRY_PAUSE_S)
+            self._pending_partitions.update(range(keys.PARTITIONS))
             return
-        if asyncio.get_running_loop().time() - begun > lease / 3:
-            self._blind_at = asyncio.get_running_loop().time()
+        self._observer.answered(started_at, loop.time())
         for job in found:
             if job.response in self._running:
-                # The lease ran out unnoticed, and this worker took over from itself: it just goes on. Should another
-                # have been at it in between, the log says so.
+                # The lease expired and this worker acquired its own job again: the attempt continues. If another
+                # worker claimed the response in between, the log fences the attempt.
                 continue
-            generation = Generation(self._store, job, self.name, self._providers, self._terms, self._beats)
+            generation = Generation(self._store, job, self.name, self._providers, self._options, self._tick)
             task = asyncio.create_task(generation.run(), name=job.response)
             self._running[job.response] = _Running(job, generation, task)
             metrics.RUNNING.set(len(self._running))
@@ -164,55 +178,57 @@ class Pool:
         running = self._running.get(job.response)
         if running is None or running.task is not task:
             return
-        if self._leaving and task.cancelled():
+        if self._draining and task.cancelled():
             return
         was_full = len(self._running) >= self._concurrency
         del self._running[job.response]
         metrics.RUNNING.set(len(self._running))
         if not task.cancelled() and (error := task.exception()) is not None:
-            about = {"conversation": job.conversation, "response": job.response}
-            logger.error("the response was left to another worker (%s)", type(error).__name__, extra=about)
+            fields = {"conversation": job.conversation, "response": job.response, "error": type(error).__name__}
+            logger.error("attempt_abandoned", extra=fields)
         if was_full:
-            self._woken.update(range(keys.PARTITIONS))
+            self._pending_partitions.update(range(keys.PARTITIONS))
             self._wake.set()
 
     async def _keep_leases(self) -> None:
         while True:
-            await asyncio.sleep(self._terms.lease / 3)
+            await asyncio.sleep(renewal_interval_s(self._options.lease_s))
             held = list(self._running.values())
             results = await asyncio.gather(
                 *(jobs.renew(self._store, running.job, self.name) for running in held), return_exceptions=True
             )
             for running, result in zip(held, results, strict=True):
                 if isinstance(result, BaseException):
-                    logger.warning("a lease could not be renewed (%s)", type(result).__name__)
-                    self._blind_at = asyncio.get_running_loop().time()
+                    fields = {"response": running.job.response, "error": type(result).__name__}
+                    logger.warning("lease_not_renewed", extra=fields)
+                    self._observer.failed(asyncio.get_running_loop().time())
                 elif result != "held" and not running.generation.ending:
                     metrics.FENCES.labels("renewal").inc()
                     running.task.cancel()
 
-    async def _hear_control(self) -> None:
+    async def _subscribe_control(self) -> None:
         while True:
+            reason = "closed"
             try:
-                subscription = await self._store.subscribe(self._heard, self._listens)
+                subscription = await self._store.subscribe(self._on_control, self._on_subscribed)
                 try:
                     subscription.subscribe(*self._partitions)
                     await subscription.closed
                 finally:
                     await subscription.close()
-                logger.warning("the control channel was lost")
             except (RedisError, OSError) as error:
-                logger.warning("the control channel was lost (%s)", type(error).__name__)
-            await asyncio.sleep(POLL_EVERY / 4)
+                reason = type(error).__name__
+            logger.warning("control_subscription_lost", extra={"error": reason})
+            await asyncio.sleep(RETRY_PAUSE_S)
 
-    def _listens(self, channel: bytes) -> None:
-        # What was published before is found by looking.
-        self._woken.add(self._partitions[channel])
+    def _on_subscribed(self, channel: bytes) -> None:
+        # Jobs that were published before the subscription are found by acquiring.
+        self._pending_partitions.add(self._partitions[channel])
         self._wake.set()
 
-    def _heard(self, channel: bytes, data: bytes) -> None:
+    def _on_control(self, channel: bytes, data: bytes) -> None:
         if data == b"job":
-            self._listens(channel)
+            self._on_subscribed(channel)
             return
         running = self._running.get(data.removeprefix(b"end ").decode())
         if running is not None and not running.generation.ending:
@@ -220,41 +236,42 @@ class Pool:
             running.task.cancel()
 
     def _record(self) -> Worker:
-        pulse = self._pulse
-        pulse.sample()
-        running = [running.generation.working(pulse.elapsed) for running in self._running.values()]
+        stats = self._stats
+        stats.sample()
+        working = [running.generation.working(stats.elapsed) for running in self._running.values()]
         return Worker(
-            pulse.name,
-            pulse.age,
-            pulse.cpu,
-            pulse.memory,
-            len(running),
-            self._concurrency,
-            tuple(sorted(self._providers)),
-            tuple(running[:MAX_RESPONSES]),
-            self._leaving,
+            name=stats.name,
+            age=stats.age,
+            cpu=stats.cpu,
+            memory=stats.memory,
+            running=len(working),
+            concurrency=self._concurrency,
+            models=tuple(sorted(self._providers)),
+            responses=tuple(working[:MAX_RESPONSES]),
+            leaving=self._draining,
         )
 
-    async def _sweep(self) -> None:
+    async def _requeue_lost(self) -> None:
         while True:
-            await asyncio.sleep(SWEEP_EVERY)
+            await asyncio.sleep(REQUEUE_INTERVAL_S)
             for partition in range(keys.PARTITIONS):
                 try:
-                    await self._sweep_one(partition)
+                    await self._requeue_partition(partition)
                 except (StoreError, RedisError, OSError) as error:
-                    logger.warning("a sweep failed (%s)", type(error).__name__)
+                    fields = {"partition": partition, "error": type(error).__name__}
+                    logger.warning("lost_jobs_not_requeued", extra=fields)
                     break
 
-    async def _sweep_one(self, partition: int) -> None:
-        for conversation, response in await jobs.requeue_lost(self._store, partition, SWEEP_EVERY):
+    async def _requeue_partition(self, partition: int) -> None:
+        for conversation, response in await jobs.requeue_lost(self._store, partition, REQUEUE_INTERVAL_S):
             problem = Problem("expired", "The message waited too long to be answered.")
             await response_log.end(self._store, conversation, response, End("failed", error=problem, retryable=True))
 
 
-async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they have ended: redis-py waits in ways that up to Python 3.11 may swallow a cancellation."""
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended: under redis-py, up to Python 3.11, a cancellation may be swallowed."""
     pending = set(tasks)
     while pending:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_AFTER)
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_RETRY_S)

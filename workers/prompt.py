@@ -1,38 +1,96 @@
-"""What a provider is told of a conversation: its messages in the order of the turns, the newest that fit."""
+"""Prompt building: the messages of a provider request, and the partial text that an answer continues."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.streams import log_entries
 from gateway.streams.log_entries import Opened, Settled, UserMessage
+from workers.providers import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from gateway.streams.log_entries import LogId, Queued
     from workers.providers import Message
 
+CONTINUE_INSTRUCTION: Final = (
+    "Your answer above was cut off. Continue it exactly where it stops, in the same language and format. "
+    "Do not repeat any of it, do not apologise, and do not mention that it was cut off."
+)
+"""Sent after the partial text. A user message, because current models reject a prefilled answer."""
 
-def messages(entries: Iterable[bytes], message: str, most: int) -> list[Message]:
-    """The messages up to `message`, which is the last, in at most about `most` characters.
 
-    `entries` are those of the conversation's log. Each question is followed by its answer, although the log may have
-    taken further questions before that. Answers that were replaced are left out, and so is a question that was asked
-    again in other words. Where the log no longer holds `message`, there is nothing to answer, and no messages.
+def request(
+    queued: Queued, model: str, history: Iterable[bytes], partial: str, *, response: str, max_characters: int
+) -> Request | None:
+    """Return the request for a response; None if the history no longer contains its message.
+
+    `partial` is the text to continue, "" for a new answer.
     """
-    asked: dict[str, str] = {}
+    asked = messages(history, queued.message, max_characters)
+    if not asked:
+        return None
+    if partial:
+        continuation: list[Message] = [
+            {"role": "assistant", "content": partial},
+            {"role": "user", "content": CONTINUE_INSTRUCTION},
+        ]
+        asked += continuation
+    return Request(
+        model=model,
+        messages=asked,
+        instructions=queued.instructions,
+        max_tokens=queued.max_tokens,
+        conversation=queued.conversation,
+        response=response,
+    )
+
+
+def text_before(entries: Iterable[tuple[LogId, bytes]], start: LogId) -> str:
+    """Return the text that earlier attempts wrote before the entry `start`.
+
+    Read the entries after the claim: a fenced worker may have appended text until then.
+    """
+    text = b""
+    for entry, value in entries:
+        if entry.seq >= start.seq:
+            break
+        if value[:1] == log_entries.TEXT:
+            text += value[1:]
+        elif value[:1] == log_entries.START:
+            text = b""
+    return log_entries.unescape(text)
+
+
+def settled_text(history: Iterable[bytes], response: str) -> str:
+    """Return the text of a response that has ended; "" if the history does not contain it."""
+    for value in history:
+        entry = log_entries.decode_history_entry(value)
+        if isinstance(entry, Settled) and entry.response == response:
+            return log_entries.unescape(bytes(entry.text)[1:-1])
+    return ""
+
+
+def messages(history: Iterable[bytes], message: str, max_characters: int) -> list[Message]:
+    """Return the newest messages up to and including `message`, in about `max_characters` characters.
+
+    Each question is followed by its answer, even if further questions arrived before the answer. Replaced answers and
+    rephrased questions are omitted. Empty if the history does not contain `message`.
+    """
+    questions: dict[str, str] = {}
     answers: dict[str, str] = {}
     question_of: dict[str, str] = {}
     answer_of: dict[str, str] = {}
-    for value in entries:
+    for value in history:
         match log_entries.decode_history_entry(value):
             case UserMessage(id=name, text=text, replaces=replaces):
                 if replaces is not None:
                     question = question_of.get(replaces)
-                    # Asked again while its first answer is still to come, a question stays the one that is answered.
+                    # A question that is rephrased before its answer ends is still the one that is being answered.
                     if question is not None and question != message:
-                        asked.pop(question, None)
-                asked[name] = text
+                        questions.pop(question, None)
+                questions[name] = text
             case Opened() as opened:
                 question_of[opened.response] = opened.message
                 if opened.replaces is not None:
@@ -47,23 +105,26 @@ def messages(entries: Iterable[bytes], message: str, most: int) -> list[Message]
                 answers[question] = text
                 answer_of[question] = settled.response
 
-    turns: list[list[Message]] = []
-    for name, text in asked.items():
-        turn: list[Message] = [{"role": "user", "content": text}]
+    exchanges: list[list[Message]] = []
+    for name, text in questions.items():
+        exchange: list[Message] = [{"role": "user", "content": text}]
         if name == message:
-            turns.append(turn)
+            exchanges.append(exchange)
             break
         if name in answers:
-            turn.append({"role": "assistant", "content": answers[name]})
-        turns.append(turn)
+            exchange.append({"role": "assistant", "content": answers[name]})
+        exchanges.append(exchange)
     else:
         return []
+    return _newest(exchanges, max_characters)
 
+
+def _newest(exchanges: Sequence[Sequence[Message]], max_characters: int) -> list[Message]:
     kept: list[Message] = []
-    room = most
-    for turn in reversed(turns):
-        room -= sum(len(said["content"]) for said in turn)
-        if kept and room < 0:
+    remaining = max_characters
+    for exchange in reversed(exchanges):
+        remaining -= sum(len(each["content"]) for each in exchange)
+        if kept and remaining < 0:
             break
-        kept[:0] = turn
+        kept[:0] = exchange
     return kept

@@ -1,4 +1,4 @@
-"""The beats that all answers of one worker share: between two, providers are not read, and pieces are gathered."""
+"""The tick that all answers of one worker share: between two ticks, provider output is coalesced and not read."""
 
 from __future__ import annotations
 
@@ -9,69 +9,69 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from workers.batch import Window
+    from workers.batch import BatchingInterval
 
-OBSERVED_EVERY: Final = 0.1
-"""Seconds after which the window is fitted to the load."""
+ADAPT_INTERVAL_S: Final = 0.1
+"""Seconds between two adaptations of the batching interval."""
 
 MAX_STEPS: Final = 40
-"""So many steps lead from the widest window to the narrowest."""
+"""This many adaptations narrow the widest interval to the narrowest."""
 
-AT_ONCE: Final = 32
-"""So many go on in one turn of the loop: what they have to append is on its way while the next ones go on."""
+MAX_WAKEUPS: Final = 32
+"""Tasks that are woken per event loop iteration: their appends are in flight while the next ones are woken."""
 
 
 class SharedTick:
-    """Wakes those who wait for the next beat."""
+    """Wakes all tasks that wait for the next tick."""
 
-    def __init__(self, window: Window, computed: Callable[[], float] = time.thread_time) -> None:
-        """`computed`: the seconds for which this thread has computed."""
-        self._window = window
-        self._clock = computed
+    def __init__(self, interval: BatchingInterval, cpu_clock: Callable[[], float] = time.thread_time) -> None:
+        """`cpu_clock`: returns the CPU seconds of this thread."""
+        self._interval = interval
+        self._cpu_clock = cpu_clock
         self._waiting: list[asyncio.Future[None]] = []
         self._due: list[asyncio.Future[None]] = []
-        self._observed_at = 0.0
-        self._computed = 0.0
+        self._adapted_at = 0.0
+        self._cpu_s = 0.0
 
     @property
     def number(self) -> int:
-        """The number of the present beat."""
-        return self._window.beat(asyncio.get_running_loop().time())
+        """The number of the current tick."""
+        return self._interval.tick_at(asyncio.get_running_loop().time())
 
     def next(self) -> asyncio.Future[None]:
-        """What is done when the next beat begins."""
+        """Return a future that completes when the next tick starts. Safe to cancel."""
         loop = asyncio.get_running_loop()
-        begins = loop.create_future()
+        future = loop.create_future()
         if not self._waiting:
             now = loop.time()
-            self._window.beat(now)
-            loop.call_later(self._window.over_at - now, self._begin)
-        self._waiting.append(begins)
-        return begins
+            self._interval.tick_at(now)
+            loop.call_later(self._interval.ends_at - now, self._start)
+        self._waiting.append(future)
+        return future
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         now = asyncio.get_running_loop().time()
-        self._window.begin(now)
+        self._interval.start_tick(now)
         self._due += self._waiting
         self._waiting = []
-        self._observe(now)
-        self._go_on()
+        self._adapt(now)
+        self._wake()
 
-    def _go_on(self) -> None:
-        for begins in self._due[:AT_ONCE]:
-            if not begins.done():
-                begins.set_result(None)
-        del self._due[:AT_ONCE]
+    def _wake(self) -> None:
+        for future in self._due[:MAX_WAKEUPS]:
+            if not future.done():
+                future.set_result(None)
+        del self._due[:MAX_WAKEUPS]
         if self._due:
-            asyncio.get_running_loop().call_soon(self._go_on)
+            asyncio.get_running_loop().call_soon(self._wake)
 
-    def _observe(self, now: float) -> None:
-        elapsed = now - self._observed_at
-        if elapsed < OBSERVED_EVERY:
+    def _adapt(self, now: float) -> None:
+        elapsed = now - self._adapted_at
+        if elapsed < ADAPT_INTERVAL_S:
             return
-        computed = self._clock()
-        busy = (computed - self._computed) / elapsed
-        # No beats, no load: what the window was before a silence is not what it has to be after.
-        for _ in range(min(int(elapsed / OBSERVED_EVERY), MAX_STEPS)):
-            self._window.observe(busy)
-        self._observed_at, self._computed = now, computed
+        cpu_s = self._cpu_clock()
+        cpu_share = (cpu_s - self._cpu_s) / elapsed
+        # Several steps after a silence: without ticks there was no load, and no adaptation either.
+        for _ in range(min(int(elapsed / ADAPT_INTERVAL_S), MAX_STEPS)):
+            self._interval.adapt(cpu_share)
+        self._adapted_at, self._cpu_s = now, cpu_s

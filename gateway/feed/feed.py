@@ -347,7 +347,7 @@ class Feed:
             for name in self._hub.compare(room, idle=(index + number) % COMPARE_IDLE_EVERY == 0):
                 last = self._hub.ask_response(room, name) if name else self._hub.ask_turns(room)
                 compared.append((room, name))
-                lasts.append((keys.log(name) if name else keys.conversation(room.name), str(last or "")))
+                lasts.append((keys.log(name) if name else keys.history(room.name), str(last or "")))
         for position in await self._answered(partition, lasts):
             room, name = compared[position]
             room.wanted.add(name)

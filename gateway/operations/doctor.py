@@ -72,7 +72,7 @@ async def _store(store: Store, settings: GatewaySettings) -> list[Finding]:
 async def _nodes(url: str) -> list[Finding]:
     """Return a finding for each configured node that does not answer."""
     found = []
-    for node in address.parse(url).places:
+    for node in address.parse(url).endpoints:
         try:
             async with asyncio.timeout(CONNECT_WITHIN_S):
                 _, writer = await asyncio.open_connection(node.host, node.port)

@@ -1,4 +1,4 @@
-"""Conversation logs: accept a message or a retry, and read what happened."""
+"""Histories: accept a message or a retry, and read the history of a conversation."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_AHEAD: Final = 20
-"""A conversation holds this many open responses at most."""
+"""A conversation has at most this many open responses."""
 
 IfBusy = Literal["queue", "reject"]
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """What a client asks for: a message to answer, or (`text` None) another answer to the message `message`.
+    """A client's request: a new message, or (if `text` is None) another answer to the message `message`.
 
-    All of it counts for the submit key: the same key with a different submission is refused.
+    The idempotency key covers all fields: the same key with a different submission is a conflict.
     """
 
     conversation: str
@@ -41,9 +41,9 @@ class Submission(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The submission has a message and a response, now or from an earlier call with its key (`duplicate`).
+    """The submission has a message and a response. `duplicate`: an earlier call with the same key created them.
 
-    `ahead` are the open responses of the conversation that are answered before it.
+    `ahead` lists the open responses of the conversation that are generated before this one.
     """
 
     message: str
@@ -54,47 +54,60 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The submission changed nothing: `conflict` (key used for something else), `busy`, or `full` (too many ahead)."""
+    """The submission changed nothing.
+
+    `conflict`: the key belongs to another submission. `busy`: a response is open and the client asked for rejection.
+    `full`: the conversation has `MAX_AHEAD` open responses.
+    """
 
     reason: Literal["conflict", "busy", "full"]
 
 
 def nonce() -> int:
-    """A number below `log_entries.NONCES` that nobody can guess or repeat."""
+    """Return an unpredictable number below `log_entries.NONCES`."""
     return secrets.randbelow(NONCES)
 
 
 async def submit(
     store: Store, submission: Submission, if_busy: IfBusy = "queue", trace: str | None = None
 ) -> Accepted | Refused:
-    """Accept a submission once, however often it is sent; raises StoreUnavailableError, StoreFullError.
+    """Accept a submission; repeating it with the same idempotency key has no further effect.
 
-    `trace`: the traceparent of the request, which counts for nothing.
+    `trace`: the traceparent of the request; the key does not cover it. Safe to cancel: the submission may be accepted
+    all the same, and a repeated call returns the result. Raises StoreUnavailableError, StoreFullError.
     """
     name = submission.conversation
     response = keys.response_id(name, secrets.token_hex(8))
     message = submission.message or f"m{secrets.token_hex(8)}"
     partition = keys.partition_of(name)
-    said = b""
+    message_entry = b""
     if submission.text is not None:
-        said = log_entries.encode(log_entries.MESSAGE, UserMessage(message, submission.text, submission.replaces))
+        message_entry = log_entries.encode(
+            log_entries.MESSAGE, UserMessage(message, submission.text, submission.replaces)
+        )
     queued = Queued(
-        name,
-        message,
-        submission.model,
-        submission.instructions,
-        submission.max_tokens,
-        submission.replaces,
-        submission.mode,
-        trace,
+        conversation=name,
+        message=message,
+        model=submission.model,
+        instructions=submission.instructions,
+        max_tokens=submission.max_tokens,
+        replaces=submission.replaces,
+        mode=submission.mode,
+        trace=trace,
     )
-    opened = Opened(response, message, submission.model, submission.replaces, again=submission.text is None)
-    life = store.lifetimes
+    opened = Opened(
+        response=response,
+        message=message,
+        model=submission.model,
+        replaces=submission.replaces,
+        again=submission.text is None,
+    )
+    lifetimes = store.lifetimes
     reply: list[bytes] = await store.call(
         "submit",
         [
             keys.submission(name, submission.key),
-            keys.conversation(name),
+            keys.history(name),
             keys.response_queue(name),
             keys.log(response),
             keys.jobs(partition),
@@ -105,15 +118,15 @@ async def submit(
         MAX_AHEAD,
         response,
         message,
-        said,
+        message_entry,
         nonce(),
         log_entries.encode(log_entries.OPENED, opened),
         nonce(),
         str(LogId(nonce(), 1)),
         log_entries.encode(log_entries.QUEUED, queued),
-        milliseconds(life.submission),
-        milliseconds(life.log),
-        milliseconds(life.conversation),
+        milliseconds(lifetimes.submission),
+        milliseconds(lifetimes.log),
+        milliseconds(lifetimes.conversation),
         keys.feed(name),
         keys.control(partition),
         name,
@@ -134,12 +147,15 @@ async def submit(
 async def read(
     store: Store, name: str, after: HistoryId | None = None, timeout_s: float = 10.0
 ) -> Sequence[tuple[HistoryId, bytes]]:
-    """The entries of a conversation from `after` on, that one included; all of them without it."""
+    """Return the history entries from `after` on, including it; all entries by default.
+
+    Safe to cancel; raises StoreUnavailableError after `timeout_s` seconds.
+    """
     first = str(after) if after else "-"
-    reply = await store.retry(lambda: store.client.xrange(keys.conversation(name), min=first), timeout_s)
+    reply = await store.retry(lambda: store.client.xrange(keys.history(name), min=first), timeout_s)
     return entries(reply)
 
 
 def entries(reply: Any) -> list[tuple[HistoryId, bytes]]:
-    """The entries of a conversation from the reply to XRANGE."""
+    """Return the history entries in a reply to XRANGE."""
     return [(HistoryId(*map(int, entry.split(b"-"))), fields[FIELD]) for entry, fields in reply]

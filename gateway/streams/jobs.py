@@ -1,32 +1,35 @@
-"""Jobs: which worker answers which response, for as long as it keeps its lease."""
+"""Jobs and leases: which worker generates which response.
+
+All coroutines are safe to cancel: each script and command takes effect completely or not at all, and a lease that is
+acquired by a cancelled call expires.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import ResponseError
 
 from gateway.streams import keys
+from gateway.streams.liveness import RELEASED_MS
 from gateway.streams.store.store import Store, milliseconds
 from gateway.streams.store.topology import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from gateway.streams.liveness import TakeOverRule
     from gateway.streams.store.pipeline import Argument
 
-SLOW: Final = 0.2
-"""Seconds of a round trip in which no worker, however short its lease, is taken for silent."""
-
-_LONGER_THAN_EVERY_LEASE: Final = 24 * 3_600_000
+RENEW_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One response that a worker is to answer; `id` is its entry in the partition's job stream."""
+    """One response to generate; `id` is its entry in the job stream of the partition."""
 
     id: str
     response: str
@@ -42,7 +45,7 @@ Renewal = Literal["held", "ended", "expired", "lost"]
 
 
 async def prepare(store: Store) -> None:
-    """Make sure that every partition has its consumer group."""
+    """Create the consumer group of every partition that has none. Safe to cancel; raises StoreUnavailableError."""
     for partition in range(keys.PARTITIONS):
         create = partial(store.client.xgroup_create, keys.jobs(partition), keys.GROUP, id="0", mkstream=True)
         try:
@@ -52,47 +55,44 @@ async def prepare(store: Store) -> None:
                 raise
 
 
-async def acquire(
-    store: Store, consumer: str, partitions: Iterable[int], room: int, lease: float | None, connected_for_s: float = 0.0
-) -> list[Job]:
-    """Take at most `room` jobs: those that were given up, new ones, and those whose worker was silent for `lease`
-    seconds, if that is given and the server has been known for so many seconds.
+async def acquire(store: Store, consumer: str, partitions: Iterable[int], limit: int, rule: TakeOverRule) -> list[Job]:
+    """Acquire the leases of at most `limit` jobs: released ones, those that `rule` allows to take over, and new ones.
+
+    Safe to cancel: a job that was acquired by then is taken over one lease later. Raises RedisError, OSError.
     """
     names = list(partitions)
-    idle = _LONGER_THAN_EVERY_LEASE if lease is None else milliseconds(lease)
-    begun = asyncio.get_running_loop().time()
-    # Not XAUTOCLAIM: it looks at ten times COUNT jobs and no further, so jobs in good hands would hide a lost one.
-    looked = await _ask(
-        store, *(("XPENDING", keys.jobs(each), keys.GROUP, "IDLE", idle, "-", "+", room) for each in names)
+    started_at = asyncio.get_running_loop().time()
+    # Not XAUTOCLAIM: it examines ten times COUNT jobs and stops, so leased jobs would hide a lost one.
+    candidates = await _send(
+        store,
+        *(("XPENDING", keys.jobs(each), keys.GROUP, "IDLE", rule.candidate_idle_ms, "-", "+", limit) for each in names),
     )
-    # Where the store was away just now, those who hold jobs had no chance to say that they live.
-    away = lease is not None and asyncio.get_running_loop().time() - begun > max(lease / 3, SLOW)
-    left = room
+    round_trip_s = asyncio.get_running_loop().time() - started_at
+    remaining = limit
     claims: list[tuple[Argument, ...]] = []
-    for partition, silent in zip(names, looked, strict=False):
-        # Nor had they at a server that has just become the primary, which may have lost what they had said.
-        judges = not away and store.connected_for_s(keys.jobs(partition)) >= connected_for_s
-        least = idle if judges else _LONGER_THAN_EVERY_LEASE
-        ids = [job for job, _, silent_for, _ in silent if silent_for >= least][:left]
-        left -= len(ids)
+    for partition, pending in zip(names, candidates, strict=False):
+        connected_s = store.connected_for_s(keys.jobs(partition))
+        min_idle_ms = rule.min_idle_ms(round_trip_s=round_trip_s, connected_s=connected_s)
+        ids = [job for job, _, idle_ms, _ in pending if idle_ms >= min_idle_ms][:remaining]
+        remaining -= len(ids)
         if ids:
-            claims.append(("XCLAIM", keys.jobs(partition), keys.GROUP, consumer, least, *ids))
-    # An entry that was deleted is None there, or has no fields.
-    found = [_job(*entry) for entries in await _ask(store, *claims) for entry in entries if entry and entry[1]]
+            claims.append(("XCLAIM", keys.jobs(partition), keys.GROUP, consumer, min_idle_ms, *ids))
+    # An entry that was deleted is None, or has no fields.
+    found = [_job(*entry) for entries in await _send(store, *claims) for entry in entries if entry and entry[1]]
     for partition in names:
-        if len(found) >= room:
+        if len(found) >= limit:
             break
-        count = room - len(found)
+        count = limit - len(found)
         read = ("XREADGROUP", "GROUP", keys.GROUP, consumer, "COUNT", count, "STREAMS", keys.jobs(partition), ">")
-        for streams in await _ask(store, read):
-            # By name in RESP3, in pairs in RESP2.
+        for streams in await _send(store, read):
+            # A mapping in RESP3, pairs in RESP2.
             for _, entries in streams.items() if isinstance(streams, dict) else streams or ():
                 found += [_job(*entry) for entry in entries]
     return found
 
 
-async def _ask(store: Store, *commands: tuple[Argument, ...]) -> list[Any]:
-    # Not repeated: a job that was taken by a call whose reply was lost is taken over after a lease.
+async def _send(store: Store, *commands: tuple[Argument, ...]) -> list[Any]:
+    # Without retries: a job whose reply was lost is taken over one lease later.
     try:
         return await asyncio.gather(*(store.send_command(str(key_of(words)), *words) for words in commands))
     except ResponseError as error:
@@ -108,13 +108,16 @@ def _job(entry: bytes, fields: Sequence[bytes]) -> Job:
 
 
 async def renew(store: Store, job: Job, consumer: str) -> Renewal:
-    """Keep a job for another lease; anything but `held` means that this worker is to stop."""
+    """Renew a lease; any result but `held` means that this worker must stop. Safe to cancel.
+
+    Raises StoreUnavailableError after `RENEW_TIMEOUT_S`.
+    """
     reply = await store.call(
         "renew",
         [
             keys.jobs(_partition(job)),
             keys.log(job.response),
-            keys.conversation(job.conversation),
+            keys.history(job.conversation),
             keys.response_queue(job.conversation),
         ],
         keys.GROUP,
@@ -122,7 +125,7 @@ async def renew(store: Store, job: Job, consumer: str) -> Renewal:
         job.id,
         milliseconds(store.lifetimes.log),
         milliseconds(store.lifetimes.conversation),
-        timeout_s=2.0,
+        timeout_s=RENEW_TIMEOUT_S,
     )
     match reply:
         case b"held":
@@ -136,7 +139,10 @@ async def renew(store: Store, job: Job, consumer: str) -> Renewal:
 
 
 async def release(store: Store, job: Job, consumer: str) -> None:
-    """Give a job up unfinished, so that another worker takes it over at once."""
+    """Release a lease early, so that another worker acquires the job immediately. Safe to cancel.
+
+    Raises StoreUnavailableError after `RENEW_TIMEOUT_S`.
+    """
     partition = _partition(job)
     await store.call(
         "release",
@@ -144,20 +150,21 @@ async def release(store: Store, job: Job, consumer: str) -> None:
         keys.GROUP,
         consumer,
         job.id,
-        _LONGER_THAN_EVERY_LEASE,
+        RELEASED_MS,
         keys.control(partition),
-        timeout_s=2.0,
+        timeout_s=RENEW_TIMEOUT_S,
     )
 
 
-async def requeue_lost(store: Store, partition: int, interval: float) -> list[tuple[str, str]]:
-    """Find the open responses of a partition that have lost their job or their log; return those without a log,
-    each as conversation and response.
+async def requeue_lost(store: Store, partition: int, interval_s: float) -> list[tuple[str, str]]:
+    """Create new jobs for open responses of a partition that lost theirs; return (conversation, response) of those
+    without a log, which the caller ends.
 
-    At most one worker does so in `interval` seconds. Lost jobs are queued again here.
+    At most one worker per partition does this in `interval_s` seconds. Safe to cancel; raises StoreError, RedisError,
+    OSError.
     """
     client = store.client
-    if not await client.set(keys.requeue_lock(partition), "1", nx=True, px=milliseconds(interval)):
+    if not await client.set(keys.requeue_lock(partition), "1", nx=True, px=milliseconds(interval_s)):
         return []
     open_responses: dict[Any, Any] = await client.hgetall(keys.open_responses(partition))
     without_log: list[tuple[str, str]] = []
@@ -178,7 +185,7 @@ async def requeue_lost(store: Store, partition: int, interval: float) -> list[tu
 
 
 async def conversation_of(store: Store, response: str) -> str | None:
-    """The conversation of an open response; None where it is not open."""
+    """Return the conversation of an open response, None for any other. Safe to cancel; raises StoreUnavailableError."""
     value: bytes | None = await store.retry(
         lambda: store.client.hget(keys.open_responses(keys.partition_of_response(response)), response)
     )
@@ -186,7 +193,10 @@ async def conversation_of(store: Store, response: str) -> str | None:
 
 
 async def remove_consumer(store: Store, consumer: str) -> None:
-    """Take a worker that holds no job any more off the books."""
+    """Delete a worker from the consumer groups, except where it still holds a job. Safe to cancel.
+
+    Raises RedisError, OSError.
+    """
     for partition in range(keys.PARTITIONS):
         held = await store.client.xpending_range(keys.jobs(partition), keys.GROUP, "-", "+", 1, consumer)
         if not held:

@@ -1,8 +1,8 @@
-"""The entries of both logs and their ids: to Redis and back.
+"""Entries and ids of response logs and histories: encoding and decoding.
 
-An entry has one field whose value is a letter for its kind and a body. The body of a text entry is JSON-escaped text
-without its quotes: escaping is safe to concatenate, so a replica keeps the bytes, a delta is a slice of them, and text
-is escaped once, in the worker. No body holds a raw line feed, so published entries are lines.
+An entry has one field. Its value is one letter for the kind, followed by a body. The body of a text entry is
+JSON-escaped text without quotes. Escaped text can be concatenated, so text is escaped once, in the worker; a replica
+keeps the bytes and a delta is a slice of them. No body contains a raw line feed, so a published entry is one line.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ NONCES: Final = 1_000_000_000
 """The attempt part of a log id is `number * NONCES + nonce`."""
 
 MAX_ENTRIES: Final = 2000
-"""A conversation log keeps about this many entries; older ones are trimmed away."""
+"""A history keeps about this many entries; older ones are trimmed."""
 
 _ID: Final = re.compile(r"(0|[1-9]\d{0,15})-(0|[1-9]\d{0,15})", re.ASCII)
 
 
 class LogId(msgspec.Struct, frozen=True, order=True, gc=False):
-    """The id of an entry of a response log, which is also the cursor of a viewer that has been given it.
+    """The id of an entry of a response log; it is also the cursor of a viewer that received the entry.
 
-    `attempt` holds the attempt's number above and its nonce below. So ids of a later attempt sort after all of an
-    earlier one (Redis itself refuses the writer of an older attempt), and a number that was issued twice, because a
-    failover lost the first, gives two different ids. `seq` is dense and goes on across attempts.
+    `attempt` is `number * NONCES + nonce`. Ids of a later attempt sort after all ids of an earlier one, so Redis itself
+    fences the writer of an older attempt. The nonce makes ids differ where a failover lost an attempt and its number is
+    issued again. `seq` is dense and continues across attempts.
     """
 
     attempt: int
@@ -35,7 +35,7 @@ class LogId(msgspec.Struct, frozen=True, order=True, gc=False):
 
     @property
     def number(self) -> int:
-        """Which try at the response this is; 0 until a worker has claimed it."""
+        """The number of the attempt; 0 until a worker claims the response."""
         return self.attempt // NONCES
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class LogId(msgspec.Struct, frozen=True, order=True, gc=False):
 
 
 class HistoryId(msgspec.Struct, frozen=True, order=True, gc=False):
-    """The id of an entry of a conversation log: a dense number, and a nonce that tells a re-issued number apart."""
+    """The id of a history entry: a dense number, and a nonce that distinguishes a re-issued number."""
 
     seq: int
     nonce: int
@@ -53,13 +53,13 @@ class HistoryId(msgspec.Struct, frozen=True, order=True, gc=False):
 
 
 def parse_log_id(text: str | bytes) -> LogId | None:
-    """Read a log id as Redis or a client spells it; None for anything else, at any length."""
+    """Parse a log id in the form that Redis and clients use; return None for anything else, of any length."""
     pair = _pair(text)
     return LogId(*pair) if pair else None
 
 
 def parse_history_id(text: str | bytes) -> HistoryId | None:
-    """Read a conversation id as Redis or a client spells it; None for anything else, at any length."""
+    """Parse a history id, as `parse_log_id` does."""
     pair = _pair(text)
     return HistoryId(*pair) if pair else None
 
@@ -88,16 +88,16 @@ KINDS: Final = {
     WAITING: "waiting",
     END: "end",
 }
-"""What they are called where people see them."""
+"""Names of the kinds, as operators and developers see them."""
 
-# Kinds of entries in a conversation log.
+# Kinds of history entries.
 MESSAGE: Final = b"M"
 OPENED: Final = b"O"
 SETTLED: Final = b"X"
 
 
 class Queued(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The first entry of a response log: what is to be answered. Written with the submit, before there is a worker."""
+    """The first entry of a response log: the request. The submit script writes it, before a worker exists."""
 
     conversation: str
     message: str
@@ -107,34 +107,34 @@ class Queued(msgspec.Struct, frozen=True, omit_defaults=True):
     replaces: str | None = None
     mode: Literal["restart", "continue"] = "restart"
     trace: str | None = None
-    """A traceparent: the request of which the answer is a part."""
+    """The traceparent of the client's request."""
 
 
 class Start(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The first entry of an attempt. As kind `S` the text begins anew; as kind `K` the text so far stays."""
+    """The first entry of an attempt. Kind `S` discards the text so far, kind `K` keeps it."""
 
     model: str
     worker: str = ""
 
 
 class Waiting(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The provider asked for timeout_s; the attempt goes on in `retry_in` seconds."""
+    """The provider call failed before its first token; the worker calls again in `retry_in` seconds."""
 
     retry_in: float
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What went wrong, as a code for programs and a sentence for the person."""
+    """A failure: a code for programs and a sentence for the user."""
 
     code: str
     message: str
 
 
 class End(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The last entry of a response log, for good.
+    """The last entry of a response log; the log is closed.
 
-    `reason` is `complete`, `stopped`, `guarded`, `length`, `refused`, `filtered`, `tool_calls` or `failed`; readers
-    take one that they do not know as an end all the same.
+    `reason` is `complete`, `stopped`, `guarded`, `length`, `refused`, `filtered`, `tool_calls` or `failed`. Readers
+    accept unknown reasons as an end.
     """
 
     reason: str
@@ -144,7 +144,7 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class UserMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A user's finished utterance. `replaces` names a response that this message, refined, is asked again for."""
+    """A message of a user. `replaces` is the response whose message this one rephrases."""
 
     id: str
     text: str
@@ -152,7 +152,7 @@ class UserMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Opened(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A response to `message` was accepted: one that comes next, or one that was answered before (`again`)."""
+    """A response to `message` was accepted. `again`: the message has been in the history before (a retry)."""
 
     response: str
     message: str
@@ -162,7 +162,7 @@ class Opened(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A response ended. `text` is its whole text as JSON, escaped as it stood in the log; `message` its id as such."""
+    """A response ended. `text` is the whole text as JSON, escaped as in the log; `message` is the id of the answer."""
 
     response: str
     message: str
@@ -176,14 +176,14 @@ class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
 ResponseEntry: TypeAlias = Queued | Start | Waiting | End
 HistoryEntry: TypeAlias = UserMessage | Opened | Settled
 
-_LOG_DECODERS: Final[dict[bytes, msgspec.json.Decoder[Any]]] = {
+_RESPONSE_DECODERS: Final[dict[bytes, msgspec.json.Decoder[Any]]] = {
     QUEUED: msgspec.json.Decoder(Queued),
     START: msgspec.json.Decoder(Start),
     CONTINUE: msgspec.json.Decoder(Start),
     WAITING: msgspec.json.Decoder(Waiting),
     END: msgspec.json.Decoder(End),
 }
-_TURN_DECODERS: Final[dict[bytes, msgspec.json.Decoder[Any]]] = {
+_HISTORY_DECODERS: Final[dict[bytes, msgspec.json.Decoder[Any]]] = {
     MESSAGE: msgspec.json.Decoder(UserMessage),
     OPENED: msgspec.json.Decoder(Opened),
     SETTLED: msgspec.json.Decoder(Settled),
@@ -192,48 +192,48 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def encode(kind: bytes, body: ResponseEntry | HistoryEntry) -> bytes:
-    """The value of an entry's field."""
+    """Return the value of an entry's field."""
     return kind + _encode(body)
 
 
 def decode_response_entry(value: bytes) -> ResponseEntry | None:
-    """Read an entry of a response log but for text and reasoning; raises ValueError, RecursionError.
+    """Decode an entry of a response log; raise ValueError or RecursionError for a malformed body.
 
-    None for a kind that a newer release writes: readers pass over it.
+    Return None for text, reasoning and kinds of a newer release, which readers skip.
     """
-    decoder = _LOG_DECODERS.get(value[:1])
+    decoder = _RESPONSE_DECODERS.get(value[:1])
     entry: ResponseEntry | None = decoder.decode(value[1:]) if decoder else None
     return entry
 
 
 def decode_history_entry(value: bytes) -> HistoryEntry | None:
-    """Read an entry of a conversation log; otherwise as `decode_response_entry`."""
-    decoder = _TURN_DECODERS.get(value[:1])
+    """Decode a history entry, as `decode_response_entry` does."""
+    decoder = _HISTORY_DECODERS.get(value[:1])
     entry: HistoryEntry | None = decoder.decode(value[1:]) if decoder else None
     return entry
 
 
 def settled_head(response: str, message: str, end: End) -> bytes:
-    """A `Settled` without its text and its closing brace: the end script adds the text, which only the log knows."""
+    """Return a `Settled` without text and closing brace; the end script adds the text from the log."""
     return _encode({"response": response, "message": message, **msgspec.to_builtins(end)})[:-1]
 
 
 def escape(text: str) -> bytes:
-    """JSON-escape text for an entry; the text holds no lone surrogate (see `workers.batch`)."""
+    """Return text JSON-escaped for an entry; it must not contain lone surrogates (see `workers.batch`)."""
     return _encode(text)[1:-1]
 
 
 def unescape(escaped: bytes) -> str:
-    """The text of concatenated text bodies."""
+    """Return the text of concatenated text bodies; raise ValueError where they are not escaped text."""
     text: str = msgspec.json.decode(b'"%b"' % escaped, type=str)
     return text
 
 
 class Published(msgspec.Struct, frozen=True, gc=False):
-    """Consecutive entries of one log from a feed message; none of them, where they were too large to publish.
+    """Consecutive entries of one log from a feed message; `values` is empty if they were too large to publish.
 
-    `response` is None for the conversation's own log. `first` is the id of the first entry, `previous` that of the
-    entry before it, `-` where it begins the log: so a copy of the log knows whether they follow on what it has.
+    `response` is None for the history. `first` is the id of the first entry and `previous` that of the entry before it
+    (`-` at the start of the log): a replica compares `previous` with its tail to detect a gap.
     """
 
     response: str | None
@@ -243,9 +243,9 @@ class Published(msgspec.Struct, frozen=True, gc=False):
 
 
 def parse_published(data: bytes) -> list[Published]:
-    """Split what a script published on a feed channel: a header `@<response or c> <id> <id>`, then a line an entry.
+    """Parse a message of a feed channel: a header `@<response or c> <id> <id>`, then one line per entry.
 
-    Never raises, whatever the bytes.
+    Never raises.
     """
     parts: list[Published] = []
     for part in (b"\n" + data).split(b"\n@")[1:]:

@@ -1,4 +1,4 @@
-"""What a process counts, in the Prometheus text format: the registry of all of it, and what concerns the store."""
+"""The Prometheus registry of a process, and the metrics of the store."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 REGISTRY: Final = CollectorRegistry()
-"""Not the library's own: what a generator of the operator's brings along can not collide with it."""
+"""Not the default registry: metrics of an operator's generator must not collide with these."""
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 ProcessCollector(registry=REGISTRY)
 
 
 class Histogram(Collector):
-    """As the library's histogram without labels, at a fifth of what that costs to observe: for what happens a thousand
-    times a second. Only for one thread.
+    """A histogram without labels that costs a fifth of the library's to observe; for events that occur 1000 times a
+    second. Not thread-safe.
     """
 
     def __init__(self, name: str, documentation: str, bounds: Iterable[float]) -> None:
-        """`bounds`: the upper bounds of the buckets, in ascending order; one without a bound is added."""
+        """`bounds`: the upper bounds of the buckets, ascending; `+Inf` is added."""
         self._name = name
         self._documentation = documentation
         self._bounds = tuple(bounds)
@@ -34,12 +34,12 @@ class Histogram(Collector):
         REGISTRY.register(self)
 
     def observe(self, value: float) -> None:
-        """Count a value."""
+        """Record one value."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
-        """See `Collector`."""
+        """Return the samples, see `Collector.collect`."""
         total = 0
         buckets: list[tuple[str, float]] = []
         for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):

@@ -1,4 +1,4 @@
-"""Which of many logs differ from their copies: one call for all that share a slot."""
+"""Reconciliation: compare many replicas with the store in one call per cluster slot."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     from gateway.streams.store.store import Store
 
 MAX_LOGS: Final = 200
-"""Logs of one call: they hold the store for well below a millisecond."""
+"""Logs per call: a call blocks the store for well below a millisecond."""
 
 
 async def differing_logs(store: Store, lasts: Sequence[tuple[str, str]]) -> list[int]:
-    """The positions in `lasts` of those logs whose last entry is another one.
+    """Return the positions in `lasts` of logs whose last id is another one. Safe to cancel.
 
-    `lasts`: keys of one partition, each with the id that its copy ends with, "" for an empty copy. Raises
+    `lasts`: keys of one partition, each with the last id of its replica ("" for an empty one). Raises
     StoreUnavailableError.
     """
     found: list[int] = []
-    for begin in range(0, len(lasts), MAX_LOGS):
-        some = lasts[begin : begin + MAX_LOGS]
+    for start in range(0, len(lasts), MAX_LOGS):
+        some = lasts[start : start + MAX_LOGS]
         reply = await store.call("compare", [key for key, _ in some], *[last for _, last in some])
-        found += [begin + position - 1 for position in reply]
+        found += [start + position - 1 for position in reply]
     return found

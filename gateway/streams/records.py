@@ -1,4 +1,4 @@
-"""What a gateway or a worker says of itself: ids, counts and times, and nothing that anybody wrote."""
+"""Heartbeat records of gateways and workers: ids, counts and times, never texts of users."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 MAX_RESPONSES: Final = 1000
-"""A record names this many responses at most."""
+"""A record lists at most this many responses."""
 
 
 class Working(msgspec.Struct, frozen=True):
-    """A response that a worker generates: for how many seconds, how many entries and bytes of text it has written, and
-    how many bytes a second in the last one.
+    """A response that a worker generates. `age` is in seconds, `size` in bytes of text, `rate` in bytes per second
+    since the last heartbeat; `entries` counts the entries written.
     """
 
     response: str
@@ -26,7 +26,9 @@ class Working(msgspec.Struct, frozen=True):
 
 
 class Worker(msgspec.Struct, frozen=True, tag_field="kind", tag="worker"):
-    """What a worker says of itself; `cpu` is the share of a core, `age` the seconds that it has run."""
+    """A worker process. `cpu` is the share of one core, `age` the uptime in seconds, `memory` in bytes. `leaving`: the
+    worker drains.
+    """
 
     name: str
     age: float
@@ -40,8 +42,8 @@ class Worker(msgspec.Struct, frozen=True, tag_field="kind", tag="worker"):
 
 
 class Watched(msgspec.Struct, frozen=True):
-    """An open response that a gateway has a copy of: its viewers, how many of them can take no more, and how many
-    entries the last of them lacks.
+    """An open response that a gateway has a replica of. `behind` counts lagging viewers, `lag` the entries that the
+    furthest of them is missing.
     """
 
     response: str
@@ -54,7 +56,7 @@ class Watched(msgspec.Struct, frozen=True):
 
 
 class Gateway(msgspec.Struct, frozen=True, tag_field="kind", tag="gateway"):
-    """What a gateway says of itself; `received` and `delivered` are entries in the last second."""
+    """A gateway process. `behind` counts lagging viewers; `received` and `delivered` are entries per second."""
 
     name: str
     age: float
@@ -74,8 +76,8 @@ Record: TypeAlias = Gateway | Worker
 
 
 class Queue(msgspec.Struct, frozen=True):
-    """Responses that wait for a worker, that have one, that are behind another of their conversation; and the seconds
-    that the oldest of the first has waited.
+    """Counts of open responses: without a worker, with one, behind another of their conversation. `lag` is the age in
+    seconds of the oldest one without a worker.
     """
 
     waiting: int = 0
@@ -89,12 +91,12 @@ _DECODER: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder(Record)
 
 
 def encode(record: Record) -> bytes:
-    """A record as it is stored."""
+    """Return a record in its stored form."""
     return _encode(record)
 
 
 def decode(data: bytes) -> Record | None:
-    """Read a record; None for one of a newer release, and for what is none."""
+    """Decode a record; return None for one of a newer release and for other bytes."""
     try:
         record: Record = _DECODER.decode(data)
     except (ValueError, RecursionError):
@@ -103,5 +105,5 @@ def decode(data: bytes) -> Record | None:
 
 
 def name_of(record: Record) -> str:
-    """The name under which a record is stored: what it is of, and who."""
+    """Return the name under which a record is stored: `<kind>:<process>`."""
     return f"{record.__struct_config__.tag}:{record.name}"

@@ -1,4 +1,8 @@
-"""Response logs: begin an attempt, append to it, end it, and read."""
+"""Response logs: claim an attempt, append to it, end it, and read.
+
+All coroutines are safe to cancel: the scripts are atomic and idempotent, and a cancelled call may still take effect.
+They raise StoreUnavailableError and StoreFullError.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import msgspec
 
 from gateway.streams import keys, log_entries
 from gateway.streams.history_log import nonce
-from gateway.streams.log_entries import FIELD, MAX_ENTRIES, End, LogId, Queued, Start
+from gateway.streams.log_entries import FIELD, MAX_ENTRIES, NONCES, End, LogId, Queued, Start
 from gateway.streams.store.store import Store, milliseconds
 
 if TYPE_CHECKING:
@@ -18,12 +22,12 @@ if TYPE_CHECKING:
     from gateway.streams.jobs import Job
 
 MAX_PUBLISHED: Final = 32_768
-"""Bytes. A larger append is published as its id alone: a subscriber that falls behind is cut off by the server."""
+"""Bytes. Of a larger append only the id is published, because the server disconnects a subscriber that lags too far."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """An attempt has begun: its start entry is `start`, and `before` was the log's last entry until then."""
+    """The attempt began with the entry `start`; `before` was the last entry of the log."""
 
     before: LogId
     start: LogId
@@ -33,15 +37,15 @@ NotClaimed = Literal["exhausted", "ended", "expired", "lost"]
 
 
 async def claim(
-    store: Store, job: Job, consumer: str, start: Start, *, keep_text: bool, most_attempts: int
+    store: Store, job: Job, consumer: str, start: Start, *, keep_text: bool, max_attempts: int
 ) -> Claimed | NotClaimed:
-    """Begin the next attempt at a job's response, before the provider is called.
+    """Begin the next attempt at a response and fence all earlier ones. Call it before the provider. Safe to cancel.
 
-    Not claimed: `exhausted` (the maximum number of attempts), `ended` (its job is deleted), `expired` (the log expired
-    or was lost), `lost` (another worker has the job).
+    Not claimed: `exhausted` (`max_attempts` were made), `ended` (its job is deleted), `expired` (the log expired or was
+    lost), `lost` (another worker holds the job).
     """
     partition = keys.partition_of(job.conversation)
-    # The script takes the number so that asking again, after a lost reply, finds its own start.
+    # Generated here, not in the script: after a lost reply the repeated script recognizes its own start by it.
     number = nonce()
     reply = await store.call(
         "claim",
@@ -50,9 +54,10 @@ async def claim(
         consumer,
         job.id,
         number,
+        NONCES,
         log_entries.CONTINUE if keep_text else log_entries.START,
         msgspec.json.encode(start),
-        most_attempts,
+        max_attempts,
         milliseconds(store.lifetimes.log),
         keys.feed(job.conversation),
         job.response,
@@ -82,9 +87,9 @@ async def append(
     values: Sequence[bytes],
     timeout_s: float,
 ) -> LogId | Literal["appended"] | None:
-    """Append `values` from the id `first` on, if the log's last id is `expected`.
+    """Append `values` from the id `first` on, if the last id of the log is `expected`. Safe to cancel.
 
-    Otherwise nothing is changed, and the log's last id is returned, None where there is no log or it has its end.
+    Otherwise change nothing and return the last id; None if there is no log or it has an end.
     """
     reply = await store.call(
         "append",
@@ -102,7 +107,7 @@ async def append(
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The log has an end; `now` tells whether this call wrote it. `cursor` is its id, None where the log is gone."""
+    """The log has an end; `now`: this call wrote it. `cursor` is the id of the end, None if the log is lost."""
 
     now: bool
     cursor: LogId | None
@@ -110,7 +115,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class TailMismatch:
-    """The log's last id is not the one that this attempt expects, so it could not end it."""
+    """The end was not written: `last`, the last id of the log, is not the one that the attempt expects."""
 
     last: LogId | None
 
@@ -125,17 +130,20 @@ async def end(
     owner: tuple[str, str] | None = None,
     timeout_s: float = 10.0,
 ) -> Ended | TailMismatch | None:
-    """End a response for good: by the attempt that last wrote `expected`, by the `owner` (job and consumer) of its job
-    while it is that, or, without either, by anybody at any time.
+    """End a response permanently. Safe to cancel.
 
-    None: there is no such response, or nothing of it is left.
+    `expected`: the last id that the attempt of the caller wrote; the end is written only behind it. `owner`: job and
+    consumer of a worker without an attempt; the end is written only while it holds the job. Without both, the end is
+    written in any state.
+
+    Return None if the response is unknown or expired.
     """
     partition = keys.partition_of(conversation)
     reply = await store.call(
         "end",
         [
             keys.log(response),
-            keys.conversation(conversation),
+            keys.history(conversation),
             keys.response_queue(conversation),
             keys.jobs(partition),
             keys.open_responses(partition),
@@ -144,6 +152,7 @@ async def end(
         str(expected) if expected else "",
         expected.attempt if expected else "",
         nonce(),
+        NONCES,
         msgspec.json.encode(how),
         log_entries.settled_head(response, keys.answer_id(response), how),
         nonce(),
@@ -169,9 +178,9 @@ async def end(
 async def read(
     store: Store, response: str, after: LogId | None = None, timeout_s: float = 10.0
 ) -> Sequence[tuple[LogId, bytes]]:
-    """The entries of a log from `after` on, that one included; all of them without it; none where there is no log.
+    """Return the entries of a log from `after` on, including it; all entries by default, none if there is no log.
 
-    Of a log that ends before `after`: its last entry.
+    If the last id is smaller than `after`, return the last entry. Safe to cancel.
     """
     name = keys.log(response)
     first = str(after) if after else "-"
@@ -182,12 +191,12 @@ async def read(
 
 
 def entries(reply: Any) -> list[tuple[LogId, bytes]]:
-    """The entries of a log from the reply to XRANGE."""
+    """Return the log entries in a reply to XRANGE."""
     return [(LogId(*map(int, entry.split(b"-"))), fields[FIELD]) for entry, fields in reply]
 
 
 async def request(store: Store, response: str) -> Queued | None:
-    """What a response answers, from the first entry of its log; None where there is none."""
+    """Return the request of a response, the first entry of its log; None if there is no log. Safe to cancel."""
     reply = await store.retry(lambda: store.client.xrange(keys.log(response), count=1))
     if not reply:
         return None

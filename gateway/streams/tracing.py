@@ -1,7 +1,7 @@
-"""One trace follows one answer, from the request through the store to the provider and the first frame.
+"""Trace context: one trace per answer, from the client's request over the store to the provider call.
 
-What is passed on is a `traceparent` (W3C Trace Context, section 3.2). Without an SDK, which the operator brings,
-nothing is recorded, and one that a client sent is passed on all the same. Names are those of OpenTelemetry's
+The context is passed on as a `traceparent` (W3C Trace Context, section 3.2). Without an SDK, which the operator
+installs, nothing is recorded; a client's traceparent is passed on anyway. Attribute names follow OpenTelemetry's
 conventions for GenAI.
 """
 
@@ -26,16 +26,16 @@ _PROPAGATOR: Final = TraceContextTextMapPropagator()
 def begin(
     name: str, kind: SpanKind, parent: str | None, attributes: dict[str, Any], *, begun_at: int | None = None
 ) -> Span:
-    """Begin a span under `parent`, a traceparent; without one, under the span in whose context this is called.
+    """Start a span under the traceparent `parent`, or under the current span without one. The caller ends the span.
 
-    `begun_at`: nanoseconds since 1970, if not now. Whoever begins it ends it.
+    `begun_at`: start time in nanoseconds since 1970; now by default.
     """
     context = _PROPAGATOR.extract({HEADER: parent}) if parent else None
     return _TRACER.start_span(name, context, kind, attributes, start_time=begun_at)
 
 
 def traceparent(span: Span) -> str | None:
-    """What makes another process's span a child of this one; None where nobody traces."""
+    """Return the traceparent of a span, for its children in other processes; None without an SDK."""
     context = span.get_span_context()
     if not context.is_valid:
         return None

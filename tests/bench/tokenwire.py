@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 from gateway.cli.settings import Settings
 from gateway.streams import history_log, jobs, keys, response_log
 from gateway.streams.history_log import Accepted, Submission
+from gateway.streams.liveness import RELEASED_ONLY
 from gateway.streams.log_entries import TEXT, LogId, Start
 from gateway.streams.response_log import Claimed
-from gateway.streams.store.pipeline import GATHER
+from gateway.streams.store.pipeline import MIN_INTERVAL_S
 from gateway.streams.store.store import Store, open_store
 
 from . import processes, provider
@@ -67,7 +68,7 @@ class Tokenwire:
                 viewers=("127.0.0.1", port),
                 kind="tokenwire",
                 streams=watched,
-                publisher=Publisher(store.address, "redis", accept="ok", window=self._window, gather=GATHER),
+                publisher=Publisher(store.address, "redis", accept="ok", window=self._window, gather=MIN_INTERVAL_S),
                 close=started.pop_all().close,
                 counters=store.counters,
             )
@@ -151,7 +152,7 @@ async def prepare(url: str, streams: int) -> list[Stream]:
         while len(taken) < streams:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"took only {len(taken)} of {streams} jobs")
-            taken += await jobs.acquire(store, _CONSUMER, range(keys.PARTITIONS), streams - len(taken), None)
+            taken += await jobs.acquire(store, _CONSUMER, range(keys.PARTITIONS), streams - len(taken), RELEASED_ONLY)
         claimed = await asyncio.gather(*(_claim(store, job) for job in taken))
         starts = {job.response: start for job, start in zip(taken, claimed, strict=True)}
         words = await append_words(store, {name: (names[name], starts[name]) for name in names})
@@ -170,7 +171,7 @@ async def _submit(store: Store, index: int) -> tuple[str, str]:
 
 async def _claim(store: Store, job: jobs.Job) -> LogId:
     claimed = await response_log.claim(
-        store, job, _CONSUMER, Start("default", _CONSUMER), keep_text=False, most_attempts=3
+        store, job, _CONSUMER, Start("default", _CONSUMER), keep_text=False, max_attempts=3
     )
     if not isinstance(claimed, Claimed):
         raise RuntimeError(f"job not claimed: {claimed}")

@@ -270,7 +270,7 @@ async def expire_log(run: Run, fault: Fault) -> None:
 async def trim_history(run: Run, fault: Fault) -> None:
     """Trim every history to its newest entry, as for a very long conversation."""
     for name in run.conversations:
-        await send_command(run.deployment.primary, "XTRIM", keys.conversation(name), "MAXLEN", 1)
+        await send_command(run.deployment.primary, "XTRIM", keys.history(name), "MAXLEN", 1)
 
 
 async def blackhole_worker(run: Run, fault: Fault) -> None:

@@ -51,7 +51,7 @@ def _rewrite(script: str, old: bytes, new: bytes) -> None:
     store._source = rewritten
 
 
-CONDITION: Final = b"if last[1] ~= ARGV[2] then return last[1] end"
+CONDITION: Final = b"if last[1] ~= expected_id then return last[1] end"
 
 
 def append_unconditionally() -> None:
@@ -61,9 +61,9 @@ def append_unconditionally() -> None:
 
 def append_without_fence() -> None:
     """Disable the fence: a worker without its lease appends after the entries of its successor."""
-    renumbered = b"""if last[1] ~= ARGV[2] then
+    renumbered = b"""if last[1] ~= expected_id then
       local attempt, seq = string.match(last[1], '(%d+)-(%d+)')
-      ARGV[3] = string.format('%s-%.0f', attempt, seq + 1)
+      first_id = string.format('%s-%.0f', attempt, seq + 1)
     end"""
     _rewrite("append", CONDITION, renumbered)
 
@@ -86,13 +86,12 @@ def never_renew_leases() -> None:
 def never_take_over() -> None:
     """Never take over jobs of dead workers."""
     from gateway.streams import jobs
+    from gateway.streams.liveness import RELEASED_ONLY
 
     acquire = jobs.acquire
 
-    async def acquire_new(
-        store: Any, consumer: str, partitions: Any, room: int, lease: float | None, connected_for_s: float = 0.0
-    ) -> Any:
-        return await acquire(store, consumer, partitions, room, None)
+    async def acquire_new(store: Any, consumer: str, partitions: Any, limit: int, rule: Any) -> Any:
+        return await acquire(store, consumer, partitions, limit, RELEASED_ONLY)
 
     jobs.acquire = acquire_new
 

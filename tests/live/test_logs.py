@@ -105,9 +105,9 @@ async def test_a_response_id_finds_its_events_and_no_secret(
     )
     assert [(event["event"], event.get("attempt")) for event in followed] == [
         ("the response was asked for", None),
-        ("the attempt begins", 1),
-        ("the attempt begins", 2),
-        ("the response ended: complete", 2),
+        ("attempt_started", 1),
+        ("attempt_started", 2),
+        ("response_ended", 2),
     ]
     assert {event["conversation"] for event in followed} == {conversation}
     everything = "".join(process.text for process in processes)

@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from gateway.streams.store.errors import StoreError
 from gateway.streams.store.store import open_store
-from tests.gateway.streams.steps import Talk
+from tests.gateway.streams.steps import Conversation
 from tests.live.client import Client
 from tests.live.processes import GatewayProcess, WorkerProcess
 from tests.stores import RealServer, free_port
@@ -151,13 +151,13 @@ async def test_over_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
     )
     with RealServer("redis", *options):
         store = await open_store(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={tmp_path / 'ca.pem'}")
-        talk = Talk(store)
-        await talk.prepare()
-        accepted = await talk.ask()
-        writer = await talk.begin()
+        conversation = Conversation(store)
+        await conversation.prepare()
+        accepted = await conversation.ask()
+        writer = await conversation.begin()
         assert await writer.write("over TLS")
         await writer.end()
-        assert await talk.settled_text(accepted.response) == "over TLS"
+        assert await conversation.settled_text(accepted.response) == "over TLS"
         await store.close()
         # Nobody vouches for the server.
         with pytest.raises(StoreError, match="no store answers"):

@@ -79,7 +79,7 @@ def test_an_append_is_never_large() -> None:
 def test_a_start_that_was_lost_is_written_again() -> None:
     attempt = Attempt(BEFORE, START, b"S")
     attempt.add([b"Ta"])
-    assert attempt.refused(BEFORE)
+    assert attempt.reconcile(BEFORE)
     assert attempt.tail == BEFORE
     assert attempt.next() == Append(BEFORE, START, [b"S", b"Ta"])
 
@@ -87,7 +87,7 @@ def test_a_start_that_was_lost_is_written_again() -> None:
 def test_an_append_whose_reply_was_lost_is_not_made_again() -> None:
     attempt = Attempt(BEFORE, START, b"S")
     attempt.add([b"Ta", b"Tb"])
-    assert attempt.refused(LogId(START.attempt, START.seq + 2))
+    assert attempt.reconcile(LogId(START.attempt, START.seq + 2))
     assert attempt.next() is None
 
 
@@ -97,7 +97,7 @@ def test_a_tail_that_was_lost_is_written_again_as_it_was() -> None:
     append = attempt.next()
     assert append is not None
     attempt.appended(append)
-    assert attempt.refused(LogId(START.attempt, START.seq + 1))
+    assert attempt.reconcile(LogId(START.attempt, START.seq + 1))
     assert attempt.next() == Append(LogId(START.attempt, 3), LogId(START.attempt, 4), [b"Tb"])
 
 
@@ -111,11 +111,11 @@ def test_a_log_that_went_on_without_an_attempt_fences_it() -> None:
         LogId(START.attempt, START.seq + 1),
         LogId(START.attempt, START.seq - 1),
     ):
-        assert not Attempt(BEFORE, START, b"S").refused(last)
+        assert not Attempt(BEFORE, START, b"S").reconcile(last)
 
 
 class AppendingUnderFaults(RuleBasedStateMachine):
-    """A worker as `workers.generation` is one, on a store at its worst."""
+    """A worker as `workers.writer` is one, on a store at its worst."""
 
     @initialize()
     def claim(self) -> None:
@@ -179,7 +179,7 @@ class AppendingUnderFaults(RuleBasedStateMachine):
 
     def refuse(self, last: LogId | None) -> None:
         mine = last is not None and (last == BEFORE or self.holds(last))
-        self.fenced = not self.attempt.refused(last)
+        self.fenced = not self.attempt.reconcile(last)
         assert self.fenced is not mine
         if not self.fenced:
             assert self.attempt.tail == last

@@ -1,6 +1,6 @@
 """A batch: whatever the pieces and whenever they are taken, the text is the same, and it is taken in time.
 
-A window: beats follow each other in time, and come less often the busier the worker is.
+A interval: beats follow each other in time, and come less often the busier the worker is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.streams import log_entries
-from workers.batch import BUSY, IDLE, MAX_CHARACTERS, WIDEST, Batch, Window
+from workers.batch import BUSY_SHARE, IDLE_SHARE, MAX_CHARACTERS, MAX_INTERVAL_S, Batch, BatchingInterval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,51 +127,51 @@ def test_pieces_are_due_in_every_beat_but_the_one_in_which_some_were_taken(steps
 
 @given(st.floats(0, 1), st.lists(st.tuples(st.floats(0, 3), st.floats(0, 1.5))))
 def test_beats_follow_each_other_by_a_window(least: float, steps: list[tuple[float, float]]) -> None:
-    window = Window(least)
-    now, number, over_at = 0.0, 0, window.over_at
+    interval = BatchingInterval(least)
+    now, number, ends_at = 0.0, 0, interval.ends_at
     for pause, busy in steps:
         now += pause
-        window.observe(busy)
-        if now < over_at:
-            assert window.beat(now) == number
+        interval.adapt(busy)
+        if now < ends_at:
+            assert interval.tick_at(now) == number
         else:
-            assert window.beat(now) == number + 1
-            number, over_at = number + 1, now + window.seconds
-        assert window.over_at == over_at
+            assert interval.tick_at(now) == number + 1
+            number, ends_at = number + 1, now + interval.seconds
+        assert interval.ends_at == ends_at
 
 
 def test_a_beat_begins_when_it_is_told_to() -> None:
     """A timer that is early by less than a millisecond is the beat, or there would be a second one right after it."""
-    window = Window(0.005)
-    first = window.beat(10.0)
-    assert window.over_at == 10.005
-    assert window.begin(10.0049) == first + 1
-    assert window.beat(10.005) == first + 1
-    assert window.over_at == 10.0049 + 0.005
+    interval = BatchingInterval(0.005)
+    first = interval.tick_at(10.0)
+    assert interval.ends_at == 10.005
+    assert interval.start_tick(10.0049) == first + 1
+    assert interval.tick_at(10.005) == first + 1
+    assert interval.ends_at == 10.0049 + 0.005
 
 
 def test_after_a_silence_there_is_another_beat() -> None:
-    window = Window(0.005)
-    first = window.beat(10.0)
-    assert window.beat(10.004) == first
-    assert window.beat(99.0) == first + 1
+    interval = BatchingInterval(0.005)
+    first = interval.tick_at(10.0)
+    assert interval.tick_at(10.004) == first
+    assert interval.tick_at(99.0) == first + 1
 
 
 @given(st.floats(0, 1), st.lists(st.floats(0, 2)))
 def test_a_window_is_never_narrower_than_it_is_set_nor_wider_than_a_person_bears(
     least: float, shares: list[float]
 ) -> None:
-    window = Window(least)
+    interval = BatchingInterval(least)
     for busy in shares:
-        before = window.seconds
-        window.observe(busy)
-        assert least <= window.seconds <= max(least, WIDEST)
-        if busy > BUSY:
-            assert window.seconds >= before
-        elif busy < IDLE:
-            assert window.seconds <= before
+        before = interval.seconds
+        interval.adapt(busy)
+        assert least <= interval.seconds <= max(least, MAX_INTERVAL_S)
+        if busy > BUSY_SHARE:
+            assert interval.seconds >= before
+        elif busy < IDLE_SHARE:
+            assert interval.seconds <= before
         else:
-            assert window.seconds == before
+            assert interval.seconds == before
 
 
 @given(
@@ -188,21 +188,21 @@ def test_a_window_comes_to_rest_wherever_it_began(
     """A worker's cost: so much for each token, and so much for each turn of a stream that has any."""
 
     def busy() -> float:
-        turns = min(rate, 1 / window.seconds) if window.seconds else rate
+        turns = min(rate, 1 / interval.seconds) if interval.seconds else rate
         return min(1.0, streams * (rate * each + turns * turn))
 
-    window = Window(least)
+    interval = BatchingInterval(least)
     for _ in range(200):
-        window.observe(before)
+        interval.adapt(before)
     for _ in range(80):
-        window.observe(busy())
-    rest = window.seconds
-    window.observe(busy())
-    assert window.seconds == rest
+        interval.adapt(busy())
+    rest = interval.seconds
+    interval.adapt(busy())
+    assert interval.seconds == rest
     # Where it gathers more than it has to, it would be busy without.
     if rest > least:
-        window.seconds = max(rest / 2, least)
-        assert busy() >= IDLE
+        interval.seconds = max(rest / 2, least)
+        assert busy() >= IDLE_SHARE
 
 
 @given(st.lists(PIECES), st.integers(0, 20), st.booleans())

@@ -1,18 +1,19 @@
-"""A worker's answers: the first token at once, the others by beats, and each answer for itself."""
+"""The generation of responses: first token immediately, further ones by ticks, independent of each other."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pytest
 
 from gateway.streams import jobs, keys, log_entries, response_log
-from gateway.streams.log_entries import End
+from gateway.streams.log_entries import End, Waiting
 from gateway.streams.store.store import open_store
-from tests.gateway.streams.steps import Talk, fold
-from workers.batch import Window
-from workers.generation import Generation, GenerationOptions
+from tests.gateway.streams.steps import Conversation, fold
+from workers.batch import BatchingInterval
+from workers.generation import Generation
+from workers.options import GenerationOptions
 from workers.providers import Event, Finish, ProviderError, Request, Served, Text
 from workers.ticks import SharedTick
 
@@ -21,68 +22,86 @@ if TYPE_CHECKING:
 
     from gateway.streams.store.store import Store
 
-LONG = 60.0
-"""Seconds; a window that no test sees the end of."""
+LONG_S: Final = 60.0
+"""An interval that does not end during a test."""
+
+OPTIONS: Final[dict[str, Any]] = {
+    "lease_s": 5.0,
+    "max_attempts": 3,
+    "recovery": "restart",
+    "retry_timeout_s": 60.0,
+    "first_token_timeout_s": 120.0,
+    "idle_timeout_s": 60.0,
+    "max_answer_bytes": 1_000_000,
+    "max_prompt_characters": 100_000,
+}
 
 Begin: TypeAlias = "Callable[..., Awaitable[Answer]]"
 
 
-class Script:
-    """A provider that says what a test tells it to, when the test tells it."""
+class ScriptedProvider:
+    """A provider whose events a test supplies while it runs."""
 
     def __init__(self) -> None:
-        self.told: asyncio.Queue[Event | Exception] = asyncio.Queue()
+        self.events: asyncio.Queue[Event | Exception] = asyncio.Queue()
+        self.calls = 0
         self.closed = False
 
     async def __call__(self, request: Request) -> AsyncGenerator[Event, None]:
+        self.calls += 1
         try:
             while True:
-                event = await self.told.get()
+                event = await self.events.get()
                 if isinstance(event, Exception):
                     raise event
                 yield event
         finally:
             self.closed = True
 
-    def say(self, *pieces: str) -> None:
+    def send(self, *pieces: str) -> None:
         for piece in pieces:
-            self.told.put_nowait(Text(piece))
+            self.events.put_nowait(Text(piece))
+
+    def fail(self, error: Exception) -> None:
+        self.events.put_nowait(error)
 
     def finish(self) -> None:
-        self.told.put_nowait(Finish("complete"))
+        self.events.put_nowait(Finish("complete"))
 
 
 class Answer:
-    """One answer of a worker, as it runs."""
+    """One response and its generation."""
 
-    def __init__(self, store: Store, window: float, **terms: float) -> None:
+    def __init__(self, store: Store, interval_s: float, **options: Any) -> None:
         self.store = store
-        self.talk = Talk(store)
-        self.script = Script()
-        self.beats = SharedTick(Window(window))
-        self.terms = GenerationOptions(window=window, **terms)  # type: ignore[arg-type]
+        self.conversation = Conversation(store)
+        self.provider = ScriptedProvider()
+        self.tick = SharedTick(BatchingInterval(interval_s))
+        self.options = GenerationOptions(**{**OPTIONS, "batching_interval_s": interval_s, **options})
 
     async def begin(self) -> Answer:
-        await self.talk.prepare()
+        await self.conversation.prepare()
         return await self.start()
 
     async def start(self) -> Answer:
-        self.response = (await self.talk.ask()).response
-        job = await self.talk.take("w1")
-        generation = Generation(
-            self.store, job, "w1", {"default": Served(self.script, "m", "script")}, self.terms, self.beats
-        )
-        self.task = asyncio.create_task(generation.run())
+        self.response = (await self.conversation.ask()).response
+        self.task = asyncio.create_task((await self.generation()).run())
         return self
 
+    async def generation(self) -> Generation:
+        job = await self.conversation.take("w1")
+        served = {"default": Served(self.provider, "m", "script")}
+        return Generation(self.store, job, "w1", served, self.options, self.tick)
+
+    async def entries(self) -> list[bytes]:
+        return [value for _, value in await response_log.read(self.store, self.response)]
+
     async def texts(self) -> list[str]:
-        """The text of each entry."""
-        entries = await response_log.read(self.store, self.response)
-        return [log_entries.unescape(value[1:]) for _, value in entries if value[:1] == log_entries.TEXT]
+        """Return the text of each text entry."""
+        return [log_entries.unescape(value[1:]) for value in await self.entries() if value[:1] == log_entries.TEXT]
 
     async def end(self) -> End:
-        _, value = (await response_log.read(self.store, self.response))[-1]
-        end = log_entries.decode_response_entry(value)
+        end = log_entries.decode_response_entry((await self.entries())[-1])
         assert isinstance(end, End)
         return end
 
@@ -97,8 +116,8 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 async def answer(store: Store) -> AsyncIterator[Begin]:
     begun: list[Answer] = []
 
-    async def begin(window: float = LONG, **terms: float) -> Answer:
-        begun.append(Answer(store, window, **terms))
+    async def begin(interval_s: float = LONG_S, **options: Any) -> Answer:
+        begun.append(Answer(store, interval_s, **options))
         return await begun[-1].begin()
 
     yield begin
@@ -107,18 +126,18 @@ async def answer(store: Store) -> AsyncIterator[Begin]:
     await asyncio.gather(*(each.task for each in begun), return_exceptions=True)
 
 
-async def test_the_first_piece_goes_at_once_and_the_others_with_the_next_beat(answer: Begin) -> None:
+async def test_first_piece_is_appended_immediately_others_at_the_tick(answer: Begin) -> None:
     one = await answer()
-    one.script.say("Be")
+    one.provider.send("Be")
 
-    async def written() -> bool:
+    async def first_written() -> bool:
         return await one.texts() == ["Be"]
 
-    await until(written)
-    one.script.say("ca", "use")
+    await until(first_written)
+    one.provider.send("ca", "use")
     await asyncio.sleep(0.05)
     assert await one.texts() == ["Be"]
-    one.beats._begin()
+    one.tick._start()
 
     async def all_written() -> bool:
         return await one.texts() == ["Be", "cause"]
@@ -126,29 +145,45 @@ async def test_the_first_piece_goes_at_once_and_the_others_with_the_next_beat(an
     await until(all_written)
 
 
-async def test_the_end_waits_for_no_beat(answer: Begin) -> None:
+async def test_end_is_written_without_waiting_for_a_tick(answer: Begin) -> None:
     one = await answer()
-    one.script.say("Be", "ca", "use")
-    one.script.finish()
+    one.provider.send("Be", "ca", "use")
+    one.provider.finish()
     async with asyncio.timeout(10):
         await one.task
     assert "".join(await one.texts()) == "Because"
     assert (await one.end()).reason == "complete"
 
 
-async def test_what_was_said_before_a_failure_is_kept(answer: Begin) -> None:
+async def test_text_before_a_provider_failure_is_kept(answer: Begin) -> None:
     one = await answer(0.001)
-    one.script.say("Be", "cau")
-    one.script.told.put_nowait(ProviderError("provider_incomplete", "It broke off.", retryable=True))
+    one.provider.send("Be", "cau")
+    one.provider.fail(ProviderError("provider_incomplete", "It broke off.", retryable=True))
     await one.task
     assert "".join(await one.texts()) == "Becau"
     assert (await one.end()).reason == "failed"
+    assert one.provider.calls == 1
 
 
-async def test_a_provider_that_falls_silent_is_given_up_and_one_that_talks_is_not() -> None:
-    one = await Answer(await open_store("memory://"), 0.001, idle_timeout=1.0).begin()
+async def test_failure_before_the_first_token_is_retried(answer: Begin) -> None:
+    one = await answer(0.001)
+    one.provider.fail(ProviderError("provider_overloaded", "Overloaded.", retryable=True, retry_after=0.01))
+    one.provider.send("Because")
+    one.provider.finish()
+    async with asyncio.timeout(10):
+        await one.task
+    waiting = [
+        entry for value in await one.entries() if isinstance(entry := log_entries.decode_response_entry(value), Waiting)
+    ]
+    assert len(waiting) == 1
+    assert one.provider.calls == 2
+    assert await one.texts() == ["Because"]
+
+
+async def test_silent_provider_times_out_after_its_last_token() -> None:
+    one = await Answer(await open_store("memory://"), 0.001, idle_timeout_s=1.0).begin()
     for number in range(30):
-        one.script.say(f"{number} ")
+        one.provider.send(f"{number} ")
         await asyncio.sleep(0.05)
     assert not one.task.done()
     async with asyncio.timeout(5):
@@ -157,64 +192,61 @@ async def test_a_provider_that_falls_silent_is_given_up_and_one_that_talks_is_no
     end = await one.end()
     assert end.error is not None
     assert end.error.code == "provider_silent"
-    assert one.script.closed
+    assert one.provider.closed
     await one.store.close()
 
 
-async def test_a_worker_that_is_fenced_leaves_its_provider(answer: Begin) -> None:
+async def test_fenced_attempt_closes_its_provider_call(answer: Begin) -> None:
     one = await answer(0.001)
-    one.script.say("Be")
+    one.provider.send("Be")
 
     async def written() -> bool:
         return await one.texts() == ["Be"]
 
     await until(written)
-    await one.talk.stop(one.response)
-    one.script.say("cause")
+    await one.conversation.stop(one.response)
+    one.provider.send("cause")
     async with asyncio.timeout(5):
         await one.task
-    assert one.script.closed
+    assert one.provider.closed
     assert await one.texts() == ["Be"]
 
 
-async def test_cancelling_one_answer_neither_loses_nor_doubles_anothers_tokens(store: Store) -> None:
-    """They share beats and round trips."""
+async def test_cancelling_one_answer_does_not_affect_others(store: Store) -> None:
+    """They share ticks and round trips."""
     await jobs.prepare(store)
-    beats = SharedTick(Window(0.002))
-    said = [[f"{number}.{each} " for each in range(40)] for number in range(8)]
-    answers = [Answer(store, 0.002) for _ in said]
+    tick = SharedTick(BatchingInterval(0.002))
+    pieces = [[f"{number}.{each} " for each in range(40)] for number in range(8)]
+    answers = [Answer(store, 0.002) for _ in pieces]
     for one in answers:
-        one.beats = beats
+        one.tick = tick
         await one.start()
     for each in range(40):
         for number, one in enumerate(answers):
-            one.script.say(said[number][each])
+            one.provider.send(pieces[number][each])
         await asyncio.sleep(0.002)
         if each % 10 == 5:
             answers[each // 10].task.cancel()
     for one in answers[4:]:
-        one.script.finish()
+        one.provider.finish()
     await asyncio.gather(*(one.task for one in answers), return_exceptions=True)
     for number, one in enumerate(answers):
         entries = await response_log.read(store, one.response)
         assert [entry.seq for entry, _ in entries] == list(range(1, len(entries) + 1))
         if number < 4:
-            assert "".join(said[number]).startswith(fold(entries))
+            assert "".join(pieces[number]).startswith(fold(entries))
         else:
-            assert fold(entries) == "".join(said[number])
-        assert one.script.closed
+            assert fold(entries) == "".join(pieces[number])
+        assert one.provider.closed
 
 
-async def test_no_provider_is_asked_for_an_answer_to_a_message_that_is_no_longer_kept(store: Store) -> None:
-    """Found by tests.chaos, seed 1013: it was asked nothing, and what it said passed for the answer."""
-    one = Answer(store, LONG)
-    await one.talk.prepare()
-    response = (await one.talk.ask()).response
-    await store.client.delete(keys.conversation(one.talk.name))
-    generation = Generation(
-        store, await one.talk.take("w1"), "w1", {"default": Served(one.script, "m", "script")}, one.terms, one.beats
-    )
-    one.response = response
-    await generation.run()
+async def test_response_to_an_expired_message_fails_without_a_call(store: Store) -> None:
+    """Found by tests.chaos, seed 1013: the provider got no messages, and its output became the answer."""
+    one = Answer(store, LONG_S)
+    await one.conversation.prepare()
+    one.response = (await one.conversation.ask()).response
+    await store.client.delete(keys.history(one.conversation.name))
+    await (await one.generation()).run()
     end = await one.end()
     assert (end.reason, end.error and end.error.code) == ("failed", "expired")
+    assert one.provider.calls == 0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from workers.overlap import LOOK_BACK, SHORTEST, OverlapFilter
+from workers.overlap import MAX_OVERLAP, MIN_OVERLAP, OverlapFilter
 
 # Few letters, so that a text often has a part twice; and one that is two halves to some providers.
 LETTERS = "ab😀"
@@ -33,18 +33,18 @@ def continued(before: str, continuation: str, cuts: list[int]) -> str:
 
 def repeated(before: str, continuation: str) -> int:
     """How many characters a continuation repeats."""
-    lengths = range(SHORTEST, min(len(before), len(continuation), LOOK_BACK) + 1)
+    lengths = range(MIN_OVERLAP, min(len(before), len(continuation), MAX_OVERLAP) + 1)
     return max((length for length in lengths if before.endswith(continuation[:length])), default=0)
 
 
-@given(TEXTS, TEXTS, st.integers(SHORTEST, 40), CUTS)
+@given(TEXTS, TEXTS, st.integers(MIN_OVERLAP, 40), CUTS)
 @example("ab😀a", "b", 4, [1, 2, 3])
 @example("ab😀", "b", 4, [3])
 @example("aaaaaaaa", "aaab", 8, [])
 def test_a_repetition_of_the_end_is_left_out_in_any_chunking(
     before: str, new: str, length: int, cuts: list[int]
 ) -> None:
-    before = before.rjust(SHORTEST, "a")
+    before = before.rjust(MIN_OVERLAP, "a")
     repetition = before[-length:]
     out = continued(before, repetition + new, cuts)
     # Where the text has its end twice, more of the continuation may be a repetition; never less.
@@ -52,9 +52,9 @@ def test_a_repetition_of_the_end_is_left_out_in_any_chunking(
     assert out == (repetition + new)[repeated(before, repetition + new) :]
 
 
-@given(TEXTS, st.text("xyz😀", max_size=40), st.integers(SHORTEST, 40), CUTS)
+@given(TEXTS, st.text("xyz😀", max_size=40), st.integers(MIN_OVERLAP, 40), CUTS)
 def test_what_follows_the_repetition_is_all_there(before: str, new: str, length: int, cuts: list[int]) -> None:
-    before = before.rjust(SHORTEST, "a")
+    before = before.rjust(MIN_OVERLAP, "a")
     new = "x" + new
     assert continued(before, before[-length:] + new, cuts) == new
 
@@ -123,6 +123,6 @@ def test_without_a_text_before_nothing_is_held_back(text: str) -> None:
 
 
 def test_a_repetition_that_began_long_ago_is_not_looked_for() -> None:
-    before = "".join(chr(0x4E00 + number) for number in range(LOOK_BACK + 10))
-    assert continued(before, before[-LOOK_BACK:] + "!", [7]) == "!"
-    assert continued(before, before[-LOOK_BACK - 1 :] + "!", [7]) == before[-LOOK_BACK - 1 :] + "!"
+    before = "".join(chr(0x4E00 + number) for number in range(MAX_OVERLAP + 10))
+    assert continued(before, before[-MAX_OVERLAP:] + "!", [7]) == "!"
+    assert continued(before, before[-MAX_OVERLAP - 1 :] + "!", [7]) == before[-MAX_OVERLAP - 1 :] + "!"

@@ -1,1 +1,1 @@
-"""Every multi-step operation on Redis, one Lua script a file. ARGV[1] is always the publish command of the server."""
+"""Lua scripts, one multi-step operation per file. ARGV[1] is always the name of the publish command."""

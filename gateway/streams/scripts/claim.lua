@@ -1,32 +1,37 @@
--- Begin an attempt: its start entry, by which Redis refuses every earlier attempt from now on.
+-- Begin an attempt: write its start entry. From then on Redis rejects ids of every earlier attempt.
 -- KEYS: jobs, log, open
--- ARGV: publish, group, consumer, job, nonce, kind of start, start entry's body, most attempts, log ttl, feed, response
 -- Returns {'claimed', id before, id of start}, {'exhausted'}, {'ended'}, {'expired'} or {'lost'}.
--- An error here is NOGROUP: the jobs of the partition were lost, this one among them.
-local owner = redis.pcall('XPENDING', KEYS[1], ARGV[2], ARGV[4], ARGV[4], 1)
-if not owner[1] or owner[1][2] ~= ARGV[3] then return {'lost'} end
+local jobs, log, open = KEYS[1], KEYS[2], KEYS[3]
+local publish, group, consumer, job = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local nonce, nonces = tonumber(ARGV[5]), tonumber(ARGV[6])
+local start_entry = ARGV[7] .. ARGV[8]
+local max_attempts, log_ttl_ms, feed, response = tonumber(ARGV[9]), ARGV[10], ARGV[11], ARGV[12]
 
-local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 2)
+-- An error is NOGROUP: the job stream was lost, and this job with it.
+local owner = redis.pcall('XPENDING', jobs, group, job, job, 1)
+if not owner[1] or owner[1][2] ~= consumer then return {'lost'} end
+
+local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 2)
 if not last[1] then return {'expired'} end
 local id, entry = last[1][1], last[1][2][2]
 if string.sub(entry, 1, 1) == 'E' then
-  redis.call('XACK', KEYS[1], ARGV[2], ARGV[4])
-  redis.call('XDEL', KEYS[1], ARGV[4])
-  redis.call('HDEL', KEYS[3], ARGV[11])
+  redis.call('XACK', jobs, group, job)
+  redis.call('XDEL', jobs, job)
+  redis.call('HDEL', open, response)
   return {'ended'}
 end
 
 local attempt, seq = string.match(id, '^(%d+)-(%d+)$')
 attempt, seq = tonumber(attempt), tonumber(seq)
--- The reply to this very claim was lost and it is asked again.
-if last[2] and attempt % 1000000000 == tonumber(ARGV[5]) and entry == ARGV[6] .. ARGV[7] then
+-- This claim was made before and its reply was lost.
+if last[2] and attempt % nonces == nonce and entry == start_entry then
   return {'claimed', last[2][1], id}
 end
-local number = math.floor(attempt / 1000000000) + 1
-if number > tonumber(ARGV[8]) then return {'exhausted'} end
+local number = math.floor(attempt / nonces) + 1
+if number > max_attempts then return {'exhausted'} end
 
-local start = string.format('%.0f-%.0f', number * 1000000000 + tonumber(ARGV[5]), seq + 1)
-redis.call('XADD', KEYS[2], 'NOMKSTREAM', start, 'e', ARGV[6] .. ARGV[7])
-redis.call('PEXPIRE', KEYS[2], ARGV[9])
-redis.call(ARGV[1], ARGV[10], '@' .. ARGV[11] .. ' ' .. start .. ' ' .. id .. '\n' .. ARGV[6] .. ARGV[7])
-return {'claimed', id, start}
+local start_id = string.format('%.0f-%.0f', number * nonces + nonce, seq + 1)
+redis.call('XADD', log, 'NOMKSTREAM', start_id, 'e', start_entry)
+redis.call('PEXPIRE', log, log_ttl_ms)
+redis.call(publish, feed, '@' .. response .. ' ' .. start_id .. ' ' .. id .. '\n' .. start_entry)
+return {'claimed', id, start_id}

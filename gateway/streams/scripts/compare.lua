@@ -1,10 +1,10 @@
--- Which of many logs end elsewhere than the caller thinks.
+-- Reconcile: find the logs whose last id differs from the caller's.
 -- KEYS: logs
--- ARGV: publish, the last id of each as the caller has it ('' where it has none)
--- Returns the positions of those that differ, from 1 on.
-local different = {}
+-- ARGV: publish, then the caller's last id of each log ('' if it has none)
+-- Returns the 1-based positions of the logs that differ.
+local differing = {}
 for i = 1, #KEYS do
   local last = redis.call('XREVRANGE', KEYS[i], '+', '-', 'COUNT', 1)
-  if (last[1] and last[1][1] or '') ~= ARGV[i + 1] then different[#different + 1] = i end
+  if (last[1] and last[1][1] or '') ~= ARGV[i + 1] then differing[#differing + 1] = i end
 end
-return different
+return differing

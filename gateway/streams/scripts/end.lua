@@ -1,74 +1,82 @@
--- End a response: its end entry, its text in the conversation, its job gone, and the next turn's job.
--- KEYS: log, conversation, turns, jobs, open
--- ARGV: publish, group, expected id or '', attempt or '', nonce, end entry's body, settled entry's head, its nonce,
---       response, conversation id, log ttl, conversation ttl, feed, control, most conversation entries, job or '', consumer
--- An attempt ends its own log on the condition of append. Anybody else names no attempt, and ends it as the next one;
--- a worker without an attempt names its job, and ends nothing once that is another's.
--- Returns {'ended', 1, id} (1: by this call), {'ended', 0, id} (before), {'refused', last id} or {'expired'}.
-local response = ARGV[9]
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-local feed, id = {}, ''
-local body = ARGV[6]
+-- End a response: write its end entry, add its text to the history, delete its job, and queue the next response.
+-- KEYS: log, history, response queue, jobs, open
+-- An attempt ends its own log if the last id is the expected one. Any other process names no attempt and writes the end
+-- as the next attempt. A worker without an attempt names its job; the script does nothing once another worker holds it.
+-- Returns {'ended', 1, id} (by this call), {'ended', 0, id} (earlier), {'refused', last id} or {'expired'}.
+local log, history, queue, jobs, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local publish, group = ARGV[1], ARGV[2]
+-- Both '' unless an attempt ends its own log.
+local expected_id, own_attempt = ARGV[3], ARGV[4]
+local nonce, nonces = tonumber(ARGV[5]), tonumber(ARGV[6])
+local end_body, settled_head, history_nonce = ARGV[7], ARGV[8], ARGV[9]
+local response, conversation = ARGV[10], ARGV[11]
+local log_ttl_ms, history_ttl_ms = ARGV[12], ARGV[13]
+local feed, control, max_history_entries = ARGV[14], ARGV[15], ARGV[16]
+-- Both '' unless a worker without an attempt ends the response.
+local owned_job, consumer = ARGV[17], ARGV[18]
+
+local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
+local message, id = {}, ''
 if last[1] then id = last[1][1] end
 if last[1] and string.sub(last[1][2][2], 1, 1) == 'E' then return {'ended', 0, id} end
-if ARGV[16] ~= '' then
-  local owner = redis.pcall('XPENDING', KEYS[4], ARGV[2], ARGV[16], ARGV[16], 1)
-  if owner.err or not owner[1] or owner[1][2] ~= ARGV[17] then return {'refused', id} end
+if owned_job ~= '' then
+  local owner = redis.pcall('XPENDING', jobs, group, owned_job, owned_job, 1)
+  if owner.err or not owner[1] or owner[1][2] ~= consumer then return {'refused', id} end
 end
 if last[1] then
-  if ARGV[3] ~= '' and id ~= ARGV[3] then return {'refused', id} end
+  if expected_id ~= '' and id ~= expected_id then return {'refused', id} end
   local attempt, seq = string.match(id, '^(%d+)-(%d+)$')
-  if ARGV[4] ~= '' then
-    attempt = ARGV[4]
+  if own_attempt ~= '' then
+    attempt = own_attempt
   else
-    attempt = string.format('%.0f', (math.floor(tonumber(attempt) / 1000000000) + 1) * 1000000000 + tonumber(ARGV[5]))
+    attempt = string.format('%.0f', (math.floor(tonumber(attempt) / nonces) + 1) * nonces + nonce)
   end
   id = string.format('%s-%.0f', attempt, tonumber(seq) + 1)
-  redis.call('XADD', KEYS[1], 'NOMKSTREAM', id, 'e', 'E' .. body)
-  redis.call('PEXPIRE', KEYS[1], ARGV[11])
-  feed[1] = '@' .. response .. ' ' .. id .. ' ' .. last[1][1]
-  feed[2] = 'E' .. body
-elseif redis.call('HEXISTS', KEYS[5], response) == 0 then
+  redis.call('XADD', log, 'NOMKSTREAM', id, 'e', 'E' .. end_body)
+  redis.call('PEXPIRE', log, log_ttl_ms)
+  message[1] = '@' .. response .. ' ' .. id .. ' ' .. last[1][1]
+  message[2] = 'E' .. end_body
+elseif redis.call('HEXISTS', open, response) == 0 then
   return {'expired'}
-elseif ARGV[4] ~= '' then
-  -- What the attempt wrote is lost: it must not settle as if nothing had been said.
+elseif own_attempt ~= '' then
+  -- The entries of the attempt are lost: settling would add an empty answer to the history.
   return {'refused', ''}
 end
 
 local text = {}
-for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do
+for _, entry in ipairs(redis.call('XRANGE', log, '-', '+')) do
   local value = entry[2][2]
   local kind = string.sub(value, 1, 1)
   if kind == 'T' then text[#text + 1] = string.sub(value, 2) elseif kind == 'S' then text = {} end
 end
-local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
--- As in submit: an empty stream would refuse its first id.
-if not newest[1] then redis.call('DEL', KEYS[2]) end
+local newest = redis.call('XREVRANGE', history, '+', '-', 'COUNT', 1)
+-- As in submit: an empty stream would reject its first id.
+if not newest[1] then redis.call('DEL', history) end
 local seq = newest[1] and tonumber(string.match(newest[1][1], '^%d+')) or 0
-local turn = string.format('%.0f-%s', seq + 1, ARGV[8])
-local settled = 'X' .. ARGV[7] .. ',"text":"' .. table.concat(text) .. '"}'
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[15], turn, 'e', settled)
-redis.call('PEXPIRE', KEYS[2], ARGV[12])
-feed[#feed + 1] = '@c ' .. turn .. ' ' .. (newest[1] and newest[1][1] or '-')
-feed[#feed + 1] = settled
+local history_id = string.format('%.0f-%s', seq + 1, history_nonce)
+local settled = 'X' .. settled_head .. ',"text":"' .. table.concat(text) .. '"}'
+redis.call('XADD', history, 'MAXLEN', '~', max_history_entries, history_id, 'e', settled)
+redis.call('PEXPIRE', history, history_ttl_ms)
+message[#message + 1] = '@c ' .. history_id .. ' ' .. (newest[1] and newest[1][1] or '-')
+message[#message + 1] = settled
 
-local open = redis.call('HGET', KEYS[5], response)
-local job = open and string.match(open, ' (.+)$')
+local opened = redis.call('HGET', open, response)
+local job = opened and string.match(opened, ' (.+)$')
 if job then
-  redis.call('XACK', KEYS[4], ARGV[2], job)
-  redis.call('XDEL', KEYS[4], job)
+  redis.call('XACK', jobs, group, job)
+  redis.call('XDEL', jobs, job)
 end
-redis.call('HDEL', KEYS[5], response)
-redis.call('LREM', KEYS[3], 0, response)
-redis.call('PEXPIRE', KEYS[3], ARGV[12])
-local following = redis.call('LINDEX', KEYS[3], 0)
-local waiting = following and redis.call('HGET', KEYS[5], following)
+redis.call('HDEL', open, response)
+redis.call('LREM', queue, 0, response)
+redis.call('PEXPIRE', queue, history_ttl_ms)
+local next_response = redis.call('LINDEX', queue, 0)
+local waiting = next_response and redis.call('HGET', open, next_response)
 if waiting and not string.match(waiting, ' (.+)$') then
-  job = redis.call('XADD', KEYS[4], '*', 'response', following, 'conversation', ARGV[10])
-  redis.call('HSET', KEYS[5], following, ARGV[10] .. ' ' .. job)
-  redis.call(ARGV[1], ARGV[14], 'job')
+  job = redis.call('XADD', jobs, '*', 'response', next_response, 'conversation', conversation)
+  redis.call('HSET', open, next_response, conversation .. ' ' .. job)
+  redis.call(publish, control, 'job')
 end
 
-redis.call(ARGV[1], ARGV[13], table.concat(feed, '\n'))
-redis.call(ARGV[1], ARGV[14], 'end ' .. response)
+redis.call(publish, feed, table.concat(message, '\n'))
+redis.call(publish, control, 'end ' .. response)
 return {'ended', 1, id}

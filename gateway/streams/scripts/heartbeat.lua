@@ -1,6 +1,7 @@
--- Give a sign of life: what a process says of itself, for as long as it says so again and again.
+-- Store the record of a process until its next heartbeat is overdue.
 -- KEYS: presence, record
--- ARGV: publish, name, record, ttl
-redis.call('SADD', KEYS[1], ARGV[2])
-redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
+local presence, record_key = KEYS[1], KEYS[2]
+local name, record, ttl_ms = ARGV[2], ARGV[3], ARGV[4]
+redis.call('SADD', presence, name)
+redis.call('SET', record_key, record, 'PX', ttl_ms)
 return 'ok'

@@ -1,10 +1,14 @@
--- Give up a lease before its time, so that another worker takes the job over at once.
+-- Release a lease early, so that another worker acquires the job immediately.
 -- KEYS: jobs
--- ARGV: publish, group, consumer, job, idle milliseconds that exceed every lease, control
 -- Returns 'released' or 'lost'.
--- An error here is NOGROUP: the jobs of the partition were lost, this one among them.
-local owner = redis.pcall('XPENDING', KEYS[1], ARGV[2], ARGV[4], ARGV[4], 1)
-if not owner[1] or owner[1][2] ~= ARGV[3] then return 'lost' end
-redis.call('XCLAIM', KEYS[1], ARGV[2], ARGV[3], 0, ARGV[4], 'IDLE', ARGV[5], 'JUSTID')
-redis.call(ARGV[1], ARGV[6], 'job')
+local jobs = KEYS[1]
+local publish, group, consumer, job = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- Longer than every lease: it marks the job as released.
+local idle_ms, control = ARGV[5], ARGV[6]
+
+-- An error is NOGROUP: the job stream was lost, and this job with it.
+local owner = redis.pcall('XPENDING', jobs, group, job, job, 1)
+if not owner[1] or owner[1][2] ~= consumer then return 'lost' end
+redis.call('XCLAIM', jobs, group, consumer, 0, job, 'IDLE', idle_ms, 'JUSTID')
+redis.call(publish, control, 'job')
 return 'released'

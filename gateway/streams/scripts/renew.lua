@@ -1,15 +1,18 @@
--- Keep a job for another lease, and its logs from expiring while the provider is silent.
--- KEYS: jobs, log, conversation, turns
--- ARGV: publish, group, consumer, job, log ttl, conversation ttl
+-- Renew a lease, and keep log, history and response queue from expiring while the provider is silent.
+-- KEYS: jobs, log, history, response queue
 -- Returns 'held', 'ended', 'expired' or 'lost'.
--- An error here is NOGROUP: the jobs of the partition were lost, this one among them.
-local owner = redis.pcall('XPENDING', KEYS[1], ARGV[2], ARGV[4], ARGV[4], 1)
-if not owner[1] or owner[1][2] ~= ARGV[3] then return 'lost' end
-redis.call('XCLAIM', KEYS[1], ARGV[2], ARGV[3], 0, ARGV[4], 'JUSTID')
-local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
+local jobs, log, history, queue = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local group, consumer, job = ARGV[2], ARGV[3], ARGV[4]
+local log_ttl_ms, history_ttl_ms = ARGV[5], ARGV[6]
+
+-- An error is NOGROUP: the job stream was lost, and this job with it.
+local owner = redis.pcall('XPENDING', jobs, group, job, job, 1)
+if not owner[1] or owner[1][2] ~= consumer then return 'lost' end
+redis.call('XCLAIM', jobs, group, consumer, 0, job, 'JUSTID')
+local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
 if not last[1] then return 'expired' end
-redis.call('PEXPIRE', KEYS[2], ARGV[5])
-redis.call('PEXPIRE', KEYS[3], ARGV[6])
-redis.call('PEXPIRE', KEYS[4], ARGV[6])
+redis.call('PEXPIRE', log, log_ttl_ms)
+redis.call('PEXPIRE', history, history_ttl_ms)
+redis.call('PEXPIRE', queue, history_ttl_ms)
 if string.sub(last[1][2][2], 1, 1) == 'E' then return 'ended' end
 return 'held'

@@ -1,31 +1,32 @@
--- Give an open response whose job was lost a new one, if it is its turn.
--- KEYS: open, jobs, turns
--- ARGV: publish, response, conversation id, control
--- Returns 'queued' (now), 'held' (has its job), 'waiting' (others are ahead) or 'closed'.
-local open = redis.call('HGET', KEYS[1], ARGV[2])
-if not open then return 'closed' end
-local job = string.match(open, ' (.+)$')
-local entry = job and redis.call('XRANGE', KEYS[2], job, job)[1]
--- Its id may have been given to another one since.
-if entry and entry[2][2] == ARGV[2] then return 'held' end
+-- Create a new job for an open response that lost its job, if no other response of the conversation is ahead.
+-- KEYS: open, jobs, response queue
+-- Returns 'queued' (by this call), 'held' (it has its job), 'waiting' (others are ahead) or 'closed'.
+local open, jobs, queue = KEYS[1], KEYS[2], KEYS[3]
+local publish, response, conversation, control = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
-local head = redis.call('LINDEX', KEYS[3], 0)
-while head and redis.call('HEXISTS', KEYS[1], head) == 0 do
-  redis.call('LPOP', KEYS[3])
-  head = redis.call('LINDEX', KEYS[3], 0)
+local opened = redis.call('HGET', open, response)
+if not opened then return 'closed' end
+local job = string.match(opened, ' (.+)$')
+local entry = job and redis.call('XRANGE', jobs, job, job)[1]
+-- A new stream may have issued the id of the lost job again, for another response.
+if entry and entry[2][2] == response then return 'held' end
+
+local head = redis.call('LINDEX', queue, 0)
+while head and redis.call('HEXISTS', open, head) == 0 do
+  redis.call('LPOP', queue)
+  head = redis.call('LINDEX', queue, 0)
 end
-if head and head ~= ARGV[2] then
-  -- The lost job is forgotten, or the end of the response ahead would take this one for served.
-  redis.call('HSET', KEYS[1], ARGV[2], ARGV[3] .. ' ')
-  local queued = redis.call('LRANGE', KEYS[3], 0, -1)
-  for _, other in ipairs(queued) do
-    if other == ARGV[2] then return 'waiting' end
+if head and head ~= response then
+  -- Without this the end of the response ahead would find the lost job and create no new one.
+  redis.call('HSET', open, response, conversation .. ' ')
+  for _, queued in ipairs(redis.call('LRANGE', queue, 0, -1)) do
+    if queued == response then return 'waiting' end
   end
-  redis.call('RPUSH', KEYS[3], ARGV[2])
+  redis.call('RPUSH', queue, response)
   return 'waiting'
 end
-if not head then redis.call('RPUSH', KEYS[3], ARGV[2]) end
-job = redis.call('XADD', KEYS[2], '*', 'response', ARGV[2], 'conversation', ARGV[3])
-redis.call('HSET', KEYS[1], ARGV[2], ARGV[3] .. ' ' .. job)
-redis.call(ARGV[1], ARGV[4], 'job')
+if not head then redis.call('RPUSH', queue, response) end
+job = redis.call('XADD', jobs, '*', 'response', response, 'conversation', conversation)
+redis.call('HSET', open, response, conversation .. ' ' .. job)
+redis.call(publish, control, 'job')
 return 'queued'

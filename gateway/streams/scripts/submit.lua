@@ -1,66 +1,71 @@
--- Accept a message or a retry: its submit key, its conversation entries, the first entry of its log, and its turn.
--- KEYS: submission, conversation, turns, log, jobs, open
--- ARGV: publish, digest, if_busy, most ahead, response, message, message entry or '', its nonce, opened entry,
---       its nonce, log id, queued entry, submission ttl, log ttl, conversation ttl, feed, control, conversation id,
---       most conversation entries
+-- Accept a message or a retry: store its idempotency key, its history entries, the first entry of its log, and queue it.
+-- KEYS: submission, history, response queue, log, jobs, open
 -- Returns {'accepted' or 'duplicate', response, message, responses ahead ...}, {'conflict'}, {'busy', response ahead}
 -- or {'full'}.
-local known = redis.call('HMGET', KEYS[1], 'digest', 'response', 'message')
-local queue = redis.call('LRANGE', KEYS[3], 0, -1)
+local submission, history, queue_key, log, jobs, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local publish, digest, if_busy, max_ahead = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local response, message = ARGV[5], ARGV[6]
+-- message_entry is '' for a retry.
+local message_entry, message_nonce, opened_entry, opened_nonce = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+local log_id, queued_entry = ARGV[11], ARGV[12]
+local submission_ttl_ms, log_ttl_ms, history_ttl_ms = ARGV[13], ARGV[14], ARGV[15]
+local feed, control, conversation, max_history_entries = ARGV[16], ARGV[17], ARGV[18], ARGV[19]
+
+local known = redis.call('HMGET', submission, 'digest', 'response', 'message')
+local queue = redis.call('LRANGE', queue_key, 0, -1)
 if known[1] then
-  if known[1] ~= ARGV[2] then return {'conflict'} end
+  if known[1] ~= digest then return {'conflict'} end
   local reply = {'duplicate', known[2], known[3]}
-  local behind = {}
+  local passed = {}
   for _, other in ipairs(queue) do
     if other == known[2] then
-      for _, ahead in ipairs(behind) do reply[#reply + 1] = ahead end
+      for _, ahead in ipairs(passed) do reply[#reply + 1] = ahead end
       break
     end
-    behind[#behind + 1] = other
+    passed[#passed + 1] = other
   end
   return reply
 end
-if #queue > 0 and ARGV[3] == 'reject' then return {'busy', queue[1]} end
-if #queue >= tonumber(ARGV[4]) then return {'full'} end
+if #queue > 0 and if_busy == 'reject' then return {'busy', queue[1]} end
+if #queue >= max_ahead then return {'full'} end
 
-local response = ARGV[5]
-redis.call('HSET', KEYS[1], 'digest', ARGV[2], 'response', response, 'message', ARGV[6])
-redis.call('PEXPIRE', KEYS[1], ARGV[13])
+redis.call('HSET', submission, 'digest', digest, 'response', response, 'message', message)
+redis.call('PEXPIRE', submission, submission_ttl_ms)
 
-local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
--- An empty stream remembers its last id and would refuse the first one; the nonces tell the numbers apart.
-if not last[1] then redis.call('DEL', KEYS[2]) end
-local before = last[1] and last[1][1] or '-'
-local seq = last[1] and tonumber(string.match(before, '^%d+')) or 0
-local feed = {}
-local function happened(entry, nonce)
+local last = redis.call('XREVRANGE', history, '+', '-', 'COUNT', 1)
+-- An empty stream remembers its last id and would reject a first one; the nonces keep the ids distinct.
+if not last[1] then redis.call('DEL', history) end
+local previous = last[1] and last[1][1] or '-'
+local seq = last[1] and tonumber(string.match(previous, '^%d+')) or 0
+local published = {}
+local function add_to_history(entry, nonce)
   seq = seq + 1
   local id = string.format('%.0f-%s', seq, nonce)
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[19], id, 'e', entry)
-  feed[#feed + 1] = '@c ' .. id .. ' ' .. before
-  feed[#feed + 1] = entry
-  before = id
+  redis.call('XADD', history, 'MAXLEN', '~', max_history_entries, id, 'e', entry)
+  published[#published + 1] = '@c ' .. id .. ' ' .. previous
+  published[#published + 1] = entry
+  previous = id
 end
--- The message comes second: who has it has the response's opening, too.
-happened(ARGV[9], ARGV[10])
-if ARGV[7] ~= '' then happened(ARGV[7], ARGV[8]) end
-redis.call('PEXPIRE', KEYS[2], ARGV[15])
+-- The message comes second: a replica that has it also has the opened entry.
+add_to_history(opened_entry, opened_nonce)
+if message_entry ~= '' then add_to_history(message_entry, message_nonce) end
+redis.call('PEXPIRE', history, history_ttl_ms)
 
-redis.call('XADD', KEYS[4], ARGV[11], 'e', ARGV[12])
-redis.call('PEXPIRE', KEYS[4], ARGV[14])
-feed[#feed + 1] = '@' .. response .. ' ' .. ARGV[11] .. ' -'
-feed[#feed + 1] = ARGV[12]
+redis.call('XADD', log, log_id, 'e', queued_entry)
+redis.call('PEXPIRE', log, log_ttl_ms)
+published[#published + 1] = '@' .. response .. ' ' .. log_id .. ' -'
+published[#published + 1] = queued_entry
 
 local job = ''
 if #queue == 0 then
-  job = redis.call('XADD', KEYS[5], '*', 'response', response, 'conversation', ARGV[18])
+  job = redis.call('XADD', jobs, '*', 'response', response, 'conversation', conversation)
 end
-redis.call('HSET', KEYS[6], response, ARGV[18] .. ' ' .. job)
-redis.call('RPUSH', KEYS[3], response)
-redis.call('PEXPIRE', KEYS[3], ARGV[15])
+redis.call('HSET', open, response, conversation .. ' ' .. job)
+redis.call('RPUSH', queue_key, response)
+redis.call('PEXPIRE', queue_key, history_ttl_ms)
 
-redis.call(ARGV[1], ARGV[16], table.concat(feed, '\n'))
-if job ~= '' then redis.call(ARGV[1], ARGV[17], 'job') end
-local reply = {'accepted', response, ARGV[6]}
+redis.call(publish, feed, table.concat(published, '\n'))
+if job ~= '' then redis.call(publish, control, 'job') end
+local reply = {'accepted', response, message}
 for _, ahead in ipairs(queue) do reply[#reply + 1] = ahead end
 return reply

@@ -1,4 +1,4 @@
-"""The store's address: what TOKENWIRE_STORE says, taken apart."""
+"""The address of the store: parsing of TOKENWIRE_STORE."""
 
 from __future__ import annotations
 
@@ -25,71 +25,73 @@ SCHEMES: Final = (
     "cluster",
     "clusters",
 )
-_PORTS: Final = {"sentinel": 26_379, "sentinels": 26_379, "cluster": 6_379, "clusters": 6_379}
+_DEFAULT_PORTS: Final = {"sentinel": 26_379, "sentinels": 26_379, "cluster": 6_379, "clusters": 6_379}
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the store is; `shown` is what may be told of it, without a user or password.
+    """The address of a store. `shown` is safe to print: it has no user and no password.
 
-    `places` are those of the sentinels, or of the cluster's nodes that are asked first; `service` is the primary's name
-    with the sentinels. `options` are redis-py's for a connection. A folder is in `path`.
+    `endpoints` are the sentinels, or the cluster nodes to contact first. `service` is the name of the primary at the
+    sentinels. `options` are redis-py's options of a connection. `path` is the folder of `embedded://`.
     """
 
     scheme: str
     shown: str
     path: str = ""
-    places: tuple[Endpoint, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
     service: str = ""
     options: dict[str, Any] | None = None
 
 
 def parse(url: str) -> Address:
-    """Take an address apart; raises StoreError with what to do, and without quoting it, for it may hold a password."""
+    """Parse an address. Raises StoreError, which never quotes the address: it may contain a password."""
     try:
         parts = urlsplit(url)
     except ValueError:
-        # Its text would quote the address.
-        raise StoreError("the store's address can not be read: see TOKENWIRE_STORE") from None
+        # The text of the exception would quote the address.
+        raise StoreError(
+            "TOKENWIRE_STORE is not a valid address: write SCHEME://HOST:PORT, an IPv6 host in [brackets]"
+        ) from None
     scheme = parts.scheme
     if scheme not in SCHEMES:
         known = " ".join(f"{name}://" for name in SCHEMES)
-        what = f"the store {scheme}:// is" if scheme else "the store's address has no scheme, or one that is"
-        raise StoreError(f"{what} not known: set TOKENWIRE_STORE to one of {known}")
+        problem = f"the scheme {scheme}:// is unknown" if scheme else "the address has no valid scheme"
+        raise StoreError(f"{problem}: set TOKENWIRE_STORE to one of {known}")
     if scheme in ("memory", "embedded"):
         return Address(scheme, url, path=url.partition(":")[2].removeprefix("//"))
     try:
-        if scheme in _PORTS:
-            return _of_several(parts)
+        if scheme in _DEFAULT_PORTS:
+            return _with_endpoints(parts)
         shown = f"{scheme}://{parts.hostname or parts.path}{f':{parts.port}' if parts.port else ''}"
         return Address(scheme, shown, options=dict(parse_url(url)))
     except ValueError:
-        # As above: a password that holds a slash is read as a port.
+        # As above: a password with a slash is parsed as a port.
         raise StoreError(
-            f"the address of the store {scheme}:// can not be read: "
+            f"the {scheme}:// address in TOKENWIRE_STORE is not valid: "
             "write special characters of a password as %XX, and the port and the database as numbers"
         ) from None
 
 
-def _of_several(parts: SplitResult) -> Address:
+def _with_endpoints(parts: SplitResult) -> Address:
     scheme = parts.scheme
     user, at, hosts = parts.netloc.rpartition("@")
-    places = tuple(_place(host, _PORTS[scheme]) for host in hosts.split(","))
+    endpoints = tuple(_endpoint(host, _DEFAULT_PORTS[scheme]) for host in hosts.split(","))
     service, _, database = parts.path.removeprefix("/").partition("/")
     if scheme.startswith("cluster"):
         if service not in ("", "0"):
-            raise StoreError("a cluster has no databases: leave away what follows the hosts of cluster://")
+            raise StoreError(f"a cluster has no databases: remove /{service} from the end of TOKENWIRE_STORE")
         service = ""
     elif not service:
-        raise StoreError("which service of the sentinels? TOKENWIRE_STORE=sentinel://HOST,HOST,HOST/SERVICE")
+        raise StoreError("the service of the sentinels is missing: TOKENWIRE_STORE=sentinel://HOST,HOST,HOST/SERVICE")
     secure = "s" if scheme.endswith("s") else ""
     options = parse_url(f"redis{secure}://{user}{at}localhost/{int(database or 0)}?{parts.query}")
-    shown = f"{scheme}://{','.join(map(str, places))}{f'/{unquote(service)}' if service else ''}"
-    return Address(scheme, shown, places=places, service=unquote(service), options=dict(options))
+    shown = f"{scheme}://{','.join(map(str, endpoints))}{f'/{unquote(service)}' if service else ''}"
+    return Address(scheme, shown, endpoints=endpoints, service=unquote(service), options=dict(options))
 
 
-def _place(host: str, port: int) -> Endpoint:
+def _endpoint(host: str, default_port: int) -> Endpoint:
     parts = urlsplit(f"//{host}")
     if not parts.hostname:
         raise ValueError("no host")
-    return Endpoint(parts.hostname, parts.port or port)
+    return Endpoint(parts.hostname, parts.port or default_port)

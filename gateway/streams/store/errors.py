@@ -1,4 +1,4 @@
-"""What a caller is told of a store that can not do what was asked, and which errors pass."""
+"""Errors of the store, and which of them are transient."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ _TRANSIENT: Final = (
     OSError,
 )
 _TRANSIENT_CODES: Final = re.compile(r"(?:^|-)(?:READONLY|NOREPLICAS|MISCONF|MASTERDOWN|TRYAGAIN|BUSY) ")
-"""For errors without a class in redis-py, and those that Redis 6.2 wraps in a script: `ERR ...: 1: -READONLY ...`."""
+"""Errors without a class in redis-py, and those that Redis 6.2 wraps in a script: `ERR ...: 1: -READONLY ...`."""
 
 
 class StoreError(Exception):
-    """The store can not be used as it is; the message says what to do."""
+    """The store cannot be used; the message says what to do."""
 
 
 class NoPrimaryError(RedisConnectionError):
-    """Nobody who was asked knows a server that would take writes."""
+    """No reachable sentinel or node knows a primary."""
 
 
 class StoreUnavailableError(StoreError):
-    """The store did not answer in time; the same call may succeed later and is safe to repeat."""
+    """The store did not answer in time. The same call may succeed later and is safe to repeat."""
 
 
 class StoreFullError(StoreError):
-    """The store refuses writes because it is out of memory; reads still work."""
+    """The store rejects writes because it is out of memory. Reads still work."""
 
 
 def is_full(error: Exception) -> bool:
-    """Tell whether the server says that it is out of memory."""
+    """Return whether the server reports that it is out of memory."""
     return isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and "-OOM " in str(error))
 
 
 def is_transient(error: Exception) -> bool:
-    """Tell whether the same command may succeed in a moment: nobody answers, or somebody who may not write."""
+    """Return whether the same command may soon succeed: no server answers, or one that may not write."""
     return isinstance(error, _TRANSIENT) or _TRANSIENT_CODES.search(str(error)) is not None
 
 
 def is_read_only(error: Exception) -> bool:
-    """Tell whether a replica answered, which was a primary when it was connected to."""
+    """Return whether a replica answered; the connection was opened while it was the primary."""
     return isinstance(error, ReadOnlyError) or (isinstance(error, ResponseError) and "-READONLY " in str(error))

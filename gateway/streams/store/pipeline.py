@@ -1,38 +1,41 @@
-"""Calls of many tasks share round trips: one is under way at a time, and what is asked meanwhile goes with the next.
+"""Pipelining: calls of many tasks share round trips to one server.
 
-So a call into an idle pipeline goes out at once, and the busier the store, the more calls share the cost of a trip:
-where there is always something to send, a trip departs every `GATHER` seconds.
-
-redis-py sets the connection up, whatever the address asks for: names, TLS, passwords. From then on a protocol writes to
-it and feeds hiredis itself, because redis-py's own way costs several times what the rest of a call does.
+One round trip is in flight at a time; calls that are made meanwhile go with the next one. A call into an idle pipeline
+is sent immediately, and the busier the store, the more calls share a round trip: under constant load one starts every
+`MIN_INTERVAL_S` seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from gateway.streams import metrics
+from gateway.streams.store import redis_internals
 from gateway.streams.store.errors import is_read_only
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from redis.asyncio.connection import AbstractConnection, ConnectionPool
+
+    OpenConnection: TypeAlias = "Callable[[Pipeline, AbstractConnection], PipelineConnection]"
 
 Argument: TypeAlias = str | bytes | int
 
-_NOTHING: Final = object()
+_INCOMPLETE: Final = object()
 
-GATHER: Final = 0.002
-"""Seconds. A round trip costs the server more than a call of it does: under load they are shared."""
+MIN_INTERVAL_S: Final = 0.002
+"""Seconds between two round trips under load. A round trip costs the server more than one of its calls."""
 
 MAX_CALLS: Final = 128
 MAX_BYTES: Final = 262_144
-"""A round trip holds at most so many calls and, but for its last call, bytes: the others of the process wait for it."""
+"""Limits of one round trip: the other calls of the process wait for it. The last call may exceed the bytes."""
 
 
 class _Call(NamedTuple):
@@ -40,180 +43,191 @@ class _Call(NamedTuple):
     reply: asyncio.Future[Any]
 
 
+class PipelineConnection(Protocol):
+    """A connection as the pipeline uses it. It reports replies to `replied` and its loss to `connection_failed`."""
+
+    connection: AbstractConnection
+
+    def send(self, commands: bytes, count: int) -> None:
+        """Send the `count` commands of a round trip."""
+
+    def abort(self) -> None:
+        """Close the connection without flushing."""
+
+
 class Pipeline:
     """The round trips to one server, or to one node of a cluster."""
 
-    def __init__(self, pool: ConnectionPool, timeout_s: float) -> None:
-        """`pool`: where the connection comes from, and with which it is closed. `timeout_s`: the seconds that a server
-        may take for a round trip.
+    def __init__(self, pool: ConnectionPool, timeout_s: float, open_connection: OpenConnection | None = None) -> None:
+        """`timeout_s`: seconds that a round trip may take. `open_connection`: wraps a connection of `pool`; by default
+        `SocketConnection`.
         """
         self._pool = pool
         self._timeout_s = timeout_s
-        self._waiting: list[_Call] = []
-        self._under_way: deque[_Call] = deque()
-        self._line: _Line | _Emulated | None = None
-        self._changing: asyncio.Task[None] | None = None
-        self._opened_at = 0.0
-        self._departs = False
+        self._open_connection: OpenConnection = open_connection or SocketConnection
+        self._queued: list[_Call] = []
+        self._in_flight: deque[_Call] = deque()
+        self._connection: PipelineConnection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._connected_at = 0.0
+        self._flush_scheduled = False
         self._sent_at = 0.0
-        self._watch: asyncio.TimerHandle | None = None
+        self._timeout: asyncio.TimerHandle | None = None
 
     def call(self, *words: Argument) -> asyncio.Future[Any]:
-        """Ask for one command to be sent; what is returned becomes its reply, or the server's error, or the reason why
-        the server could not be reached.
+        """Queue one command; return a future of its reply, of the server's error or of a connection error.
 
-        A call that is cancelled is not sent any more, or its reply is dropped. No other call notices.
+        Safe to cancel: a cancelled call is not sent, or its reply is dropped. Other calls are not affected.
         """
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
-        # Its stub speaks of tuples of one.
-        self._waiting.append(_Call(hiredis.pack_command(words), reply))  # type: ignore[arg-type]
-        if not self._departs and not self._under_way:
-            # Not yet: what is asked in the same turn of the loop goes along.
-            self._departs = True
-            loop.call_soon(self._depart)
+        # hiredis' type stub declares a tuple of length one.
+        self._queued.append(_Call(hiredis.pack_command(words), reply))  # type: ignore[arg-type]
+        if not self._flush_scheduled and not self._in_flight:
+            # Deferred, so that calls of the same iteration of the event loop share the round trip.
+            self._flush_scheduled = True
+            loop.call_soon(self._flush)
         return reply
 
-    def drop(self, error: Exception) -> None:
-        """Give up what is under way or waits, which fails with `error`, and the connection."""
-        waiting, self._waiting = self._waiting, []
-        _fail(waiting, error)
-        if self._line is not None:
-            self.broke(self._line, error)
+    def fail_all(self, error: Exception) -> None:
+        """Fail all calls with `error` and close the connection."""
+        queued, self._queued = self._queued, []
+        _fail(queued, error)
+        if self._connection is not None:
+            self.connection_failed(self._connection, error)
 
     async def close(self) -> None:
-        """Give up what is under way or waits, which is cancelled, and the connection."""
-        for call in (*self._under_way, *self._waiting):
+        """Cancel all calls and close the connection. Not safe to cancel: the connection may stay open."""
+        for call in (*self._in_flight, *self._queued):
             call.reply.cancel()
-        self._under_way.clear()
-        if self._changing is not None:
-            self._changing.cancel()
-            await asyncio.wait((self._changing,))
-        if self._watch is not None:
-            self._watch.cancel()
-        if self._line is not None:
-            line, self._line = self._line, None
-            await self._give_back(line)
+        self._in_flight.clear()
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait((self._connecting,))
+        if self._timeout is not None:
+            self._timeout.cancel()
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await self._release(connection)
 
-    def _depart(self) -> None:
-        self._departs = False
-        if self._changing is not None or self._under_way:
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if self._connecting is not None or self._in_flight:
             return
-        batch = self._next()
+        batch = self._next_batch()
         if not batch:
             return
-        if self._line is None:
-            self._changing = asyncio.create_task(self._connect())
+        if self._connection is None:
+            self._connecting = asyncio.create_task(self._connect())
             return
-        del self._waiting[: len(batch)]
-        self._under_way.extend(batch)
+        del self._queued[: len(batch)]
+        self._in_flight.extend(batch)
         loop = asyncio.get_running_loop()
         self._sent_at = loop.time()
-        if self._watch is None:
-            self._watch = loop.call_later(self._timeout_s, self._look)
-        self._line.send(b"".join([call.command for call in batch]), len(batch))
+        if self._timeout is None:
+            self._timeout = loop.call_later(self._timeout_s, self._check_timeout)
+        self._connection.send(b"".join([call.command for call in batch]), len(batch))
 
-    def _gather(self) -> None:
+    def _flush_after_reply(self) -> None:
         loop = asyncio.get_running_loop()
-        departs_at = self._sent_at + GATHER
-        # That there is something to send already tells of load; who asks for one thing after the other is not held up.
-        if 0 < len(self._waiting) < MAX_CALLS and not self._departs and loop.time() < departs_at:
-            self._departs = True
-            loop.call_at(departs_at, self._depart)
+        due_at = self._sent_at + MIN_INTERVAL_S
+        # Queued calls indicate load. A caller that sends one command after another finds none and is not delayed.
+        if 0 < len(self._queued) < MAX_CALLS and not self._flush_scheduled and loop.time() < due_at:
+            self._flush_scheduled = True
+            loop.call_at(due_at, self._flush)
         else:
-            self._depart()
+            self._flush()
 
-    def _next(self) -> list[_Call]:
-        """The calls of the next round trip, oldest first."""
-        # Whoever has given up before its call was sent takes it back.
-        self._waiting = [call for call in self._waiting if not call.reply.done()]
+    def _next_batch(self) -> list[_Call]:
+        # Calls that were cancelled before they were sent.
+        self._queued = [call for call in self._queued if not call.reply.done()]
         size = count = 0
-        for call in self._waiting[:MAX_CALLS]:
+        for call in self._queued[:MAX_CALLS]:
             if size >= MAX_BYTES:
                 break
             size += len(call.command)
             count += 1
-        return self._waiting[:count]
+        return self._queued[:count]
 
     def replied(self, reply: Any) -> None:
-        """The next reply of the round trip has come."""
-        future = self._under_way.popleft().reply
+        """Resolve the oldest call in flight; called by the connection."""
+        future = self._in_flight.popleft().reply
         if not future.done():
             if isinstance(reply, Exception):
                 future.set_exception(reply)
             else:
                 future.set_result(reply)
-        if not self._under_way:
+        if not self._in_flight:
             metrics.ROUND_TRIPS.observe(asyncio.get_running_loop().time() - self._sent_at)
-            self._gather()
+            self._flush_after_reply()
 
     @property
-    def age(self) -> float:
-        """For how many seconds the connection has been open; 0 where there is none."""
-        return asyncio.get_running_loop().time() - self._opened_at if self._line is not None else 0.0
+    def connected_s(self) -> float:
+        """Seconds for which the connection has been open; 0 without one."""
+        return asyncio.get_running_loop().time() - self._connected_at if self._connection is not None else 0.0
 
     @property
-    def expects(self) -> bool:
-        """Whether a reply is to come."""
-        return bool(self._under_way)
+    def expects_reply(self) -> bool:
+        """Whether a call is in flight."""
+        return bool(self._in_flight)
 
-    def broke(self, line: _Line | _Emulated, error: Exception) -> None:
-        """This connection is of no use any more."""
-        if self._line is not line:
+    def connection_failed(self, connection: PipelineConnection, error: Exception) -> None:
+        """Fail the calls in flight and discard this connection; called by the connection."""
+        if self._connection is not connection:
             return
-        self._line = None
-        batch = list(self._under_way)
-        self._under_way.clear()
-        self._changing = asyncio.create_task(self._replace(line))
+        self._connection = None
+        batch = list(self._in_flight)
+        self._in_flight.clear()
+        self._connecting = asyncio.create_task(self._discard(connection))
         _fail(batch, error)
 
-    def _look(self) -> None:
-        # One timer for many round trips: it looks whether one takes too long, and comes again for the one under way.
-        self._watch = None
-        if not self._under_way:
+    def _check_timeout(self) -> None:
+        # One timer for many round trips: rescheduled for the one in flight when it fires.
+        self._timeout = None
+        if not self._in_flight:
             return
         loop = asyncio.get_running_loop()
-        over_at = self._sent_at + self._timeout_s
-        if loop.time() < over_at:
-            self._watch = loop.call_at(over_at, self._look)
-        elif self._line is not None:
-            self.broke(self._line, TimeoutError("no reply in time"))
+        expires_at = self._sent_at + self._timeout_s
+        if loop.time() < expires_at:
+            self._timeout = loop.call_at(expires_at, self._check_timeout)
+        elif self._connection is not None:
+            self.connection_failed(self._connection, TimeoutError("no reply in time"))
 
     async def _connect(self) -> None:
         try:
             connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
             try:
-                # Opened anew: what its own protocol has heard of already, its end for one, ours would never hear of.
+                # Reopened: events that redis-py's protocol already received, such as the end of the connection, would
+                # not reach ours.
                 await connection.disconnect(nowait=True)
                 await connection.connect()
             except BaseException:
                 await self._pool.release(connection)
                 raise
-            transport: asyncio.Transport | None = getattr(connection._writer, "transport", None)
-            self._line = _Line(self, connection, transport) if transport else _Emulated(self, connection)
-            self._opened_at = asyncio.get_running_loop().time()
-        except Exception as error:  # whatever it is, those who wait have to hear of it
-            waiting, self._waiting = self._waiting, []
-            _fail(waiting, error)
+            self._connection = self._open_connection(self, connection)
+            self._connected_at = asyncio.get_running_loop().time()
+        except Exception as error:  # any error: otherwise the queued calls would wait forever
+            queued, self._queued = self._queued, []
+            _fail(queued, error)
         finally:
-            self._changing = None
-        self._depart()
+            self._connecting = None
+        self._flush()
 
-    async def _replace(self, line: _Line | _Emulated) -> None:
+    async def _discard(self, connection: PipelineConnection) -> None:
         try:
-            await self._give_back(line)
+            await self._release(connection)
         finally:
-            self._changing = None
-        self._depart()
+            self._connecting = None
+        self._flush()
 
-    async def _give_back(self, line: _Line | _Emulated) -> None:
-        line.abort()
+    async def _release(self, connection: PipelineConnection) -> None:
+        connection.abort()
         try:
-            # redis-py opens it anew for whoever gets it next.
-            await line.connection.disconnect(nowait=True)
-            await self._pool.release(line.connection)
+            # redis-py opens it again for its next user.
+            await connection.connection.disconnect(nowait=True)
+            await self._pool.release(connection.connection)
         except (RedisError, OSError):
-            # It was being given up.
+            # The connection was being closed anyway.
             pass
 
 
@@ -223,73 +237,47 @@ def _fail(calls: list[_Call], error: Exception) -> None:
             call.reply.set_exception(error)
 
 
-class _Line(asyncio.Protocol):
-    """A connection of redis-py's, written to and read from without it."""
+class SocketConnection(asyncio.Protocol):
+    """A connection that redis-py opened, then written and parsed without redis-py.
 
-    def __init__(self, pipeline: Pipeline, connection: AbstractConnection, transport: asyncio.Transport) -> None:
+    redis-py handles names, TLS and passwords. Its command path costs several times as much as the rest of a call, so a
+    protocol feeds hiredis directly.
+    """
+
+    def __init__(self, pipeline: Pipeline, connection: AbstractConnection) -> None:
         self.connection = connection
         self._pipeline = pipeline
-        self._transport = transport
-        self._reader = hiredis.Reader(replyError=connection._parser.parse_error, notEnoughData=_NOTHING)
-        # redis-py still closes the connection, and waits for its own protocol to hear of that.
-        self._former = transport.get_protocol()
-        transport.set_protocol(self)
+        self._reader = hiredis.Reader(replyError=redis_internals.error_parser(connection), notEnoughData=_INCOMPLETE)
+        self._transport = redis_internals.transport_of(connection)
+        # redis-py closes the connection later and waits until its own protocol is informed.
+        self._original_protocol = self._transport.get_protocol()
+        self._transport.set_protocol(self)
 
     def send(self, commands: bytes, count: int) -> None:
-        """Send the commands of a round trip; the pipeline is told of each reply."""
+        """See `PipelineConnection.send`."""
         self._transport.write(commands)
 
     def abort(self) -> None:
-        """Close the connection at once, whatever is still to be sent."""
+        """See `PipelineConnection.abort`."""
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         pipeline, reader = self._pipeline, self._reader
         try:
             reader.feed(data)
-            while (reply := reader.gets()) is not _NOTHING:
+            while (reply := reader.gets()) is not _INCOMPLETE:
                 if isinstance(reply, hiredis.PushNotification):
-                    # Nothing that we asked for.
+                    # Not a reply to a command.
                     continue
-                if not pipeline.expects:
-                    raise hiredis.ProtocolError("a reply to nothing")
+                if not pipeline.expects_reply:
+                    raise hiredis.ProtocolError("a reply without a command")
                 if isinstance(reply, Exception) and is_read_only(reply):
-                    # A replica now. A connection anew may lead to who has taken its place.
+                    # The server is a replica now; a new connection may lead to its primary.
                     self._transport.abort()
                 pipeline.replied(reply)
         except hiredis.HiredisError:
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._former.connection_lost(exc)
-        self._pipeline.broke(self, RedisConnectionError("the connection was closed"))
-
-
-class _Emulated:
-    """A connection to a store in this process, which has no transport."""
-
-    def __init__(self, pipeline: Pipeline, connection: AbstractConnection) -> None:
-        self.connection = connection
-        self._pipeline = pipeline
-        self._trip: asyncio.Task[None] | None = None
-
-    def send(self, commands: bytes, count: int) -> None:
-        """As `_Line.send`."""
-        self._trip = asyncio.create_task(self._go(commands, count))
-
-    def abort(self) -> None:
-        """As `_Line.abort`."""
-        if self._trip is not None:
-            self._trip.cancel()
-
-    async def _go(self, commands: bytes, count: int) -> None:
-        try:
-            await self.connection.send_packed_command(commands)
-            for _ in range(count):
-                try:
-                    reply = await self.connection.read_response()
-                except ResponseError as error:
-                    reply = error
-                self._pipeline.replied(reply)
-        except (RedisError, OSError) as error:
-            self._pipeline.broke(self, error)
+        self._original_protocol.connection_lost(exc)
+        self._pipeline.connection_failed(self, RedisConnectionError("the connection was closed"))

@@ -1,7 +1,7 @@
-"""The primary behind Redis Sentinels: asked for at every connection, and looked after while there are some.
+"""Redis Sentinel: the primary is located at every connection and checked while connections are open.
 
-redis-py sets connections up. What it has for sentinels goes on with the address that it knows while it tries again
-(redis/redis-py#3874) and believes the first sentinel that answers, so which server is the primary is decided here.
+redis-py opens the connections. Its own sentinel client retries a known address after a failover (redis/redis-py#3874)
+and trusts the first sentinel that answers, so this module decides which server is the primary.
 """
 
 from __future__ import annotations
@@ -12,144 +12,135 @@ from typing import TYPE_CHECKING, Any, Final
 
 import redis.asyncio as aioredis
 from redis.asyncio.connection import Connection, SSLConnection
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from gateway.streams.store.errors import NoPrimaryError
-from gateway.streams.store.poll import ANSWER_WITHIN, Poll
-from gateway.streams.store.server import Server, pool
-from gateway.streams.store.topology import Claim, Endpoint, newest
+from gateway.streams.store.parallel_requests import REPLY_TIMEOUT_S, ParallelRequests
+from gateway.streams.store.redis_internals import PrimaryConnection, SecurePrimaryConnection
+from gateway.streams.store.server import Server, connection_pool
+from gateway.streams.store.topology import Endpoint, PrimaryReport, latest_primary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY: Final = 0.5
-"""Seconds until a primary that still answers, but has been replaced, is left."""
+CHECK_INTERVAL_S: Final = 0.5
+"""Seconds until connections to a replaced primary that still answers are closed."""
 
-_OF_SENTINELS: Final = {"sentinel_username": "username", "sentinel_password": "password"}
-_OF_CONNECTIONS: Final = ("connection_class", "ssl_")
+_SENTINEL_OPTIONS: Final = {"sentinel_username": "username", "sentinel_password": "password"}
+_SHARED_OPTIONS: Final = ("connection_class", "ssl_")
 
 
 class Sentinels:
     """The sentinels of one service."""
 
-    def __init__(self, places: Sequence[Endpoint], service: str, options: Mapping[str, Any]) -> None:
-        """`options`: redis-py's for the servers; of them TLS is the sentinels' too, user and password are not."""
-        own = {name: value for name, value in options.items() if name.startswith(_OF_CONNECTIONS)}
-        own |= {ours: options[name] for name, ours in _OF_SENTINELS.items() if name in options}
+    def __init__(self, endpoints: Sequence[Endpoint], service: str, options: Mapping[str, Any]) -> None:
+        """`options`: redis-py's options of the servers. TLS options apply to the sentinels too, credentials do not."""
+        own = {name: value for name, value in options.items() if name.startswith(_SHARED_OPTIONS)}
+        own |= {target: options[name] for name, target in _SENTINEL_OPTIONS.items() if name in options}
         self._service = service
         self._clients = [
             aioredis.Redis.from_pool(
-                pool(
+                connection_pool(
                     own,
-                    host=place.host,
-                    port=place.port,
-                    socket_timeout=ANSWER_WITHIN,
-                    socket_connect_timeout=ANSWER_WITHIN,
+                    host=endpoint.host,
+                    port=endpoint.port,
+                    socket_timeout=REPLY_TIMEOUT_S,
+                    socket_connect_timeout=REPLY_TIMEOUT_S,
                 )
             )
-            for place in places
+            for endpoint in endpoints
         ]
-        self._poll = Poll()
-        self._asking: asyncio.Task[Endpoint] | None = None
+        self._requests = ParallelRequests()
+        self._locating: asyncio.Task[Endpoint] | None = None
 
     async def primary(self) -> Endpoint:
-        """Where the primary is, as the sentinels say now; raises NoPrimaryError where none of them knows."""
-        if self._asking is None:
-            # Many connections that are opened at once share the question.
-            self._asking = asyncio.create_task(self._ask())
-            self._asking.add_done_callback(self._asked)
-        return await asyncio.shield(self._asking)
+        """Return the current primary. Safe to cancel; raises NoPrimaryError if no sentinel knows one."""
+        if self._locating is None:
+            # Connections that are opened at the same time share the request.
+            self._locating = asyncio.create_task(self._locate())
+            self._locating.add_done_callback(self._located)
+        return await asyncio.shield(self._locating)
 
-    def _asked(self, task: asyncio.Task[Endpoint]) -> None:
-        self._asking = None
+    async def check(self) -> None:
+        """Return if a sentinel answers. Safe to cancel; raises the RedisError or OSError of the first one."""
+        await self._clients[0].ping()
+
+    def _located(self, task: asyncio.Task[Endpoint]) -> None:
+        self._locating = None
         if not task.cancelled():
-            # Those who waited have it, too; but they may all be gone.
+            # Retrieved here too, because all callers may have been cancelled.
             task.exception()
 
-    async def _ask(self) -> Endpoint:
-        # A vote is known to most of them; whoever is slow or cut off is not waited for.
-        told = await self._poll.answers(map(self._ask_one, self._clients), len(self._clients) // 2 + 1)
-        place = newest([claim for claim in told if claim is not None])
-        if place is None:
-            raise NoPrimaryError(f"the sentinels know no service {self._service}" if told else "no sentinel answers")
-        return place
+    async def _locate(self) -> Endpoint:
+        # A majority knows every election, so slow and unreachable sentinels need not be awaited.
+        majority = len(self._clients) // 2 + 1
+        reports = await self._requests.first(map(self._report, self._clients), majority)
+        endpoint = latest_primary([report for report in reports if report is not None])
+        if endpoint is None:
+            raise NoPrimaryError(f"the sentinels know no service {self._service}" if reports else "no sentinel answers")
+        return endpoint
 
-    async def _ask_one(self, client: aioredis.Redis) -> Claim | None:
+    async def _report(self, client: aioredis.Redis) -> PrimaryReport | None:
         try:
             state: Any = await client.sentinel_master(self._service)
         except aioredis.ResponseError:
             # "No such master with that name"
             return None
-        return Claim(int(state["config-epoch"]), Endpoint(str(state["ip"]), int(state["port"])))
+        return PrimaryReport(int(state["config-epoch"]), Endpoint(str(state["ip"]), int(state["port"])))
 
     async def close(self) -> None:
-        """Close the connections to the sentinels."""
-        await self._poll.close()
+        """Close the connections to the sentinels. Not safe to cancel: connections may stay open."""
+        await self._requests.close()
         for client in self._clients:
             await client.aclose()
 
 
-class _PrimaryConnection(Connection):
-    """A connection to whichever server is the primary when it is opened."""
-
-    def __init__(self, *, sentinels: Sentinels, **options: Any) -> None:
-        super().__init__(**options)
-        self._sentinels = sentinels
-
-    async def _connect(self) -> None:
-        self.host, self.port = await self._sentinels.primary()
-        await super()._connect()  # type: ignore[no-untyped-call]
-
-    async def on_connect_check_health(self, check_health: bool = True) -> None:
-        await super().on_connect_check_health(check_health)
-        # It may have been demoted since, or think so.
-        await self.send_command("ROLE", check_health=False)
-        role = await self.read_response()
-        if role[0] not in (b"master", "master"):
-            raise RedisConnectionError(f"{self.host}:{self.port} is no primary")
-
-
-class _SecurePrimaryConnection(_PrimaryConnection, SSLConnection):
-    """The same over TLS."""
-
-
-class Primary(Server):
-    """The server that the sentinels call the primary, followed when that becomes another one."""
+class SentinelServer(Server):
+    """The primary that the sentinels report; follows it when it changes."""
 
     def __init__(self, sentinels: Sentinels, options: Mapping[str, Any]) -> None:
-        """`options`: redis-py's, for the server."""
-        own = {name: value for name, value in options.items() if name not in _OF_SENTINELS}
+        """`options`: redis-py's options of the servers."""
+        own = {name: value for name, value in options.items() if name not in _SENTINEL_OPTIONS}
         secure = own.pop("connection_class", Connection) is SSLConnection
-        kind = _SecurePrimaryConnection if secure else _PrimaryConnection
-        super().__init__(aioredis.Redis.from_pool(pool(own, connection_class=kind, sentinels=sentinels)))
+        kind = SecurePrimaryConnection if secure else PrimaryConnection
+        pool = connection_pool(own, connection_class=kind, locate=sentinels.primary)
+        super().__init__(aioredis.Redis.from_pool(pool))
         self._sentinels = sentinels
-        self._looking = asyncio.create_task(self._look())
+        self._checking = asyncio.create_task(self._check_primary())
 
     async def check(self) -> None:
-        """As Server.check; raises NoPrimaryError too."""
-        await self._sentinels.primary()
+        """Return if the primary answers. Safe to cancel; raises NoPrimaryError, RedisError, OSError."""
+        try:
+            await self._sentinels.primary()
+        except NoPrimaryError as error:
+            try:
+                await self._sentinels.check()
+            except aioredis.AuthenticationError:
+                raise
+            except (RedisError, OSError):
+                pass
+            raise error from None
         await super().check()
 
-    async def _look(self) -> None:
+    async def _check_primary(self) -> None:
         current: Endpoint | None = None
         while True:
             try:
-                place = await self._sentinels.primary()
-                if current is not None and place != current:
-                    logger.warning("the store's primary is %s now", place)
+                endpoint = await self._sentinels.primary()
+                if current is not None and endpoint != current:
+                    logger.warning("store_primary_changed", extra={"primary": str(endpoint), "previous": str(current)})
                     await self.reconnect()
-                current = place
+                current = endpoint
             except (RedisError, OSError):
-                # Connections that live serve without a sentinel.
+                # Open connections work without a sentinel.
                 pass
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def close(self) -> None:
-        """As Server.close."""
-        self._looking.cancel()
-        await asyncio.gather(self._looking, return_exceptions=True)
+        """See `Server.close`."""
+        self._checking.cancel()
+        await asyncio.gather(self._checking, return_exceptions=True)
         await super().close()
         await self._sentinels.close()

@@ -1,21 +1,19 @@
-"""The store: wherever Redis runs, and the scripts on it.
+"""The store: commands and scripts on one server, a primary behind sentinels, or a cluster.
 
-`memory://` is a Redis in this process, `embedded://` a real Valkey server that is started for you; everything else is
-an address of yours: one server, the primary behind sentinels, or a cluster. Commands of Redis 6.2 and Valkey 7.2
-suffice, in a cluster those of Redis 7.0.
+`memory://` is emulated in this process, `embedded://` starts a Valkey server; all other addresses are the operator's
+servers. Redis 6.2 and Valkey 7.2 suffice, for a cluster Redis 7.0.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import redis.asyncio as aioredis
-from redis.exceptions import MovedError, NoScriptError, RedisError
+from redis.exceptions import AuthenticationError, MovedError, NoPermissionError, NoScriptError, RedisError
 
 from gateway.streams import metrics
 from gateway.streams.store import address
@@ -28,29 +26,29 @@ from gateway.streams.store.errors import (
     is_full,
     is_transient,
 )
-from gateway.streams.store.sentinel import Primary, Sentinels
-from gateway.streams.store.server import Server, pool
+from gateway.streams.store.sentinel import Sentinels, SentinelServer
+from gateway.streams.store.server import Server, connection_pool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from gateway.streams.store.address import Address
     from gateway.streams.store.pipeline import Argument
     from gateway.streams.store.subscription import OnAcknowledged, OnMessage, Subscription
 
-log = logging.getLogger(__name__)
-
 SCRIPTS: Final = ("submit", "claim", "append", "end", "renew", "release", "requeue", "compare", "heartbeat", "queue")
 
-MAX_PAUSE: Final = 0.25
-"""Seconds between two tries. All calls of a process share one attempt to connect, so few do not help the store."""
+FIRST_RETRY_PAUSE_S: Final = 0.05
+MAX_RETRY_PAUSE_S: Final = 0.25
+"""Seconds between two tries. All calls of a process share one attempt to connect, so a short pause costs little."""
 
 Servers: TypeAlias = Server | Cluster
 
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """How long the store keeps things, in seconds: a log after its last change or end, a conversation, a submit key."""
+    """Retention in seconds: of a log after its last change or end, of a conversation, of an idempotency key."""
 
     log: float = 86_400.0
     conversation: float = 30 * 86_400.0
@@ -58,19 +56,29 @@ class Lifetimes:
 
 
 class Store:
-    """One process's use of the store: every command and script goes through here, with retries decided on purpose.
+    """The store as one process uses it. All commands and scripts go through here and share its retry rules.
 
-    Every script of ours may be repeated without a second effect, so a call whose reply was lost is sent again until
-    `timeout_s` seconds are over. Scripts share round trips.
+    Every script is idempotent, so a call whose reply is lost is sent again until its timeout.
     """
 
     def __init__(
-        self, servers: Servers, lifetimes: Lifetimes, release: Callable[[], Awaitable[None]] | None = None
+        self,
+        servers: Servers,
+        lifetimes: Lifetimes,
+        release: Callable[[], Awaitable[None]] | None = None,
+        *,
+        location: str = "",
+        data_folder: Path | None = None,
     ) -> None:
+        """`release` is awaited after closing. `location` and `data_folder`: see the attributes."""
         self.servers = servers
         self.client = servers.client
-        """redis-py's commands, for what is no script; each goes to who has its key."""
+        """redis-py's client for single commands; each is routed to the server of its key."""
         self.lifetimes = lifetimes
+        self.location = location
+        """The address without user and password, for operators."""
+        self.data_folder = data_folder
+        """Where `embedded://` keeps its data; None for every other store."""
         self._release = release
         self._sources = {name: _source(name) for name in SCRIPTS}
         self._digests = {
@@ -78,51 +86,62 @@ class Store:
         }
 
     async def call(self, script: str, keys: list[str], *arguments: Argument, timeout_s: float = 10.0) -> Any:
-        """Run a script; raise StoreUnavailableError after `timeout_s` seconds without an answer, StoreFullError."""
+        """Run a script and return its reply.
+
+        Safe to cancel: scripts are atomic and idempotent; a cancelled call may still take effect. Raises
+        StoreUnavailableError after `timeout_s` seconds without a reply, StoreFullError.
+        """
         count = len(keys)
         words: list[Argument] = [*keys, self.servers.publish, *arguments]
 
-        async def once() -> Any:
+        async def run() -> Any:
             try:
                 return await self.servers.send_command(keys[0], "EVALSHA", self._digests[script], count, *words)
             except NoScriptError:
                 return await self.servers.send_command(keys[0], "EVAL", self._sources[script], count, *words)
 
-        return await self.retry(once, timeout_s)
+        return await self.retry(run, timeout_s)
 
     def send_command(self, key: str, *words: Argument) -> Awaitable[Any]:
-        """One command, sent once, with what else is asked in this turn of the loop; raises RedisError, OSError."""
+        """Send one command without retries; it shares the round trip of calls made at the same time.
+
+        Safe to cancel, as `Pipeline.call`; raises RedisError, OSError.
+        """
         return self.servers.send_command(key, *words)
 
     def connected_for_s(self, key: str) -> float:
-        """For how many seconds this process has been connected to the server that has `key` now."""
+        """Return the seconds for which this process has been connected to the current server of `key`."""
         return self.servers.connected_for_s(key)
 
     def publish(self, channel: str, data: bytes) -> Awaitable[Any]:
-        """Publish as the scripts do; raises RedisError, OSError."""
+        """Publish a message as the scripts do. Safe to cancel; raises RedisError, OSError."""
         return self.servers.send_command(channel, self.servers.publish, channel, data)
 
     async def subscribe(self, on_message: OnMessage, on_acknowledged: OnAcknowledged) -> Subscription:
-        """Open a subscription: `heard` is called with channel and data of each message, `acknowledged` with a channel.
+        """Open a subscription. `on_message` is called with channel and data, `on_acknowledged` with a channel.
 
-        Raises RedisError, OSError.
+        Safe to cancel; raises RedisError, OSError.
         """
         return await self.servers.subscribe(on_message, on_acknowledged)
 
     async def retry(self, command: Callable[[], Awaitable[Any]], timeout_s: float = 10.0) -> Any:
-        """Await `command()` again while the store can not be reached, for `timeout_s` seconds."""
+        """Await `command()` until it succeeds, while the store is unavailable.
+
+        Safe to cancel if `command` is. Raises StoreUnavailableError after `timeout_s` seconds, StoreFullError, and
+        StoreError if the server belongs to a cluster; other errors of `command` are passed on.
+        """
         deadline = asyncio.get_running_loop().time() + timeout_s
-        pause = 0.05
+        pause_s = FIRST_RETRY_PAUSE_S
         task = asyncio.current_task()
         assert task is not None
-        cancelled = task.cancelling()
+        cancel_requests = task.cancelling()
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
                     reply = await command()
-                if task.cancelling() > cancelled:
+                if task.cancelling() > cancel_requests:
                     # redis-py writes under asyncio.wait_for, which up to Python 3.11 may swallow a cancellation: the
-                    # task would live on, and with it all that it holds.
+                    # task would continue and keep its resources.
                     raise asyncio.CancelledError
                 return reply
             except (RedisError, OSError) as error:
@@ -134,13 +153,13 @@ class Store:
                 if not is_transient(error):
                     raise
                 metrics.STORE_UNAVAILABLE.inc()
-                if asyncio.get_running_loop().time() + pause > deadline:
+                if asyncio.get_running_loop().time() + pause_s > deadline:
                     raise StoreUnavailableError(f"the store does not answer ({type(error).__name__})") from error
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, MAX_PAUSE)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, MAX_RETRY_PAUSE_S)
 
     async def close(self) -> None:
-        """Close every connection, and stop the embedded server if this process was the last to use it."""
+        """Close every connection; stop the embedded server if no other process uses it. Not safe to cancel."""
         await self.servers.close()
         if self._release is not None:
             await self._release()
@@ -151,43 +170,65 @@ def _source(name: str) -> bytes:
 
 
 def milliseconds(seconds: float) -> int:
-    """Seconds as the whole milliseconds that Redis wants."""
+    """Return seconds as whole milliseconds, the unit of Redis."""
     return int(seconds * 1000)
 
 
 async def open_store(url: str, lifetimes: Lifetimes | None = None) -> Store:
-    """Connect to the store at `url` and check that it answers; raises StoreError with what to do."""
+    """Connect to the store at `url` and check that it answers.
+
+    Not safe to cancel: an embedded server may stay. Raises StoreError, which says what to do and never contains a
+    password.
+    """
     where = address.parse(url)
     lifetimes = lifetimes or Lifetimes()
+    location = where.shown
     release: Callable[[], Awaitable[None]] | None = None
+    data_folder: Path | None = None
     if where.scheme == "memory":
-        from fakeredis import FakeAsyncRedis  # noqa: PLC0415 - the emulator loads only where it is used
+        # fakeredis is loaded only if it is used.
+        from gateway.streams.store.memory_store import MemoryServer  # noqa: PLC0415
 
-        return Store(Server(FakeAsyncRedis()), lifetimes)
+        return Store(MemoryServer(), lifetimes, location=location)
     if where.scheme == "embedded":
-        from gateway.streams.store import embedded  # noqa: PLC0415 - as above
+        from gateway.streams.store import embedded  # noqa: PLC0415 - fcntl does not exist on every platform
 
         server = await asyncio.to_thread(embedded.attach, where.path)
-        where, release = address.parse(server.url), server.detach
+        where, release, data_folder = address.parse(server.url), server.detach, server.folder
     servers = _servers(where)
-    store = Store(servers, lifetimes, release)
+    store = Store(servers, lifetimes, release, location=location, data_folder=data_folder)
     try:
         await servers.check()
     except (RedisError, OSError, TypeError) as error:
         await store.close()
-        if isinstance(error, TypeError):
-            # Said by redis-py of an option that its connections do not have.
-            raise StoreError(f"the address of the store {where.shown} has options that are not known") from None
-        # Of others the name alone: a text might quote the address, and with it a password.
-        why = str(error) if isinstance(error, NoPrimaryError) else type(error).__name__
-        raise StoreError(f"no store answers at {where.shown} ({why}): start it, or set TOKENWIRE_STORE") from error
+        # Without the cause where its text might contain the address, and with it a password.
+        raise _start_error(where, error) from (None if isinstance(error, TypeError) else error)
     return store
+
+
+def _start_error(where: Address, error: Exception) -> StoreError:
+    options = where.options or {}
+    at = where.shown
+    if isinstance(error, TypeError):
+        # redis-py raises it for an option that its connections do not have.
+        return StoreError(f"the address {at} has unknown options: remove what follows ? in TOKENWIRE_STORE")
+    if isinstance(error, AuthenticationError):
+        if options.get("password"):
+            return StoreError(f"the store at {at} rejects the user or the password: correct them in TOKENWIRE_STORE")
+        return StoreError(f"the store at {at} requires a password: add it, TOKENWIRE_STORE=redis://:PASSWORD@HOST")
+    if isinstance(error, NoPermissionError):
+        return StoreError(f"the store at {at} denies its user a command: see deploy/redis for the permissions")
+    if "DB index" in str(error) or "SELECT is not allowed" in str(error):
+        database = options.get("db", 0)
+        return StoreError(f"the store at {at} has no database {database}: use 0 to 15, or raise `databases` there")
+    reason = str(error) if isinstance(error, NoPrimaryError) else type(error).__name__
+    return StoreError(f"no store answers at {at} ({reason}): start it, or correct TOKENWIRE_STORE")
 
 
 def _servers(where: Address) -> Servers:
     options = where.options or {}
     if where.scheme.startswith("cluster"):
-        return Cluster(where.places, options)
+        return Cluster(where.endpoints, options)
     if where.scheme.startswith("sentinel"):
-        return Primary(Sentinels(where.places, where.service, options), options)
-    return Server(aioredis.Redis.from_pool(pool(options)))
+        return SentinelServer(Sentinels(where.endpoints, where.service, options), options)
+    return Server(aioredis.Redis.from_pool(connection_pool(options)))

@@ -1,4 +1,4 @@
-"""The steps of a response's life as gateways and workers take them, for tests to tell stories with."""
+"""Steps of gateways and workers on a store, as building blocks of tests."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.streams import history_log, jobs, keys, log_entries, response_log
 from gateway.streams.history_log import Accepted, Refused, Submission
+from gateway.streams.liveness import TakeOverRule
 from gateway.streams.log_entries import End, LogId, Start
 from gateway.streams.response_log import Claimed, Ended, TailMismatch
 from workers.attempt import Attempt
@@ -26,28 +27,28 @@ COMPLETE = End("complete", usage={"input_tokens": 3, "output_tokens": 5})
 STOPPED = End("stopped", retryable=True)
 START = Start("default", "w1")
 LEASE = 60.0
-"""Longer than any test: a job changes hands only where a test says so."""
+"""Seconds. Longer than any test: a job is taken over only if a test arranges it."""
 
 
 def text(*pieces: str) -> list[bytes]:
-    """Entries of text, one for each piece."""
+    """Return one text entry per piece."""
     return [log_entries.TEXT + log_entries.escape(piece) for piece in pieces]
 
 
 def fold(entries: Sequence[tuple[LogId, bytes]]) -> str:
-    """The text that a log tells."""
-    told = b""
+    """Return the text of a log."""
+    text_bytes = b""
     for _, value in entries:
         if value[:1] == log_entries.START:
-            told = b""
+            text_bytes = b""
         elif value[:1] == log_entries.TEXT:
-            told += value[1:]
-    return log_entries.unescape(told)
+            text_bytes += value[1:]
+    return log_entries.unescape(text_bytes)
 
 
 @dataclass
-class Talk:
-    """A conversation that nobody has used before."""
+class Conversation:
+    """A new conversation."""
 
     store: Store
     name: str = field(default_factory=lambda: f"c-{secrets.token_hex(6)}")
@@ -58,39 +59,44 @@ class Talk:
 
     @property
     def redis(self) -> Any:
-        """The store's client; redis-py's types are of every reply that any setting may give."""
+        """The store's client, untyped: redis-py's types cover the replies of all settings."""
         return self.store.client
 
     async def prepare(self) -> None:
-        """As `jobs.prepare`, for this conversation's partition alone."""
+        """Create the consumer group of this conversation's partition."""
         await self.store.client.xgroup_create(keys.jobs(self.partition), keys.GROUP, id="0", mkstream=True)
 
     async def submit(
-        self, said: str | None = "Why?", key: str | None = None, if_busy: history_log.IfBusy = "queue", **more: Any
+        self, text: str | None = "Why?", key: str | None = None, if_busy: history_log.IfBusy = "queue", **more: Any
     ) -> Accepted | Refused:
-        submission = Submission(self.name, key or secrets.token_hex(4), more.pop("model", "default"), said, **more)
+        submission = Submission(self.name, key or secrets.token_hex(4), more.pop("model", "default"), text, **more)
         return await history_log.submit(self.store, submission, if_busy)
 
     async def ask(
-        self, said: str | None = "Why?", key: str | None = None, if_busy: history_log.IfBusy = "queue", **more: Any
+        self, text: str | None = "Why?", key: str | None = None, if_busy: history_log.IfBusy = "queue", **more: Any
     ) -> Accepted:
-        accepted = await self.submit(said, key, if_busy, **more)
+        accepted = await self.submit(text, key, if_busy, **more)
         assert isinstance(accepted, Accepted)
         return accepted
 
     async def takes(self, worker: str, lease: float = LEASE, room: int = 100) -> list[Job]:
-        return await jobs.acquire(self.store, worker, [self.partition], room, lease)
+        return await jobs.acquire(self.store, worker, [self.partition], room, TakeOverRule(lease))
 
     async def take(self, worker: str = "w1", lease: float = LEASE) -> Job:
-        (job,) = await self.takes(worker, lease)
-        return job
+        """Acquire the only job. With a lease of 0 it is taken over from its worker."""
+        # Repeated: on a slow machine a round trip may count as slow, and then no worker is considered dead.
+        for _ in range(100):
+            if jobs_found := await self.takes(worker, lease):
+                (job,) = jobs_found
+                return job
+        raise AssertionError("no job")
 
     async def begin(self, worker: str = "w1", *, lease: float = LEASE, keep_text: bool = False) -> Writer:
-        """Take the only job there is, and claim it."""
+        """Acquire the only job, and claim its response."""
         return await claim(self.store, await self.take(worker, lease), worker, keep_text=keep_text)
 
-    async def silence(self, job: Job) -> None:
-        """Let a job's worker have been silent for longer than its lease."""
+    async def expire_lease(self, job: Job) -> None:
+        """Make a job idle for longer than its lease."""
         holder = (await self.pending())[job.id]
         idle = int(LEASE * 2000)
         await self.redis.xclaim(keys.jobs(self.partition), keys.GROUP, holder, 0, [job.id], idle=idle, justid=True)
@@ -102,7 +108,7 @@ class Talk:
         return [log_entries.decode_history_entry(value) for _, value in await history_log.read(self.store, self.name)]
 
     async def settled(self, response: str) -> log_entries.Settled:
-        """The only word of the conversation on how a response ended."""
+        """Return the settled entry of a response; there must be exactly one."""
         (entry,) = [
             entry
             for entry in await self.history()
@@ -117,24 +123,24 @@ class Talk:
         return [name.decode() for name in await self.redis.lrange(keys.response_queue(self.name), 0, -1)]
 
     async def jobs(self) -> dict[str, str]:
-        """The job stream: each entry's response and id."""
+        """Return the job stream: response to job id."""
         entries = await self.redis.xrange(keys.jobs(self.partition))
         return {fields[b"response"].decode(): entry.decode() for entry, fields in entries}
 
     async def pending(self) -> dict[str, str]:
-        """The jobs that workers hold: each one's id and worker."""
+        """Return the jobs that workers hold: job id to worker."""
         held = await self.redis.xpending_range(keys.jobs(self.partition), keys.GROUP, "-", "+", 1000)
         return {each["message_id"].decode(): each["consumer"].decode() for each in held}
 
     async def open(self) -> dict[str, str]:
-        """The open responses: each one's job, '' where others are ahead."""
+        """Return the open responses: response to job id, '' if others are ahead."""
         values = await self.redis.hgetall(keys.open_responses(self.partition))
         return {name.decode(): value.decode().partition(" ")[2] for name, value in values.items()}
 
 
 @dataclass
 class Writer:
-    """A worker that holds a claim, and does with a refusal what workers do."""
+    """A worker with a claimed attempt; reconciles refused appends as workers do."""
 
     store: Store
     job: Job
@@ -143,7 +149,7 @@ class Writer:
     start: LogId
 
     async def write(self, *pieces: str) -> bool:
-        """Append text; False: this attempt is fenced."""
+        """Append text; return False if this attempt is fenced."""
         self.attempt.add(text(*pieces))
         return await self.flush()
 
@@ -154,7 +160,7 @@ class Writer:
             )
             if result == "appended":
                 self.attempt.appended(append)
-            elif not self.attempt.refused(result):
+            elif not self.attempt.reconcile(result):
                 return False
         return True
 
@@ -165,14 +171,14 @@ class Writer:
             )
             if not isinstance(result, TailMismatch):
                 return result
-            if not self.attempt.refused(result.last):
+            if not self.attempt.reconcile(result.last):
                 break
         return "fenced"
 
 
 async def claim(store: Store, job: Job, worker: str = "w1", *, keep_text: bool = False) -> Writer:
-    """Begin an attempt that nothing stands in the way of."""
-    claimed = await response_log.claim(store, job, worker, START, keep_text=keep_text, most_attempts=3)
+    """Claim an attempt; it must succeed."""
+    claimed = await response_log.claim(store, job, worker, START, keep_text=keep_text, max_attempts=3)
     assert isinstance(claimed, Claimed), claimed
     kind = log_entries.CONTINUE if keep_text else log_entries.START
     attempt = Attempt(claimed.before, claimed.start, kind + msgspec.json.encode(START))
@@ -213,19 +219,19 @@ return held
 
 
 async def dump(store: Store) -> Any:
-    """All that the store holds, but for how long it is kept."""
+    """Return all data of the store, without expiry times."""
     return [await client.eval(_DUMP, 0) for client in store.servers.clients]
 
 
 @asynccontextmanager
 async def nothing_changes(store: Store) -> AsyncIterator[None]:
-    """A block after which the store holds what it held before."""
+    """A block that must not change the data of the store."""
     before = await dump(store)
     yield
     assert await dump(store) == before
 
 
-# At once: no writer finds the log gone.
+# One script: no writer must find the log missing.
 LOSE_TAIL = """
 local entries, life = redis.call('XRANGE', KEYS[1], '-', '+'), redis.call('PTTL', KEYS[1])
 redis.call('DEL', KEYS[1])
@@ -235,53 +241,58 @@ redis.call('PEXPIRE', KEYS[1], life)
 
 
 async def lose_tail(store: Store, response: str, count: int) -> None:
-    """Let the last `count` entries of a log be lost, as a failover to a replica that lagged behind loses them."""
+    """Delete the last `count` entries of a log, as a failover to a lagging replica does."""
     key = keys.log(response)
     await store.send_command(key, "EVAL", LOSE_TAIL, 1, key, count)
 
 
 @dataclass
-class Ear:
-    """Hears a conversation's feed and its partition's control channel, in the order in which they speak."""
+class Receiver:
+    """Receives the feed of a conversation and the control channel of its partition, in order."""
 
-    talk: Talk
+    conversation: Conversation
     messages: asyncio.Queue[tuple[bytes, bytes]]
     acknowledged: asyncio.Queue[bytes]
-    """Each channel whenever it is subscribed to."""
+    """Each channel, whenever a subscription to it is acknowledged."""
     closed: asyncio.Future[None]
 
-    async def heard(self) -> list[tuple[str, bytes]]:
-        """All that was published and not heard yet: `feed` or `control`, and what was said."""
-        # Messages of one connection keep their order: what comes before our own word is all that there was.
-        word = secrets.token_bytes(8)
-        await self.talk.store.publish(keys.feed(self.talk.name), word)
-        names = {keys.feed(self.talk.name).encode(): "feed", keys.control(self.talk.partition).encode(): "control"}
+    async def received(self) -> list[tuple[str, bytes]]:
+        """Return all published messages since the last call, each with `feed` or `control`."""
+        # Messages of one connection keep their order: those before the marker are all that there were.
+        marker = secrets.token_bytes(8)
+        await self.conversation.store.publish(keys.feed(self.conversation.name), marker)
+        names = {
+            keys.feed(self.conversation.name).encode(): "feed",
+            keys.control(self.conversation.partition).encode(): "control",
+        }
         messages: list[tuple[str, bytes]] = []
         async with asyncio.timeout(10):
             while True:
                 channel, data = await self.messages.get()
-                if data == word:
+                if data == marker:
                     return messages
                 messages.append((names[channel], data))
 
     async def feed(self) -> list[bytes]:
-        return [data for channel, data in await self.heard() if channel == "feed"]
+        return [data for channel, data in await self.received() if channel == "feed"]
 
 
 @asynccontextmanager
-async def listening(talk: Talk) -> AsyncIterator[Ear]:
-    """Hear all that is published from now on."""
+async def receiving(conversation: Conversation) -> AsyncIterator[Receiver]:
+    """Receive everything that is published during the block."""
     messages: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue()
     acknowledged: asyncio.Queue[bytes] = asyncio.Queue()
-    subscription = await talk.store.subscribe(lambda *message: messages.put_nowait(message), acknowledged.put_nowait)
-    subscription.subscribe(keys.feed(talk.name).encode(), keys.control(talk.partition).encode())
+    subscription = await conversation.store.subscribe(
+        lambda *message: messages.put_nowait(message), acknowledged.put_nowait
+    )
+    subscription.subscribe(keys.feed(conversation.name).encode(), keys.control(conversation.partition).encode())
     async with asyncio.timeout(10):
         for _ in range(2):
             await acknowledged.get()
-    yield Ear(talk, messages, acknowledged, subscription.closed)
+    yield Receiver(conversation, messages, acknowledged, subscription.closed)
     await subscription.close()
 
 
 def lines(*parts: str | bytes) -> bytes:
-    """A feed message of these lines."""
+    """Return a feed message of these lines."""
     return b"\n".join(part.encode() if isinstance(part, str) else part for part in parts)

@@ -1,4 +1,4 @@
-"""Jobs: one worker for each response, another one when it falls silent, and none lost whatever Redis loses."""
+"""Jobs and leases: one worker per response, take-over of silent workers, recovery of lost jobs."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ import pytest
 
 from gateway.streams import jobs, keys, response_log
 from gateway.streams.jobs import Job
+from gateway.streams.liveness import TakeOverRule
 from gateway.streams.log_entries import End
 from gateway.streams.store.store import Lifetimes, Store
-from tests.gateway.streams.steps import COMPLETE, LEASE, Talk, dump, listening, nothing_changes
+from tests.gateway.streams.steps import COMPLETE, LEASE, Conversation, dump, nothing_changes, receiving
 from tests.stores import Stores, with_lost_replies
 
 ALL = range(keys.PARTITIONS)
 
 
 @pytest.fixture
-async def talk(store: Store) -> Talk:
-    talk = Talk(store)
-    await talk.prepare()
-    return talk
+async def conversation(store: Store) -> Conversation:
+    conversation = Conversation(store)
+    await conversation.prepare()
+    return conversation
 
 
-async def until_idle(talk: Talk, job: Job, milliseconds: int) -> None:
-    """Wait until the store itself counts so many milliseconds since the job was taken or renewed."""
+async def until_idle(conversation: Conversation, job: Job, milliseconds: int) -> None:
+    """Wait until the store reports this idle time for a job."""
     async with asyncio.timeout(10):
-        while not await talk.redis.xpending_range(
-            keys.jobs(talk.partition), keys.GROUP, job.id, job.id, 1, idle=milliseconds
+        while not await conversation.redis.xpending_range(
+            keys.jobs(conversation.partition), keys.GROUP, job.id, job.id, 1, idle=milliseconds
         ):
             await asyncio.sleep(0.005)
 
 
-# Take
+# Acquire
 
 
-async def test_every_partition_has_its_group_however_often_it_is_prepared(store: Store) -> None:
+async def test_prepare_is_idempotent(store: Store) -> None:
     for _ in range(2):
         await jobs.prepare(store)
     for partition in ALL:
@@ -44,78 +45,83 @@ async def test_every_partition_has_its_group_however_often_it_is_prepared(store:
         assert group["name"] == keys.GROUP.encode()
 
 
-async def test_a_job_names_its_response_and_is_taken_once(talk: Talk) -> None:
-    accepted = await talk.ask()
-    job = await talk.take("w1")
-    assert job == Job((await talk.jobs())[accepted.response], accepted.response, talk.name)
-    assert await talk.pending() == {job.id: "w1"}
-    assert await talk.takes("w1") == await talk.takes("w2") == []
+async def test_job_names_its_response_and_is_acquired_once(conversation: Conversation) -> None:
+    accepted = await conversation.ask()
+    job = await conversation.take("w1")
+    assert job == Job((await conversation.jobs())[accepted.response], accepted.response, conversation.name)
+    assert await conversation.pending() == {job.id: "w1"}
+    assert await conversation.takes("w1") == await conversation.takes("w2") == []
 
 
-async def test_a_job_that_was_submitted_before_there_was_any_worker_is_found(store: Store) -> None:
-    talk = Talk(store)
-    accepted = await talk.ask()
-    # The first look finds no group, and makes it.
-    found = await talk.takes("w1") or await talk.takes("w1")
+async def test_job_submitted_before_the_first_worker_is_acquired(store: Store) -> None:
+    conversation = Conversation(store)
+    accepted = await conversation.ask()
+    # The first call finds no consumer group and creates it.
+    found = await conversation.takes("w1") or await conversation.takes("w1")
     assert [job.response for job in found] == [accepted.response]
 
 
-async def test_no_more_jobs_are_taken_than_there_is_room_for(store: Store) -> None:
+async def test_acquire_is_limited_for_new_and_taken_over_jobs(store: Store) -> None:
     await jobs.prepare(store)
     for _ in range(12):
-        await Talk(store).ask()
-    first = await jobs.acquire(store, "w1", ALL, 5, LEASE)
+        await Conversation(store).ask()
+    first = await jobs.acquire(store, "w1", ALL, 5, TakeOverRule(LEASE))
     assert len(first) == 5
-    rest = await jobs.acquire(store, "w2", ALL, 100, LEASE)
+    rest = await jobs.acquire(store, "w2", ALL, 100, TakeOverRule(LEASE))
     assert len(rest) == 7
-    # The workers are killed: the one that is left has no more room than before.
-    taken_over = await jobs.acquire(store, "w3", ALL, 5, 0)
+    # The other workers are killed; the limit of this one stays.
+    taken_over = await jobs.acquire(store, "w3", ALL, 5, TakeOverRule(0))
     assert len(taken_over) == 5
     assert {job.response for job in taken_over} < {job.response for job in first + rest}
 
 
-async def test_a_silent_workers_job_is_found_behind_any_number_of_jobs_in_good_hands(talk: Talk) -> None:
-    partition = keys.jobs(talk.partition)
+async def test_expired_lease_is_found_among_many_held_ones(conversation: Conversation) -> None:
+    partition = keys.jobs(conversation.partition)
     for each in range(60):
-        await talk.redis.xadd(partition, {"response": f"r{each}", "conversation": talk.name})
-    held = await talk.takes("w1")
+        await conversation.redis.xadd(partition, {"response": f"r{each}", "conversation": conversation.name})
+    held = await conversation.takes("w1")
     assert len(held) == 60
     silent = held.pop()
-    await talk.silence(silent)
-    assert await talk.takes("w2", room=1) == [silent]
+    await conversation.expire_lease(silent)
+    assert await conversation.takes("w2", room=1) == [silent]
 
 
-async def test_a_job_changes_hands_after_its_lease_and_not_before(talk: Talk) -> None:
-    await talk.ask()
-    job = await talk.take("w1")
-    assert await talk.takes("w2") == []
-    await until_idle(talk, job, 60)
-    assert await talk.takes("w2", lease=0.05) == [job]
-    assert await talk.pending() == {job.id: "w2"}
-    assert await talk.takes("w1") == [], "it is w2's for another lease"
+async def test_job_is_taken_over_after_its_lease_not_before(conversation: Conversation) -> None:
+    await conversation.ask()
+    job = await conversation.take("w1")
+    assert await conversation.takes("w2") == []
+    await until_idle(conversation, job, 60)
+    assert await conversation.takes("w2", lease=0.05) == [job]
+    assert await conversation.pending() == {job.id: "w2"}
+    assert await conversation.takes("w1") == [], "w2 holds it for another lease"
 
 
-async def test_at_a_server_that_is_new_to_a_worker_silence_says_nothing(talk: Talk) -> None:
-    """It may have become the primary without what the others last said there."""
-    await talk.ask()
-    job = await talk.take("w1")
-    await talk.silence(job)
-    take = partial(jobs.acquire, talk.store, "w2", [talk.partition], 1, LEASE)
-    assert await take(connected_for_s=LEASE) == []
-    assert await take(connected_for_s=talk.store.connected_for_s(keys.jobs(talk.partition))) == [job]
-    await jobs.release(talk.store, job, "w2")
-    assert await take(connected_for_s=LEASE) == [job], "it was given up"
+async def test_no_take_over_at_a_recently_connected_server(conversation: Conversation) -> None:
+    """It may have become the primary without the last renewals."""
+    await conversation.ask()
+    job = await conversation.take("w1")
+    await conversation.expire_lease(job)
+    take = partial(jobs.acquire, conversation.store, "w2", [conversation.partition], 1)
+    assert await take(TakeOverRule(LEASE, LEASE)) == []
+    assert await take(TakeOverRule(LEASE, conversation.store.connected_for_s(keys.jobs(conversation.partition)))) == [
+        job
+    ]
+    await jobs.release(conversation.store, job, "w2")
+    assert await take(TakeOverRule(LEASE, LEASE)) == [job], "it was released"
 
 
-async def test_of_many_workers_one_takes_a_job_over(stores: Stores) -> None:
+async def test_one_of_many_workers_takes_a_job_over(stores: Stores) -> None:
     several = [await stores.open() for _ in range(4)]
-    talk = Talk(several[0])
-    await talk.prepare()
-    await talk.ask()
-    job = await talk.take("w0")
-    await talk.silence(job)
+    conversation = Conversation(several[0])
+    await conversation.prepare()
+    await conversation.ask()
+    job = await conversation.take("w0")
+    await conversation.expire_lease(job)
     found = await asyncio.gather(
-        *(jobs.acquire(store, f"w{each}", [talk.partition], 1, LEASE) for each, store in enumerate(several))
+        *(
+            jobs.acquire(store, f"w{each}", [conversation.partition], 1, TakeOverRule(LEASE))
+            for each, store in enumerate(several)
+        )
     )
     assert sorted(map(len, found)) == [0, 0, 0, 1]
 
@@ -123,70 +129,70 @@ async def test_of_many_workers_one_takes_a_job_over(stores: Stores) -> None:
 # Renew and release
 
 
-async def test_a_renewed_job_is_kept_for_another_lease(talk: Talk) -> None:
-    await talk.ask()
-    job = await talk.take("w1")
-    await talk.silence(job)
-    assert await jobs.renew(with_lost_replies(talk.store), job, "w1") == "held"
-    assert await talk.takes("w2") == []
-    assert await talk.pending() == {job.id: "w1"}
+async def test_renewed_job_is_kept_for_another_lease(conversation: Conversation) -> None:
+    await conversation.ask()
+    job = await conversation.take("w1")
+    await conversation.expire_lease(job)
+    assert await jobs.renew(with_lost_replies(conversation.store), job, "w1") == "held"
+    assert await conversation.takes("w2") == []
+    assert await conversation.pending() == {job.id: "w1"}
 
 
-async def test_renewing_tells_a_worker_that_it_is_to_stop(talk: Talk) -> None:
-    accepted = await talk.ask()
-    job = await talk.take("w1")
-    assert await jobs.renew(talk.store, job, "w2") == "lost"
-    await talk.take("w2", lease=0)
-    assert await jobs.renew(talk.store, job, "w1") == "lost"
-    await talk.stop(accepted.response)
-    assert await jobs.renew(talk.store, job, "w2") == "lost", "an end takes the job off the books"
+async def test_renew_reports_a_lost_job(conversation: Conversation) -> None:
+    accepted = await conversation.ask()
+    job = await conversation.take("w1")
+    assert await jobs.renew(conversation.store, job, "w2") == "lost"
+    await conversation.take("w2", lease=0)
+    assert await jobs.renew(conversation.store, job, "w1") == "lost"
+    await conversation.stop(accepted.response)
+    assert await jobs.renew(conversation.store, job, "w2") == "lost", "an end deletes the job"
 
 
-async def test_renewing_a_job_whose_log_has_an_end_tells_so(talk: Talk) -> None:
-    accepted = await talk.ask()
-    await talk.stop(accepted.response)
-    fields = {"response": accepted.response, "conversation": talk.name}
-    await talk.redis.xadd(keys.jobs(talk.partition), fields)
-    assert await jobs.renew(talk.store, await talk.take("w1"), "w1") == "ended"
+async def test_renew_reports_an_ended_response(conversation: Conversation) -> None:
+    accepted = await conversation.ask()
+    await conversation.stop(accepted.response)
+    fields = {"response": accepted.response, "conversation": conversation.name}
+    await conversation.redis.xadd(keys.jobs(conversation.partition), fields)
+    assert await jobs.renew(conversation.store, await conversation.take("w1"), "w1") == "ended"
 
 
 @pytest.mark.parametrize("how", ["expired", "trimmed"])
-async def test_renewing_a_job_whose_log_is_gone_tells_so(talk: Talk, how: str) -> None:
-    accepted = await talk.ask()
-    job = await talk.take("w1")
+async def test_renew_reports_an_expired_log(conversation: Conversation, how: str) -> None:
+    accepted = await conversation.ask()
+    job = await conversation.take("w1")
     if how == "expired":
-        await talk.redis.delete(keys.log(accepted.response))
+        await conversation.redis.delete(keys.log(accepted.response))
     else:
-        await talk.redis.xtrim(keys.log(accepted.response), maxlen=0, approximate=False)
-    assert await jobs.renew(talk.store, job, "w1") == "expired"
+        await conversation.redis.xtrim(keys.log(accepted.response), maxlen=0, approximate=False)
+    assert await jobs.renew(conversation.store, job, "w1") == "expired"
 
 
-async def test_a_released_job_goes_to_another_worker_at_once(talk: Talk) -> None:
-    await talk.ask()
-    job = await talk.take("w1")
-    async with listening(talk) as ear:
-        await jobs.release(talk.store, job, "w1")
-        assert await ear.heard() == [("control", b"job")]
-    assert await talk.takes("w2") == [job]
-    async with listening(talk) as ear, nothing_changes(talk.store):
-        await jobs.release(talk.store, job, "w1")
-        assert await ear.heard() == []
-    assert await talk.takes("w3") == [], "nobody can give up what another one holds"
+async def test_released_job_is_acquired_immediately(conversation: Conversation) -> None:
+    await conversation.ask()
+    job = await conversation.take("w1")
+    async with receiving(conversation) as receiver:
+        await jobs.release(conversation.store, job, "w1")
+        assert await receiver.received() == [("control", b"job")]
+    assert await conversation.takes("w2") == [job]
+    async with receiving(conversation) as receiver, nothing_changes(conversation.store):
+        await jobs.release(conversation.store, job, "w1")
+        assert await receiver.received() == []
+    assert await conversation.takes("w3") == [], "only the holder can release a job"
 
 
-async def test_a_release_whose_reply_was_lost_does_no_harm(talk: Talk) -> None:
-    await talk.ask()
-    job = await talk.take("w1")
-    await jobs.release(with_lost_replies(talk.store), job, "w1")
-    assert await talk.takes("w2") == [job]
+async def test_repeated_release_has_no_effect(conversation: Conversation) -> None:
+    await conversation.ask()
+    job = await conversation.take("w1")
+    await jobs.release(with_lost_replies(conversation.store), job, "w1")
+    assert await conversation.takes("w2") == [job]
 
 
-async def test_a_worker_that_leaves_is_off_the_books_but_for_what_it_still_holds(store: Store) -> None:
+async def test_removed_consumer_keeps_the_jobs_that_it_holds(store: Store) -> None:
     await jobs.prepare(store)
-    idle, busy = Talk(store, "c1"), Talk(store, "c3")
+    idle, busy = Conversation(store, "c1"), Conversation(store, "c3")
     assert idle.partition != busy.partition
-    for talk in (idle, busy):
-        await talk.ask()
+    for conversation in (idle, busy):
+        await conversation.ask()
     await (await idle.begin("w1")).end(COMPLETE)
     job = await busy.take("w1")
     await jobs.release(store, job, "w1")
@@ -196,167 +202,171 @@ async def test_a_worker_that_leaves_is_off_the_books_but_for_what_it_still_holds
     assert await busy.takes("w2") == [job]
 
 
-# What was lost
+# Recovery
 
 
-async def sweep(talk: Talk) -> list[tuple[str, str]]:
-    """As if nobody had swept for long."""
-    await talk.redis.delete(keys.requeue_lock(talk.partition))
-    return await jobs.requeue_lost(talk.store, talk.partition, 60.0)
+async def requeue_lost(conversation: Conversation) -> list[tuple[str, str]]:
+    """As `jobs.requeue_lost`, without waiting for the interval."""
+    await conversation.redis.delete(keys.requeue_lock(conversation.partition))
+    return await jobs.requeue_lost(conversation.store, conversation.partition, 60.0)
 
 
-async def requeue(talk: Talk, response: str) -> bytes:
-    """What a sweep does with each open response."""
-    reply: bytes = await talk.store.call(
+async def requeue(conversation: Conversation, response: str) -> bytes:
+    """Run the script for one open response."""
+    reply: bytes = await conversation.store.call(
         "requeue",
-        [keys.open_responses(talk.partition), keys.jobs(talk.partition), keys.response_queue(talk.name)],
+        [
+            keys.open_responses(conversation.partition),
+            keys.jobs(conversation.partition),
+            keys.response_queue(conversation.name),
+        ],
         response,
-        talk.name,
-        keys.control(talk.partition),
+        conversation.name,
+        keys.control(conversation.partition),
     )
     return reply
 
 
-async def test_a_sweep_leaves_alone_what_is_in_order(talk: Talk) -> None:
-    await talk.ask()
-    await talk.ask()
-    await talk.take("w1")
-    await sweep(talk)
-    async with listening(talk) as ear:
-        before = await dump(talk.store)
-        assert await sweep(talk) == []
-        assert await dump(talk.store) == before
-        assert await ear.heard() == []
+async def test_requeue_changes_nothing_without_lost_jobs(conversation: Conversation) -> None:
+    await conversation.ask()
+    await conversation.ask()
+    await conversation.take("w1")
+    await requeue_lost(conversation)
+    async with receiving(conversation) as receiver:
+        before = await dump(conversation.store)
+        assert await requeue_lost(conversation) == []
+        assert await dump(conversation.store) == before
+        assert await receiver.received() == []
 
 
-async def test_a_partition_is_swept_once_in_a_while_whoever_wants_to(talk: Talk) -> None:
-    assert await jobs.requeue_lost(talk.store, talk.partition, 60.0) == []
-    await talk.ask()
-    await talk.redis.delete(keys.jobs(talk.partition))
-    await jobs.requeue_lost(talk.store, talk.partition, 60.0)
-    assert await talk.jobs() == {}
-    assert 50_000 < await talk.redis.pttl(keys.requeue_lock(talk.partition)) <= 60_000
+async def test_requeue_runs_once_per_interval_and_partition(conversation: Conversation) -> None:
+    assert await jobs.requeue_lost(conversation.store, conversation.partition, 60.0) == []
+    await conversation.ask()
+    await conversation.redis.delete(keys.jobs(conversation.partition))
+    await jobs.requeue_lost(conversation.store, conversation.partition, 60.0)
+    assert await conversation.jobs() == {}
+    assert 50_000 < await conversation.redis.pttl(keys.requeue_lock(conversation.partition)) <= 60_000
 
 
 @pytest.mark.parametrize("lost", ["the job", "the stream"])
-async def test_a_response_that_lost_its_job_gets_another_one(talk: Talk, lost: str) -> None:
-    accepted = await talk.ask()
-    former = await talk.begin("w1")
+async def test_response_without_its_job_gets_a_new_one(conversation: Conversation, lost: str) -> None:
+    accepted = await conversation.ask()
+    former = await conversation.begin("w1")
     await former.write("Bec")
     if lost == "the job":
-        await talk.redis.xack(keys.jobs(talk.partition), keys.GROUP, former.job.id)
-        await talk.redis.xdel(keys.jobs(talk.partition), former.job.id)
+        await conversation.redis.xack(keys.jobs(conversation.partition), keys.GROUP, former.job.id)
+        await conversation.redis.xdel(keys.jobs(conversation.partition), former.job.id)
     else:
-        await talk.redis.delete(keys.jobs(talk.partition))
-    assert await jobs.renew(talk.store, former.job, "w1") == "lost"
-    async with listening(talk) as ear:
-        assert await sweep(talk) == []
-        assert await sweep(talk) == []
-        assert await ear.heard() == [("control", b"job")], "once"
-    assert await talk.open() == await talk.jobs()
+        await conversation.redis.delete(keys.jobs(conversation.partition))
+    assert await jobs.renew(conversation.store, former.job, "w1") == "lost"
+    async with receiving(conversation) as receiver:
+        assert await requeue_lost(conversation) == []
+        assert await requeue_lost(conversation) == []
+        assert await receiver.received() == [("control", b"job")], "once"
+    assert await conversation.open() == await conversation.jobs()
     if lost == "the stream":
-        await jobs.prepare(talk.store)
-    writer = await talk.begin("w2")
+        await jobs.prepare(conversation.store)
+    writer = await conversation.begin("w2")
     assert writer.job.response == accepted.response
     assert writer.start.number == 2
     assert not await former.write("ause")
     await writer.write("Because")
     await writer.end()
-    assert await talk.settled_text(accepted.response) == "Because"
-    assert await talk.jobs() == await talk.open() == await talk.pending() == {}
+    assert await conversation.settled_text(accepted.response) == "Because"
+    assert await conversation.jobs() == await conversation.open() == await conversation.pending() == {}
 
 
-async def test_when_all_jobs_of_a_partition_are_lost_every_open_response_is_still_answered(talk: Talk) -> None:
-    # Two conversations of one partition, and in one of them a queue.
-    other = Talk(talk.store)
-    while other.partition != talk.partition:
-        other = Talk(talk.store)
-    asked = [(await each.ask()).response for each in (talk, other, talk, talk)]
-    await talk.redis.delete(keys.jobs(talk.partition))
-    assert await sweep(talk) == []
-    assert set(await talk.jobs()) == {asked[0], asked[1]}
+async def test_all_open_responses_are_answered_after_job_loss(conversation: Conversation) -> None:
+    # Two conversations of one partition; one of them has a response queue.
+    other = Conversation(conversation.store)
+    while other.partition != conversation.partition:
+        other = Conversation(conversation.store)
+    asked = [(await each.ask()).response for each in (conversation, other, conversation, conversation)]
+    await conversation.redis.delete(keys.jobs(conversation.partition))
+    assert await requeue_lost(conversation) == []
+    assert set(await conversation.jobs()) == {asked[0], asked[1]}
     answered = []
-    while await talk.open():
-        for job in await talk.takes("w1"):
+    while await conversation.open():
+        for job in await conversation.takes("w1"):
             answered.append(job.response)
-            await response_log.end(talk.store, job.conversation, job.response, COMPLETE)
+            await response_log.end(conversation.store, job.conversation, job.response, COMPLETE)
     assert set(answered) == set(asked)
     assert [each for each in answered if each != asked[1]] == [asked[0], asked[2], asked[3]]
 
 
-async def test_a_queue_whose_head_is_not_open_any_more_is_taken_up(talk: Talk) -> None:
-    stale, first, second = [(await talk.ask()).response for _ in range(3)]
-    # As a store that lost a part of its data might leave it.
-    await talk.redis.delete(keys.jobs(talk.partition))
-    await talk.redis.hdel(keys.open_responses(talk.partition), stale)
-    await sweep(talk)
-    assert list(await talk.jobs()) == [first]
-    assert await talk.queue() == [first, second]
+async def test_closed_head_of_a_response_queue_is_removed(conversation: Conversation) -> None:
+    stale, first, second = [(await conversation.ask()).response for _ in range(3)]
+    # A possible state after a partial loss of data.
+    await conversation.redis.delete(keys.jobs(conversation.partition))
+    await conversation.redis.hdel(keys.open_responses(conversation.partition), stale)
+    await requeue_lost(conversation)
+    assert list(await conversation.jobs()) == [first]
+    assert await conversation.queue() == [first, second]
 
 
-async def test_open_responses_whose_queue_was_lost_are_queued_again(talk: Talk) -> None:
-    asked = [(await talk.ask()).response for _ in range(3)]
-    await talk.redis.delete(keys.response_queue(talk.name), keys.jobs(talk.partition))
-    await sweep(talk)
-    assert sorted(await talk.queue()) == sorted(asked)
-    assert list(await talk.jobs()) == (await talk.queue())[:1]
-    await jobs.prepare(talk.store)
+async def test_lost_response_queue_is_rebuilt(conversation: Conversation) -> None:
+    asked = [(await conversation.ask()).response for _ in range(3)]
+    await conversation.redis.delete(keys.response_queue(conversation.name), keys.jobs(conversation.partition))
+    await requeue_lost(conversation)
+    assert sorted(await conversation.queue()) == sorted(asked)
+    assert list(await conversation.jobs()) == (await conversation.queue())[:1]
+    await jobs.prepare(conversation.store)
     for _ in asked:
-        await (await talk.begin()).end(COMPLETE)
-    assert await talk.open() == await talk.jobs() == {}
+        await (await conversation.begin()).end(COMPLETE)
+    assert await conversation.open() == await conversation.jobs() == {}
 
 
-async def test_a_response_that_lost_its_job_and_its_place_is_served_when_those_ahead_have_ended(talk: Talk) -> None:
-    first, second = [(await talk.ask()).response for _ in range(2)]
-    await talk.redis.delete(keys.response_queue(talk.name), keys.jobs(talk.partition))
+async def test_requeued_response_waits_for_those_ahead(conversation: Conversation) -> None:
+    first, second = [(await conversation.ask()).response for _ in range(2)]
+    await conversation.redis.delete(keys.response_queue(conversation.name), keys.jobs(conversation.partition))
     for response, becomes in ((second, b"queued"), (first, b"waiting"), (first, b"waiting"), (second, b"held")):
-        assert await requeue(talk, response) == becomes
-    assert list(await talk.jobs()) == [second]
-    assert await talk.queue() == [second, first]
-    await talk.stop(second)
-    assert list(await talk.jobs()) == [first]
-    assert await talk.open() == await talk.jobs()
+        assert await requeue(conversation, response) == becomes
+    assert list(await conversation.jobs()) == [second]
+    assert await conversation.queue() == [second, first]
+    await conversation.stop(second)
+    assert list(await conversation.jobs()) == [first]
+    assert await conversation.open() == await conversation.jobs()
 
 
-async def test_a_response_whose_log_expired_is_reported_and_ends(talk: Talk) -> None:
-    accepted, following = await talk.ask(), await talk.ask()
-    await talk.redis.delete(keys.log(accepted.response))
-    assert await sweep(talk) == [(talk.name, accepted.response)]
-    await talk.stop(accepted.response, End("failed"))
-    assert await sweep(talk) == []
-    assert list(await talk.jobs()) == list(await talk.open()) == [following.response]
+async def test_open_response_without_a_log_is_reported(conversation: Conversation) -> None:
+    accepted, following = await conversation.ask(), await conversation.ask()
+    await conversation.redis.delete(keys.log(accepted.response))
+    assert await requeue_lost(conversation) == [(conversation.name, accepted.response)]
+    await conversation.stop(accepted.response, End("failed"))
+    assert await requeue_lost(conversation) == []
+    assert list(await conversation.jobs()) == list(await conversation.open()) == [following.response]
 
 
-async def test_a_requeue_whose_reply_was_lost_queues_once(talk: Talk) -> None:
-    await talk.ask()
-    await talk.redis.delete(keys.jobs(talk.partition))
-    await talk.redis.delete(keys.requeue_lock(talk.partition))
-    assert await jobs.requeue_lost(with_lost_replies(talk.store), talk.partition, 60.0) == []
-    assert await talk.open() == await talk.jobs()
-    assert await talk.redis.xlen(keys.jobs(talk.partition)) == 1
+async def test_repeated_requeue_creates_one_job(conversation: Conversation) -> None:
+    await conversation.ask()
+    await conversation.redis.delete(keys.jobs(conversation.partition))
+    await conversation.redis.delete(keys.requeue_lock(conversation.partition))
+    assert await jobs.requeue_lost(with_lost_replies(conversation.store), conversation.partition, 60.0) == []
+    assert await conversation.open() == await conversation.jobs()
+    assert await conversation.redis.xlen(keys.jobs(conversation.partition)) == 1
 
 
-async def test_a_response_that_ends_during_a_sweep_is_not_queued_again(talk: Talk) -> None:
-    accepted = await talk.ask()
-    await talk.stop(accepted.response)
-    assert await requeue(talk, accepted.response) == b"closed"
-    assert await talk.jobs() == {}
+async def test_ended_response_is_not_requeued(conversation: Conversation) -> None:
+    accepted = await conversation.ask()
+    await conversation.stop(accepted.response)
+    assert await requeue(conversation, accepted.response) == b"closed"
+    assert await conversation.jobs() == {}
 
 
-async def test_an_open_response_leads_to_its_conversation(talk: Talk) -> None:
-    first, second = await talk.ask(), await talk.ask()
+async def test_conversation_of_an_open_response_is_found(conversation: Conversation) -> None:
+    first, second = await conversation.ask(), await conversation.ask()
     for each in (first, second):
-        assert await jobs.conversation_of(talk.store, each.response) == talk.name
-        await talk.stop(each.response)
-        assert await jobs.conversation_of(talk.store, each.response) is None
+        assert await jobs.conversation_of(conversation.store, each.response) == conversation.name
+        await conversation.stop(each.response)
+        assert await jobs.conversation_of(conversation.store, each.response) is None
 
 
-async def test_a_queue_lives_as_long_as_the_response_that_is_being_answered(stores: Stores) -> None:
-    """Otherwise a conversation that is kept for a minute would answer two questions at once after that minute."""
-    talk = Talk(await stores.open(Lifetimes(conversation=30)))
-    await talk.prepare()
-    await talk.ask()
-    job = await talk.take("w1")
-    await talk.redis.pexpire(keys.response_queue(talk.name), 500)
-    assert await jobs.renew(talk.store, job, "w1") == "held"
-    assert await talk.redis.pttl(keys.response_queue(talk.name)) > 20_000
+async def test_renewal_extends_the_response_queue(stores: Stores) -> None:
+    """Otherwise a conversation with a short retention would generate two responses at the same time."""
+    conversation = Conversation(await stores.open(Lifetimes(conversation=30)))
+    await conversation.prepare()
+    await conversation.ask()
+    job = await conversation.take("w1")
+    await conversation.redis.pexpire(keys.response_queue(conversation.name), 500)
+    assert await jobs.renew(conversation.store, job, "w1") == "held"
+    assert await conversation.redis.pttl(keys.response_queue(conversation.name)) > 20_000

@@ -1,4 +1,4 @@
-"""Entries and their ids: what is written is what is read, and nothing that is read makes a reader fall."""
+"""Entries and ids: encoding round trips, and decoding of arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LOG_ENTRIES: dict[bytes, st.SearchStrategy[Any]] = {
     log_entries.WAITING: st.builds(Waiting, st.floats(0, 1e6)),
     log_entries.END: st.builds(End, NAMES, USAGE, PROBLEMS, st.none() | st.booleans()),
 }
-TURN_ENTRIES: dict[bytes, st.SearchStrategy[Any]] = {
+HISTORY_ENTRIES: dict[bytes, st.SearchStrategy[Any]] = {
     log_entries.MESSAGE: st.builds(UserMessage, NAMES, st.text(), MAYBE),
     log_entries.OPENED: st.builds(Opened, NAMES, NAMES, NAMES, MAYBE, st.booleans()),
 }
@@ -54,7 +54,7 @@ def of(entries: dict[bytes, st.SearchStrategy[Any]]) -> st.SearchStrategy[tuple[
 
 
 @given(PARTS, PARTS)
-def test_an_id_is_read_as_it_was_written(first: int, second: int) -> None:
+def test_ids_survive_a_round_trip(first: int, second: int) -> None:
     assert log_entries.parse_log_id(str(LogId(first, second))) == LogId(first, second)
     assert log_entries.parse_log_id(str(LogId(first, second)).encode()) == LogId(first, second)
     assert log_entries.parse_history_id(str(HistoryId(first, second))) == HistoryId(first, second)
@@ -69,23 +69,23 @@ def test_an_id_is_read_as_it_was_written(first: int, second: int) -> None:
 @example(b"1-1\n")
 @example(b"10000000000000000-1")
 @example(b"9" * 5000 + b"-1")
-def test_any_bytes_are_an_id_in_its_one_spelling_or_none(data: bytes) -> None:
-    log_id, turn_id = log_entries.parse_log_id(data), log_entries.parse_history_id(data)
+def test_any_bytes_parse_as_a_canonical_id_or_none(data: bytes) -> None:
+    log_id, history_id = log_entries.parse_log_id(data), log_entries.parse_history_id(data)
     assert log_id is None or str(log_id).encode() == data
-    assert turn_id is None or str(turn_id).encode() == data
-    assert (log_id is None) is (turn_id is None)
+    assert history_id is None or str(history_id).encode() == data
+    assert (log_id is None) is (history_id is None)
 
 
 @given(st.text(st.characters(exclude_categories=())) | st.from_regex(r"\d{0,20}-\d{0,20}"))
 @example("\u0661-\u0661")
-def test_any_text_is_an_id_in_its_one_spelling_or_none(text: str) -> None:
-    log_id, turn_id = log_entries.parse_log_id(text), log_entries.parse_history_id(text)
+def test_any_text_parses_as_a_canonical_id_or_none(text: str) -> None:
+    log_id, history_id = log_entries.parse_log_id(text), log_entries.parse_history_id(text)
     assert log_id is None or str(log_id) == text
-    assert turn_id is None or str(turn_id) == text
+    assert history_id is None or str(history_id) == text
 
 
 @given(*[st.integers(0, 999), st.integers(0, NONCES - 1), st.integers(1, 10**6)] * 2)
-def test_a_later_attempt_sorts_behind_all_of_an_earlier_one(
+def test_ids_of_a_later_attempt_sort_after_earlier_ones(
     number: int, nonce: int, seq: int, other: int, other_nonce: int, other_seq: int
 ) -> None:
     one, two = LogId(number * NONCES + nonce, seq), LogId(other * NONCES + other_nonce, other_seq)
@@ -94,14 +94,14 @@ def test_a_later_attempt_sorts_behind_all_of_an_earlier_one(
         assert one < two
 
 
-def test_the_largest_id_of_a_log_survives() -> None:
-    """A thousand attempts are allowed; their number is above, the nonce below."""
+def test_largest_log_id_survives_a_round_trip() -> None:
+    """1000 attempts with the largest nonce."""
     last = LogId(1000 * NONCES + NONCES - 1, 10**15)
     assert log_entries.parse_log_id(str(last)) == last
 
 
 @given(of(LOG_ENTRIES))
-def test_an_entry_of_a_response_log_is_read_as_it_was_written(entry: tuple[bytes, ResponseEntry]) -> None:
+def test_response_entries_survive_a_round_trip(entry: tuple[bytes, ResponseEntry]) -> None:
     kind, body = entry
     value = log_entries.encode(kind, body)
     assert value[:1] == kind
@@ -109,8 +109,8 @@ def test_an_entry_of_a_response_log_is_read_as_it_was_written(entry: tuple[bytes
     assert log_entries.decode_response_entry(value) == body
 
 
-@given(of(TURN_ENTRIES))
-def test_an_entry_of_a_conversation_log_is_read_as_it_was_written(entry: tuple[bytes, HistoryEntry]) -> None:
+@given(of(HISTORY_ENTRIES))
+def test_history_entries_survive_a_round_trip(entry: tuple[bytes, HistoryEntry]) -> None:
     kind, body = entry
     value = log_entries.encode(kind, body)
     assert value[:1] == kind
@@ -119,16 +119,16 @@ def test_an_entry_of_a_conversation_log_is_read_as_it_was_written(entry: tuple[b
 
 
 @given(NAMES, NAMES, LOG_ENTRIES[log_entries.END], st.lists(st.text()))
-def test_the_end_script_completes_a_settled_entry(response: str, message: str, end: End, pieces: list[str]) -> None:
-    """It puts the text entries of the log behind the head as they are."""
+def test_settled_head_is_completed_by_the_text(response: str, message: str, end: End, pieces: list[str]) -> None:
+    """As the end script does: it appends the text entries unchanged."""
     text = b"".join(map(log_entries.escape, pieces))
     value = log_entries.SETTLED + log_entries.settled_head(response, message, end) + b',"text":"' + text + b'"}'
     settled = log_entries.decode_history_entry(value)
     assert isinstance(settled, Settled)
     assert (settled.response, settled.message) == (response, message)
     assert json.loads(bytes(settled.text)) == "".join(pieces)
-    told = (settled.reason, settled.usage, settled.error, settled.retryable)
-    assert told == (end.reason, end.usage, end.error, end.retryable)
+    decoded = (settled.reason, settled.usage, settled.error, settled.retryable)
+    assert decoded == (end.reason, end.usage, end.error, end.retryable)
     assert log_entries.decode_history_entry(log_entries.encode(log_entries.SETTLED, settled)) == settled
 
 
@@ -137,24 +137,24 @@ def test_the_end_script_completes_a_settled_entry(response: str, message: str, e
 )
 @example(b'Q{"conversation":"\xff"}')
 @example(b'Q{"x":' + b"[" * 100_000)
-def test_reading_any_bytes_raises_no_more_than_it_says(value: bytes) -> None:
+def test_decoding_any_bytes_raises_only_documented_errors(value: bytes) -> None:
     for decode in (log_entries.decode_response_entry, log_entries.decode_history_entry):
         with contextlib.suppress(ValueError, RecursionError):
             decode(value)
 
 
 @pytest.mark.parametrize("kind", [log_entries.TEXT, log_entries.REASONING, b"?", b""])
-def test_text_is_not_decoded_as_an_entry(kind: bytes) -> None:
+def test_text_and_unknown_kinds_decode_as_none(kind: bytes) -> None:
     assert log_entries.decode_response_entry(kind + b"{}") is None
     assert log_entries.decode_history_entry(kind + b"{}") is None
 
 
-def test_what_a_later_version_adds_to_an_entry_is_passed_over() -> None:
+def test_unknown_fields_are_ignored() -> None:
     assert log_entries.decode_response_entry(b'E{"reason":"tired","later":[1]}') == End("tired")
 
 
 @given(st.lists(st.text()))
-def test_escaping_can_be_concatenated(pieces: list[str]) -> None:
+def test_escaped_texts_can_be_concatenated(pieces: list[str]) -> None:
     escaped = b"".join(map(log_entries.escape, pieces))
     assert escaped == log_entries.escape("".join(pieces))
     assert log_entries.unescape(escaped) == "".join(pieces)
@@ -162,12 +162,12 @@ def test_escaping_can_be_concatenated(pieces: list[str]) -> None:
     assert b'"' not in escaped.replace(rb"\\", b"").replace(rb"\"", b"")
 
 
-def test_what_is_not_escaped_text_is_not_unescaped() -> None:
+def test_unescape_rejects_unescaped_text() -> None:
     with pytest.raises(msgspec.DecodeError):
         log_entries.unescape(b'a"b')
 
 
-VALUES = of(LOG_ENTRIES | TURN_ENTRIES).map(lambda entry: log_entries.encode(*entry)) | st.text().map(
+VALUES = of(LOG_ENTRIES | HISTORY_ENTRIES).map(lambda entry: log_entries.encode(*entry)) | st.text().map(
     lambda text: log_entries.TEXT + log_entries.escape(text)
 )
 IDS = st.builds(lambda first, second: f"{first}-{second}".encode(), PARTS, PARTS)
@@ -181,7 +181,7 @@ PUBLISHED = st.builds(
 
 
 @given(st.lists(PUBLISHED))
-def test_what_was_published_is_split_as_it_was_joined(parts: list[Published]) -> None:
+def test_published_parts_survive_a_round_trip(parts: list[Published]) -> None:
     lines = [
         line
         for part in parts
@@ -192,6 +192,6 @@ def test_what_was_published_is_split_as_it_was_joined(parts: list[Published]) ->
 
 @given(st.binary() | st.lists(st.sampled_from([b"@", b"c", b" ", b"\n", b"\xff", b"1-1", b"T"])).map(b"".join))
 @example(b"@\xff 1-1\nTx")
-def test_any_bytes_can_come_from_a_channel(data: bytes) -> None:
+def test_any_published_bytes_can_be_parsed(data: bytes) -> None:
     parts = log_entries.parse_published(data)
     assert len(parts) == sum(line.startswith(b"@") for line in data.split(b"\n"))

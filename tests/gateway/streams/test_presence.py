@@ -1,4 +1,4 @@
-"""Who is there, and what waits: on every kind of store."""
+"""Presence: heartbeats, live processes and queue counts, on every kind of store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway.streams import keys, presence
 from gateway.streams.records import Gateway, Queue, Watched, Worker, Working
-from tests.gateway.streams.steps import Talk
+from tests.gateway.streams.steps import Conversation
 
 if TYPE_CHECKING:
     import pytest
@@ -15,21 +15,46 @@ if TYPE_CHECKING:
     from gateway.streams.store.store import Store
 
 GATEWAY = Gateway(
-    "g1", 10.0, 0.1, 1 << 20, 3, 5, 1, 1, 40.0, 200.0, (Watched("r00aaaaaaaaaaaaaaaa", "c1", "running", 1, 5, 1, 7),)
+    name="g1",
+    age=10.0,
+    cpu=0.1,
+    memory=1 << 20,
+    connections=3,
+    viewers=5,
+    behind=1,
+    open_logs=1,
+    received=40.0,
+    delivered=200.0,
+    responses=(
+        Watched(
+            response="r00aaaaaaaaaaaaaaaa", conversation="c1", state="running", attempt=1, viewers=5, behind=1, lag=7
+        ),
+    ),
 )
 WORKER = Worker(
-    "w1",
-    20.0,
-    0.2,
-    1 << 21,
-    1,
-    300,
-    ("default",),
-    (Working("r00aaaaaaaaaaaaaaaa", "c1", "default", 1, 2.5, 9, 80, 40.0),),
+    name="w1",
+    age=20.0,
+    cpu=0.2,
+    memory=1 << 21,
+    running=1,
+    concurrency=300,
+    models=("default",),
+    responses=(
+        Working(
+            response="r00aaaaaaaaaaaaaaaa",
+            conversation="c1",
+            model="default",
+            attempt=1,
+            age=2.5,
+            entries=9,
+            size=80,
+            rate=40.0,
+        ),
+    ),
 )
 
 
-async def test_who_gives_a_sign_of_life_is_seen_until_it_leaves(store: Store) -> None:
+async def test_reported_process_is_live_until_removed(store: Store) -> None:
     assert await presence.live_processes(store) == []
     await presence.report(store, WORKER)
     await presence.report(store, GATEWAY)
@@ -40,8 +65,8 @@ async def test_who_gives_a_sign_of_life_is_seen_until_it_leaves(store: Store) ->
     assert await presence.counts(store) == {"gateway": 0, "worker": 1}
 
 
-async def test_who_falls_silent_is_forgotten(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presence, "FORGOTTEN_AFTER", 0.05)
+async def test_process_without_heartbeats_expires(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "RECORD_TTL_S", 0.05)
     await presence.report(store, WORKER)
     async with asyncio.timeout(5.0):
         while await presence.counts(store) != {"gateway": 0, "worker": 0}:
@@ -50,9 +75,7 @@ async def test_who_falls_silent_is_forgotten(store: Store, monkeypatch: pytest.M
     assert not await store.client.exists(keys.presence())
 
 
-async def test_signs_of_life_go_on_whatever_goes_wrong_and_end_with_a_leave(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_heartbeats_survive_errors_and_end_with_a_removal(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence, "HEARTBEAT_INTERVAL_S", 0.01)
     tries = 0
 
@@ -60,45 +83,45 @@ async def test_signs_of_life_go_on_whatever_goes_wrong_and_end_with_a_leave(
         nonlocal tries
         tries += 1
         if tries % 2:
-            raise KeyError("a mistake of ours")
+            raise KeyError("a bug")
         return WORKER
 
-    async def look() -> None:
+    async def observe() -> None:
         raise ZeroDivisionError
 
-    showing = asyncio.create_task(presence.heartbeat_loop(store, record, look))
+    heartbeats = asyncio.create_task(presence.heartbeat_loop(store, record, observe))
     async with asyncio.timeout(10.0):
         while tries < 6 or not await presence.live_processes(store):
             await asyncio.sleep(0.005)
     tries = 1
-    showing.cancel()
-    await asyncio.gather(showing, return_exceptions=True)
+    heartbeats.cancel()
+    await asyncio.gather(heartbeats, return_exceptions=True)
     assert await presence.live_processes(store) == []
 
 
-async def test_what_a_newer_release_says_is_passed_over(store: Store) -> None:
+async def test_records_of_newer_releases_are_skipped(store: Store) -> None:
     await presence.report(store, WORKER)
     await store.client.sadd(keys.presence(), "gateway:new")
     await store.client.set(keys.heartbeat("gateway:new"), b'{"kind":"oracle"}')
     assert await presence.live_processes(store) == [WORKER]
 
 
-async def test_the_queue_tells_what_waits_runs_and_is_behind(store: Store) -> None:
+async def test_queue_counts_waiting_running_and_behind(store: Store) -> None:
     assert await presence.queue(store) == Queue()
-    talk = other = Talk(store)
-    while other.partition == talk.partition:
-        other = Talk(store)
-    await talk.prepare()
-    first = await talk.ask()
-    await talk.ask()
+    conversation = other = Conversation(store)
+    while other.partition == conversation.partition:
+        other = Conversation(store)
+    await conversation.prepare()
+    first = await conversation.ask()
+    await conversation.ask()
     await other.ask()
     waiting = await presence.queue(store)
     assert (waiting.waiting, waiting.running, waiting.behind) == (2, 0, 1)
     assert 0 <= waiting.lag < 5
-    await talk.take("w1")
+    await conversation.take("w1")
     while (running := await presence.queue(store)).lag < 0.005:
         await asyncio.sleep(0.001)
     assert (running.waiting, running.running, running.behind) == (1, 1, 1)
-    await talk.stop(first.response)
+    await conversation.stop(first.response)
     ended = await presence.queue(store)
     assert (ended.waiting, ended.running, ended.behind) == (2, 0, 0)

@@ -1,4 +1,4 @@
-"""`embedded://`: one server for all processes of a machine that name its folder, for as long as one of them uses it."""
+"""`embedded://`: one server per folder for all processes of a machine, while at least one of them uses it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from redis.retry import Retry
 from gateway.streams.store import embedded
 from gateway.streams.store.errors import StoreError
 from gateway.streams.store.store import open_store
-from tests.gateway.streams.steps import Talk
+from tests.gateway.streams.steps import Conversation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-NEIGHBOUR = """
+ATTACH_SCRIPT = """
 import asyncio, sys
 from gateway.streams.store import embedded
 server = embedded.attach(sys.argv[1])
@@ -38,12 +38,12 @@ asyncio.run(server.detach())
 """
 
 
-class Neighbour:
-    """Another process that uses the server of a folder."""
+class OtherProcess:
+    """Another process that attaches to the server of a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", NEIGHBOUR, str(folder)],
+            [sys.executable, "-c", ATTACH_SCRIPT, str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=Path(__file__).parents[4],
@@ -70,8 +70,8 @@ class Neighbour:
             self.kill()
 
 
-def ask(folder: Path, *words: str) -> Any:
-    """One command to the server of a folder; None where none answers."""
+def send(folder: Path, *words: str) -> Any:
+    """Send one command to the server of a folder; return None if none answers."""
     path = str(folder / "valkey.sock")
     try:
         with redis.Redis(unix_socket_path=path, socket_timeout=5.0, retry=Retry(NoBackoff(), 0)) as client:
@@ -81,19 +81,19 @@ def ask(folder: Path, *words: str) -> Any:
 
 
 def server_of(folder: Path) -> int | None:
-    """The process of the server that answers for a folder."""
-    info = ask(folder, "INFO", "server")
+    """Return the process id of the server of a folder."""
+    info = send(folder, "INFO", "server")
     return None if info is None else int(info["process_id"])
 
 
 def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.01)
 
 
-def locked(file: Path) -> bool:
+def is_locked(file: Path) -> bool:
     with file.open("a") as opened:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,90 +104,90 @@ def locked(file: Path) -> bool:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """An empty folder, without a server when the test is over."""
+    """An empty folder; its server is killed after the test."""
     yield tmp_path
     pid = server_of(tmp_path)
     if pid is not None:
         os.kill(pid, signal.SIGKILL)
 
 
-async def test_two_processes_share_a_server_and_the_last_to_leave_stops_it(folder: Path) -> None:
-    with Neighbour(folder) as first, Neighbour(folder) as second:
+async def test_last_process_to_detach_stops_the_shared_server(folder: Path) -> None:
+    with OtherProcess(folder) as first, OtherProcess(folder) as second:
         first.attached()
         second.attached()
         pid = server_of(folder)
         assert pid is not None
-        ask(folder, "SET", "a", "1")
+        send(folder, "SET", "a", "1")
         first.detach()
         assert server_of(folder) == pid
         second.detach()
-        # The process is gone, and not only its socket: it held the lock until it ended.
-        assert not locked(folder / "server.lock")
+        # The process has ended, not just its socket: it holds the lock until it ends.
+        assert not is_locked(folder / "server.lock")
         assert server_of(folder) is None
-    with Neighbour(folder) as third:
+    with OtherProcess(folder) as third:
         third.attached()
         assert server_of(folder) != pid
-        assert ask(folder, "GET", "a") == b"1"
+        assert send(folder, "GET", "a") == b"1"
         third.detach()
 
 
-async def test_a_process_that_is_killed_leaves_the_server_to_the_next_one(folder: Path) -> None:
-    with Neighbour(folder) as first:
+async def test_server_survives_a_killed_process(folder: Path) -> None:
+    with OtherProcess(folder) as first:
         first.attached()
         pid = server_of(folder)
-        ask(folder, "SET", "a", "1")
+        send(folder, "SET", "a", "1")
         first.kill()
     assert pid is not None
     assert server_of(folder) == pid
     server = embedded.attach(str(folder))
     assert server_of(folder) == pid
-    assert ask(folder, "GET", "a") == b"1"
+    assert send(folder, "GET", "a") == b"1"
     await server.detach()
     assert server_of(folder) is None
 
 
-async def test_a_server_that_was_killed_is_started_again_with_its_data(folder: Path) -> None:
-    with Neighbour(folder) as first:
+async def test_killed_server_is_restarted_with_its_data(folder: Path) -> None:
+    with OtherProcess(folder) as first:
         first.attached()
         pid = server_of(folder)
         assert pid is not None
-        ask(folder, "SET", "a", "1")
+        send(folder, "SET", "a", "1")
         os.kill(pid, signal.SIGKILL)
-        until(lambda: not locked(folder / "server.lock"))
+        until(lambda: not is_locked(folder / "server.lock"))
         server = embedded.attach(str(folder))
         assert server_of(folder) not in (None, pid)
-        assert ask(folder, "GET", "a") == b"1"
-        # Both use the new one.
+        assert send(folder, "GET", "a") == b"1"
+        # Both processes use the new server.
         first.detach()
-        assert ask(folder, "GET", "a") == b"1"
+        assert send(folder, "GET", "a") == b"1"
         await server.detach()
 
 
-async def test_five_processes_that_come_at_once_start_one_server(folder: Path) -> None:
+async def test_concurrent_processes_start_one_server(folder: Path) -> None:
     with ExitStack() as stack:
-        crowd = [stack.enter_context(Neighbour(folder)) for _ in range(5)]
-        for each in crowd:
+        processes = [stack.enter_context(OtherProcess(folder)) for _ in range(5)]
+        for each in processes:
             each.attached()
         assert (folder / "valkey.log").read_text().count("Valkey is starting") == 1
-        for each in crowd:
+        for each in processes:
             assert server_of(folder) is not None
             each.detach()
         assert server_of(folder) is None
 
 
-async def test_a_store_survives_its_process(folder: Path) -> None:
+async def test_data_survive_the_last_process(folder: Path) -> None:
     store = await open_store(f"embedded://{folder}")
-    accepted = await Talk(store, "c1").ask(key="k1")
+    accepted = await Conversation(store, "c1").ask(key="k1")
     await store.close()
     assert server_of(folder) is None
     store = await open_store(f"embedded://{folder}")
-    again = await Talk(store, "c1").ask(key="k1")
+    again = await Conversation(store, "c1").ask(key="k1")
     await store.close()
     assert (again.response, again.duplicate) == (accepted.response, True)
 
 
 @pytest.mark.parametrize("name", ["deep" * 60, "with space", "50%20", "what?", "a#b", "größe"])
-async def test_a_folder_may_have_any_name_and_any_length(tmp_path: Path, name: str) -> None:
+async def test_folder_name_may_have_any_length_and_characters(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     store = await open_store(f"embedded://{folder}")
     await store.client.set("a", "1")
@@ -207,7 +207,7 @@ async def test_a_folder_may_have_any_name_and_any_length(tmp_path: Path, name: s
         ("embedded://~/data", "home/data"),
     ],
 )
-async def test_a_folder_is_where_one_would_look_for_it(
+async def test_folder_paths_are_resolved_as_in_a_shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, where: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -218,11 +218,11 @@ async def test_a_folder_is_where_one_would_look_for_it(
     assert (tmp_path / where).stat().st_mode & 0o777 == 0o700
 
 
-async def test_a_frozen_server_is_never_doubled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two servers that append to one file would destroy it."""
-    monkeypatch.setattr(embedded, "START_TIMEOUT", 0.3)
-    monkeypatch.setattr(embedded, "_PING_TIMEOUT", 0.1)
-    with Neighbour(folder) as first:
+async def test_frozen_server_is_not_started_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two servers that append to one file would corrupt it."""
+    monkeypatch.setattr(embedded, "START_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(embedded, "_PING_TIMEOUT_S", 0.1)
+    with OtherProcess(folder) as first:
         first.attached()
         pid = server_of(folder)
         assert pid is not None
@@ -237,8 +237,8 @@ async def test_a_frozen_server_is_never_doubled(folder: Path, monkeypatch: pytes
         first.detach()
 
 
-async def test_a_server_that_still_reads_its_data_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "START_TIMEOUT", 0.2)
+async def test_server_that_loads_its_data_is_awaited(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "START_TIMEOUT_S", 0.2)
     replies = [b"-LOADING Valkey is loading the dataset in memory\r\n"] * 40 + [b"+PONG\r\n"]
     with (
         socket.socket(socket.AF_UNIX) as listener,
@@ -259,19 +259,19 @@ async def test_a_server_that_still_reads_its_data_is_waited_for(folder: Path, mo
         thread.start()
         server = await asyncio.to_thread(embedded.attach, str(folder))
         thread.join(10)
-        assert not (folder / "valkey.log").exists(), "no other one was started"
+        assert not (folder / "valkey.log").exists(), "a second server was started"
         os.close(server.lock)
 
 
 @pytest.mark.parametrize("url", ["embedded:///dev/null/data", "embedded:///proc/data"])
-async def test_a_folder_that_can_not_be_used_is_told_with_what_to_do(url: str) -> None:
-    with pytest.raises(StoreError, match="name another folder"):
+async def test_unusable_folder_is_reported_with_a_remedy(url: str) -> None:
+    with pytest.raises(StoreError, match="use another one"):
         await open_store(url)
 
 
-async def test_a_server_that_does_not_start_is_told_with_where_to_look(folder: Path) -> None:
-    (folder / "appendonlydir").write_text("in the way")
+async def test_server_that_does_not_start_names_its_log(folder: Path) -> None:
+    (folder / "appendonlydir").write_text("not a folder")
     with pytest.raises(StoreError, match=r"valkey\.log"):
         await open_store(f"embedded://{folder}")
-    assert not locked(folder / "server.lock")
-    assert not locked(folder / "users.lock")
+    assert not is_locked(folder / "server.lock")
+    assert not is_locked(folder / "users.lock")

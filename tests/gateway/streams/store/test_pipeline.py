@@ -1,4 +1,4 @@
-"""The pipeline: calls share round trips, and what becomes of one is no concern of the others."""
+"""The pipeline: calls share round trips; cancelling or failing one call does not affect the others."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from gateway.streams import jobs, response_log
 from gateway.streams.log_entries import LogId
 from gateway.streams.store import pipeline
 from gateway.streams.store.pipeline import Pipeline
+from gateway.streams.store.server import Server
 from gateway.streams.store.store import open_store
-from tests.gateway.streams.steps import Talk, fold, text
+from tests.gateway.streams.steps import Conversation, fold, text
 from tests.stores import ONE_SERVER, RealServer, store_of_kind
 
 if TYPE_CHECKING:
@@ -26,41 +27,42 @@ if TYPE_CHECKING:
 
 
 class Watched(Pipeline):
-    """A pipeline that knows how many calls each of its round trips carried, and whose replies can be held up."""
+    """A pipeline that records the calls per round trip and can delay replies."""
 
     def __init__(self, store: Store, timeout_s: float = 5.0) -> None:
-        super().__init__(store.client.connection_pool, timeout_s)
-        self.trips: list[int] = []
-        self._held: list[Any] | None = None
+        assert isinstance(store.servers, Server)
+        super().__init__(store.client.connection_pool, timeout_s, store.servers._pipeline._open_connection)
+        self.round_trips: list[int] = []
+        self._delayed: list[Any] | None = None
 
-    def _depart(self) -> None:
-        idle = not self._under_way
-        super()._depart()
-        if idle and self._under_way:
-            self.trips.append(len(self._under_way))
+    def _flush(self) -> None:
+        idle = not self._in_flight
+        super()._flush()
+        if idle and self._in_flight:
+            self.round_trips.append(len(self._in_flight))
 
     def replied(self, reply: Any) -> None:
-        if self._held is None:
+        if self._delayed is None:
             super().replied(reply)
         else:
-            self._held.append(reply)
+            self._delayed.append(reply)
 
-    def hold(self) -> None:
-        self._held = []
+    def delay_replies(self) -> None:
+        self._delayed = []
 
-    def let_go(self) -> None:
-        assert self._held is not None
-        held, self._held = self._held, None
-        for reply in held:
+    def resume(self) -> None:
+        assert self._delayed is not None
+        delayed, self._delayed = self._delayed, None
+        for reply in delayed:
             self.replied(reply)
 
-    async def until_under_way(self) -> None:
+    async def until_in_flight(self) -> None:
         async with asyncio.timeout(10):
-            while not self._under_way:
+            while not self._in_flight:
                 await asyncio.sleep(0)
 
 
-# A pipeline leads to one server.
+# A pipeline belongs to one server.
 stores = pytest.fixture(params=ONE_SERVER, name="stores")(store_of_kind)
 
 
@@ -71,66 +73,62 @@ async def watched(store: Store) -> AsyncIterator[Watched]:
     await watched.close()
 
 
-async def turns(count: int) -> None:
+async def loop_iterations(count: int) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
 
 
-async def test_calls_of_one_moment_share_a_round_trip(watched: Watched) -> None:
-    said = [f"word {number}" for number in range(50)]
-    assert await asyncio.gather(*(watched.call("ECHO", word) for word in said)) == [word.encode() for word in said]
-    assert watched.trips == [50]
+async def test_concurrent_calls_share_one_round_trip(watched: Watched) -> None:
+    texts = [f"word {number}" for number in range(50)]
+    assert await asyncio.gather(*(watched.call("ECHO", word) for word in texts)) == [word.encode() for word in texts]
+    assert watched.round_trips == [50]
 
 
-async def test_a_call_that_comes_alone_goes_at_once_and_alone(watched: Watched) -> None:
+async def test_single_call_is_sent_immediately(watched: Watched) -> None:
     for number in range(3):
         assert await watched.call("ECHO", number) == b"%d" % number
-    assert watched.trips == [1, 1, 1]
+    assert watched.round_trips == [1, 1, 1]
 
 
-async def test_what_is_asked_while_a_round_trip_is_under_way_goes_with_the_next(watched: Watched) -> None:
-    watched.hold()
+async def test_calls_during_a_round_trip_share_the_next_one(watched: Watched) -> None:
+    watched.delay_replies()
     first = watched.call("ECHO", "first")
-    await watched.until_under_way()
+    await watched.until_in_flight()
     rest = [watched.call("ECHO", number) for number in range(9)]
-    await turns(5)
-    watched.let_go()
+    await loop_iterations(5)
+    watched.resume()
     assert await first == b"first"
     assert await asyncio.gather(*rest) == [b"%d" % number for number in range(9)]
-    assert watched.trips == [1, 9]
+    assert watched.round_trips == [1, 9]
 
 
-async def test_where_there_is_always_something_to_send_calls_gather(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pipeline, "GATHER", 0.5)
-    watched.hold()
+async def test_under_load_round_trips_keep_their_interval(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "MIN_INTERVAL_S", 0.5)
+    watched.delay_replies()
     calls = [watched.call("ECHO", 0)]
-    await watched.until_under_way()
+    await watched.until_in_flight()
     calls.append(watched.call("ECHO", 1))
-    await turns(5)
-    watched.let_go()
+    await loop_iterations(5)
+    watched.resume()
     await calls[0]
     calls.append(watched.call("ECHO", 2))
     assert await asyncio.gather(*calls) == [b"0", b"1", b"2"]
-    assert watched.trips == [1, 2]
+    assert watched.round_trips == [1, 2]
 
 
-async def test_who_asks_for_one_thing_after_the_other_is_not_held_up(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pipeline, "GATHER", 3600.0)
+async def test_sequential_calls_are_not_delayed(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "MIN_INTERVAL_S", 3600.0)
     assert [await watched.call("ECHO", number) for number in range(3)] == [b"0", b"1", b"2"]
 
 
-async def test_a_trip_that_is_full_does_not_wait_for_more(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "GATHER", 3600.0)
+async def test_full_round_trip_is_sent_without_delay(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "MIN_INTERVAL_S", 3600.0)
     monkeypatch.setattr(pipeline, "MAX_CALLS", 4)
     assert await asyncio.gather(*(watched.call("ECHO", number) for number in range(8))) == [b"%d" % n for n in range(8)]
-    assert watched.trips == [4, 4]
+    assert watched.round_trips == [4, 4]
 
 
-async def test_each_call_has_its_own_reply_and_its_own_error(watched: Watched) -> None:
+async def test_each_call_gets_its_own_reply_or_error(watched: Watched) -> None:
     replies = await asyncio.gather(
         watched.call("SET", "a", "1"),
         watched.call("NO-SUCH-COMMAND"),
@@ -143,50 +141,50 @@ async def test_each_call_has_its_own_reply_and_its_own_error(watched: Watched) -
     assert [type(reply) for reply in replies[1::2]] == [ResponseError, ResponseError, bytes]
     assert (replies[2], replies[5]) == (b"1", b"\x00\r\n\xff")
     assert isinstance(replies[4], NoScriptError)
-    assert watched.trips == [6]
+    assert watched.round_trips == [6]
 
 
-async def test_a_round_trip_is_never_large(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_round_trip_is_bounded_in_calls_and_bytes(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "MAX_CALLS", 4)
     monkeypatch.setattr(pipeline, "MAX_BYTES", 1000)
     await asyncio.gather(*(watched.call("ECHO", number) for number in range(10)))
-    assert watched.trips == [4, 4, 2]
-    watched.trips.clear()
-    # The one that passes the limit goes along, or one that is larger than it would never go.
+    assert watched.round_trips == [4, 4, 2]
+    watched.round_trips.clear()
+    # The call that exceeds the limit is included: otherwise a larger one would never be sent.
     await asyncio.gather(*(watched.call("ECHO", "x" * size) for size in (600, 600, 5000, 10)))
-    assert watched.trips == [2, 1, 1]
+    assert watched.round_trips == [2, 1, 1]
 
 
-async def test_a_call_that_is_given_up_before_it_was_sent_is_not_sent(watched: Watched) -> None:
-    watched.hold()
+async def test_call_cancelled_before_sending_is_not_sent(watched: Watched) -> None:
+    watched.delay_replies()
     first = watched.call("INCR", "count")
-    await watched.until_under_way()
+    await watched.until_in_flight()
     second, third = (watched.call("INCRBY", "count", amount) for amount in (10, 100))
-    await turns(2)
+    await loop_iterations(2)
     second.cancel()
     await asyncio.wait((second,))
-    watched.let_go()
+    watched.resume()
     assert (await first, await third) == (1, 101)
     assert await watched.call("GET", "count") == b"101"
 
 
-async def test_a_call_that_is_given_up_on_its_way_disturbs_no_other(watched: Watched) -> None:
-    watched.hold()
+async def test_call_cancelled_in_flight_does_not_affect_others(watched: Watched) -> None:
+    watched.delay_replies()
     calls = [watched.call("ECHO", number) for number in range(5)]
-    await watched.until_under_way()
+    await watched.until_in_flight()
     calls[1].cancel()
     calls[3].cancel()
-    watched.let_go()
+    watched.resume()
     replies = await asyncio.gather(*calls, return_exceptions=True)
     assert replies[::2] == [b"0", b"2", b"4"]
     assert all(isinstance(reply, asyncio.CancelledError) for reply in replies[1::2])
     assert await watched.call("ECHO", "after") == b"after"
 
 
-async def test_what_waits_when_a_pipeline_is_closed_is_cancelled(watched: Watched) -> None:
-    watched.hold()
+async def test_closing_cancels_all_calls(watched: Watched) -> None:
+    watched.delay_replies()
     under_way = watched.call("ECHO", 1)
-    await watched.until_under_way()
+    await watched.until_in_flight()
     waiting = watched.call("ECHO", 2)
     await asyncio.sleep(0)
     await watched.close()
@@ -195,7 +193,7 @@ async def test_what_waits_when_a_pipeline_is_closed_is_cancelled(watched: Watche
     assert waiting.cancelled()
 
 
-async def test_a_server_that_is_gone_is_told_to_all_and_found_again() -> None:
+async def test_lost_server_fails_all_calls_then_reconnects() -> None:
     with RealServer() as server:
         store = await open_store(server.url)
         watched = Watched(store)
@@ -207,61 +205,61 @@ async def test_a_server_that_is_gone_is_told_to_all_and_found_again() -> None:
         await store.close()
 
 
-async def test_a_frozen_server_is_waited_for_so_long_and_its_late_replies_are_nobodys() -> None:
+async def test_frozen_server_times_out_and_late_replies_are_dropped() -> None:
     with RealServer() as server:
         store = await open_store(server.url)
         watched = Watched(store, 0.3)
         assert await watched.call("ECHO", "before") == b"before"
         with server.frozen():
-            began = time.monotonic()
+            started_at = time.monotonic()
             replies = await asyncio.gather(*(watched.call("ECHO", n) for n in range(3)), return_exceptions=True)
             assert [type(reply) for reply in replies] == [TimeoutError] * 3
-            assert 0.2 < time.monotonic() - began < 2
+            assert 0.2 < time.monotonic() - started_at < 2
         assert await asyncio.gather(*(watched.call("ECHO", n) for n in range(3, 6))) == [b"3", b"4", b"5"]
         await store.close()
 
 
 @pytest.mark.parametrize("make", ["valkey", "redis"])
-async def test_appends_of_many_attempts_are_made_once_each_whatever_happens_to_their_round_trips(make: Any) -> None:
-    """Connections are cut, scripts forgotten, and others' calls given up in all states that they can be in."""
-    chance = random.Random(20261122)
+async def test_appends_under_faults_take_effect_exactly_once(make: Any) -> None:
+    """Connections are closed, scripts flushed, and other calls cancelled in every state."""
+    rng = random.Random(20261122)
     with RealServer(make) as server:
         store = await open_store(server.url)
         await jobs.prepare(store)
-        talks = [Talk(store) for _ in range(12)]
+        conversations = [Conversation(store) for _ in range(12)]
         writers = []
-        for talk in talks:
-            await talk.ask()
-            writers.append(await talk.begin())
-        pieces = [[f"{number}.{each} " for each in range(60)] for number in range(len(talks))]
+        for conversation in conversations:
+            await conversation.ask()
+            writers.append(await conversation.begin())
+        pieces = [[f"{number}.{each} " for each in range(60)] for number in range(len(conversations))]
 
         async def write(number: int) -> None:
             for piece in pieces[number]:
                 assert await writers[number].write(piece)
-                await turns(chance.randrange(4))
+                await loop_iterations(rng.randrange(4))
 
-        async def give_up() -> None:
-            # An append whose ids are wrong: it changes nothing, wherever it is cancelled.
-            writer = chance.choice(writers)
+        async def cancel_append() -> None:
+            # An append with wrong ids: it changes nothing, in whichever state it is cancelled.
+            writer = rng.choice(writers)
             wrong = LogId(writer.start.attempt, writer.start.seq + 10_000)
             call = asyncio.create_task(
                 response_log.append(store, writer.job.conversation, writer.job.response, wrong, wrong, text("!"), 10.0)
             )
-            await turns(chance.randrange(12))
+            await loop_iterations(rng.randrange(12))
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
 
         async def disturb() -> None:
             while True:
-                await give_up()
-                match chance.randrange(20):
+                await cancel_append()
+                match rng.randrange(20):
                     case 0:
                         await asyncio.to_thread(server.drop_connections)
                     case 1:
                         await asyncio.to_thread(server.command, "SCRIPT", "FLUSH")
 
         disturbing = asyncio.create_task(disturb())
-        await asyncio.gather(*(write(number) for number in range(len(talks))))
+        await asyncio.gather(*(write(number) for number in range(len(conversations))))
         assert not disturbing.done()
         disturbing.cancel()
         await asyncio.gather(disturbing, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The store: what a caller is told when it is away, full, frozen, somewhere else, or no store at all."""
+"""The store: errors when it is unavailable, full, frozen, moved, or not a store."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from redis.exceptions import ResponseError
 
 from gateway.streams import history_log, jobs, response_log
 from gateway.streams.response_log import Ended
+from gateway.streams.store import redis_internals
 from gateway.streams.store.errors import StoreError, StoreFullError, StoreUnavailableError
 from gateway.streams.store.store import SCRIPTS, Store, open_store
-from tests.gateway.streams.steps import STOPPED, Talk, fold, nothing_changes
-from tests.stores import RealServer, Stores, binary
+from tests.gateway.streams.steps import STOPPED, Conversation, fold, nothing_changes
+from tests.stores import RealServer, Stores, binary, free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from pathlib import Path
 
     from tests.stores import ServerProgram
 
 
-class Impatient(Store):
-    """A store whose callers give up soon."""
+class ImpatientStore(Store):
+    """A store with a short timeout for every call."""
 
     async def retry(self, command: Callable[[], Awaitable[Any]], timeout_s: float = 0.2) -> Any:
         return await super().retry(command, 0.2)
@@ -33,94 +35,94 @@ class Impatient(Store):
 
 @pytest.fixture(params=["valkey", "redis"])
 def server(request: pytest.FixtureRequest) -> Iterator[RealServer]:
-    """A server of this test's own, to hurt."""
+    """A server that only this test uses."""
     with RealServer(request.param) as started:
         yield started
 
 
 @pytest.fixture
-async def away(server: RealServer) -> AsyncIterator[Store]:
+async def server_store(server: RealServer) -> AsyncIterator[Store]:
     """A store on that server."""
     store = await open_store(server.url)
     yield store
     await store.close()
 
 
-async def test_every_script_is_there_again_after_the_server_forgot_it(store: Store) -> None:
-    talk = Talk(store)
-    await talk.prepare()
+async def test_flushed_scripts_are_loaded_again(store: Store) -> None:
+    conversation = Conversation(store)
+    await conversation.prepare()
 
-    async def forget() -> None:
+    async def flush_scripts() -> None:
         for client in store.servers.clients:
             await client.script_flush()
             assert await client.script_exists(*store._digests.values()) == [False] * len(SCRIPTS)
 
-    await forget()
-    accepted = await talk.ask()
-    await forget()
-    writer = await talk.begin()
-    await forget()
+    await flush_scripts()
+    accepted = await conversation.ask()
+    await flush_scripts()
+    writer = await conversation.begin()
+    await flush_scripts()
     await writer.write("a")
-    await forget()
+    await flush_scripts()
     assert await jobs.renew(store, writer.job, "w1") == "held"
-    await forget()
+    await flush_scripts()
     await jobs.release(store, writer.job, "w1")
-    await forget()
-    await jobs.requeue_lost(store, talk.partition, 1.0)
-    await forget()
+    await flush_scripts()
+    await jobs.requeue_lost(store, conversation.partition, 1.0)
+    await flush_scripts()
     assert isinstance(await writer.end(), Ended)
-    assert await talk.settled_text(accepted.response) == "a"
+    assert await conversation.settled_text(accepted.response) == "a"
 
 
-async def test_a_subscription_at_a_frozen_server_is_left_at_once(server: RealServer) -> None:
-    """However much of what was asked for there has not been read."""
+async def test_subscription_to_a_frozen_server_closes_immediately(server: RealServer) -> None:
+    """Even with unread requests in the buffers."""
     store = await open_store(server.url)
     subscription = await store.subscribe(lambda *_: None, lambda _: None)
     with server.frozen():
         subscription.subscribe(*(b"%0100d" % number for number in range(100_000)))
-        began = time.monotonic()
+        started_at = time.monotonic()
         await store.close()
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - started_at < 1.0
         assert subscription.closed.done()
 
 
 async def test_a_frozen_server_is_unavailable_after_the_callers_patience_and_not_later(
-    server: RealServer, away: Store
+    server: RealServer, server_store: Store
 ) -> None:
-    talk = Talk(away)
-    first = await talk.ask()
+    conversation = Conversation(server_store)
+    first = await conversation.ask()
     with server.frozen():
         for timeout_s in (0.2, 0.6):
-            began = time.monotonic()
+            started_at = time.monotonic()
             with pytest.raises(StoreUnavailableError, match="does not answer"):
-                await response_log.end(away, talk.name, first.response, STOPPED, timeout_s=timeout_s)
-            assert timeout_s / 2 < time.monotonic() - began < timeout_s + 0.5
-    # What was sent to the frozen server may have been done after all: to ask again is safe, and tells.
-    ended = await talk.stop(first.response)
+                await response_log.end(server_store, conversation.name, first.response, STOPPED, timeout_s=timeout_s)
+            assert timeout_s / 2 < time.monotonic() - started_at < timeout_s + 0.5
+    # The frozen server may execute the calls later: repeating them is safe and returns the outcome.
+    ended = await conversation.stop(first.response)
     assert isinstance(ended, Ended)
-    assert (await talk.settled(first.response)).reason == "stopped"
-    assert len(await response_log.read(away, first.response)) == 2
+    assert (await conversation.settled(first.response)).reason == "stopped"
+    assert len(await response_log.read(server_store, first.response)) == 2
 
 
-async def test_a_server_that_is_gone_is_unavailable_and_comes_back_with_its_data(
-    server: RealServer, away: Store
-) -> None:
-    talk = Talk(away)
-    accepted = await talk.ask(key="k1")
+async def test_killed_server_is_unavailable_until_it_restarts(server: RealServer, server_store: Store) -> None:
+    conversation = Conversation(server_store)
+    accepted = await conversation.ask(key="k1")
     server.kill()
-    began = time.monotonic()
+    started_at = time.monotonic()
     with pytest.raises(StoreUnavailableError):
-        await away.retry(lambda: away.client.get("x"), timeout_s=0.4)
-    assert time.monotonic() - began < 1.0
+        await server_store.retry(lambda: server_store.client.get("x"), timeout_s=0.4)
+    assert time.monotonic() - started_at < 1.0
     server.start()
-    assert (await talk.ask(key="k1")).response == accepted.response
+    assert (await conversation.ask(key="k1")).response == accepted.response
 
 
-async def test_a_call_outlasts_a_crash_of_the_server_within_its_patience(server: RealServer, away: Store) -> None:
-    talk = Talk(away)
-    await talk.prepare()
-    writer_of = await talk.ask()
-    writer = await talk.begin()
+async def test_a_call_outlasts_a_crash_of_the_server_within_its_patience(
+    server: RealServer, server_store: Store
+) -> None:
+    conversation = Conversation(server_store)
+    await conversation.prepare()
+    writer_of = await conversation.ask()
+    writer = await conversation.begin()
     await writer.write("Be")
     server.kill()
     call = asyncio.create_task(writer.write("cause"))
@@ -128,78 +130,76 @@ async def test_a_call_outlasts_a_crash_of_the_server_within_its_patience(server:
     await asyncio.to_thread(server.start)
     assert await call
     await writer.end()
-    assert await talk.settled_text(writer_of.response) == "Because"
+    assert await conversation.settled_text(writer_of.response) == "Because"
 
 
-async def test_a_paused_server_is_waited_for(server: RealServer, away: Store) -> None:
+async def test_paused_server_is_awaited(server: RealServer, server_store: Store) -> None:
     server.pause(0.3)
-    began = time.monotonic()
-    await Talk(away).ask()
-    assert time.monotonic() - began > 0.2
+    started_at = time.monotonic()
+    await Conversation(server_store).ask()
+    assert time.monotonic() - started_at > 0.2
 
 
-async def test_dropped_connections_are_no_ones_concern(server: RealServer, away: Store) -> None:
-    talk = Talk(away)
-    await talk.prepare()
-    accepted = await talk.ask()
-    writer = await talk.begin()
+async def test_dropped_connections_do_not_affect_callers(server: RealServer, server_store: Store) -> None:
+    conversation = Conversation(server_store)
+    await conversation.prepare()
+    accepted = await conversation.ask()
+    writer = await conversation.begin()
     for piece in "Because":
         server.drop_connections()
         assert await writer.write(piece)
     await writer.end()
-    assert await talk.settled_text(accepted.response) == "Because"
+    assert await conversation.settled_text(accepted.response) == "Because"
 
 
-async def test_a_full_store_refuses_to_accept_and_still_reads(server: RealServer, away: Store) -> None:
-    talk = Talk(away)
-    await talk.prepare()
-    accepted = await talk.ask()
-    writer = await talk.begin()
+async def test_full_store_rejects_writes_and_still_reads(server: RealServer, server_store: Store) -> None:
+    conversation = Conversation(server_store)
+    await conversation.prepare()
+    accepted = await conversation.ask()
+    writer = await conversation.begin()
     server.command("CONFIG", "SET", "maxmemory", 1)
-    async with nothing_changes(away):
+    async with nothing_changes(server_store):
         with pytest.raises(StoreFullError, match="maxmemory"):
-            await talk.ask()
+            await conversation.ask()
         with pytest.raises(StoreFullError):
             await writer.write("a")
         with pytest.raises(StoreFullError):
-            await talk.stop(accepted.response)
-        assert len(await response_log.read(away, accepted.response)) == 2
-        # What a worker holds stays its own, because that needs no memory.
-        assert await jobs.renew(away, writer.job, "w1") == "held"
+            await conversation.stop(accepted.response)
+        assert len(await response_log.read(server_store, accepted.response)) == 2
+        # A renewal needs no memory, so workers keep their jobs.
+        assert await jobs.renew(server_store, writer.job, "w1") == "held"
     server.command("CONFIG", "SET", "maxmemory", 0)
     assert await writer.flush()
     await writer.end()
-    assert await talk.settled_text(accepted.response) == "a"
+    assert await conversation.settled_text(accepted.response) == "a"
 
 
 @pytest.mark.parametrize("why", ["no replicas", "a replica"])
-async def test_a_server_that_may_not_write_is_unavailable_and_nothing_is_half_done(
-    server: RealServer, away: Store, why: str
-) -> None:
-    talk = Talk(away)
-    await talk.ask()
+async def test_read_only_server_is_unavailable_and_unchanged(server: RealServer, server_store: Store, why: str) -> None:
+    conversation = Conversation(server_store)
+    await conversation.ask()
     if why == "no replicas":
         server.command("CONFIG", "SET", "min-replicas-to-write", 1)
     else:
         server.command("REPLICAOF", "127.0.0.1", 1)
-    before = await history_log.read(away, talk.name)
+    before = await history_log.read(server_store, conversation.name)
     with pytest.raises(StoreUnavailableError):
-        await Talk(Impatient(away.servers, away.lifetimes), talk.name).ask()
-    assert await history_log.read(away, talk.name) == before
+        await Conversation(ImpatientStore(server_store.servers, server_store.lifetimes), conversation.name).ask()
+    assert await history_log.read(server_store, conversation.name) == before
 
 
 @pytest.mark.parametrize("make", ["valkey", "redis"])
-async def test_a_tail_can_be_lost_under_a_connection_that_lives(make: ServerProgram) -> None:
-    """A primary that was a replica for a moment has another's past and its own clients: so every append has its
-    condition, and not the first on a connection alone.
+async def test_tail_may_be_lost_without_a_reconnect(make: ServerProgram) -> None:
+    """A primary that was briefly a replica has the data of another server and keeps its clients. So every append is
+    conditional, not only the first one on a connection.
     """
     at_once = ("--repl-diskless-sync-delay", "0")
     with RealServer(make, *at_once) as server, RealServer(make, *at_once) as other:
         store = await open_store(server.url)
-        talk = Talk(store)
-        await talk.prepare()
-        accepted = await talk.ask()
-        writer = await talk.begin()
+        conversation = Conversation(store)
+        await conversation.prepare()
+        accepted = await conversation.ask()
+        writer = await conversation.begin()
         await writer.write("Be")
         follow(other, server)
         other.command("REPLICAOF", "NO", "ONE")
@@ -226,13 +226,13 @@ def follow(server: RealServer, primary: RealServer) -> None:
 
 
 def clients(server: RealServer) -> set[bytes]:
-    """The connections over TCP that a server has."""
+    """Return the TCP connections of a server."""
     found: list[bytes] = server.command("CLIENT", "LIST", "TYPE", "normal").splitlines()
     return {line.split()[0] for line in found if b" addr=127.0.0.1:" in line}
 
 
 @pytest.mark.parametrize(
-    ("said", "becomes"),
+    ("reply", "expected"),
     [
         ("ERR Error running script (call to f_0): @user_script:35: @user_script: 35: -OOM command ...", StoreFullError),
         ("ERR Error running script: @user_script: 35: -READONLY You can't write ...", StoreUnavailableError),
@@ -244,37 +244,37 @@ def clients(server: RealServer) -> set[bytes]:
     ],
     ids=lambda value: value.split(" ")[0] if isinstance(value, str) else "",
 )
-async def test_what_a_server_refuses_is_told_in_our_words(said: str, becomes: type[Exception]) -> None:
-    """The first two as Redis 6.2 says them, which wraps what a script meets."""
+async def test_server_errors_map_to_store_errors(reply: str, expected: type[Exception]) -> None:
+    """The first two in the form of Redis 6.2, which wraps errors of a script."""
     store = await open_store("memory://")
 
     async def refuse() -> None:
-        raise ResponseError(said)
+        raise ResponseError(reply)
 
-    with pytest.raises(becomes):
+    with pytest.raises(expected):
         await store.retry(refuse, timeout_s=0.1)
     await store.close()
 
 
-async def test_cancelled_calls_never_hand_their_replies_to_others(stores: Stores) -> None:
+async def test_replies_of_cancelled_calls_reach_no_other_call(stores: Stores) -> None:
     store = await stores.open()
-    chance = random.Random(7)
-    told: list[tuple[str, bytes]] = []
+    rng = random.Random(7)
+    replies: list[tuple[str, bytes]] = []
 
     async def ask(word: str) -> None:
         script = "return redis.call('ECHO', ARGV[1])"
-        told.append((word, await store.retry(lambda: store.client.eval(script, 0, word))))
+        replies.append((word, await store.retry(lambda: store.client.eval(script, 0, word))))
 
-    for turn in range(40):
-        tasks = [asyncio.create_task(ask(f"{turn}.{each}")) for each in range(8)]
+    for group in range(40):
+        tasks = [asyncio.create_task(ask(f"{group}.{each}")) for each in range(8)]
         for task in tasks:
-            if chance.random() < 0.5:
-                for _ in range(chance.randrange(12)):
+            if rng.random() < 0.5:
+                for _ in range(rng.randrange(12)):
                     await asyncio.sleep(0)
                 task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    assert 100 < len(told) < 320, "some were cancelled"
-    assert [word.encode() for word, _ in told] == [reply for _, reply in told]
+    assert 100 < len(replies) < 320, "some were cancelled"
+    assert [word.encode() for word, _ in replies] == [reply for _, reply in replies]
     for each in range(50):
         assert await store.client.echo(f"after {each}") == f"after {each}".encode()
 
@@ -298,30 +298,66 @@ async def test_cancelled_calls_never_hand_their_replies_to_others(stores: Stores
         ("redis://[secret", "TOKENWIRE_STORE"),
     ],
 )
-async def test_an_address_without_a_store_is_told_with_what_to_do_and_without_its_password(
-    url: str, advice: str
-) -> None:
+async def test_unusable_address_is_reported_without_its_password(url: str, advice: str) -> None:
     with pytest.raises(StoreError) as caught:
         await open_store(url)
     assert advice in str(caught.value)
-    told: BaseException | None = caught.value
-    while told is not None:
-        assert "secret" not in str(told)
-        told = told.__cause__ or (None if told.__suppress_context__ else told.__context__)
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "secret" not in str(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-async def test_a_wrong_password_is_told_without_the_password() -> None:
+async def start_error(url: str) -> str:
+    with pytest.raises(StoreError) as caught:
+        await open_store(url)
+    assert "secret" not in str(caught.value)
+    return str(caught.value)
+
+
+async def test_start_errors_have_different_remedies() -> None:
     with RealServer() as server:
         server.command("CONFIG", "SET", "requirepass", "right")
         address = f"127.0.0.1:{server.port}"
-        with pytest.raises(StoreError, match="AuthenticationError") as caught:
-            await open_store(f"redis://:secret@{address}")
-        assert "secret" not in str(caught.value)
-        assert address in str(caught.value)
-        await (await open_store(f"redis://:right@{address}")).close()
+        wrong = await start_error(f"redis://:secret@{address}")
+        assert wrong.startswith(f"the store at redis://{address} rejects the user or the password: correct them")
+        missing = await start_error(f"redis://{address}")
+        assert missing.startswith(f"the store at redis://{address} requires a password: add it")
+        unknown_user = await start_error(f"redis://unknown:secret@{address}")
+        assert unknown_user == wrong
+        database = await start_error(f"redis://:right@{address}/99")
+        assert database.startswith(f"the store at redis://{address} has no database 99: use 0 to 15")
+        await (await open_store(f"redis://:right@{address}/0")).close()
+        server.kill()
+        down = await start_error(f"redis://:secret@{address}")
+        assert down.startswith(f"no store answers at redis://{address} (ConnectionError): start it")
 
 
-async def test_a_real_server_keeps_its_data_over_a_crash_and_an_orderly_stop() -> None:
+async def test_denied_command_is_reported_at_start() -> None:
+    with RealServer() as server:
+        server.command("ACL", "SETUSER", "limited", "on", ">secret", "+hello", "+auth", "+client")
+        denied = await start_error(f"redis://limited:secret@127.0.0.1:{server.port}")
+        assert "denies its user a command" in denied
+
+
+async def test_wrong_password_of_a_cluster_is_reported() -> None:
+    with RealServer("valkey", "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as server:
+        server.command("CONFIG", "SET", "requirepass", "right")
+        wrong = await start_error(f"cluster://:secret@127.0.0.1:{server.port}")
+        assert "rejects the user or the password" in wrong
+
+
+async def test_store_reports_its_location(tmp_path: Path) -> None:
+    store = await open_store(f"embedded://{tmp_path}")
+    assert (store.location, store.data_folder) == (f"embedded://{tmp_path}", tmp_path)
+    await store.close()
+    with RealServer() as server:
+        store = await open_store(f"redis://default:secret@127.0.0.1:{server.port}/2")
+        assert (store.location, store.data_folder) == (f"redis://127.0.0.1:{server.port}", None)
+        await store.close()
+
+
+async def test_real_server_keeps_its_data_when_killed_or_stopped() -> None:
     with RealServer() as server:
         server.command("SET", "a", "1")
         server.stop()
@@ -331,20 +367,20 @@ async def test_a_real_server_keeps_its_data_over_a_crash_and_an_orderly_stop() -
         assert server.command("MGET", "a", "b") == [b"1", b"2"]
 
 
-def test_there_is_always_a_valkey() -> None:
+def test_valkey_is_installed() -> None:
     assert binary("valkey") is not None
 
 
-def test_a_closed_connection_is_said_to_be_closed_on_every_event_loop() -> None:
-    """uvloop's transports raise RuntimeError where asyncio's raise ConnectionError, and a worker died of it."""
+def test_closed_connection_raises_connection_error_on_uvloop() -> None:
+    """uvloop's transports raise RuntimeError where asyncio's raise ConnectionError. A worker ended because of it."""
     uvloop = pytest.importorskip("uvloop")
 
     async def close_and_write(url: str) -> None:
         store = await open_store(url)
         pool = store.client.connection_pool
         connection = await pool.get_connection()  # type: ignore[no-untyped-call]
-        # As where the server resets it after the pool has looked at it.
-        connection._writer.transport.abort()
+        # As if the server resets the connection after the pool has checked it.
+        redis_internals.transport_of(connection).abort()
         await asyncio.sleep(0)
         with pytest.raises(RedisConnectionError):
             await connection.send_command("PING", check_health=False)

@@ -1,0 +1,82 @@
+"""Adapter for redis-py: every undocumented attribute of it that this package uses.
+
+There is no fallback without them, so pyproject.toml bounds the version. tests/gateway/streams/store/test_internals.py
+names each attribute: an upgrade that changes one fails there.
+
+| attribute | use |
+|---|---|
+| `AbstractConnection._writer.transport` | write to a connection and read from it without redis-py |
+| `AbstractConnection._parser.parse_error` | turn an error reply into the exception class of redis-py |
+| `Connection._connect` | determine the address when a connection is opened |
+| `AbstractConnection.on_connect_check_health` | check the role of a server after the handshake |
+| `ConnectionPool.connection_class` | use an own subclass for the connections of a pool |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from redis.asyncio.connection import Connection, SSLConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable
+
+    from redis.asyncio.connection import AbstractConnection, ConnectionPool
+
+    from gateway.streams.store.topology import Endpoint
+
+
+def transport_of(connection: AbstractConnection) -> asyncio.Transport:
+    """Return the transport of an open connection to a real server."""
+    transport: asyncio.Transport = connection._writer.transport  # type: ignore[union-attr, assignment]
+    return transport
+
+
+def error_parser(connection: AbstractConnection) -> Callable[[str], Exception]:
+    """Return the function that turns the text of an error reply into an exception."""
+    parse: Callable[[str], Exception] = connection._parser.parse_error
+    return parse
+
+
+def raise_connection_errors(pool: ConnectionPool) -> None:
+    """Make the connections of a pool raise ConnectionError when they are closed. None of them may be open yet.
+
+    A server can reset a connection while it is taken out of the pool. Then asyncio's transports accept the bytes and
+    raise ConnectionError later, but uvloop's raise RuntimeError, which redis-py passes on.
+    """
+    base: type[AbstractConnection] = pool.connection_class
+
+    class CheckedConnection(base):  # type: ignore[misc, valid-type]
+        async def send_packed_command(self, *arguments: Any, **options: Any) -> None:
+            try:
+                await super().send_packed_command(*arguments, **options)
+            except RuntimeError as error:
+                raise RedisConnectionError("the connection was closed") from error
+
+    pool.connection_class = CheckedConnection
+
+
+class PrimaryConnection(Connection):
+    """A connection to the server that `locate` returns when it is opened."""
+
+    def __init__(self, *, locate: Callable[[], Awaitable[Endpoint]], **options: Any) -> None:
+        super().__init__(**options)
+        self._locate = locate
+
+    async def _connect(self) -> None:
+        self.host, self.port = await self._locate()
+        await super()._connect()  # type: ignore[no-untyped-call]
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        await super().on_connect_check_health(check_health)
+        # The server may have been demoted after `locate` returned.
+        await self.send_command("ROLE", check_health=False)
+        role = await self.read_response()
+        if role[0] not in (b"master", "master"):
+            raise RedisConnectionError(f"{self.host}:{self.port} is not a primary")
+
+
+class SecurePrimaryConnection(PrimaryConnection, SSLConnection):
+    """The same over TLS."""

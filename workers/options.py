@@ -1,0 +1,23 @@
+"""How a worker generates responses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationOptions:
+    """The settings of the same names, see `workers.settings`. They have no defaults here: each default exists once."""
+
+    lease_s: float
+    max_attempts: int
+    recovery: Literal["restart", "continue"]
+    batching_interval_s: float
+    """The minimum; load widens it (see `workers.batch`)."""
+    retry_timeout_s: float
+    """For failed provider calls and for an unavailable store."""
+    first_token_timeout_s: float
+    idle_timeout_s: float
+    max_answer_bytes: int
+    max_prompt_characters: int

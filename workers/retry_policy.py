@@ -1,0 +1,44 @@
+"""Retry policy: when a failed provider call is repeated, and after how long.
+
+A call is repeated only before its first token: afterwards a retry would discard text that viewers have seen.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from workers.providers import ProviderError
+
+FIRST_PAUSE_S: Final = 1.0
+MAX_PAUSE_S: Final = 8.0
+"""Of the exponential backoff. A provider's `Retry-After` may exceed it."""
+
+JITTER: Final = 0.1
+"""Share by which a pause is lengthened at random, so that workers do not retry at the same time."""
+
+
+class RetryPolicy:
+    """The retries of one attempt; times are in seconds of any monotonic clock."""
+
+    def __init__(self, timeout_s: float, now: float, random: Callable[[], float]) -> None:
+        """No call starts later than `now + timeout_s`. `random` returns numbers from 0 to 1."""
+        self._deadline = now + timeout_s
+        self._random = random
+        self._failures = 0
+
+    def pause_s(self, error: ProviderError, now: float, *, received: bool) -> float | None:
+        """Return the seconds until the next call; None if the response fails.
+
+        `received`: whether the failed call had produced text or reasoning.
+        """
+        pause_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0**self._failures)
+        self._failures += 1
+        if error.retry_after is not None:
+            pause_s = error.retry_after
+        pause_s *= 1 + JITTER * self._random()
+        if received or not error.retryable or now + pause_s > self._deadline:
+            return None
+        return pause_s
