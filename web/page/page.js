@@ -118,7 +118,7 @@ function draw() {
       now === undefined ? "idle" : behind > 0 ? `${behind} behind` : own?.state === "ended" ? "complete" : "up to date";
     write(
       each.frame.querySelector("output"),
-      each === late && opened && own?.state !== "ended" ? `opened ${opened.missed} characters late` : status,
+      each === late && opened && own?.state !== "ended" ? `opened at ${opened.missed}` : status,
     );
     each.frame.classList.toggle("behind", behind > 0);
   }
