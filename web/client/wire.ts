@@ -59,7 +59,7 @@ export interface OpenResponse {
   replaces?: string;
 }
 
-/** What went wrong, as a code for programs and a sentence for the person. */
+/** A failure: a code for programs and a sentence for the user. */
 export interface Problem {
   code: string;
   message: string;
