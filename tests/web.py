@@ -1,6 +1,6 @@
-"""Checks and tests of web/: `python -m tests.web check` and `python -m tests.web test`.
+"""Checks and tests of web/: `python -m tests.web check` or `test`; `set-up` only installs the npm packages.
 
-Both need Node. Without it they are skipped with a message, because a gateway does not need Node.
+All need Node. Without it they are skipped with a message, because a gateway does not need Node.
 """
 
 from __future__ import annotations
