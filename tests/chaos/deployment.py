@@ -35,8 +35,9 @@ SERVER_OPTIONS: Final = (
     "--repl-timeout",
     "60",
 )
+MODELS: Final = {"default": "openai/fake", "fake": "openai/fake"}
 WORKER_OPTIONS: Final = (
-    "--models", json.dumps({"fake": "openai/fake"}), "--lease", str(LEASE_S), "--attempts", "3", "--drain", "1",
+    "--models", json.dumps(MODELS), "--lease", str(LEASE_S), "--attempts", "3", "--drain", "1",
     "--first-timeout", "8", "--idle-timeout", "4.5", "--patience", "25",
 )  # fmt: skip
 
