@@ -77,7 +77,7 @@ def traced(operated: Operated, tmp_path: Path) -> Iterator[Callable[..., Traced]
             stack.enter_context(
                 WorkerProcess(
                     operated.server.url,
-                    *("--models", '{"traced": "openai/fake-4"}'),
+                    *("--models", '{"default": "openai/fake-4", "traced": "openai/fake-4"}'),
                     OPENAI_BASE_URL=f"{operated.provider.url}/v1",
                     OPENAI_API_KEY="sk-planted-secret",
                     **environment,
