@@ -111,7 +111,8 @@ def test_build_context_is_what_the_wheel_needs() -> None:
         *("requirements-build.lock", "requirements.lock"),
     }
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    for folder in wheel["force-include"]:
+    assert set(wheel["sources"]) < set(wheel["only-include"])
+    for folder in wheel["only-include"]:
         assert any(path.startswith(f"{folder}/") for path in sent), f".dockerignore excludes {folder}"
     assert not [path for path in sent if path.startswith("tests/") and not path.startswith("tests/bench/")]
 
