@@ -1,4 +1,4 @@
-"""One worker process: a pool on a store, until it is told to stop."""
+"""One worker process: a pool on a store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker counts. The names that begin with `gen_ai` are OpenTelemetry's, and mean what its conventions say."""
+"""Metrics of a worker. Names that begin with `gen_ai` follow OpenTelemetry's conventions for GenAI."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from gateway.streams.metrics import REGISTRY
 
 RUNNING: Final = Gauge("tokenwire_worker_responses", "Responses that this worker generates.", registry=REGISTRY)
 CONCURRENCY: Final = Gauge(
-    "tokenwire_worker_concurrency", "Responses that this worker generates at once at the most.", registry=REGISTRY
+    "tokenwire_worker_concurrency",
+    "Maximum number of responses that this worker generates at the same time.",
+    registry=REGISTRY,
 )
 ATTEMPTS: Final = Counter(
     "tokenwire_attempts",
-    "Attempts begun: the first at a response, or take-overs from another worker.",
+    "Attempts started: the first at a response, or a take-over from another worker.",
     ["kind"],
     registry=REGISTRY,
 )
@@ -22,7 +24,7 @@ FIRST_ATTEMPTS: Final = ATTEMPTS.labels("first")
 TAKE_OVERS: Final = ATTEMPTS.labels("take_over")
 FENCES: Final = Counter(
     "tokenwire_fences",
-    "Attempts given up because the response ended elsewhere or went to another worker, by where that was noticed: "
+    "Attempts stopped because the response ended elsewhere or another worker took it over, by detection: "
     "append, renewal, control.",
     ["noticed"],
     registry=REGISTRY,
@@ -32,7 +34,7 @@ ENDED: Final = Counter(
 )
 QUEUE_WAIT: Final = Histogram(
     "tokenwire_queue_wait_seconds",
-    "From a response's turn to its first attempt: how long it waited for a worker.",
+    "From queueing a job to its first attempt: how long it waited for a worker.",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0),
     registry=REGISTRY,
 )
@@ -40,7 +42,7 @@ APPENDED: Final = Counter("tokenwire_entries_appended", "Log entries appended.",
 APPENDS: Final = Counter("tokenwire_appends", "Appends that carried them.", registry=REGISTRY)
 PROVIDER_WAITS: Final = Counter(
     "tokenwire_provider_waits",
-    "Times that a provider refused or failed before its first piece and was waited for, by error.",
+    "Retries of provider calls that failed before the first token, by error.",
     ["error_type"],
     registry=REGISTRY,
 )
@@ -48,21 +50,21 @@ PROVIDER_WAITS: Final = Counter(
 _MODEL: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 DURATION: Final = Histogram(
     "gen_ai_client_operation_duration_seconds",
-    "Duration of a call to a provider, to its last byte; error_type is empty where it did not fail.",
+    "Duration of a provider call, to its last byte; error_type is empty if it succeeded.",
     [*_MODEL, "error_type"],
     buckets=(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68),
     registry=REGISTRY,
 )
 FIRST_CHUNK: Final = Histogram(
     "gen_ai_client_operation_time_to_first_chunk_seconds",
-    "From a call to a provider to its first piece.",
+    "From a provider call to its first token.",
     _MODEL,
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
     registry=REGISTRY,
 )
 TOKENS: Final = Histogram(
     "gen_ai_client_token_usage",
-    "Tokens of a call as the provider counts them; gen_ai_token_type is input or output.",
+    "Tokens of a call as counted by the provider; gen_ai_token_type is input or output.",
     [*_MODEL, "gen_ai_token_type"],
     buckets=tuple(4**power for power in range(13)),
     registry=REGISTRY,

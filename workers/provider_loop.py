@@ -53,7 +53,7 @@ class ProviderLoop:
                 code = ""
                 return end
             except TimeoutError:
-                error = ProviderError("provider_silent", "The model has stopped answering.", retryable=True)
+                error = ProviderError("provider_silent", "The model stopped responding.", retryable=True)
                 code = error.code
             except ProviderError as failure:
                 error = failure
@@ -99,7 +99,7 @@ class ProviderLoop:
                         return End(reason, usage=dict(usage) or None, retryable=reason != "complete")
                 if self._writer.full:
                     return End("length", retryable=False)
-        raise ProviderError("provider_incomplete", "The answer broke off.", retryable=True)
+        raise ProviderError("provider_incomplete", "The answer ended before it was complete.", retryable=True)
 
 
 def _now() -> float:

@@ -71,7 +71,7 @@ class Writer:
         self._wake.set()
 
     async def run(self) -> None:
-        """Append what is due, until `complete` is called and all entries are written.
+        """Append due entries until `complete` is called and everything is written.
 
         Safe to cancel: entries in flight may be appended. Raises FencedError, StoreUnavailableError, StoreFullError.
         """

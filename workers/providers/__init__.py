@@ -1,4 +1,4 @@
-"""What a provider is: a request goes in, events come out, and it is chosen by the name before the slash."""
+"""The interface of providers: a request in, a stream of events out. A target is `provider/model`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, TypeAlias, TypedDict
 
 
 class Message(TypedDict):
-    """One finished utterance, as the provider reads it; the last message of a request is the user's."""
+    """One message of a conversation. The last message of a request is the user's."""
 
     role: Literal["user", "assistant"]
     content: str
@@ -17,10 +17,10 @@ class Message(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """All that a provider is told about one answer.
+    """A request for one answer.
 
-    `model` is the provider's own name of the model (what follows the slash of the operator's alias), `instructions`
-    the system prompt if there is one, `max_tokens` a bound on the answer in the provider's tokens.
+    `model` is the provider's name of the model (the part after the slash of a target), `instructions` the system
+    prompt, `max_tokens` a limit of the answer in the provider's tokens.
     """
 
     model: str
@@ -33,14 +33,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A piece of the answer, in order. May end in half a surrogate pair; the next piece then begins with the rest."""
+    """A piece of the answer, in order. After a trailing high surrogate the next piece starts with the low one."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """A piece of what the model thinks aloud before or between its answer; never part of the answer."""
+    """A piece of the model's reasoning; never part of the answer."""
 
     text: str
 
@@ -50,21 +50,21 @@ FinishReason: TypeAlias = Literal["complete", "length", "refused", "filtered", "
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The provider's own terminal event. A stream that closes without one has failed."""
+    """The terminal event. A stream that ends without one has failed."""
 
     reason: FinishReason
     usage: Mapping[str, int] = field(default_factory=dict)
-    """`input_tokens` and `output_tokens`, and `reasoning_tokens` and `cached_tokens` where the provider counts them."""
+    """`input_tokens` and `output_tokens`; `reasoning_tokens` and `cached_tokens` if the provider counts them."""
 
 
 Event: TypeAlias = Text | Reasoning | Finish
 Provider: TypeAlias = Callable[[Request], AsyncGenerator[Event, None]]
 Pace: TypeAlias = Callable[[], Awaitable[None]]
-"""Awaited by a provider before it reads on: what arrives meanwhile costs no more than one token does."""
+"""Awaited by a provider before it reads again, so that tokens that arrive meanwhile are processed together."""
 
 
 class Served(NamedTuple):
-    """What an alias leads to: a provider, its own name of the model, and the provider's name."""
+    """The target of a model alias: the provider, its name of the model, and the name of the provider."""
 
     provider: Provider
     model: str
@@ -72,11 +72,10 @@ class Served(NamedTuple):
 
 
 class ProviderError(Exception):
-    """The provider refused, failed or broke off.
+    """The provider rejected the request, failed, or closed the stream early.
 
-    `message` is for the person in the chat: it never repeats the provider's own words, which may hold a key or
-    a prompt. `retryable` says whether the same request may succeed later; `retry_after` is the provider's own wish, in
-    seconds.
+    `message` is for the user and never contains the provider's text, which may contain a key or a prompt. `retryable`:
+    the same request may succeed later, after `retry_after` seconds if the provider requests a pause.
     """
 
     def __init__(self, code: str, message: str, *, retryable: bool, retry_after: float | None = None) -> None:
@@ -87,14 +86,14 @@ class ProviderError(Exception):
         self.retry_after = retry_after
 
 
-async def at_once() -> None:
-    """The pace of a provider that reads on without a pause."""
+async def no_pause() -> None:
+    """The pace without a pause."""
 
 
-def connect(target: str, *, demo_rate: float, pace: Pace = at_once) -> Served:
-    """Turn an operator's `provider/model` into what it leads to; raise ValueError for an unknown one.
+def connect(target: str, *, demo_rate: float, pace: Pace = no_pause) -> Served:
+    """Return the provider of a target `provider/model`; raise ValueError for an unknown one, with the allowed values.
 
-    The provider's SDK is imported here and not before: a worker that only serves the demo needs none.
+    The SDK is imported here, because a worker with only the demo provider needs none.
     """
     name, _, model = target.partition("/")
     match name:
@@ -108,4 +107,4 @@ def connect(target: str, *, demo_rate: float, pace: Pace = at_once) -> Served:
             provider = module.connect(model) if name == "python" else module.connect(model, pace)
             return Served(provider, model, name)
         case _:
-            raise ValueError(f"{target!r} is no provider: use demo, openai/MODEL, anthropic/MODEL, python/MODULE:NAME")
+            raise ValueError(f"{target!r} is not a target: use demo, openai/MODEL, anthropic/MODEL, python/MODULE:NAME")

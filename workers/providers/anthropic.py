@@ -1,7 +1,7 @@
-"""Anthropic's Messages, and every server that speaks them.
+"""Provider for Anthropic's Messages API and compatible servers.
 
-Source: https://platform.claude.com/docs/en/build-with-claude/streaming. The SDK stays, for keys, addresses and errors;
-the stream is parsed here, as in `openai.py` and for the same reason.
+Source: https://platform.claude.com/docs/en/build-with-claude/streaming. The SDK handles keys, addresses and errors; the
+stream is parsed here, as in `openai.py` and for the same reason.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import anthropic
 import msgspec
 
-from workers.providers import Event, Finish, FinishReason, Pace, Reasoning, Request, Text, at_once
+from workers.providers import Event, Finish, FinishReason, Pace, Reasoning, Request, Text, no_pause
 from workers.providers.exchange import (
     PLACEHOLDER_KEY,
     TIMEOUT,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from workers.providers.exchange import Joined
 
 DEFAULT_MAX_TOKENS = 4096
-"""Anthropic insists on a bound; this one serves where the client set none."""
+"""Anthropic requires a limit; this is the default."""
 
 REASONS: dict[str, FinishReason] = {
     "end_turn": "complete",
@@ -42,11 +42,11 @@ REASONS: dict[str, FinishReason] = {
     "refusal": "refused",
     "tool_use": "tool_calls",
 }
-"""Anthropic's reasons; one that is added later counts as complete."""
+"""Anthropic's stop reasons; an unknown one counts as complete."""
 
 
 class Part(msgspec.Struct):
-    """What an event adds: a piece of a content block (text, thinking), or the message's end (stop_reason)."""
+    """The content of an event: a piece of a content block (text, thinking), or the end of the message (stop_reason)."""
 
     text: str | None = None
     thinking: str | None = None
@@ -58,7 +58,7 @@ class OutputDetails(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    """Token counts so far; every event that has one replaces what it names."""
+    """Token counts so far; each event replaces the counts that it contains."""
 
     input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
@@ -76,7 +76,7 @@ class Failure(msgspec.Struct):
 
 
 class Incoming(msgspec.Struct):
-    """One event of the stream, of any type; one of an unknown type is read past, as the interface asks of clients."""
+    """One event of the stream. Unknown types are ignored, as the API documentation requires."""
 
     type: str
     delta: Part | None = None
@@ -89,46 +89,45 @@ class Incoming(msgspec.Struct):
 INCOMING = msgspec.json.Decoder(Incoming)
 
 
-def connect(model: str, pace: Pace = at_once) -> Messages:
-    """Return the provider for one model, with an HTTP client of its own; `aclose` it, or let it end with the process.
+def connect(model: str, pace: Pace = no_pause) -> Messages:
+    """Return the provider for one model, with its own HTTP client; call `aclose` unless the process ends.
 
-    The SDK reads ANTHROPIC_BASE_URL; the key is ANTHROPIC_API_KEY and nothing else, because the SDK would otherwise use
-    the account of whoever is logged in on the machine. Raises ValueError when neither a key nor an address of another
-    server is set, or the address is none.
+    The SDK reads ANTHROPIC_BASE_URL. Only ANTHROPIC_API_KEY is used as the key, because the SDK would otherwise use the
+    account that is logged in on the machine. Raises ValueError if neither variable is set, or the address is invalid.
     """
     key = os.environ.get("ANTHROPIC_API_KEY")
     if not key and not os.environ.get("ANTHROPIC_BASE_URL"):
         raise ValueError(
-            f"anthropic/{model} needs ANTHROPIC_API_KEY, or ANTHROPIC_BASE_URL of a server that asks for no key"
+            f"anthropic/{model} needs ANTHROPIC_API_KEY, or ANTHROPIC_BASE_URL of a server that needs no key"
         )
     client = anthropic.AsyncAnthropic(
         api_key=key or PLACEHOLDER_KEY, max_retries=0, timeout=TIMEOUT, http_client=anthropic.DefaultAioHttpClient()
     )
     if client.base_url.scheme not in ("http", "https"):
-        raise ValueError("ANTHROPIC_BASE_URL is no address: write https://HOST, or unset it")
+        raise ValueError("ANTHROPIC_BASE_URL is not an address: write https://HOST, or unset it")
     return Messages(client, model, pace)
 
 
 class Messages:
-    """One model of one server. Calling it starts an answer: see `workers.providers.Provider`."""
+    """One model of one server. Call it for an answer, see `workers.providers.Provider`."""
 
-    def __init__(self, client: anthropic.AsyncAnthropic, model: str, pace: Pace = at_once) -> None:
+    def __init__(self, client: anthropic.AsyncAnthropic, model: str, pace: Pace = no_pause) -> None:
         self._client = client
         self._model = model
         self._pace = pace
 
     async def aclose(self) -> None:
-        """Close the connections that are kept for the next answers."""
+        """Close the idle connections. Not safe to cancel: connections may stay open."""
         await self._client.close()
 
     def __call__(self, request: Request) -> AsyncGenerator[Event, None]:
-        """The answer's events as they arrive, and one Finish at its end; see `workers.providers.exchange.answer`."""
-        # Anthropic refuses an empty message, which an answer that was stopped before its first token leaves behind.
+        """Return the events of an answer as they arrive, see `workers.providers.exchange.answer`."""
+        # Anthropic rejects empty messages, such as an answer that was stopped before its first token.
         messages = [message for message in request.messages if message["content"]]
         call = partial(
             self._client.messages.with_streaming_response.create,
             model=self._model,
-            # A Message is one of their messages; mypy cannot tell which of the union its role makes it.
+            # A Message is one of the SDK's union members; mypy cannot derive which one from its role.
             messages=cast("list[MessageParam]", messages),
             max_tokens=DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens,
             system=request.instructions or anthropic.omit,
@@ -138,12 +137,12 @@ class Messages:
 
 
 class Events:
-    """Reads the events of one answer."""
+    """Parses the events of one answer."""
 
     def __init__(self) -> None:
         self._reason: FinishReason = "complete"
         self._usage = Usage()
-        self._over = False
+        self._finished = False
 
     def read(self, data: bytes, pieces: Joined) -> bool:
         """See `workers.providers.exchange.Reader`."""
@@ -164,20 +163,20 @@ class Events:
                 if event.usage:
                     self._usage = merged(self._usage, event.usage)
             case "message_stop":
-                self._over = True
+                self._finished = True
             case "error":
                 raise reported((event.error.type,) if event.error else ())
-        return self._over
+        return self._finished
 
     def finish(self) -> Finish:
         """See `workers.providers.exchange.Reader`."""
-        if not self._over:
+        if not self._finished:
             raise incomplete()
         return Finish(self._reason, counts(self._usage))
 
 
 def merged(before: Usage, after: Usage) -> Usage:
-    """The counts of `after`, and those of `before` that it does not name: counts are cumulative, not increments."""
+    """Return the counts of `after`, completed by those of `before`: counts are cumulative."""
     both = msgspec.structs.asdict(before) | {
         name: value for name, value in msgspec.structs.asdict(after).items() if value is not None
     }
@@ -185,9 +184,9 @@ def merged(before: Usage, after: Usage) -> Usage:
 
 
 def counts(usage: Usage) -> dict[str, int]:
-    """The counts under the names that `Finish.usage` has for them.
+    """Return the counts under the names of `Finish.usage`.
 
-    Anthropic counts what it read from and wrote to its cache beside `input_tokens`, OpenAI within; here within.
+    Anthropic counts cached tokens in addition to `input_tokens`, OpenAI includes them. Here they are included.
     """
     inputs = [usage.input_tokens, usage.cache_creation_input_tokens, usage.cache_read_input_tokens]
     details = usage.output_tokens_details

@@ -1,6 +1,6 @@
-"""The provider that is built in: it needs no key, answers the same question with the same words, and fails on command.
+"""The built-in demo provider: needs no key, gives the same answer to the same question, and fails on command.
 
-Everything that a real provider does to a gateway can be tried in a chat: `/help` lists the commands.
+Commands in a chat reproduce the behaviour of real providers: `/help` lists them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 FLOOD_TOKENS = 20_000
 LONG_TOKENS = 4_000
 MAX_TOKENS = 100_000
-BROKEN_TOKENS = 40
-"""How many tokens come before an answer that is told to break off does."""
+TOKENS_BEFORE_FAILURE = 40
+"""Tokens of an answer that fails or stops by command."""
 
-REMEMBERED = 1_000
-"""How many responses `/busy` remembers having turned away."""
+MAX_REJECTED = 1_000
+"""Responses that `/busy` remembers as rejected."""
 
 HELP = """## What this demo can do
 
@@ -32,17 +32,17 @@ Ask anything, or begin a message with a command:
 
 | command | what happens |
 |---|---|
-| `/fail` | the answer breaks off in the middle, and may be retried |
-| `/fail early` | the request is refused before the first token |
-| `/busy` | the model is busy at first, and answers a second later |
-| `/stall` | some tokens, then silence for ever |
-| `/silent` | never a token |
-| `/flood` | 20,000 tokens as fast as they go |
+| `/fail` | the answer fails in the middle and can be retried |
+| `/fail early` | the request is rejected before the first token |
+| `/busy` | the model is busy at first and answers one second later |
+| `/stall` | some tokens, then no more |
+| `/silent` | no tokens at all |
+| `/flood` | 20,000 tokens as fast as possible |
 | `/long`, `/long N` | 4,000 tokens, or N, at the usual rate |
-| `/think` | the model thinks aloud before it answers |
+| `/think` | reasoning before the answer |
 | `/refuse` | the model declines to answer |
 | `/limit` | the answer ends at its length limit |
-| `/drop` | the stream ends without saying so |
+| `/drop` | the stream ends without a terminal event |
 | `/help` | this list |
 """
 
@@ -52,21 +52,21 @@ THOUGHT = (
     "The question is short, so the answer may be too. First what matters, then an example, then what to try next. "
 )
 
-# Every body holds each kind of Markdown that a chat widget has to show, and text outside of the first plane and of
-# Latin scripts, which is what goes wrong first when bytes are cut.
+# Every body contains each kind of Markdown that a chat widget renders, and text outside of Latin scripts and of the
+# first Unicode plane, which exposes bytes that are split in the middle of a character.
 BODIES = (
     """## A short answer 🌊
 
 > {question}
 
-Think of an answer as a **log**: words are only ever *appended*, and every reader keeps a place in it. Whoever leaves
-comes back to the same place, so nothing is lost and nothing is read twice.
+Think of an answer as a **log**: words are only ever *appended*, and every reader has a cursor. A reader that
+disconnects resumes at its cursor, so nothing is lost and nothing is read twice.
 
 1. The writer appends a token.
 2. The log gives it a number, such as `1-42`.
 3. Each reader asks for *everything after* its own number.
 
-| who | keeps | costs |
+| part | keeps | costs |
 |---|---|---|
 | writer | the next number | one append |
 | reader | the last number | one integer |
@@ -131,8 +131,8 @@ A Korean proverb says 시작이 반이다: well begun is half done. If you would
 """,
 )
 
-# A piece is a word with the space before it, cut after eight letters, or up to three digits, or one run of white space,
-# or any one character: about what a tokenizer of a language model makes of such text.
+# A piece is up to eight letters with the space before them, up to three digits, a run of white space, or any other
+# character: similar to the tokens of a language model.
 TOKEN = re.compile(r" ?[A-Za-z]{1,8}|\d{1,3}|\s+|.", re.ASCII)
 
 
@@ -142,48 +142,48 @@ def tokens(text: str) -> list[str]:
 
 
 def answer(prompt: str) -> str:
-    """Return the whole text that a prompt is answered with, the same every time.
+    """Return the complete answer to a prompt; it is always the same.
 
-    For a command it is the text of the answer when nothing breaks it off.
+    For a command that fails, it is the answer without the failure.
     """
     return "".join(_pieces(prompt))
 
 
 def connect(rate: float) -> Provider:
-    """Return the provider; `rate` is in tokens per second, and 0 is as fast as the event loop goes round.
+    """Return the provider; `rate` is in tokens per second, 0 means one token per event loop iteration.
 
     Raises ValueError for a negative rate.
     """
     if rate < 0:
-        raise ValueError(f"the demo's rate is in tokens per second and cannot be {rate}")
-    turned_away: OrderedDict[str, None] = OrderedDict()
+        raise ValueError(f"the demo rate is in tokens per second: {rate} is negative, use 0 or more")
+    rejected: OrderedDict[str, None] = OrderedDict()
 
     async def provider(request: Request) -> AsyncGenerator[Event, None]:
         prompt = request.messages[-1]["content"] if request.messages else ""
         command, argument = _command(prompt)
         if command == "/fail" and argument == "early":
-            raise ProviderError("demo_refused", "The demo was told to refuse this request.", retryable=False)
-        if command == "/busy" and request.response not in turned_away:
-            turned_away[request.response] = None
-            if len(turned_away) > REMEMBERED:
-                turned_away.popitem(last=False)
-            raise ProviderError("demo_busy", "The demo was told to be busy.", retryable=True, retry_after=1.0)
+            raise ProviderError("demo_refused", "The demo rejected this request on command.", retryable=False)
+        if command == "/busy" and request.response not in rejected:
+            rejected[request.response] = None
+            if len(rejected) > MAX_REJECTED:
+                rejected.popitem(last=False)
+            raise ProviderError("demo_busy", "The demo is busy on command.", retryable=True, retry_after=1.0)
         if command == "/silent":
-            await _silence()
+            await _wait_forever()
 
         pace = _Pace(0 if command == "/flood" else rate)
-        thought, written = 0, 0
+        reasoning, written = 0, 0
         if command == "/think":
             for piece in tokens(THOUGHT * 3):
                 await pace.next()
-                thought += 1
+                reasoning += 1
                 yield Reasoning(piece)
         reason: FinishReason = "refused" if command == "/refuse" else "complete"
-        bound = request.max_tokens
-        if command in _BREAKING:
-            bound = BROKEN_TOKENS if bound is None else min(bound, BROKEN_TOKENS)
+        limit = request.max_tokens
+        if command in _LIMITED:
+            limit = TOKENS_BEFORE_FAILURE if limit is None else min(limit, TOKENS_BEFORE_FAILURE)
         for piece in _pieces(prompt):
-            if written == bound:
+            if written == limit:
                 reason = "length"
                 break
             await pace.next()
@@ -191,22 +191,20 @@ def connect(rate: float) -> Provider:
             yield Text(piece)
         match command:
             case "/fail":
-                raise ProviderError("demo_failed", "The demo was told to fail.", retryable=True)
+                raise ProviderError("demo_failed", "The demo failed on command.", retryable=True)
             case "/stall":
-                await _silence()
+                await _wait_forever()
             case "/drop":
-                raise ProviderError(
-                    "provider_incomplete", "The answer broke off before it was finished.", retryable=True
-                )
-        usage = {"input_tokens": _input_tokens(request), "output_tokens": thought + written}
-        if thought:
-            usage["reasoning_tokens"] = thought
+                raise ProviderError("provider_incomplete", "The answer ended before it was complete.", retryable=True)
+        usage = {"input_tokens": _input_tokens(request), "output_tokens": reasoning + written}
+        if reasoning:
+            usage["reasoning_tokens"] = reasoning
         yield Finish(reason, usage)
 
     return provider
 
 
-_BREAKING = frozenset({"/fail", "/stall", "/drop", "/limit"})
+_LIMITED = frozenset({"/fail", "/stall", "/drop", "/limit"})
 
 
 def _command(prompt: str) -> tuple[str, str]:
@@ -235,27 +233,27 @@ def _pieces(prompt: str) -> Iterator[str]:
 
 
 def _numbered() -> Iterator[str]:
-    # Numbers, so that a person and a test can see what is missing or doubled in so much text.
+    # Numbered, so that missing or duplicated text is visible.
     for number in count(1):
         yield from tokens(f"**{number}.** Word after word, and none of them lost: 一つも失わない. 🧵\n\n")
 
 
 class _Pace:
-    """The times at which tokens are due, all counted from the first: a late one does not make those after it late."""
+    """Schedules tokens relative to the first one, so that a delayed token does not delay later ones."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
-        self._began = asyncio.get_running_loop().time()
+        self._started_at = asyncio.get_running_loop().time()
         self._index = 0
 
     async def next(self) -> None:
-        # Sleeping for no time still lets everything else in the event loop have its turn.
-        due = self._began + self._index / self._rate if self._rate else 0.0
+        # A sleep of 0 seconds still lets other tasks run.
+        due = self._started_at + self._index / self._rate if self._rate else 0.0
         self._index += 1
         await asyncio.sleep(due - asyncio.get_running_loop().time())
 
 
-async def _silence() -> None:
+async def _wait_forever() -> None:
     await asyncio.Event().wait()
 
 

@@ -1,28 +1,28 @@
-"""Server-sent events as bytes: a parser that is fed what the network gives and returns the data of complete events.
+"""Parser for server-sent events: bytes of the network in, data of complete events out.
 
-Source: WHATWG HTML, section 9.2 "Server-sent events", 9.2.5 for the grammar and 9.2.6 for what a line means.
+Source: WHATWG HTML, section 9.2 "Server-sent events", 9.2.5 for the grammar and 9.2.6 for the interpretation.
 """
 
 from __future__ import annotations
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-LIMIT = 4 * 1024 * 1024
+MAX_EVENT_BYTES = 4 * 1024 * 1024
 NEWLINE = 0x0A
 RETURN = 0x0D
 
 
 class EventTooLargeError(ValueError):
-    """The sender goes on and on without completing an event."""
+    """An incomplete event exceeds the limit."""
 
 
 class EventStream:
-    """One stream's parser; `limit` bounds, in bytes, what it holds back of an event that is not complete.
+    """The parser of one stream; `limit` bounds the buffer of an incomplete event, in bytes.
 
-    The fields `id` and `retry` are ignored, because a provider's answer cannot be resumed, and so is `event`, because
-    the data say of what type they are. An event that the stream ends within is dropped, as the standard says.
+    The fields `id` and `retry` are ignored, because a provider's answer cannot be resumed, and `event`, because the
+    data contain their type. An incomplete event at the end of the stream is dropped, as the standard requires.
     """
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
         self._limit = limit
         self._rest = bytearray()
         self._data: list[bytes] = []
@@ -31,29 +31,29 @@ class EventStream:
         self._after_return = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Take the next bytes, split anywhere; return the data of the events they complete, oldest first.
+        """Add bytes, split anywhere; return the data of the events that they complete, oldest first.
 
-        Data are not decoded; their lines are joined by a newline.
-        Raises EventTooLargeError above the limit; the parser is of no use afterwards.
+        Data are not decoded; their lines are joined by a newline. Raises EventTooLargeError above the limit; then the
+        parser must not be used again.
         """
         if self._after_return and chunk:
             self._after_return = False
             if chunk[0] == NEWLINE:
                 chunk = chunk[1:]
         if b"\n" not in chunk and b"\r" not in chunk:
-            # Kept apart from the path below, or a long line in small chunks would be copied once for each of them.
+            # Separate from the path below: it would copy a long line again for each of its chunks.
             self._rest += chunk
             self._check()
             return []
         if self._rest:
             chunk = bytes(self._rest + chunk)
             self._rest.clear()
-        # bytes.splitlines ends a line at \n, \r and \r\n and, unlike str.splitlines, nowhere else: the standard's rule.
+        # As the standard, bytes.splitlines ends a line only at \n, \r and \r\n, unlike str.splitlines.
         lines = chunk.splitlines()
         last = chunk[-1]
         if last == RETURN:
-            # A return ends its line at once, so that no event waits for the next one; a newline that follows it is the
-            # second half of the same line end.
+            # A return ends its line immediately, so that the event is not delayed. A newline after it is part of the
+            # same line end.
             self._after_return = True
         elif last != NEWLINE:
             self._rest += lines.pop()
@@ -63,11 +63,11 @@ class EventStream:
         events: list[bytes] = []
         for line in lines:
             if line.startswith(b"data: "):
-                self._take(line[6:])
+                self._add_data(line[6:])
             elif line:
                 field, _, value = line.partition(b":")
                 if field == b"data":
-                    self._take(value)
+                    self._add_data(value)
             elif self._data:
                 events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
                 self._data, self._data_size = [], 0
@@ -75,11 +75,11 @@ class EventStream:
             self._check()
         return events
 
-    def _take(self, value: bytes) -> None:
+    def _add_data(self, value: bytes) -> None:
         self._data.append(value)
-        # The line end counts too, or a sender of empty data lines would fill the memory at no cost.
+        # The line end counts too: otherwise empty data lines would grow the buffer without limit.
         self._data_size += len(value) + 1
 
     def _check(self) -> None:
         if self._data_size + len(self._rest) > self._limit:
-            raise EventTooLargeError(f"more than {self._limit} bytes of one event and no end")
+            raise EventTooLargeError(f"more than {self._limit} bytes in one incomplete event")

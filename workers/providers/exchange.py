@@ -1,8 +1,8 @@
-"""One HTTP exchange with a provider: its events as they arrive, and every way it can fail as a ProviderError.
+"""One HTTP exchange with a provider: events as they arrive, and every failure as a ProviderError.
 
-Both official SDKs are written by one generator on one HTTP client, so what differs between them stays in `openai.py`
-and `anthropic.py`, and how bytes arrive and break is here once. A translated failure is raised `from None`: the SDK's
-own exception repeats the provider's words, which may hold a key or a prompt, and a log would print it.
+Both official SDKs have the same structure and HTTP client, so reading and failures are handled here once; `openai.py`
+and `anthropic.py` contain the differences. Errors are raised `from None`: the exceptions of an SDK quote the provider,
+whose text may contain a key or a prompt, and a log would print it.
 """
 
 from __future__ import annotations
@@ -31,34 +31,34 @@ if TYPE_CHECKING:
 
     from workers.providers import Event, Finish, Pace
 
-CONNECT_SECONDS = 10.0
-# A model may think for minutes before its next byte; how long is too long is the worker's decision.
-TIMEOUT = httpx2.Timeout(None, connect=CONNECT_SECONDS)
+CONNECT_TIMEOUT_S = 10.0
+# No read timeout: a model may be silent for minutes, and the worker has its own timeouts.
+TIMEOUT = httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S)
 
 PLACEHOLDER_KEY = "none"
-"""Sent where the operator set an address and no key: the SDKs insist on one, a server of one's own does not."""
+"""Sent if the operator set an address and no key: the SDKs require one, a private server does not."""
 
-SETTLE_SECONDS = 0.1
-"""How long the end of the body is waited for after the last event; a server that keeps it open loses the connection."""
+BODY_END_TIMEOUT_S = 0.1
+"""Seconds from the last event to the end of the body; then the connection is closed."""
 
-FULL_READ = 16_384
-"""Bytes. A read of so many has left some behind; the SDKs' HTTP client gives no more at once."""
+FULL_READ_BYTES = 16_384
+"""The SDKs' HTTP client returns at most this much per read, so more is available after a read of this size."""
 
 _BROKEN = (httpx2.RequestError, aiohttp.ClientError, OSError, anyio.EndOfStream)
-"""What an exchange breaks with. All but the first escape the SDKs' HTTP client now and then."""
+"""Exceptions of a broken exchange. The SDKs' HTTP client does not translate all of the later ones."""
 
 T = TypeVar("T")
 
 
 class Opened(Protocol):
-    """What both SDKs return from `with_streaming_response`: the HTTP response, its body not read."""
+    """The result of `with_streaming_response` in both SDKs: an HTTP response with an unread body."""
 
     @property
     def http_response(self) -> httpx2.Response: ...
 
 
-class Joined:
-    """The pieces of one read, those of a kind that follow each other as one: the rest of the way costs by the piece."""
+class Coalescer:
+    """The pieces of one read; consecutive pieces of one kind are joined, because all later steps cost per piece."""
 
     def __init__(self) -> None:
         self._events: list[Text | Reasoning] = []
@@ -66,14 +66,14 @@ class Joined:
         self._pieces: list[str] = []
 
     def add(self, kind: type[Text | Reasoning], piece: str) -> None:
-        """Put a piece behind the others."""
+        """Add a piece."""
         if kind is not self._kind:
             self._close()
             self._kind = kind
         self._pieces.append(piece)
 
     def take(self) -> list[Text | Reasoning]:
-        """All that there is, and nothing is left."""
+        """Remove and return all pieces."""
         self._close()
         events, self._events = self._events, []
         return events
@@ -85,32 +85,32 @@ class Joined:
 
 
 class Reader(Protocol):
-    """What one provider's events mean: one answer's state."""
+    """The interpretation of one provider's events, for one answer."""
 
-    def read(self, data: bytes, pieces: Joined) -> bool:
-        """Take the data of the next event, and add what it says to `pieces`; True: it was the last one.
+    def read(self, data: bytes, pieces: Coalescer) -> bool:
+        """Parse the data of the next event and add its text to `pieces`; return whether it was the last event.
 
         Raises ProviderError.
         """
 
     def finish(self) -> Finish:
-        """How the answer ended; raises ProviderError where the body did before the answer."""
+        """Return how the answer ended; raise ProviderError if the body ended before the answer."""
 
 
 async def answer(
     sdk: ModuleType, call: Callable[[], AbstractAsyncContextManager[Opened]], reader: Reader, pace: Pace
 ) -> AsyncGenerator[Event, None]:
-    """Make the call, and yield what it answers as it arrives, a Finish last.
+    """Make the call and yield its events as they arrive, a Finish last.
 
-    `sdk` is the module whose exceptions `call` raises; `pace` is awaited before the body is read on. Closing the
-    generator, or cancelling the task that waits for it, closes the HTTP response, which is how a provider learns that
-    nobody wants the rest. Raises ProviderError.
+    `sdk` is the module whose exceptions `call` raises; `pace` is awaited before the body is read again. Safe to cancel:
+    cancelling or closing the generator closes the HTTP response, so the provider stops generating. Raises
+    ProviderError.
     """
-    stream, pieces = EventStream(), Joined()
-    begun = False
+    stream, pieces = EventStream(), Coalescer()
+    connected = False
     try:
         async with call() as response, aclosing(response.http_response.aiter_bytes()) as body:
-            begun = True
+            connected = True
             async for chunk in body:
                 failure: ProviderError | None = None
                 over = False
@@ -122,16 +122,16 @@ async def answer(
                     failure = malformed()
                 except ProviderError as error:
                     failure = error
-                # What was said before a failure was said.
-                given = pieces.take()
-                for piece in given:
+                # Text before a failure is kept.
+                taken = pieces.take()
+                for piece in taken:
                     yield piece
                 if failure is not None:
                     raise failure
                 if over:
                     break
-                # What comes before the first piece must not hold that up.
-                if given and len(chunk) < FULL_READ:
+                # No pause before the first piece: it must not be delayed.
+                if taken and len(chunk) < FULL_READ_BYTES:
                     await pace()
             finish = reader.finish()
             await _settle(body)
@@ -142,19 +142,19 @@ async def answer(
         if _timed_out(error):
             message = "The model provider did not answer in time."
             raise ProviderError("provider_timeout", message, retryable=True) from None
-        if begun:
+        if connected:
             raise incomplete() from None
         raise ProviderError("provider_unreachable", "The model provider cannot be reached.", retryable=True) from None
     yield finish
 
 
 async def _settle(rest: AsyncIterator[bytes]) -> None:
-    """Read on to the end of the body after the last event, so that the connection can serve the next answer.
+    """Read to the end of the body after the last event, so that the connection can be reused.
 
-    Without this each answer pays for a new TLS handshake. It never fails: the answer is complete already.
+    Otherwise each answer needs a new TLS handshake. Errors are ignored: the answer is complete.
     """
     try:
-        async with asyncio.timeout(SETTLE_SECONDS):
+        async with asyncio.timeout(BODY_END_TIMEOUT_S):
             async for _ in rest:
                 pass
     except _BROKEN:
@@ -162,50 +162,48 @@ async def _settle(rest: AsyncIterator[bytes]) -> None:
 
 
 def _timed_out(error: BaseException) -> bool:
-    """Whether time ran out: only the first cause tells, because the SDKs' HTTP client calls a refused connection a
-    timeout too.
-    """
+    """Return whether the root cause is a timeout: the SDKs' HTTP client reports refused connections as timeouts too."""
     while error.__cause__ is not None:
         error = error.__cause__
     return isinstance(error, TimeoutError | httpx2.TimeoutException)
 
 
 def decoded(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
-    """Turn the data of one event into what `decoder` is for; raise ProviderError `provider_malformed` if it is not."""
+    """Return the decoded data of one event; raise ProviderError `provider_malformed` if they are malformed."""
     try:
         return decoder.decode(data)
     except (ValueError, RecursionError):
         pass
     try:
-        # msgspec refuses half a surrogate pair, which servers that cut text by UTF-16 units send; json takes it.
+        # Servers that split text by UTF-16 units send lone surrogates: json accepts them, msgspec does not.
         return msgspec.convert(json.loads(data), decoder.type)
     except (ValueError, RecursionError):
         raise malformed() from None
 
 
 def incomplete() -> ProviderError:
-    """The body ended, one way or another, before the provider said that the answer had."""
-    return ProviderError("provider_incomplete", "The answer broke off before it was finished.", retryable=True)
+    """Return the error for a body that ended before the answer."""
+    return ProviderError("provider_incomplete", "The answer ended before it was complete.", retryable=True)
 
 
 def malformed() -> ProviderError:
-    """What arrived is not what the provider's interface defines."""
-    return ProviderError("provider_malformed", "The model provider sent something that is no answer.", retryable=True)
+    """Return the error for a body that does not follow the provider's API."""
+    return ProviderError("provider_malformed", "The model provider sent an invalid answer.", retryable=True)
 
 
 def refused(status: int, headers: Mapping[str, str], kind: str = "") -> ProviderError:
-    """The failure that an HTTP status means; `kind` is the provider's own name of it, where it has one."""
+    """Return the error for an HTTP status; `kind` is the provider's error code, if it has one."""
     failure = _of_status(status, kind)
     failure.retry_after = retry_after(headers)
-    # The one thing of the provider's answer that an operator may read in a log: a number.
+    # The status is the only part of the provider's reply that a log may contain.
     failure.add_note(f"HTTP status {status}")
     return failure
 
 
 def reported(kinds: tuple[str | int | None, ...]) -> ProviderError:
-    """The failure that an error object inside a stream means; `kinds` are its codes and types, the most exact first.
+    """Return the error for an error object inside a stream; `kinds` are its codes and types, the most specific first.
 
-    A number is an HTTP status, as gateways to several providers write it. What nobody has heard of may be retried.
+    A number is an HTTP status, as routers to several providers send it. Unknown kinds are retryable.
     """
     for kind in kinds:
         if isinstance(kind, int) and kind >= 400:
@@ -237,29 +235,33 @@ _STATUS_OF_KIND = {
 
 def _of_status(status: int, kind: str) -> ProviderError:
     if status == 402 or kind == "insufficient_quota":
-        # OpenAI says 429 here as well, but no wait refills an account.
-        return ProviderError("provider_quota", "The account with the model provider is used up.", retryable=False)
+        # OpenAI sends 429 here as well, but waiting does not refill an account.
+        return ProviderError("provider_quota", "The account at the model provider has no credit left.", retryable=False)
     match status:
         case 401 | 403:
-            return ProviderError("provider_refused_key", "The model provider refused our access.", retryable=False)
+            return ProviderError("provider_refused_key", "The model provider rejected the API key.", retryable=False)
         case 404:
             return ProviderError("provider_unknown_model", "The model provider has no such model.", retryable=False)
         case 429:
-            return ProviderError("provider_rate_limited", "The model is in great demand just now.", retryable=True)
+            return ProviderError(
+                "provider_rate_limited", "The model provider limits the request rate. Try again soon.", retryable=True
+            )
         case 503 | 529:
-            return ProviderError("provider_overloaded", "The model provider is overloaded just now.", retryable=True)
+            return ProviderError(
+                "provider_overloaded", "The model provider is overloaded. Try again soon.", retryable=True
+            )
         case _ if status >= 500:
-            return ProviderError("provider_error", "The model provider had a fault of its own.", retryable=True)
+            return ProviderError("provider_error", "The model provider failed.", retryable=True)
         case _:
-            message = "The model provider refused this request."
+            message = "The model provider rejected this request."
             return ProviderError("provider_bad_request", message, retryable=status in (408, 409))
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds a provider asks to wait, or None; never negative, never infinite.
+    """Return the seconds that a provider requests to wait, or None; never negative or infinite.
 
     From `retry-after-ms` (milliseconds, what both SDKs read first) or `Retry-After` (seconds, or an HTTP date: RFC
-    9110, section 10.2.3). `headers` must be looked up by lower-case name or ignore case.
+    9110, section 10.2.3). `headers` must have lower-case names or ignore case.
     """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
@@ -272,5 +274,5 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
     except (ValueError, OverflowError):
         return None
-    # "-0000" parses as a time without a zone, and means UTC.
+    # "-0000" means UTC, but parses as a time without a zone.
     return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())

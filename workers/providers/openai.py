@@ -1,7 +1,7 @@
-"""OpenAI's Chat Completions, and every server that speaks them: OpenAI itself, Ollama, vLLM, OpenRouter and others.
+"""Provider for OpenAI's Chat Completions API and compatible servers: Ollama, vLLM, OpenRouter and others.
 
-Source: https://platform.openai.com/docs/api-reference/chat-streaming. The SDK stays, for keys, addresses and errors;
-the stream is parsed here, because its own chunk models cost more than twice the time of everything else a token needs.
+Source: https://platform.openai.com/docs/api-reference/chat-streaming. The SDK handles keys, addresses and errors. The
+stream is parsed here, because the SDK's chunk models cost more than twice as much as the rest of a token.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 import openai
 
-from workers.providers import Event, Finish, FinishReason, Pace, Reasoning, Request, Text, at_once
+from workers.providers import Event, Finish, FinishReason, Pace, Reasoning, Request, Text, no_pause
 from workers.providers.exchange import (
     PLACEHOLDER_KEY,
     TIMEOUT,
@@ -37,11 +37,11 @@ REASONS: dict[str, FinishReason] = {
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
 }
-"""OpenAI's reasons; a compatible server's own word for having finished, such as `eos`, counts as complete."""
+"""OpenAI's finish reasons; an unknown one of a compatible server, such as `eos`, counts as complete."""
 
 
 class Delta(msgspec.Struct):
-    """What one chunk adds; `reasoning_content` and `reasoning` are what vLLM, DeepSeek and OpenRouter call thinking."""
+    """The content of a chunk; `reasoning_content` and `reasoning` are the names of vLLM, DeepSeek and OpenRouter."""
 
     content: str | None = None
     reasoning_content: str | None = None
@@ -50,7 +50,7 @@ class Delta(msgspec.Struct):
 
 
 class Choice(msgspec.Struct):
-    """One of the answers asked for; we ask for one."""
+    """One of the requested answers; only one is requested."""
 
     delta: Delta | None = None
     finish_reason: str | None = None
@@ -65,7 +65,7 @@ class CompletionDetails(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    """Token counts of the whole exchange; a detail that the server does not count is absent."""
+    """Token counts of the exchange; counts that the server does not provide are None."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -73,7 +73,7 @@ class Usage(msgspec.Struct):
     completion_tokens_details: CompletionDetails | None = None
 
     def counts(self) -> dict[str, int]:
-        """The counts under the names that `Finish.usage` has for them."""
+        """Return the counts under the names of `Finish.usage`."""
         prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
         counts = {
             "input_tokens": self.prompt_tokens,
@@ -85,7 +85,7 @@ class Usage(msgspec.Struct):
 
 
 class Failure(msgspec.Struct):
-    """An error that came inside a stream, when it was too late for an HTTP status."""
+    """An error inside a stream, after the HTTP status was sent."""
 
     type: str | None = None
     code: str | int | None = None
@@ -102,42 +102,41 @@ class Chunk(msgspec.Struct):
 CHUNKS = msgspec.json.Decoder(Chunk)
 
 
-def connect(model: str, pace: Pace = at_once) -> ChatCompletions:
-    """Return the provider for one model, with an HTTP client of its own; `aclose` it, or let it end with the process.
+def connect(model: str, pace: Pace = no_pause) -> ChatCompletions:
+    """Return the provider for one model, with its own HTTP client; call `aclose` unless the process ends.
 
-    The SDK reads OPENAI_API_KEY and OPENAI_BASE_URL. Raises ValueError when neither a key nor an address of another
-    server is set, or the address is none.
+    The SDK reads OPENAI_API_KEY and OPENAI_BASE_URL. Raises ValueError if neither is set, or the address is invalid.
     """
     key = os.environ.get("OPENAI_API_KEY")
     if not key and not os.environ.get("OPENAI_BASE_URL"):
-        raise ValueError(f"openai/{model} needs OPENAI_API_KEY, or OPENAI_BASE_URL of a server that asks for no key")
+        raise ValueError(f"openai/{model} needs OPENAI_API_KEY, or OPENAI_BASE_URL of a server that needs no key")
     client = openai.AsyncOpenAI(
         api_key=key or PLACEHOLDER_KEY, max_retries=0, timeout=TIMEOUT, http_client=openai.DefaultAioHttpClient()
     )
     if client.base_url.scheme not in ("http", "https"):
-        raise ValueError("OPENAI_BASE_URL is no address: write https://HOST/v1, or unset it")
+        raise ValueError("OPENAI_BASE_URL is not an address: write https://HOST/v1, or unset it")
     return ChatCompletions(client, model, pace)
 
 
 class ChatCompletions:
-    """One model of one server. Calling it starts an answer: see `workers.providers.Provider`."""
+    """One model of one server. Call it for an answer, see `workers.providers.Provider`."""
 
-    def __init__(self, client: openai.AsyncOpenAI, model: str, pace: Pace = at_once) -> None:
+    def __init__(self, client: openai.AsyncOpenAI, model: str, pace: Pace = no_pause) -> None:
         self._client = client
         self._model = model
         self._pace = pace
-        # OpenAI's newer models refuse the old name, and most compatible servers know no other. Regional addresses
-        # (us.api.openai.com) are OpenAI too.
-        self._bound = "max_completion_tokens" if client.base_url.host.endswith("api.openai.com") else "max_tokens"
+        # OpenAI's newer models reject the old name, most compatible servers accept only that. Regional addresses such
+        # as us.api.openai.com belong to OpenAI too.
+        self._limit_name = "max_completion_tokens" if client.base_url.host.endswith("api.openai.com") else "max_tokens"
 
     async def aclose(self) -> None:
-        """Close the connections that are kept for the next answers."""
+        """Close the idle connections. Not safe to cancel: connections may stay open."""
         await self._client.close()
 
     def __call__(self, request: Request) -> AsyncGenerator[Event, None]:
-        """The answer's events as they arrive, and one Finish at its end; see `workers.providers.exchange.answer`."""
+        """Return the events of an answer as they arrive, see `workers.providers.exchange.answer`."""
         system = [{"role": "system", "content": request.instructions}] if request.instructions else []
-        # A Message is one of their messages; mypy cannot tell which of the union its role makes it.
+        # A Message is one of the SDK's union members; mypy cannot derive which one from its role.
         messages = cast("list[ChatCompletionMessageParam]", [*system, *request.messages])
         call = partial(
             self._client.chat.completions.with_streaming_response.create,
@@ -145,13 +144,13 @@ class ChatCompletions:
             messages=messages,
             stream=True,
             stream_options={"include_usage": True},
-            extra_body={} if request.max_tokens is None else {self._bound: request.max_tokens},
+            extra_body={} if request.max_tokens is None else {self._limit_name: request.max_tokens},
         )
         return answer(openai, call, Chunks(), self._pace)
 
 
 class Chunks:
-    """Reads the events of one answer."""
+    """Parses the events of one answer."""
 
     def __init__(self) -> None:
         self._reason: FinishReason | None = None
@@ -166,8 +165,8 @@ class Chunks:
         if chunk.choices:
             choice = chunk.choices[0]
             if delta := choice.delta:
-                if thought := delta.reasoning_content or delta.reasoning:
-                    pieces.add(Reasoning, thought)
+                if reasoning := delta.reasoning_content or delta.reasoning:
+                    pieces.add(Reasoning, reasoning)
                 if delta.content:
                     pieces.add(Text, delta.content)
                 if delta.refusal:

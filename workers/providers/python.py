@@ -1,9 +1,9 @@
-"""The operator's own generator as a provider: `python/my_module:generate`.
+"""Provider for an operator's async generator: `python/my_module:generate`.
 
     async def generate(request):
         yield "Hello"
 
-It gets a `workers.providers.Request`, and yields strings, or Text, Reasoning and Finish.
+The generator gets a `workers.providers.Request`. It yields strings, or Text, Reasoning and Finish.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from workers.providers import Event, Finish, Provider, ProviderError, Reasoning,
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-# What the operator's code yields is looked at before it is believed.
+# Untyped: the items of the operator's code are validated.
 Generator: TypeAlias = "Callable[[Request], AsyncGenerator[Any, None]]"
 
 MESSAGE = "The answer could not be finished."
 
 
 def connect(model: str) -> Provider:
-    """Import `module:name`, the current directory included, and return a provider over the generator found there.
+    """Import `module:name` from the current directory or sys.path; return a provider that calls this generator.
 
-    Raises ValueError, which says what to do, where the path leads to no async generator. An exception that the
-    operator's module raises while it is imported is left as it is: its traceback is what the operator needs.
+    Raises ValueError, which says what to do, if it is not an async generator. Exceptions of the module are passed on:
+    the operator needs their traceback.
     """
     generate = _generator(model)
 
     async def provider(request: Request) -> AsyncGenerator[Event, None]:
         try:
-            # Closed by us, not by the garbage collector: its `finally` runs when the answer is stopped, not some time.
+            # Closed explicitly, so that its `finally` runs when the answer is stopped, not at garbage collection.
             async with aclosing(generate(request)) as items:
                 async for item in items:
                     match item:
@@ -66,11 +66,11 @@ def _generator(model: str) -> Generator:
     module_name, _, name = model.partition(":")
     if not module_name or not name or module_name.startswith("."):
         raise ValueError(
-            f"python/{model} names no generator: write python/MODULE:NAME, the module as `import` spells it"
+            f"python/{model} names no generator: write python/MODULE:NAME, the module as in an `import` statement"
         )
     directory = str(Path.cwd())
     if directory not in sys.path:
-        # An installed command has its own directory there instead of the current one, unlike `python -m`.
+        # An installed command has its own directory in sys.path, not the current one, unlike `python -m`.
         sys.path.insert(0, directory)
     try:
         module = importlib.import_module(module_name)
@@ -84,8 +84,8 @@ def _generator(model: str) -> Generator:
         generate = attrgetter(name)(module)
     except AttributeError:
         raise ValueError(f"python/{model}: module {module_name!r} has no {name!r}") from None
-    if not (inspect.isasyncgenfunction(generate) or inspect.isasyncgenfunction(getattr(type(generate), "__call__", 0))):  # noqa: B004 - what a call would return, not whether one can be made
+    if not (inspect.isasyncgenfunction(generate) or inspect.isasyncgenfunction(getattr(type(generate), "__call__", 0))):  # noqa: B004 - the kind of __call__ matters, not whether it exists
         raise ValueError(
-            f"python/{model} is no async generator: write `async def {name}(request)` with `yield` in its body"
+            f"python/{model} is not an async generator: write `async def {name}(request)` with `yield` in its body"
         )
     return cast("Generator", generate)
