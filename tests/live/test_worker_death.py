@@ -92,8 +92,8 @@ class Deaths:
         told = len(frozen.output)
         frozen.resume()
         deadline = time.monotonic() + 10
-        # It says of each that it is over.
-        while sum("is over" in line or "ended" in line for line in frozen.output[told:]) < len(responses):
+        events = ("attempt_cancelled", "attempt_fenced", "response_ended")
+        while sum(any(event in line for event in events) for line in frozen.output[told:]) < len(responses):
             assert time.monotonic() < deadline, frozen.text
             await asyncio.sleep(0.02)
         for response, log in zip(responses, before, strict=True):

@@ -1,6 +1,6 @@
-"""An attempt, against a store that loses replies, requests and tails, and lets other attempts in.
+"""An attempt on a store that loses replies, requests and tails, with concurrent attempts.
 
-In the end the log is dense and holds exactly the worker's bytes, or the attempt is fenced and changes nothing more.
+In the end the log is dense and contains exactly the worker's bytes, or the attempt is fenced.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ START: Final = LogId(NONCES + 3, 2)
 
 
 class Log:
-    """The store's side of the contract: the scripts `append.lua` and `claim.lua`, and a failover."""
+    """A model of the store: the scripts `append.lua` and `claim.lua`, and failovers."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[LogId, bytes]] = [QUEUED]
@@ -29,7 +29,7 @@ class Log:
         return self.entries[-1][0] if self.entries else None
 
     def append(self, append: Append) -> LogId | None:
-        """Append, or change nothing; return the last id of before."""
+        """Append, or change nothing; return the last id before the call."""
         last = self.last
         if last == append.expected:
             self.write(append.first, append.values)
@@ -38,12 +38,12 @@ class Log:
     def write(self, first: LogId, values: list[bytes]) -> None:
         for index, value in enumerate(values):
             entry = LogId(first.attempt, first.seq + index)
-            # Redis itself refuses an id that does not come after the last.
+            # Redis rejects an id that is not above the last one.
             assert self.last is None or entry > self.last
             self.entries.append((entry, value))
 
 
-def test_an_attempt_writes_what_it_is_given_behind_its_start() -> None:
+def test_first_append_follows_the_start() -> None:
     attempt = Attempt(BEFORE, START, b"S")
     assert attempt.tail == START
     assert attempt.next() is None
@@ -56,7 +56,7 @@ def test_an_attempt_writes_what_it_is_given_behind_its_start() -> None:
     assert (attempt.number, attempt.written) == (START.number, 3)
 
 
-def test_what_comes_while_an_append_is_on_its_way_is_the_next_append() -> None:
+def test_entries_added_during_an_append_form_the_next_one() -> None:
     attempt = Attempt(BEFORE, START, b"S")
     attempt.add([b"Ta"])
     append = attempt.next()
@@ -66,7 +66,7 @@ def test_what_comes_while_an_append_is_on_its_way_is_the_next_append() -> None:
     assert attempt.next() == Append(LogId(START.attempt, 3), LogId(START.attempt, 4), [b"Tb"])
 
 
-def test_an_append_is_never_large() -> None:
+def test_append_is_limited_in_entries() -> None:
     attempt = Attempt(BEFORE, START, b"S")
     attempt.add([b"T%d" % number for number in range(2 * MAX_ENTRIES + 1)])
     sizes = []
@@ -76,7 +76,7 @@ def test_an_append_is_never_large() -> None:
     assert sizes == [MAX_ENTRIES, MAX_ENTRIES, 1]
 
 
-def test_a_start_that_was_lost_is_written_again() -> None:
+def test_lost_start_is_written_again() -> None:
     attempt = Attempt(BEFORE, START, b"S")
     attempt.add([b"Ta"])
     assert attempt.reconcile(BEFORE)
@@ -84,14 +84,14 @@ def test_a_start_that_was_lost_is_written_again() -> None:
     assert attempt.next() == Append(BEFORE, START, [b"S", b"Ta"])
 
 
-def test_an_append_whose_reply_was_lost_is_not_made_again() -> None:
+def test_append_with_a_lost_reply_is_not_repeated() -> None:
     attempt = Attempt(BEFORE, START, b"S")
     attempt.add([b"Ta", b"Tb"])
     assert attempt.reconcile(LogId(START.attempt, START.seq + 2))
     assert attempt.next() is None
 
 
-def test_a_tail_that_was_lost_is_written_again_as_it_was() -> None:
+def test_lost_tail_is_written_again_unchanged() -> None:
     attempt = Attempt(BEFORE, START, b"S")
     attempt.add([b"Ta", b"Tb"])
     append = attempt.next()
@@ -101,13 +101,13 @@ def test_a_tail_that_was_lost_is_written_again_as_it_was() -> None:
     assert attempt.next() == Append(LogId(START.attempt, 3), LogId(START.attempt, 4), [b"Tb"])
 
 
-def test_a_log_that_went_on_without_an_attempt_fences_it() -> None:
+def test_later_entries_fence_the_attempt() -> None:
     for last in (
         None,
         LogId(BEFORE.attempt + 1, BEFORE.seq),
         LogId(START.attempt + NONCES, START.seq + 1),
         LogId(START.attempt + 1, START.seq),
-        # An entry under its own number that it has not written: its end, say.
+        # An entry of the same attempt that it has not written, such as an end.
         LogId(START.attempt, START.seq + 1),
         LogId(START.attempt, START.seq - 1),
     ):
@@ -115,7 +115,7 @@ def test_a_log_that_went_on_without_an_attempt_fences_it() -> None:
 
 
 class AppendingUnderFaults(RuleBasedStateMachine):
-    """A worker as `workers.writer` is one, on a store at its worst."""
+    """A worker that acts as `workers.writer`, with every fault of the store."""
 
     @initialize()
     def claim(self) -> None:
@@ -124,7 +124,7 @@ class AppendingUnderFaults(RuleBasedStateMachine):
         self.attempt = Attempt(BEFORE, START, b"S")
         self.given = [b"S"]
         self.fenced = False
-        self.on_the_way: Append | None = None
+        self.delayed: Append | None = None
 
     @rule(count=st.integers(1, 3) | st.just(MAX_ENTRIES + 1))
     def gather(self, count: int) -> None:
@@ -142,42 +142,42 @@ class AppendingUnderFaults(RuleBasedStateMachine):
         expected = append.expected
         last = self.log.append(append)
         if fate == "tail lost before the reply":
-            # What is lost behind an acknowledgement shows at the next append.
+            # A loss after the acknowledgement is detected at the next append.
             del self.log.entries[-1:]
         if fate == "reply lost":
             return
         if last == expected:
             self.attempt.appended(append)
         else:
-            self.refuse(last)
+            self.reconcile(last)
 
     @precondition(lambda self: not self.fenced and self.attempt.next() is not None)
     @rule()
     def send(self) -> None:
-        """An append that reaches the store later, perhaps after it was given up and made again."""
-        self.on_the_way = self.attempt.next()
+        """Delay an append: it may reach the store after it was repeated."""
+        self.delayed = self.attempt.next()
 
-    @precondition(lambda self: self.on_the_way is not None)
+    @precondition(lambda self: self.delayed is not None)
     @rule()
     def arrive(self) -> None:
-        assert self.on_the_way is not None
-        self.log.append(self.on_the_way)
-        self.on_the_way = None
+        assert self.delayed is not None
+        self.log.append(self.delayed)
+        self.delayed = None
 
     @rule(count=st.integers(1, 3) | st.integers(1, 300))
     def fail_over(self, count: int) -> None:
-        """The store loses a tail; seldom, all there is."""
+        """Lose a tail of the log, rarely the whole log."""
         del self.log.entries[max(len(self.log.entries) - count, 0) :]
 
     # Nonces are unguessable so that no two attempts of one number share one.
     @rule(nonce=st.integers(0, NONCES - 1).filter(lambda nonce: nonce != START.attempt % NONCES))
-    def let_another_in(self, nonce: int) -> None:
-        """Another worker claims the response, or somebody ends it."""
+    def claim_by_another(self, nonce: int) -> None:
+        """Another worker claims the response, or a client stops it."""
         last = self.log.last
         if last is not None:
             self.log.write(LogId((last.number + 1) * NONCES + nonce, last.seq + 1), [b"another's"])
 
-    def refuse(self, last: LogId | None) -> None:
+    def reconcile(self, last: LogId | None) -> None:
         mine = last is not None and (last == BEFORE or self.holds(last))
         self.fenced = not self.attempt.reconcile(last)
         assert self.fenced is not mine
@@ -188,7 +188,7 @@ class AppendingUnderFaults(RuleBasedStateMachine):
         return entry.attempt == START.attempt and 0 <= entry.seq - START.seq < len(self.given)
 
     @invariant()
-    def the_log_is_dense_and_what_is_mine_in_it_is_what_i_was_given(self) -> None:
+    def log_is_dense_and_own_entries_are_unchanged(self) -> None:
         entries = self.log.entries
         assert [entry.seq for entry, _ in entries] == list(range(1, len(entries) + 1))
         for entry, value in entries:
@@ -196,20 +196,20 @@ class AppendingUnderFaults(RuleBasedStateMachine):
                 assert value == self.given[entry.seq - START.seq]
 
     def teardown(self) -> None:
-        """The store recovers: the worker writes the rest and then its end, or learns that it is fenced."""
+        """Without further faults the worker writes the rest and its end, or is fenced."""
         while not self.fenced:
             append = self.attempt.next()
             if append is None:
-                # The end is written on the same condition as an append.
+                # The end has the same condition as an append.
                 if self.log.last == self.attempt.tail:
                     break
-                self.refuse(self.log.last)
+                self.reconcile(self.log.last)
             elif (last := self.log.append(append)) == append.expected:
                 self.attempt.appended(append)
             else:
-                self.refuse(last)
+                self.reconcile(last)
         mine = [value for entry, value in self.log.entries if entry.attempt == START.attempt]
-        # A fenced attempt has no more to say, even where another failover lost what fenced it.
+        # A fenced attempt stays fenced, even if a failover loses the entry that fenced it.
         if not self.fenced:
             assert mine == self.given
             assert self.log.entries[0] == QUEUED

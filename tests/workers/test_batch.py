@@ -1,6 +1,5 @@
-"""A batch: whatever the pieces and whenever they are taken, the text is the same, and it is taken in time.
-
-A interval: beats follow each other in time, and come less often the busier the worker is.
+"""Batches: the text is independent of pieces and ticks, and pieces are due in time. The batching interval: ticks
+follow each other, and load widens the interval.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ UNITS = st.sampled_from(["a", "é", "語", '"', "\n", "\x00", "\ud83d", "\ude00"
 PIECES = st.text(st.characters(exclude_categories=())) | st.lists(UNITS).map("".join)
 
 
-def whole(text: str) -> str:
-    """What is to be read of a text: pairs are joined, and what remains of surrogates has no UTF-8."""
+def repaired(text: str) -> str:
+    """Return the expected text: surrogate pairs are joined, lone surrogates replaced."""
     joined = re.sub(
         "([\ud800-\udbff])([\udc00-\udfff])",
         lambda pair: chr(0x10000 + ((ord(pair[1]) - 0xD800) << 10) + ord(pair[2]) - 0xDC00),
@@ -34,10 +33,12 @@ def whole(text: str) -> str:
     return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", joined)
 
 
-def halved(text: str) -> str:
-    """The text as a provider that counts in UTF-16 has it: a character of two units is two."""
+def utf16_units(text: str) -> str:
+    """Return the text in UTF-16 units, as some providers split it."""
     units = text.encode("utf-16-le", "surrogatepass")
-    return "".join(chr(int.from_bytes(units[place : place + 2], "little")) for place in range(0, len(units), 2))
+    return "".join(
+        chr(int.from_bytes(units[position : position + 2], "little")) for position in range(0, len(units), 2)
+    )
 
 
 def read(entries: Sequence[bytes], kind: bytes) -> str:
@@ -45,8 +46,8 @@ def read(entries: Sequence[bytes], kind: bytes) -> str:
 
 
 @given(st.lists(st.tuples(KINDS, PIECES, st.booleans())))
-def test_each_kind_of_text_is_what_its_pieces_are_together(pieces: list[tuple[bytes, str, bool]]) -> None:
-    """Whatever comes between, and whenever they are taken."""
+def test_text_of_each_kind_is_the_sum_of_its_pieces(pieces: list[tuple[bytes, str, bool]]) -> None:
+    """Independent of other kinds in between and of the ticks."""
     batch = Batch(1_000_000)
     entries = []
     for kind, piece, taken in pieces:
@@ -55,16 +56,16 @@ def test_each_kind_of_text_is_what_its_pieces_are_together(pieces: list[tuple[by
             entries += batch.take(1)
     entries += batch.take(1, last=True)
     for kind in (log_entries.TEXT, log_entries.REASONING):
-        assert read(entries, kind) == whole("".join(piece for other, piece, _ in pieces if other == kind))
+        assert read(entries, kind) == repaired("".join(piece for other, piece, _ in pieces if other == kind))
 
 
 @given(st.text(), st.lists(st.integers(0, 60)), st.integers(1, 7))
-def test_any_splitting_of_a_text_gives_that_text(text: str, cuts: list[int], every: int) -> None:
-    units = halved(text)
-    places = [0, *sorted(cuts), len(units)]
+def test_text_is_independent_of_its_splitting(text: str, cuts: list[int], every: int) -> None:
+    units = utf16_units(text)
+    positions = [0, *sorted(cuts), len(units)]
     batch = Batch(1_000_000)
     entries = []
-    for number, (begin, end) in enumerate(pairwise(places)):
+    for number, (begin, end) in enumerate(pairwise(positions)):
         batch.add(log_entries.TEXT, units[begin:end])
         if number % every == 0:
             entries += batch.take(1)
@@ -72,7 +73,7 @@ def test_any_splitting_of_a_text_gives_that_text(text: str, cuts: list[int], eve
     assert read(entries, log_entries.TEXT) == text
 
 
-def test_half_a_pair_waits_for_its_other_half() -> None:
+def test_high_surrogate_waits_for_its_low_surrogate() -> None:
     batch = Batch(100)
     batch.add(log_entries.TEXT, "a\ud83d")
     assert batch.take(1) == [b"Ta"]
@@ -82,7 +83,7 @@ def test_half_a_pair_waits_for_its_other_half() -> None:
 
 
 @pytest.mark.parametrize("kind", [log_entries.TEXT, log_entries.REASONING])
-def test_half_a_pair_waits_no_longer_than_there_is_something_to_wait_for(kind: bytes) -> None:
+def test_lone_surrogate_is_replaced_at_the_end(kind: bytes) -> None:
     batch = Batch(100)
     batch.add(kind, "\ud83d")
     assert batch.empty
@@ -99,7 +100,7 @@ def test_kinds_keep_their_order() -> None:
     assert batch.take(1) == [b"R12", b"T3", b"R4", b"T56"]
 
 
-def test_the_first_piece_is_due_at_once_and_the_next_in_the_next_beat() -> None:
+def test_first_piece_is_due_immediately_others_at_the_next_tick() -> None:
     batch = Batch(100)
     assert not batch.due(7)
     batch.add(log_entries.TEXT, "a")
@@ -113,21 +114,21 @@ def test_the_first_piece_is_due_at_once_and_the_next_in_the_next_beat() -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.text(max_size=2))))
-def test_pieces_are_due_in_every_beat_but_the_one_in_which_some_were_taken(steps: list[tuple[bool, str]]) -> None:
+def test_pieces_are_due_once_per_tick(steps: list[tuple[bool, str]]) -> None:
     batch = Batch(1_000_000)
-    beat, taken_in = 1, 0
+    tick, taken_at = 1, 0
     for another, piece in steps:
-        beat += another
+        tick += another
         batch.add(log_entries.TEXT, piece)
-        assert batch.due(beat) is (not batch.empty and taken_in != beat)
-        if batch.due(beat):
-            assert batch.take(beat) != []
-            taken_in = beat
+        assert batch.due(tick) is (not batch.empty and taken_at != tick)
+        if batch.due(tick):
+            assert batch.take(tick) != []
+            taken_at = tick
 
 
 @given(st.floats(0, 1), st.lists(st.tuples(st.floats(0, 3), st.floats(0, 1.5))))
-def test_beats_follow_each_other_by_a_window(least: float, steps: list[tuple[float, float]]) -> None:
-    interval = BatchingInterval(least)
+def test_ticks_are_one_interval_apart(min_s: float, steps: list[tuple[float, float]]) -> None:
+    interval = BatchingInterval(min_s)
     now, number, ends_at = 0.0, 0, interval.ends_at
     for pause, busy in steps:
         now += pause
@@ -140,8 +141,8 @@ def test_beats_follow_each_other_by_a_window(least: float, steps: list[tuple[flo
         assert interval.ends_at == ends_at
 
 
-def test_a_beat_begins_when_it_is_told_to() -> None:
-    """A timer that is early by less than a millisecond is the beat, or there would be a second one right after it."""
+def test_tick_may_start_slightly_early() -> None:
+    """A timer may fire up to a millisecond early; that is the tick, or a second one would follow immediately."""
     interval = BatchingInterval(0.005)
     first = interval.tick_at(10.0)
     assert interval.ends_at == 10.005
@@ -150,7 +151,7 @@ def test_a_beat_begins_when_it_is_told_to() -> None:
     assert interval.ends_at == 10.0049 + 0.005
 
 
-def test_after_a_silence_there_is_another_beat() -> None:
+def test_next_tick_starts_after_a_silence() -> None:
     interval = BatchingInterval(0.005)
     first = interval.tick_at(10.0)
     assert interval.tick_at(10.004) == first
@@ -158,14 +159,12 @@ def test_after_a_silence_there_is_another_beat() -> None:
 
 
 @given(st.floats(0, 1), st.lists(st.floats(0, 2)))
-def test_a_window_is_never_narrower_than_it_is_set_nor_wider_than_a_person_bears(
-    least: float, shares: list[float]
-) -> None:
-    interval = BatchingInterval(least)
+def test_interval_stays_within_its_bounds(min_s: float, shares: list[float]) -> None:
+    interval = BatchingInterval(min_s)
     for busy in shares:
         before = interval.seconds
         interval.adapt(busy)
-        assert least <= interval.seconds <= max(least, MAX_INTERVAL_S)
+        assert min_s <= interval.seconds <= max(min_s, MAX_INTERVAL_S)
         if busy > BUSY_SHARE:
             assert interval.seconds >= before
         elif busy < IDLE_SHARE:
@@ -175,44 +174,42 @@ def test_a_window_is_never_narrower_than_it_is_set_nor_wider_than_a_person_bears
 
 
 @given(
-    least=st.sampled_from([0.001, 0.005, 0.005, 0.025, 0.2]),
+    min_s=st.sampled_from([0.001, 0.005, 0.005, 0.025, 0.2]),
     before=st.floats(0, 4),
     streams=st.integers(1, 5000),
     rate=st.floats(1, 1000),
-    each=st.floats(1e-6, 50e-6),
-    turn=st.floats(10e-6, 500e-6),
+    token_s=st.floats(1e-6, 50e-6),
+    append_s=st.floats(10e-6, 500e-6),
 )
-def test_a_window_comes_to_rest_wherever_it_began(
-    least: float, before: float, streams: int, rate: float, each: float, turn: float
+def test_interval_converges_from_any_start(
+    min_s: float, before: float, streams: int, rate: float, token_s: float, append_s: float
 ) -> None:
-    """A worker's cost: so much for each token, and so much for each turn of a stream that has any."""
+    """Model of the CPU cost: a part per token, and a part per append of a stream."""
 
-    def busy() -> float:
-        turns = min(rate, 1 / interval.seconds) if interval.seconds else rate
-        return min(1.0, streams * (rate * each + turns * turn))
+    def cpu_share() -> float:
+        appends = min(rate, 1 / interval.seconds) if interval.seconds else rate
+        return min(1.0, streams * (rate * token_s + appends * append_s))
 
-    interval = BatchingInterval(least)
+    interval = BatchingInterval(min_s)
     for _ in range(200):
         interval.adapt(before)
     for _ in range(80):
-        interval.adapt(busy())
+        interval.adapt(cpu_share())
     rest = interval.seconds
-    interval.adapt(busy())
+    interval.adapt(cpu_share())
     assert interval.seconds == rest
-    # Where it gathers more than it has to, it would be busy without.
-    if rest > least:
-        interval.seconds = max(rest / 2, least)
-        assert busy() >= IDLE_SHARE
+    # A wider interval than the minimum is justified by the load.
+    if rest > min_s:
+        interval.seconds = max(rest / 2, min_s)
+        assert cpu_share() >= IDLE_SHARE
 
 
 @given(st.lists(PIECES), st.integers(0, 20), st.booleans())
 @example(["é"], 1, False)
 @example(["ab", "c"], 2, False)
 @example(["\ud83d"], 2, False)
-def test_an_answer_is_never_longer_than_it_may_be_and_what_there_is_of_it_is_its_beginning(
-    pieces: list[str], longest: int, early: bool
-) -> None:
-    batch = Batch(longest)
+def test_answer_is_cut_at_its_maximum_length(pieces: list[str], max_bytes: int, early: bool) -> None:
+    batch = Batch(max_bytes)
     entries = []
     for piece in pieces:
         was_full = batch.full
@@ -221,14 +218,14 @@ def test_an_answer_is_never_longer_than_it_may_be_and_what_there_is_of_it_is_its
         entries += taken
         assert not (was_full and taken)
     entries += batch.take(1, last=True)
-    text, all_of_it = read(entries, log_entries.TEXT), whole("".join(pieces))
-    assert len(text.encode()) <= longest
+    text, all_of_it = read(entries, log_entries.TEXT), repaired("".join(pieces))
+    assert len(text.encode()) <= max_bytes
     assert all_of_it.startswith(text)
-    assert batch.full is (len(all_of_it.encode()) >= longest)
+    assert batch.full is (len(all_of_it.encode()) >= max_bytes)
     assert text == all_of_it or batch.full
 
 
-def test_text_and_reasoning_share_what_room_there_is() -> None:
+def test_text_and_reasoning_share_the_limit() -> None:
     batch = Batch(4)
     batch.add(log_entries.REASONING, "abc")
     assert batch.size == 3
@@ -240,7 +237,7 @@ def test_text_and_reasoning_share_what_room_there_is() -> None:
 
 
 @given(st.sampled_from(["a", "\x00", "😀", '"']), st.integers(0, 3 * MAX_CHARACTERS + 1))
-def test_an_entry_is_never_large(character: str, count: int) -> None:
+def test_entries_are_limited_in_size(character: str, count: int) -> None:
     batch = Batch(1_000_000)
     batch.add(log_entries.TEXT, character * count)
     entries = batch.take(1)

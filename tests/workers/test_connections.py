@@ -1,4 +1,4 @@
-"""How providers are reached: TLS is verified, proxies of the environment are used, and what breaks is told as it is."""
+"""Connections to providers: TLS verification, proxies of the environment, and failures."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 Connected: TypeAlias = openai.ChatCompletions | anthropic.Messages
 Serve: TypeAlias = "Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]"
 
-ASKED: Final = Request("model-1", [{"role": "user", "content": "Why?"}])
+REQUEST: Final = Request("model-1", [{"role": "user", "content": "Why?"}])
 HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 DELTA: Final = {
     "type": "content_block_delta",
     "delta": {"text": "Because"},
     "choices": [{"delta": {"content": "Because"}, "finish_reason": "stop"}],
 }
-"""The same event in either wire."""
+"""An event that both APIs can read."""
 
 VARIABLES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
@@ -44,7 +44,7 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-SAID: Final = HEAD + chunk(f"data: {json.dumps(DELTA)}\n\n".encode())
+REPLY: Final = HEAD + chunk(f"data: {json.dumps(DELTA)}\n\n".encode())
 END: Final = chunk(b'data: {"type": "message_stop"}\n\n') + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
@@ -54,7 +54,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable, raising=False)
         monkeypatch.delenv(variable.lower(), raising=False)
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    # As in test_providers: no certificate of the machine's is needed, and loading them takes long.
+    # As in test_providers: loading the machine's certificates takes long, and none is needed.
     monkeypatch.setenv("SSL_CERT_DIR", "/")
 
 
@@ -66,7 +66,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of its own making for localhost, with its key."""
+    """A self-signed certificate for localhost, with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
@@ -89,7 +89,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def server(serve: Serve, certificate: Path | None = None) -> AsyncIterator[int]:
-    """A server on a free port for the time of the block; `serve` is called with each connection."""
+    """Run a server on a free port; `serve` is called with each connection."""
     context = None
     if certificate is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -99,7 +99,7 @@ async def server(serve: Serve, certificate: Path | None = None) -> AsyncIterator
         try:
             await serve(reader, writer)
         except (OSError, asyncio.IncompleteReadError):
-            # The client left, which is what some of these tests are about.
+            # The client disconnected, as some tests expect.
             pass
         finally:
             writer.close()
@@ -110,8 +110,8 @@ async def server(serve: Serve, certificate: Path | None = None) -> AsyncIterator
     await listening.wait_closed()
 
 
-async def asked(reader: asyncio.StreamReader) -> bytes:
-    """A whole request; its first line and its headers."""
+async def read_request(reader: asyncio.StreamReader) -> bytes:
+    """Read a whole request; return its first line and headers."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
     await reader.readexactly(int(length.partition(b":")[2]))
@@ -119,8 +119,8 @@ async def asked(reader: asyncio.StreamReader) -> bytes:
 
 
 async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await asked(reader)
-    writer.write(SAID + END)
+    await read_request(reader)
+    writer.write(REPLY + END)
     await writer.drain()
 
 
@@ -132,35 +132,35 @@ def connect(name: str, address: str, monkeypatch: pytest.MonkeyPatch) -> Connect
 
 
 async def outcome(provider: Connected) -> list[Any]:
-    """What comes: text, and either the reason or the code of a failure."""
-    seen: list[Any] = []
+    """Return the texts, then the reason or the code of a failure."""
+    found: list[Any] = []
     try:
-        async with asyncio.timeout(20), aclosing(provider(ASKED)) as events:
+        async with asyncio.timeout(20), aclosing(provider(REQUEST)) as events:
             async for event in events:
-                seen.append(event.reason if isinstance(event, Finish) else event.text)  # noqa: PERF401 - a failure ends it
+                found.append(event.reason if isinstance(event, Finish) else event.text)  # noqa: PERF401 - a failure ends it
     except ProviderError as error:
-        seen.append(error.code)
+        found.append(error.code)
     finally:
         await provider.aclose()
-    return seen
+    return found
 
 
-async def test_an_unknown_certificate_is_refused(name: str, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unknown_certificate_is_rejected(name: str, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with server(answers, certificate) as port:
         assert await outcome(connect(name, f"https://localhost:{port}", monkeypatch)) == ["provider_unreachable"]
 
 
-async def test_a_certificate_of_another_name_is_refused(
+async def test_certificate_of_another_name_is_rejected(
     name: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     async with server(answers, certificate) as port:
-        # 127.0.0.2 is this machine too, and is not in the certificate.
+        # 127.0.0.2 is this machine too, but not in the certificate.
         provider = connect(name, f"https://127.0.0.2:{port}", monkeypatch)
         assert await outcome(provider) == ["provider_unreachable"]
 
 
-async def test_an_operators_own_authority_is_believed(
+async def test_certificate_authority_of_the_operator_is_trusted(
     name: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -169,47 +169,47 @@ async def test_an_operators_own_authority_is_believed(
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
-async def test_cancelling_closes_the_connection_at_once(
+async def test_cancelling_closes_the_connection_immediately(
     name: str, secure: bool, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = asyncio.Event()
+    disconnected = asyncio.Event()
 
-    async def goes_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asked(reader)
-        writer.write(SAID)
+    async def keeps_reading(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(REPLY)
         try:
             while await reader.read(1000):
                 pass
         finally:
-            left.set()
+            disconnected.set()
 
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    async with server(goes_on, certificate if secure else None) as port:
+    async with server(keeps_reading, certificate if secure else None) as port:
         provider = connect(name, f"http{'s' if secure else ''}://localhost:{port}", monkeypatch)
-        events = provider(ASKED)
+        events = provider(REQUEST)
         assert await anext(events) == Text("Because")
         task = asyncio.ensure_future(anext(events))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait((task,))
         async with asyncio.timeout(1.0):
-            await left.wait()
+            await disconnected.wait()
         await events.aclose()
         await provider.aclose()
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
-    """Close a connection so that the other side gets a reset (SO_LINGER of no time, socket(7))."""
+    """Close a connection with a reset (SO_LINGER with 0 seconds, socket(7))."""
     sock: socket.socket = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 
-async def test_a_connection_that_is_reset_while_the_answer_comes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = asyncio.Event()
+async def test_reset_during_the_answer_is_incomplete(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    received = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asked(reader)
+        await read_request(reader)
         writer.write(
             HEAD
             + chunk(
@@ -217,23 +217,23 @@ async def test_a_connection_that_is_reset_while_the_answer_comes(name: str, monk
                 b'"choices": [{"delta": {"content": "Be"}}]}\n\n'
             )
         )
-        await heard.wait()
+        await received.wait()
         reset(writer)
 
     async with server(serve) as port:
         provider = connect(name, f"http://localhost:{port}", monkeypatch)
-        events = provider(ASKED)
+        events = provider(REQUEST)
         assert await anext(events) == Text("Be")
-        heard.set()
+        received.set()
         with pytest.raises(ProviderError, match="provider_incomplete"):
             await anext(events)
         await provider.aclose()
 
 
 @pytest.mark.parametrize("how", ["reset", "closed"])
-async def test_a_connection_that_ends_before_the_answer(name: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_closed_before_the_answer_is_unreachable(name: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asked(reader)
+        await read_request(reader)
         if how == "reset":
             reset(writer)
 
@@ -241,9 +241,9 @@ async def test_a_connection_that_ends_before_the_answer(name: str, how: str, mon
         assert await outcome(connect(name, f"http://localhost:{port}", monkeypatch)) == ["provider_unreachable"]
 
 
-async def test_an_answer_that_is_no_http(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reply_that_is_not_http_is_unreachable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asked(reader)
+        await read_request(reader)
         writer.write(b"SSH-2.0-whatever\r\n\r\n")
         await writer.drain()
 
@@ -252,7 +252,7 @@ async def test_an_answer_that_is_no_http(name: str, monkeypatch: pytest.MonkeyPa
 
 
 class Proxy:
-    """A proxy that answers in place of whoever it is asked for, and remembers for whom."""
+    """A proxy that answers instead of the requested host, and records the request lines."""
 
     def __init__(self, certificate: Path | None = None) -> None:
         self.lines: list[bytes] = []
@@ -266,26 +266,24 @@ class Proxy:
         if head.startswith(b"CONNECT"):
             writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
             await writer.start_tls(self.context)
-            await asked(reader)
+            await read_request(reader)
         else:
             await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]))
-        writer.write(SAID + END)
+        writer.write(REPLY + END)
         await writer.drain()
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
-async def test_a_proxy_of_the_environment_is_asked(name: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxy_of_the_environment_is_used(name: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = Proxy()
     async with server(proxy) as port:
-        # The lower case: the other one is ignored where a web server may have set it (httpoxy).
+        # Lower case: the upper case is ignored where a web server may have set it (httpoxy).
         monkeypatch.setenv(variable.lower(), f"http://127.0.0.1:{port}")
         assert await outcome(connect(name, "http://provider.invalid/v1", monkeypatch)) == ["Because", "complete"]
     assert proxy.lines[0].startswith(b"POST http://provider.invalid/v1/")
 
 
-async def test_tls_goes_through_a_proxy_to_the_provider_itself(
-    name: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_tls_is_tunnelled_through_a_proxy(name: str, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     proxy = Proxy(certificate)
     async with server(proxy) as port:
@@ -294,7 +292,7 @@ async def test_tls_goes_through_a_proxy_to_the_provider_itself(
     assert proxy.lines == [b"CONNECT localhost:9 HTTP/1.1"]
 
 
-async def test_what_needs_no_proxy_is_asked_directly(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_proxy_hosts_are_connected_directly(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = Proxy()
     async with server(proxy) as proxy_port, server(answers) as port:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy_port}")

@@ -1,4 +1,4 @@
-"""The built-in provider: the same words each time, at the rate, and each command's failure."""
+"""The demo provider: deterministic answers, the rate, and the commands."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from workers.providers.demo import (
     BODIES,
     FLOOD_TOKENS,
     LONG_TOKENS,
+    MAX_REJECTED,
     MAX_TOKENS,
-    REMEMBERED,
     THOUGHT,
     answer,
     connect,
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 PROMPTS = [f"Why is the sky blue, take {number}?" for number in range(30)]
 
 
-def asking(prompt: str, *, response: str = "r1", max_tokens: int | None = None) -> Request:
+def request(prompt: str, *, response: str = "r1", max_tokens: int | None = None) -> Request:
     return Request("demo", [{"role": "user", "content": prompt}], max_tokens=max_tokens, response=response)
 
 
-def started(request: Request, provider: Provider | None = None) -> AsyncGenerator[Event, None]:
-    return (provider or connect(0))(request)
+def started(asked: Request, provider: Provider | None = None) -> AsyncGenerator[Event, None]:
+    return (provider or connect(0))(asked)
 
 
-async def up_to_failure(request: Request) -> tuple[list[Event], ProviderError]:
-    seen: list[Event] = []
+async def up_to_failure(asked: Request) -> tuple[list[Event], ProviderError]:
+    found: list[Event] = []
     try:
-        async for event in started(request):
-            seen.append(event)  # noqa: PERF401 - what came before the failure must be kept
+        async for event in started(asked):
+            found.append(event)  # noqa: PERF401 - what came before the failure must be kept
     except ProviderError as failure:
-        return seen, failure
-    pytest.fail(f"no failure after {len(seen)} events")
+        return found, failure
+    pytest.fail(f"no failure after {len(found)} events")
 
 
-async def everything(request: Request, provider: Provider | None = None) -> list[Event]:
-    async with aclosing(started(request, provider)) as events:
+async def everything(asked: Request, provider: Provider | None = None) -> list[Event]:
+    async with aclosing(started(asked, provider)) as events:
         return [event async for event in events]
 
 
@@ -56,14 +56,14 @@ def text_of(events: list[Event]) -> str:
 
 
 @pytest.mark.parametrize("prompt", ["Hi", "", "a\nb", "/help", "/long 300", "/unknown", *PROMPTS[:5]])
-async def test_an_answer_is_the_same_each_time_and_known_beforehand(prompt: str) -> None:
-    first, second = await everything(asking(prompt)), await everything(asking(prompt))
+async def test_answer_is_deterministic(prompt: str) -> None:
+    first, second = await everything(request(prompt)), await everything(request(prompt))
     assert first == second
     assert text_of(first) == answer(prompt)
     assert first[-1] == Finish("complete", {"input_tokens": len(tokens(prompt)), "output_tokens": len(first) - 1})
 
 
-def test_answers_show_all_that_a_chat_has_to_show() -> None:
+def test_answers_contain_all_kinds_of_markdown() -> None:
     answers = {prompt: answer(prompt) for prompt in PROMPTS}
     assert len(set(answers.values())) == len(PROMPTS)
     assert len({text.splitlines()[0] for text in answers.values()}) == len(BODIES)
@@ -73,12 +73,12 @@ def test_answers_show_all_that_a_chat_has_to_show() -> None:
         for mark in ("## ", "**", "| ", "](https://", "`"):
             assert mark in text
         assert any(line.startswith(("- ", "1. ")) for line in text.splitlines())
-        assert any(ord(character) > 0xFFFF for character in text), "nothing outside of the first plane"
-        assert any(0x3000 <= ord(character) <= 0xD7A3 for character in text), "nothing in Chinese, Japanese or Korean"
+        assert any(ord(character) > 0xFFFF for character in text), "no character outside of the first plane"
+        assert any(0x3000 <= ord(character) <= 0xD7A3 for character in text), "no Chinese, Japanese or Korean character"
         assert 150 <= len(tokens(text)) <= 300
 
 
-def test_a_question_cannot_break_the_answer() -> None:
+def test_question_is_quoted_safely() -> None:
     assert "> a b {question}" in answer("a\n\nb {question}")
     assert len(answer("x" * 100_000)) < 3_000
     assert answer("half a pair \ud83d")
@@ -87,66 +87,66 @@ def test_a_question_cannot_break_the_answer() -> None:
 @pytest.mark.parametrize(
     "text", ["", "a", "Hello, world!", "😀👩‍👩‍👧 é\u0301 한국어 日本", "  \n\t x", "0" * 10, *BODIES]
 )
-def test_tokens_joined_are_the_text(text: str) -> None:
+def test_joined_tokens_are_the_text(text: str) -> None:
     assert "".join(tokens(text)) == text
     assert all(0 < len(token) <= 9 or token.isspace() for token in tokens(text))
 
 
-async def test_help_names_every_command() -> None:
+async def test_help_lists_every_command() -> None:
     for command in ("/fail", "/busy", "/stall", "/silent", "/flood", "/long", "/think", "/refuse", "/limit", "/drop"):
         assert f"`{command}`" in answer("/help")
 
 
-async def test_fail_breaks_off_in_the_middle() -> None:
-    seen, failure = await up_to_failure(asking("/fail"))
+async def test_fail_ends_in_the_middle() -> None:
+    found, failure = await up_to_failure(request("/fail"))
     assert failure.retryable
-    assert 0 < len(text_of(seen)) < len(answer("/fail"))
-    assert answer("/fail").startswith(text_of(seen))
+    assert 0 < len(text_of(found)) < len(answer("/fail"))
+    assert answer("/fail").startswith(text_of(found))
 
 
-async def test_fail_early_comes_before_the_first_token() -> None:
+async def test_fail_early_fails_before_the_first_token() -> None:
     with pytest.raises(ProviderError) as failure:
-        await anext(started(asking("/fail early")))
+        await anext(started(request("/fail early")))
     assert not failure.value.retryable
 
 
-async def test_busy_works_at_the_second_call_of_each_response() -> None:
+async def test_busy_answers_at_the_second_call() -> None:
     provider = connect(0)
     for response in ("r1", "r2"):
         with pytest.raises(ProviderError) as failure:
-            await everything(asking("/busy", response=response), provider)
+            await everything(request("/busy", response=response), provider)
         assert failure.value.retryable
         assert failure.value.retry_after == 1.0
-        assert text_of(await everything(asking("/busy", response=response), provider)) == answer("/busy")
+        assert text_of(await everything(request("/busy", response=response), provider)) == answer("/busy")
 
 
-async def test_busy_forgets_the_oldest_and_only_the_oldest() -> None:
+async def test_busy_remembers_a_limited_number_of_responses() -> None:
     provider = connect(0)
-    for number in range(REMEMBERED + 1):
+    for number in range(MAX_REJECTED + 1):
         with pytest.raises(ProviderError):
-            await anext(started(asking("/busy", response=f"r{number}"), provider))
-    assert await everything(asking("/busy", response="r1"), provider)
+            await anext(started(request("/busy", response=f"r{number}"), provider))
+    assert await everything(request("/busy", response="r1"), provider)
     with pytest.raises(ProviderError):
-        await everything(asking("/busy", response="r0"), provider)
+        await everything(request("/busy", response="r0"), provider)
 
 
 @pytest.mark.parametrize(("prompt", "some"), [("/stall", True), ("/silent", False)])
-async def test_silence_is_for_ever_and_can_be_cancelled(prompt: str, some: bool) -> None:
-    seen: list[Event] = []
+async def test_silence_can_be_cancelled(prompt: str, some: bool) -> None:
+    found: list[Event] = []
 
     async def read() -> None:
-        async with aclosing(started(asking(prompt))) as events:
+        async with aclosing(started(request(prompt))) as events:
             async for event in events:
-                seen.append(event)  # noqa: PERF401 - looked at while it grows
+                found.append(event)  # noqa: PERF401 - looked at while it grows
 
     task = asyncio.ensure_future(read())
-    # Each turn of the loop is one token at rate 0: after more turns than an answer has tokens, only silence is left.
+    # At rate 0 each loop iteration gives one token; after these iterations the provider is silent.
     for _ in range(1_000):
         await asyncio.sleep(0)
     assert not task.done()
-    assert bool(seen) is some
-    assert answer(prompt).startswith(text_of(seen))
-    assert len(text_of(seen)) < len(answer(prompt))
+    assert bool(found) is some
+    assert answer(prompt).startswith(text_of(found))
+    assert len(text_of(found)) < len(answer(prompt))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -164,20 +164,20 @@ async def test_silence_is_for_ever_and_can_be_cancelled(prompt: str, some: bool)
         ("  /long 12 and more", 12),
     ],
 )
-async def test_long_answers_have_as_many_tokens_as_they_say(prompt: str, count: int) -> None:
-    # The demo's rate does not hold a flood back: at 1 token in 1000 s this test would not end.
-    events = await everything(asking(prompt), connect(0.001 if prompt == "/flood" else 0))
+async def test_long_answers_have_the_requested_tokens(prompt: str, count: int) -> None:
+    # The rate does not apply to /flood: at 0.001 tokens per second this test would not end.
+    events = await everything(request(prompt), connect(0.001 if prompt == "/flood" else 0))
     assert len(events) == count + 1
     assert isinstance(events[-1], Finish)
     assert events[-1].usage["output_tokens"] == count
 
 
-def test_the_longest_answer_is_bounded() -> None:
+def test_length_of_long_answers_is_limited() -> None:
     assert len(answer("/long 9999999999")) == len(answer(f"/long {MAX_TOKENS}"))
 
 
-async def test_think_thinks_before_it_answers() -> None:
-    events = await everything(asking("/think"))
+async def test_think_sends_reasoning_before_text() -> None:
+    events = await everything(request("/think"))
     kinds = [type(event) for event in events]
     assert kinds == sorted(kinds, key=[Reasoning, Text, Finish].index)
     thought = [event.text for event in events if isinstance(event, Reasoning)]
@@ -189,36 +189,36 @@ async def test_think_thinks_before_it_answers() -> None:
 
 
 @pytest.mark.parametrize(("prompt", "reason"), [("/refuse", "refused"), ("/limit", "length"), ("/help", "complete")])
-async def test_reasons(prompt: str, reason: str) -> None:
-    events = await everything(asking(prompt))
+async def test_commands_end_with_their_reason(prompt: str, reason: str) -> None:
+    events = await everything(request(prompt))
     assert isinstance(events[-1], Finish)
     assert events[-1].reason == reason
     assert text_of(events)
     assert (text_of(events) == answer(prompt)) is (reason != "length")
 
 
-async def test_drop_ends_without_saying_so() -> None:
-    seen, failure = await up_to_failure(asking("/drop"))
+async def test_drop_ends_without_a_terminal_event() -> None:
+    found, failure = await up_to_failure(request("/drop"))
     assert failure.code == "provider_incomplete"
-    assert seen
-    assert all(isinstance(event, Text) for event in seen)
+    assert found
+    assert all(isinstance(event, Text) for event in found)
 
 
-@pytest.mark.parametrize("bound", [0, 1, 20])
-async def test_max_tokens_is_kept(bound: int) -> None:
-    events = await everything(asking("Hello", max_tokens=bound))
-    assert len(events) == bound + 1
-    assert events[-1] == Finish("length", {"input_tokens": 1, "output_tokens": bound})
+@pytest.mark.parametrize("limit", [0, 1, 20])
+async def test_max_tokens_limits_the_answer(limit: int) -> None:
+    events = await everything(request("Hello", max_tokens=limit))
+    assert len(events) == limit + 1
+    assert events[-1] == Finish("length", {"input_tokens": 1, "output_tokens": limit})
 
 
-async def test_max_tokens_of_just_the_whole_answer_is_no_limit() -> None:
+async def test_max_tokens_of_the_whole_answer_is_complete() -> None:
     whole = len(tokens(answer("Hello")))
-    events = await everything(asking("Hello", max_tokens=whole))
+    events = await everything(request("Hello", max_tokens=whole))
     assert events[-1] == Finish("complete", {"input_tokens": 1, "output_tokens": whole})
 
 
-async def test_input_is_all_that_was_said() -> None:
-    request = Request(
+async def test_input_tokens_count_instructions_and_messages() -> None:
+    asked = Request(
         "demo",
         [
             {"role": "user", "content": "one two"},
@@ -227,54 +227,54 @@ async def test_input_is_all_that_was_said() -> None:
         ],
         instructions="five six",
     )
-    finish = (await everything(request))[-1]
+    finish = (await everything(asked))[-1]
     assert isinstance(finish, Finish)
     assert finish.usage["input_tokens"] == 6
 
 
-async def test_a_request_without_messages_gets_an_answer() -> None:
+async def test_request_without_messages_is_answered() -> None:
     assert text_of(await everything(Request("demo", []))) == answer("")
 
 
-async def test_tokens_come_by_schedule_whatever_the_reader_loses() -> None:
+async def test_tokens_keep_their_schedule_with_a_slow_reader() -> None:
     loop = asyncio.get_running_loop()
-    began = loop.time()
+    started_at = loop.time()
     times: list[float] = []
-    async with aclosing(started(asking("/long 40"), connect(200.0))) as events:
+    async with aclosing(started(request("/long 40"), connect(200.0))) as events:
         async for event in events:
-            times.append(loop.time() - began)
+            times.append(loop.time() - started_at)
             if len(times) == 1:
-                # A reader that is away for 20 tokens' time; those that came due meanwhile follow at once.
+                # The reader pauses for 20 tokens; the tokens that become due follow immediately.
                 await asyncio.sleep(0.1)
             if isinstance(event, Finish):
                 break
-    for number, seen in enumerate(times[:-1]):
-        assert seen > number / 200 - 0.005, f"token {number} came early"
+    for number, found in enumerate(times[:-1]):
+        assert found > number / 200 - 0.005, f"token {number} came early"
     # The sum of the sleeps would be 0.2 s and 0.1 s; the schedule ends at 0.195 s.
     assert times[-1] < 0.28
 
 
-async def test_others_get_their_turn_during_a_flood() -> None:
-    turns = 0
+async def test_other_tasks_run_during_a_flood() -> None:
+    iterations = 0
 
     async def other() -> None:
-        nonlocal turns
+        nonlocal iterations
         while True:
-            turns += 1
+            iterations += 1
             await asyncio.sleep(0)
 
     task = asyncio.ensure_future(other())
-    count = len(await everything(asking("/long 2000")))
+    count = len(await everything(request("/long 2000")))
     task.cancel()
-    assert turns >= count - 1
+    assert iterations >= count - 1
 
 
-def test_a_negative_rate_is_refused() -> None:
+def test_negative_rate_is_rejected() -> None:
     with pytest.raises(ValueError, match="tokens per second"):
         connect(-1)
 
 
-async def test_it_is_found_by_name() -> None:
+async def test_demo_is_connected_by_name() -> None:
     provider, model, _ = connect_by_name("demo", demo_rate=0)
     assert model == "demo"
-    assert text_of(await everything(asking("Hi"), provider)) == answer("Hi")
+    assert text_of(await everything(request("Hi"), provider)) == answer("Hi")

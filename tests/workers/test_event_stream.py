@@ -1,4 +1,4 @@
-"""The event-stream parser: what the standard says of each line, and that a split changes nothing."""
+"""The parser for server-sent events: the rules of the standard, independent of chunks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.providers.event_stream import LIMIT, EventStream, EventTooLargeError
+from workers.providers.event_stream import MAX_EVENT_BYTES, EventStream, EventTooLargeError
 
 
-def parsed(*chunks: bytes, limit: int = LIMIT) -> list[bytes]:
+def parsed(*chunks: bytes, limit: int = MAX_EVENT_BYTES) -> list[bytes]:
     stream = EventStream(limit)
     return [event for chunk in chunks for event in stream.feed(chunk)]
 
@@ -51,12 +51,12 @@ def parsed(*chunks: bytes, limit: int = LIMIT) -> list[bytes]:
         (b"data: never finished", []),
     ],
 )
-def test_what_lines_mean(text: bytes, events: list[bytes]) -> None:
+def test_lines_are_interpreted_as_in_the_standard(text: bytes, events: list[bytes]) -> None:
     assert parsed(text) == events
     assert parsed(*(text[i : i + 1] for i in range(len(text)))) == events
 
 
-def test_an_event_is_returned_by_the_byte_that_completes_it() -> None:
+def test_event_is_returned_at_its_last_byte() -> None:
     stream = EventStream()
     assert stream.feed(b"data: x\r") == []
     assert stream.feed(b"\r") == [b"x"]
@@ -84,7 +84,7 @@ STREAMS = st.builds(
 
 
 def by_the_standard(text: bytes) -> list[bytes]:
-    """Section 9.2.6 word for word, of the whole stream at once."""
+    """Section 9.2.6 of the standard, applied to the whole stream."""
     text = text.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     events, data = [], b""
     for line in text.split(b"\n")[:-1]:
@@ -101,7 +101,7 @@ def by_the_standard(text: bytes) -> list[bytes]:
 
 
 @given(STREAMS, st.data())
-def test_any_split_gives_the_events_of_the_standard(text: bytes, data: st.DataObject) -> None:
+def test_events_are_independent_of_chunks(text: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=10)))
     chunks = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     assert b"".join(chunks) == text
@@ -120,18 +120,18 @@ def test_any_split_gives_the_events_of_the_standard(text: bytes, data: st.DataOb
         [b"data: " + b"x" * 60 + b"\n", b"data: " + b"x" * 40],
     ],
 )
-def test_what_never_ends_is_refused(chunks: list[bytes]) -> None:
+def test_incomplete_event_is_limited_in_size(chunks: list[bytes]) -> None:
     with pytest.raises(EventTooLargeError):
         parsed(*chunks, limit=100)
 
 
-def test_the_limit_is_of_one_event_and_not_of_the_stream() -> None:
+def test_limit_applies_to_one_event_not_the_stream() -> None:
     text = b"data: " + b"x" * 80 + b"\n\n"
     assert len(parsed(*[text] * 50, limit=100)) == 50
     stream = text * 50
     assert len(parsed(*(stream[i : i + 1] for i in range(len(stream))), limit=100)) == 50
 
 
-def test_the_limit_is_a_value_error_for_callers_that_know_no_other() -> None:
-    with pytest.raises(ValueError, match="more than 10 bytes of one event"):
+def test_limit_error_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="more than 10 bytes in one incomplete event"):
         parsed(b"data: 0123456789", limit=10)

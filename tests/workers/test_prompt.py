@@ -1,4 +1,4 @@
-"""A history: the conversation as its people see it, from the newest turn back for as long as it fits."""
+"""Prompt building: messages as users see them, the newest that fit, and continuations."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.streams import log_entries
-from gateway.streams.log_entries import Opened, Settled, UserMessage
+from gateway.streams.log_entries import LogId, Opened, Queued, Settled, UserMessage
 from workers import prompt
+from workers.providers import Request
 
 if TYPE_CHECKING:
     from workers.providers import Message
 
-ROOMY = 1_000_000
+NO_LIMIT = 1_000_000
 
 
 def asks(message: str, text: str, replaces: str | None = None) -> bytes:
@@ -40,18 +41,18 @@ def assistant(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
-def test_a_first_message_is_all_there_is() -> None:
+def test_first_message_is_the_whole_prompt() -> None:
     entries = [opens("r1", "m1"), asks("m1", "Why?")]
-    assert prompt.messages(entries, "m1", ROOMY) == [user("Why?")]
+    assert prompt.messages(entries, "m1", NO_LIMIT) == [user("Why?")]
 
 
-def test_what_a_newer_release_writes_is_passed_over() -> None:
-    assert prompt.messages([opens("r1", "m1"), b"?{}", asks("m1", "Why?")], "m1", ROOMY) == [user("Why?")]
+def test_entries_of_newer_releases_are_skipped() -> None:
+    assert prompt.messages([opens("r1", "m1"), b"?{}", asks("m1", "Why?")], "m1", NO_LIMIT) == [user("Why?")]
 
 
-def test_an_answer_without_text_is_not_told() -> None:
+def test_answer_without_text_is_omitted() -> None:
     entries = [opens("r1", "m1"), asks("m1", "Why?"), settles("r1", "", "failed"), opens("r2", "m2"), asks("m2", "So?")]
-    assert prompt.messages(entries, "m2", ROOMY) == [user("Why?"), user("So?")]
+    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("Why?"), user("So?")]
 
 
 def test_questions_and_answers_alternate() -> None:
@@ -62,10 +63,10 @@ def test_questions_and_answers_alternate() -> None:
         opens("r2", "m2"),
         asks("m2", "And?"),
     ]
-    assert prompt.messages(entries, "m2", ROOMY) == [user("Why?"), assistant('Because "\n😀"'), user("And?")]
+    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("Why?"), assistant('Because "\n😀"'), user("And?")]
 
 
-def test_an_answer_follows_its_question_although_others_were_asked_before_it_came() -> None:
+def test_answer_follows_its_question_despite_later_questions() -> None:
     entries = [
         opens("r1", "m1"),
         asks("m1", "One?"),
@@ -73,15 +74,15 @@ def test_an_answer_follows_its_question_although_others_were_asked_before_it_cam
         asks("m2", "Two?"),
         settles("r1", "1"),
     ]
-    assert prompt.messages(entries, "m2", ROOMY) == [user("One?"), assistant("1"), user("Two?")]
+    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("One?"), assistant("1"), user("Two?")]
 
 
-def test_what_was_asked_later_is_not_told() -> None:
+def test_later_questions_are_omitted() -> None:
     entries = [opens("r1", "m1"), asks("m1", "One?"), opens("r2", "m2"), asks("m2", "Two?")]
-    assert prompt.messages(entries, "m1", ROOMY) == [user("One?")]
+    assert prompt.messages(entries, "m1", NO_LIMIT) == [user("One?")]
 
 
-def test_the_answer_that_is_asked_for_anew_is_not_told() -> None:
+def test_answer_that_is_retried_is_omitted() -> None:
     entries = [
         opens("r1", "m1"),
         asks("m1", "One?"),
@@ -91,10 +92,10 @@ def test_the_answer_that_is_asked_for_anew_is_not_told() -> None:
         settles("r2", "2", "stopped"),
         opens("r3", "m2", replaces="r2"),
     ]
-    assert prompt.messages(entries, "m2", ROOMY) == [user("One?"), assistant("1"), user("Two?")]
+    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("One?"), assistant("1"), user("Two?")]
 
 
-def test_of_answers_to_one_question_the_last_counts() -> None:
+def test_last_answer_to_a_question_counts() -> None:
     entries = [
         opens("r1", "m1"),
         asks("m1", "One?"),
@@ -104,10 +105,10 @@ def test_of_answers_to_one_question_the_last_counts() -> None:
         opens("r3", "m2"),
         asks("m2", "Two?"),
     ]
-    assert prompt.messages(entries, "m2", ROOMY) == [user("One?"), assistant("1"), user("Two?")]
+    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("One?"), assistant("1"), user("Two?")]
 
 
-def test_an_answer_that_was_replaced_is_gone_even_if_the_new_one_failed() -> None:
+def test_replaced_answer_is_omitted_even_if_the_retry_failed() -> None:
     entries = [
         opens("r1", "m1"),
         asks("m1", "One?"),
@@ -117,11 +118,11 @@ def test_an_answer_that_was_replaced_is_gone_even_if_the_new_one_failed() -> Non
         opens("r3", "m2"),
         asks("m2", "Two?"),
     ]
-    assert prompt.messages(entries, "m2", ROOMY) == [user("One?"), user("Two?")]
+    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("One?"), user("Two?")]
 
 
-def test_an_answer_that_was_not_the_shown_one_replaces_nothing() -> None:
-    """Two tabs retry the same response: the second retry finds the first one's answer."""
+def test_retry_of_a_replaced_answer_replaces_nothing() -> None:
+    """Two tabs retry the same response: the second retry finds the answer of the first one."""
     entries = [
         opens("r1", "m1"),
         asks("m1", "One?"),
@@ -133,10 +134,10 @@ def test_an_answer_that_was_not_the_shown_one_replaces_nothing() -> None:
         opens("r4", "m2"),
         asks("m2", "Two?"),
     ]
-    assert prompt.messages(entries, "m2", ROOMY) == [user("One?"), assistant("1"), user("Two?")]
+    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("One?"), assistant("1"), user("Two?")]
 
 
-def test_a_question_in_other_words_takes_the_place_of_the_old_one_and_its_answer() -> None:
+def test_rephrased_question_replaces_question_and_answer() -> None:
     entries = [
         opens("r1", "m1"),
         asks("m1", "Wyh?"),
@@ -144,37 +145,37 @@ def test_a_question_in_other_words_takes_the_place_of_the_old_one_and_its_answer
         opens("r2", "m2", replaces="r1"),
         asks("m2", "Why?", replaces="r1"),
     ]
-    assert prompt.messages(entries, "m2", ROOMY) == [user("Why?")]
+    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("Why?")]
 
 
-def test_a_question_that_was_put_in_other_words_too_early_is_still_the_one_that_is_answered() -> None:
-    """Its worker died and another takes over, while the new question already waits."""
+def test_question_rephrased_before_its_end_is_still_answered() -> None:
+    """Its worker died and another one takes over while the rephrased question waits."""
     entries = [
         opens("r1", "m1"),
         asks("m1", "Wyh?"),
         opens("r2", "m2", replaces="r1"),
         asks("m2", "Why?", replaces="r1"),
     ]
-    assert prompt.messages(entries, "m1", ROOMY) == [user("Wyh?")]
-    assert prompt.messages([*entries, settles("r1", "What?")], "m2", ROOMY) == [user("Why?")]
+    assert prompt.messages(entries, "m1", NO_LIMIT) == [user("Wyh?")]
+    assert prompt.messages([*entries, settles("r1", "What?")], "m2", NO_LIMIT) == [user("Why?")]
 
 
-def test_entries_whose_beginning_was_trimmed_away_are_passed_over() -> None:
+def test_entries_of_trimmed_questions_are_skipped() -> None:
     entries = [
         settles("r0", "0"),
         opens("r1", "m0", replaces="r0"),
         opens("r2", "m2", replaces="r00"),
         asks("m2", "Two?", replaces="r00"),
     ]
-    assert prompt.messages(entries, "m2", ROOMY) == [user("Two?")]
+    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("Two?")]
 
 
-def test_a_question_that_was_trimmed_away_is_not_mistaken_for_another() -> None:
+def test_trimmed_question_gives_no_messages() -> None:
     entries = [opens("r2", "m2"), asks("m2", "Two?"), settles("r2", "2"), opens("r3", "m1", replaces="r1")]
-    assert prompt.messages(entries, "m1", ROOMY) == []
+    assert prompt.messages(entries, "m1", NO_LIMIT) == []
 
 
-def test_the_oldest_turns_give_way_whole() -> None:
+def test_oldest_exchanges_are_dropped_as_a_whole() -> None:
     entries = [
         opens("r1", "m1"),
         asks("m1", "1234"),
@@ -192,46 +193,86 @@ def test_the_oldest_turns_give_way_whole() -> None:
     assert prompt.messages(entries, "m3", 8) == [user("?")]
 
 
-def test_the_question_itself_is_told_however_long_it_is() -> None:
+def test_question_itself_is_never_dropped() -> None:
     assert prompt.messages([opens("r1", "m1"), asks("m1", "x" * 100)], "m1", 10) == [user("x" * 100)]
 
 
+QUEUED = Queued(conversation="c1", message="m1", model="default", instructions="Be brief.", max_tokens=9)
+HISTORY = [opens("r1", "m1"), asks("m1", "Why?")]
+
+
+def test_request_contains_model_instructions_and_limits() -> None:
+    request = prompt.request(QUEUED, "model-1", HISTORY, "", response="r1", max_characters=NO_LIMIT)
+    assert request == Request(
+        model="model-1",
+        messages=[user("Why?")],
+        instructions="Be brief.",
+        max_tokens=9,
+        conversation="c1",
+        response="r1",
+    )
+
+
+def test_request_to_continue_ends_with_text_and_instruction() -> None:
+    request = prompt.request(QUEUED, "model-1", HISTORY, "Beca", response="r1", max_characters=NO_LIMIT)
+    assert request is not None
+    assert request.messages == [user("Why?"), assistant("Beca"), user(prompt.CONTINUE_INSTRUCTION)]
+
+
+def test_request_for_a_trimmed_message_is_none() -> None:
+    assert prompt.request(QUEUED, "model-1", [], "Beca", response="r1", max_characters=NO_LIMIT) is None
+
+
+def test_text_before_an_attempt_begins_at_the_last_start() -> None:
+    values = [b"Q{}", b"S{}", b"Tlost", b"S{}", b"TBe", b"Rhm", b'Tc\\"', b"K{}", b"Tnot before"]
+    entries = [(LogId(1, seq), value) for seq, value in enumerate(values, 1)]
+    assert prompt.text_before(entries, LogId(1, 8)) == 'Bec"'
+    assert prompt.text_before(entries[:5], LogId(1, 8)) == "Be"
+    assert prompt.text_before([], LogId(1, 8)) == ""
+
+
+def test_settled_text_is_that_of_the_response() -> None:
+    history = [*HISTORY, settles("r1", 'Because "', "stopped"), settles("r2", "Other")]
+    assert prompt.settled_text(history, "r1") == 'Because "'
+    assert prompt.settled_text(history, "r3") == ""
+
+
 @dataclass
-class Turn:
-    """A question as its people see it, with the answer that is shown under it."""
+class Exchange:
+    """A question as users see it, with the answer below it."""
 
     message: str
     text: str
     answer: str = ""
     answered_by: str = ""
-    gone: bool = False
+    replaced: bool = False
 
 
 @dataclass
 class Conversation:
-    """The model: a list of turns, and the log of what was done to them."""
+    """The model: a list of exchanges, and the history entries of the actions."""
 
-    turns: list[Turn] = field(default_factory=list)
+    exchanges: list[Exchange] = field(default_factory=list)
     log: list[bytes] = field(default_factory=list)
-    turn_of: dict[str, Turn] = field(default_factory=dict)
+    exchange_of: dict[str, Exchange] = field(default_factory=dict)
     open: list[str] = field(default_factory=list)
 
     def ask(self, text: str, again: str | None) -> None:
-        turn = Turn(f"m{len(self.turns)}", text)
+        exchange = Exchange(f"m{len(self.exchanges)}", text)
         if again is not None:
-            self.turn_of[again].gone = True
-        self.turns.append(turn)
-        # As submit.lua writes them: the response, then the message that it answers.
-        self.respond(turn, again)
-        self.log.append(asks(turn.message, text, again))
+            self.exchange_of[again].replaced = True
+        self.exchanges.append(exchange)
+        # In the order of submit.lua: the response, then the message.
+        self.respond(exchange, again)
+        self.log.append(asks(exchange.message, text, again))
 
-    def respond(self, turn: Turn, replaces: str | None) -> None:
-        response = f"r{len(self.turn_of)}"
-        self.log.append(opens(response, turn.message, replaces))
-        self.turn_of[response] = turn
+    def respond(self, exchange: Exchange, replaces: str | None) -> None:
+        response = f"r{len(self.exchange_of)}"
+        self.log.append(opens(response, exchange.message, replaces))
+        self.exchange_of[response] = exchange
         if replaces is not None:
-            # What is replaced is no longer shown, under whichever question it stands.
-            old = self.turn_of[replaces]
+            # A replaced answer is no longer shown, under any question.
+            old = self.exchange_of[replaces]
             if old.answered_by == replaces:
                 old.answer, old.answered_by = "", ""
         self.open.append(response)
@@ -240,43 +281,43 @@ class Conversation:
         response = self.open.pop(0)
         self.log.append(settles(response, text))
         if text:
-            self.turn_of[response].answer, self.turn_of[response].answered_by = text, response
+            self.exchange_of[response].answer, self.exchange_of[response].answered_by = text, response
 
-    def shown(self, asked: Turn) -> list[Message]:
-        said: list[Message] = []
-        for turn in self.turns[: self.turns.index(asked) + 1]:
-            if turn is asked:
-                said.append(user(turn.text))
-            elif not turn.gone:
-                said += [user(turn.text), assistant(turn.answer)] if turn.answer else [user(turn.text)]
-        return said
-
-
-DEEDS = st.tuples(st.sampled_from(["ask", "ask", "ask again", "retry", "settle", "settle"]), st.text(max_size=3))
+    def shown(self, asked: Exchange) -> list[Message]:
+        shown: list[Message] = []
+        for exchange in self.exchanges[: self.exchanges.index(asked) + 1]:
+            if exchange is asked:
+                shown.append(user(exchange.text))
+            elif not exchange.replaced:
+                shown += [user(exchange.text), assistant(exchange.answer)] if exchange.answer else [user(exchange.text)]
+        return shown
 
 
-@given(st.lists(DEEDS, max_size=20), st.data())
-def test_a_provider_is_told_what_the_people_see(deeds: list[tuple[str, str]], data: st.DataObject) -> None:
+ACTIONS = st.tuples(st.sampled_from(["ask", "ask", "ask again", "retry", "settle", "settle"]), st.text(max_size=3))
+
+
+@given(st.lists(ACTIONS, max_size=20), st.data())
+def test_messages_equal_what_users_see(actions: list[tuple[str, str]], data: st.DataObject) -> None:
     conversation = Conversation()
     conversation.ask("first", None)
-    for deed, text in deeds:
-        ended = [response for response in conversation.turn_of if response not in conversation.open]
-        if deed == "ask":
+    for action, text in actions:
+        ended = [response for response in conversation.exchange_of if response not in conversation.open]
+        if action == "ask":
             conversation.ask(text or "?", None)
-        elif deed == "settle" and conversation.open:
+        elif action == "settle" and conversation.open:
             conversation.settle(text)
-        elif deed == "ask again":
-            # Also of a response that is still open: nothing forbids that.
-            conversation.ask(text or "?", data.draw(st.sampled_from(list(conversation.turn_of))))
-        elif deed == "retry" and ended:
+        elif action == "ask again":
+            # Also for a response that is still open, which is allowed.
+            conversation.ask(text or "?", data.draw(st.sampled_from(list(conversation.exchange_of))))
+        elif action == "retry" and ended:
             response = data.draw(st.sampled_from(ended))
-            conversation.respond(conversation.turn_of[response], response)
+            conversation.respond(conversation.exchange_of[response], response)
     for response in conversation.open:
-        turn = conversation.turn_of[response]
-        shown = conversation.shown(turn)
-        assert prompt.messages(conversation.log, turn.message, ROOMY) == shown
-        most = data.draw(st.integers(0, 40))
-        told = prompt.messages(conversation.log, turn.message, most)
-        assert told[-1] == user(turn.text)
-        assert told == shown[len(shown) - len(told) :]
-        assert len(told) == 1 or sum(len(said["content"]) for said in told) <= most
+        exchange = conversation.exchange_of[response]
+        shown = conversation.shown(exchange)
+        assert prompt.messages(conversation.log, exchange.message, NO_LIMIT) == shown
+        max_characters = data.draw(st.integers(0, 40))
+        kept = prompt.messages(conversation.log, exchange.message, max_characters)
+        assert kept[-1] == user(exchange.text)
+        assert kept == shown[len(shown) - len(kept) :]
+        assert len(kept) == 1 or sum(len(each["content"]) for each in kept) <= max_characters

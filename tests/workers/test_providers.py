@@ -1,4 +1,4 @@
-"""Both providers through their real SDKs, against a server that speaks their wire on a real socket."""
+"""Both providers with their real SDKs, against a server that implements their APIs on a real socket."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from workers.providers import (
     Request,
     Text,
     anthropic,
-    at_once,
+    no_pause,
     openai,
 )
 from workers.providers import connect as connect_by_name
@@ -44,12 +44,12 @@ if TYPE_CHECKING:
 Connected: TypeAlias = openai.ChatCompletions | anthropic.Messages
 
 KEY = "sk-test-0123456789"
-TURNS: list[Message] = [
+MESSAGES: list[Message] = [
     {"role": "user", "content": "Hi"},
     {"role": "assistant", "content": "Hello!"},
     {"role": "user", "content": "Why is the sky blue?"},
 ]
-ASKED = Request("model-1", TURNS)
+REQUEST = Request("model-1", MESSAGES)
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +60,14 @@ def running() -> Iterator[ProviderServer]:
 
 @pytest.fixture(autouse=True)
 def _no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Loading the machine's certificates takes each client longer than its whole test, and nothing here speaks TLS. From
-    # a directory, OpenSSL loads them when it needs them.
+    # Loading the machine's certificates takes longer than a test, and no test uses TLS. From a directory OpenSSL
+    # loads certificates only when it needs them.
     monkeypatch.setenv("SSL_CERT_DIR", "/")
 
 
 @pytest.fixture
 def server(running: ProviderServer, monkeypatch: pytest.MonkeyPatch) -> ProviderServer:
-    """The server, without calls, and the environment that leads both SDKs there."""
+    """The server without recorded calls, and the environment of both SDKs."""
     running.reset()
     monkeypatch.setenv("OPENAI_BASE_URL", f"{running.url}/v1")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -89,7 +89,7 @@ async def provider(server: ProviderServer, name: str) -> AsyncIterator[Connected
     await connected.aclose()
 
 
-async def everything(provider: Connected, request: Request = ASKED) -> list[Event]:
+async def everything(provider: Connected, request: Request = REQUEST) -> list[Event]:
     async with aclosing(provider(request)) as events:
         return [event async for event in events]
 
@@ -97,27 +97,27 @@ async def everything(provider: Connected, request: Request = ASKED) -> list[Even
 async def up_to_failure(provider: Connected) -> tuple[list[Event], ProviderError]:
     seen: list[Event] = []
     try:
-        async with aclosing(provider(ASKED)) as events:
+        async with aclosing(provider(REQUEST)) as events:
             async for event in events:
                 seen.append(event)  # noqa: PERF401 - what came before the failure must be kept
     except ProviderError as failure:
-        if told := spilled(failure):
-            pytest.fail(f"told {told}")
+        if leaked := leaks(failure):
+            pytest.fail(f"leaked {leaked}")
         return seen, failure
     pytest.fail(f"no failure after {seen}")
 
 
-def spilled(failure: ProviderError) -> list[str]:
-    """What a log of this failure, with its traceback, would tell that it must not."""
-    told = failure.message + "".join(traceback.format_exception(failure))
-    return [secret for secret in (PROVIDER_WORDS, "sk-live", KEY, "secret", "Why is the sky") if secret in told]
+def leaks(failure: ProviderError) -> list[str]:
+    """Return the secrets that a log of this failure, with its traceback, would contain."""
+    logged = failure.message + "".join(traceback.format_exception(failure))
+    return [secret for secret in (PROVIDER_WORDS, "sk-live", KEY, "secret", "Why is the sky") if secret in logged]
 
 
 def text_of(events: list[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, Text))
 
 
-async def test_an_answer(server: ProviderServer, provider: Connected) -> None:
+async def test_answer_has_text_usage_and_one_call(server: ProviderServer, provider: Connected) -> None:
     events = await everything(provider)
     assert text_of(events) == "".join(server.scenario.pieces)
     assert events[-1] == Finish("complete", {"input_tokens": 7, "output_tokens": 4, "cached_tokens": 2})
@@ -126,38 +126,38 @@ async def test_an_answer(server: ProviderServer, provider: Connected) -> None:
     assert server.calls[0].sent == len(server.scenario.pieces)
 
 
-async def test_what_openai_is_asked(server: ProviderServer) -> None:
+async def test_request_to_openai(server: ProviderServer) -> None:
     provider = openai.connect("model-1")
     await everything(provider)
-    await everything(provider, Request("model-1", TURNS, instructions="Be brief", max_tokens=9))
+    await everything(provider, Request("model-1", MESSAGES, instructions="Be brief", max_tokens=9))
     await provider.aclose()
     plain, full = (call.body for call in server.calls)
     assert plain == {
         "model": "model-1",
-        "messages": TURNS,
+        "messages": MESSAGES,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
     assert full == plain | {
-        "messages": [{"role": "system", "content": "Be brief"}, *TURNS],
+        "messages": [{"role": "system", "content": "Be brief"}, *MESSAGES],
         "max_tokens": 9,
     }
 
 
-async def test_what_anthropic_is_asked(server: ProviderServer) -> None:
+async def test_request_to_anthropic(server: ProviderServer) -> None:
     provider = anthropic.connect("model-1")
     stopped_early: Message = {"role": "assistant", "content": ""}
-    await everything(provider, Request("model-1", [TURNS[0], stopped_early, *TURNS]))
-    await everything(provider, Request("model-1", TURNS, instructions="Be brief", max_tokens=9))
+    await everything(provider, Request("model-1", [MESSAGES[0], stopped_early, *MESSAGES]))
+    await everything(provider, Request("model-1", MESSAGES, instructions="Be brief", max_tokens=9))
     await provider.aclose()
     plain, full = (call.body for call in server.calls)
     assert plain == {
         "model": "model-1",
-        "messages": [TURNS[0], *TURNS],
+        "messages": [MESSAGES[0], *MESSAGES],
         "max_tokens": anthropic.DEFAULT_MAX_TOKENS,
         "stream": True,
     }
-    assert full == plain | {"messages": TURNS, "system": "Be brief", "max_tokens": 9}
+    assert full == plain | {"messages": MESSAGES, "system": "Be brief", "max_tokens": 9}
 
 
 PIECES = {
@@ -169,7 +169,9 @@ PIECES = {
 
 
 @pytest.mark.parametrize("pieces", PIECES.values(), ids=PIECES)
-async def test_a_body_split_at_every_byte(server: ProviderServer, provider: Connected, pieces: tuple[str, ...]) -> None:
+async def test_body_may_be_split_at_every_byte(
+    server: ProviderServer, provider: Connected, pieces: tuple[str, ...]
+) -> None:
     for newline, escape in (("\n", False), ("\n", True), ("\r\n", True), ("\r", False)):
         server.scenario = Scenario(pieces=pieces, escape=escape, every_byte=True, newline=newline)
         events = await everything(provider)
@@ -178,7 +180,7 @@ async def test_a_body_split_at_every_byte(server: ProviderServer, provider: Conn
 
 
 class Gate:
-    """A pace that lets a provider read on when a test says so."""
+    """A pace that a test opens."""
 
     def __init__(self) -> None:
         self.waited = 0
@@ -192,11 +194,11 @@ class Gate:
         self._open.set()
 
 
-async def test_what_arrives_while_a_provider_is_not_read_is_one_piece(server: ProviderServer, name: str) -> None:
+async def test_tokens_that_arrive_during_a_pause_are_one_piece(server: ProviderServer, name: str) -> None:
     server.scenario = Scenario(pieces=tuple(f"{number} " for number in range(40)), delay=0.005)
     gate = Gate()
     provider: Connected = importlib.import_module(f"workers.providers.{name}").connect("model-1", gate)
-    async with aclosing(provider(ASKED)) as events:
+    async with aclosing(provider(REQUEST)) as events:
         pieces = [await anext(events)]
         second = asyncio.ensure_future(anext(events))
         await server.until(lambda: gate.waited)
@@ -210,7 +212,7 @@ async def test_what_arrives_while_a_provider_is_not_read_is_one_piece(server: Pr
 
 
 class Reads(httpx2.AsyncByteStream):
-    """A body that arrives in these reads."""
+    """A body that returns the given reads."""
 
     def __init__(self, *reads: bytes) -> None:
         self._reads = reads
@@ -220,8 +222,8 @@ class Reads(httpx2.AsyncByteStream):
             yield read
 
 
-async def test_a_provider_that_is_ahead_is_read_without_a_pause(name: str) -> None:
-    """A read that is full has left some behind, and what has ended is waited for no more."""
+async def test_full_read_is_followed_by_another_without_a_pause(name: str) -> None:
+    """After a full read more data is available; after the last event there is no pause."""
     text = json.dumps("x" * 20_000)
     delta = f'data: {{"type": "content_block_delta", "delta": {{"text": {text}}}, '.encode()
     delta += f'"choices": [{{"delta": {{"content": {text}}}}}]}}\n\n'.encode()
@@ -239,7 +241,7 @@ def streamed(reads: list[bytes], _: httpx2.Request) -> httpx2.Response:
 
 
 @pytest.mark.parametrize("every_byte", [False, True])
-async def test_a_surrogate_pair_split_over_two_deltas(
+async def test_surrogate_pair_may_be_split_over_two_deltas(
     server: ProviderServer, provider: Connected, every_byte: bool
 ) -> None:
     server.scenario = Scenario(pieces=("a\ud83d", "\ude00b", "😀"), escape=True, every_byte=every_byte)
@@ -248,7 +250,7 @@ async def test_a_surrogate_pair_split_over_two_deltas(
     assert text_of(events).encode("utf-16", "surrogatepass").decode("utf-16") == "a😀b😀"
 
 
-async def test_reasoning_is_no_text(server: ProviderServer, provider: Connected) -> None:
+async def test_reasoning_is_separate_from_text(server: ProviderServer, provider: Connected) -> None:
     server.scenario = Scenario(
         reasoning=("Let me ", "see."), usage={"input_tokens": 7, "output_tokens": 9, "reasoning_tokens": 5}
     )
@@ -263,7 +265,9 @@ async def test_reasoning_is_no_text(server: ProviderServer, provider: Connected)
     ("reason", "expected"),
     [("complete", "complete"), ("length", "length"), ("refused", "refused"), ("tool_calls", "tool_calls")],
 )
-async def test_reasons(server: ProviderServer, provider: Connected, reason: Any, expected: str) -> None:
+async def test_finish_reasons_are_mapped(
+    server: ProviderServer, provider: Connected, reason: Any, expected: str
+) -> None:
     server.scenario = Scenario(reason=reason)
     events = await everything(provider)
     assert isinstance(events[-1], Finish)
@@ -271,7 +275,7 @@ async def test_reasons(server: ProviderServer, provider: Connected, reason: Any,
     assert text_of(events) == "Hello, world!"
 
 
-async def test_a_filtered_answer(server: ProviderServer) -> None:
+async def test_filtered_answer_of_openai(server: ProviderServer) -> None:
     server.scenario = Scenario(reason="filtered")
     provider = openai.connect("model-1")
     events = await everything(provider)
@@ -299,18 +303,18 @@ STATUSES = [
 ]
 
 
-async def test_statuses(server: ProviderServer, provider: Connected) -> None:
+async def test_http_statuses_map_to_errors(server: ProviderServer, provider: Connected) -> None:
     for status, code, retryable in STATUSES:
         server.reset(Scenario(status=status, headers={"Retry-After": "1.5"}, error="whatever"))
         seen, failure = await up_to_failure(provider)
         assert seen == []
         assert (status, failure.code, failure.retryable, failure.retry_after) == (status, code, retryable, 1.5)
         assert failure.__notes__ == [f"HTTP status {status}"]
-        # The SDK's own retries are off: the worker's are seen by whoever waits, and each of these would cost money.
+        # The SDK must not retry: users see the worker's retries, and each retry may cost money.
         assert len(server.calls) == 1
 
 
-async def test_too_many_requests_until_it_works(server: ProviderServer, provider: Connected) -> None:
+async def test_retry_after_of_status_429(server: ProviderServer, provider: Connected) -> None:
     server.scenario = Scenario(status=429, times=2, headers={"Retry-After": "3", "retry-after-ms": "2500"})
     for _ in range(2):
         _, failure = await up_to_failure(provider)
@@ -319,7 +323,7 @@ async def test_too_many_requests_until_it_works(server: ProviderServer, provider
     assert len(server.calls) == 3
 
 
-async def test_an_empty_account_is_no_matter_of_waiting(server: ProviderServer) -> None:
+async def test_exhausted_quota_is_not_retryable(server: ProviderServer) -> None:
     server.scenario = Scenario(status=429, error="insufficient_quota")
     provider = openai.connect("model-1")
     _, failure = await up_to_failure(provider)
@@ -338,7 +342,7 @@ async def test_an_empty_account_is_no_matter_of_waiting(server: ProviderServer) 
         ("an_error_of_tomorrow", "provider_error", True),
     ],
 )
-async def test_an_error_within_the_stream(
+async def test_error_inside_the_stream_is_mapped(
     server: ProviderServer, provider: Connected, kind: str, code: str, retryable: bool
 ) -> None:
     server.scenario = Scenario(ending="error", error=kind)
@@ -351,7 +355,9 @@ async def test_an_error_within_the_stream(
     ("ending", "code"),
     [("cut", "provider_incomplete"), ("unfinished", "provider_incomplete"), ("malformed", "provider_malformed")],
 )
-async def test_a_stream_that_goes_wrong(server: ProviderServer, provider: Connected, ending: Any, code: str) -> None:
+async def test_broken_stream_keeps_its_text_and_fails(
+    server: ProviderServer, provider: Connected, ending: Any, code: str
+) -> None:
     server.scenario = Scenario(ending=ending)
     seen, failure = await up_to_failure(provider)
     assert text_of(seen) == "Hello, world!"
@@ -359,10 +365,10 @@ async def test_a_stream_that_goes_wrong(server: ProviderServer, provider: Connec
     assert (failure.code, failure.retryable) == (code, True)
 
 
-async def test_a_clean_close_after_the_reason(server: ProviderServer, provider: Connected, name: str) -> None:
+async def test_close_without_a_terminal_event(server: ProviderServer, provider: Connected, name: str) -> None:
     server.scenario = Scenario(ending="unannounced")
     if name == "openai":
-        # Compatible servers forget the [DONE]; the usage has come before.
+        # Compatible servers may omit [DONE]; the usage was sent before.
         events = await everything(provider)
         assert events[-1] == Finish("complete", server.scenario.usage)
     else:
@@ -370,14 +376,14 @@ async def test_a_clean_close_after_the_reason(server: ProviderServer, provider: 
         assert failure.code == "provider_incomplete"
 
 
-async def test_a_server_that_does_not_close_the_body(server: ProviderServer, provider: Connected) -> None:
+async def test_body_without_an_end_closes_the_connection(server: ProviderServer, provider: Connected) -> None:
     server.scenario = Scenario(ending="lingering")
     events = await everything(provider)
     assert isinstance(events[-1], Finish)
     await server.until(lambda: server.calls[0].disconnected)
 
 
-async def test_answers_share_a_connection(server: ProviderServer, provider: Connected) -> None:
+async def test_connection_is_reused(server: ProviderServer, provider: Connected) -> None:
     for _ in range(3):
         await everything(provider)
     assert len(server.calls) == 3
@@ -400,7 +406,7 @@ async def test_cancelling_ends_the_call(server: ProviderServer, provider: Connec
     seen: list[Event] = []
 
     async def read() -> None:
-        async with aclosing(provider(ASKED)) as events:
+        async with aclosing(provider(REQUEST)) as events:
             async for event in events:
                 seen.append(event)  # noqa: PERF401 - looked at while it grows
 
@@ -421,7 +427,7 @@ async def test_cancelling_ends_the_call(server: ProviderServer, provider: Connec
 
 async def test_closing_the_generator_ends_the_call(server: ProviderServer, provider: Connected) -> None:
     server.scenario = Scenario(ending="silence")
-    events = provider(ASKED)
+    events = provider(REQUEST)
     first = await anext(events)
     assert isinstance(first, Text)
     assert first.text.startswith("Hello")
@@ -430,7 +436,7 @@ async def test_closing_the_generator_ends_the_call(server: ProviderServer, provi
 
 
 class Watched(httpx2.AsyncByteStream):
-    """A body with one piece in either wire, and then silence, that knows whether it was closed."""
+    """A body with one event for both APIs, then silence. Records whether it was closed."""
 
     closed = False
 
@@ -443,22 +449,22 @@ class Watched(httpx2.AsyncByteStream):
         self.closed = True
 
 
-async def test_the_call_is_closed_when_closing_returns_and_not_some_time_later(name: str) -> None:
+async def test_closing_returns_after_the_call_is_closed(name: str) -> None:
     body = Watched()
-    events = over(name, lambda _: httpx2.Response(200, stream=body))(ASKED)
+    events = over(name, lambda _: httpx2.Response(200, stream=body))(REQUEST)
     assert await anext(events) == Text("a")
     assert not body.closed
     await events.aclose()
-    # Left to the garbage collector, this would come a turn of the loop later at best, and the model would be paid on.
+    # By garbage collection it would be closed later, and the model would generate in the meantime.
     assert body.closed
 
 
-async def test_a_generator_that_was_never_read_calls_nobody(server: ProviderServer, provider: Connected) -> None:
-    await provider(ASKED).aclose()
+async def test_unread_generator_makes_no_call(server: ProviderServer, provider: Connected) -> None:
+    await provider(REQUEST).aclose()
     assert server.calls == []
 
 
-async def test_nobody_there(server: ProviderServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_closed_port_is_unreachable(server: ProviderServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     monkeypatch.setenv(f"{name.upper()}_BASE_URL", f"http://127.0.0.1:{port}")
@@ -469,19 +475,17 @@ async def test_nobody_there(server: ProviderServer, name: str, monkeypatch: pyte
     assert (failure.code, failure.retryable) == ("provider_unreachable", True)
 
 
-async def test_a_server_of_ones_own_needs_no_key(
-    server: ProviderServer, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_private_server_needs_no_key(server: ProviderServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     without_credentials(monkeypatch)
     provider, model, _ = connect_by_name(f"{name}/model-1", demo_rate=0)
     assert model == "model-1"
-    # The server refuses calls that bring no key at all, as the SDKs do.
-    assert text_of([event async for event in provider(ASKED)]) == "Hello, world!"
+    # The server rejects calls without any key, as the SDKs do.
+    assert text_of([event async for event in provider(REQUEST)]) == "Hello, world!"
     await provider.aclose()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("address", [None, "", "localhost:11434/v1"])
-def test_what_is_missing_is_named(name: str, address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_variables_are_named(name: str, address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     without_credentials(monkeypatch)
     variable = f"{name.upper()}_BASE_URL"
     if address is None:
@@ -501,8 +505,8 @@ def without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 Answering: TypeAlias = "Callable[[httpx2.Request], httpx2.Response]"
 
 
-def over(name: str, answer: Answering, address: str | None = None, pace: Pace = at_once) -> Connected:
-    """A provider whose SDK talks to a function instead of a socket, for what a real server cannot be made to do."""
+def over(name: str, answer: Answering, address: str | None = None, pace: Pace = no_pause) -> Connected:
+    """Return a provider whose SDK calls a function instead of a socket, for replies that the server cannot send."""
     client = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
     if name == "openai":
         return openai.ChatCompletions(
@@ -514,7 +518,7 @@ def over(name: str, answer: Answering, address: str | None = None, pace: Pace = 
 
 
 @pytest.mark.parametrize(
-    ("address", "bound"),
+    ("address", "limit_name"),
     [
         ("https://api.openai.com/v1", "max_completion_tokens"),
         ("https://eu.api.openai.com/v1", "max_completion_tokens"),
@@ -522,19 +526,19 @@ def over(name: str, answer: Answering, address: str | None = None, pace: Pace = 
         ("https://openrouter.ai/api/v1", "max_tokens"),
     ],
 )
-async def test_the_bound_has_the_name_that_the_server_knows(address: str, bound: str) -> None:
+async def test_name_of_the_token_limit_depends_on_the_server(address: str, limit_name: str) -> None:
     bodies: list[dict[str, Any]] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         bodies.append(json.loads(request.content))
         return httpx2.Response(200, content=b'data: {"choices":[{"finish_reason":"stop"}]}\n\n')
 
-    await everything(over("openai", answer, address), Request("model-1", TURNS, max_tokens=9))
-    assert {key: value for key, value in bodies[0].items() if key.startswith("max")} == {bound: 9}
+    await everything(over("openai", answer, address), Request("model-1", MESSAGES, max_tokens=9))
+    assert {key: value for key, value in bodies[0].items() if key.startswith("max")} == {limit_name: 9}
 
 
 class Breaking(httpx2.AsyncByteStream):
-    """A body that raises where a network would."""
+    """A body that raises, as a broken network does."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -555,12 +559,12 @@ class Breaking(httpx2.AsyncByteStream):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-async def test_a_body_that_breaks(name: str, error: Exception, code: str) -> None:
+async def test_broken_body_maps_to_an_error(name: str, error: Exception, code: str) -> None:
     _, failure = await up_to_failure(over(name, lambda _: httpx2.Response(200, stream=Breaking(error))))
     assert (failure.code, failure.retryable) == (code, True)
 
 
-async def test_no_connection_in_time(name: str) -> None:
+async def test_connect_timeout_is_reported(name: str) -> None:
     def answer(_: httpx2.Request) -> httpx2.Response:
         raise httpx2.ConnectTimeout(PROVIDER_WORDS)
 
@@ -577,9 +581,9 @@ async def test_no_connection_in_time(name: str) -> None:
         b'data: {"type": "ping", "choices": [{"delta": {"content": "\xff"}}], "delta": {"text": "\xff"}}\n\n',
         b"data: <html>\n\n",
     ],
-    ids=["endless", "nested", "another shape", "no utf-8", "no json"],
+    ids=["endless", "nested", "another shape", "not utf-8", "not json"],
 )
-async def test_what_is_no_answer(name: str, body: bytes) -> None:
+async def test_malformed_body_is_reported(name: str, body: bytes) -> None:
     _, failure = await up_to_failure(over(name, lambda _: httpx2.Response(200, content=body)))
     assert (failure.code, failure.retryable) == ("provider_malformed", True)
 
@@ -595,13 +599,13 @@ async def test_what_is_no_answer(name: str, body: bytes) -> None:
         (b'{"error": {}}', "provider_error"),
     ],
 )
-async def test_errors_of_compatible_servers(body: bytes, code: str) -> None:
+async def test_errors_of_compatible_servers_are_mapped(body: bytes, code: str) -> None:
     content = b"data: " + body + b"\n\ndata: [DONE]\n\n"
     _, failure = await up_to_failure(over("openai", lambda _: httpx2.Response(200, content=content)))
     assert failure.code == code
 
 
-async def test_chunks_of_compatible_servers() -> None:
+async def test_chunks_of_compatible_servers_are_parsed() -> None:
     chunks = [
         '{"choices": [{"delta": {"role": "assistant"}, "finish_reason": ""}]}',
         '{"choices": [{"delta": {"content": null, "reasoning": "hm"}}], "usage": null, "error": null}',
@@ -615,7 +619,7 @@ async def test_chunks_of_compatible_servers() -> None:
     assert events == [Reasoning("hm"), Text("Hi"), Finish("complete", {"input_tokens": 3})]
 
 
-async def test_events_that_anthropic_may_add() -> None:
+async def test_unknown_events_of_anthropic_are_ignored() -> None:
     events = [
         {"type": "message_start", "message": {}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "Be"}},
@@ -645,13 +649,13 @@ async def test_events_that_anthropic_may_add() -> None:
         ("tool_use", "tool_calls"),
     ],
 )
-async def test_anthropics_reasons(reason: str, expected: str) -> None:
+async def test_stop_reasons_of_anthropic_are_mapped(reason: str, expected: str) -> None:
     delta = json.dumps({"type": "message_delta", "delta": {"stop_reason": reason}})
     content = f'data: {delta}\n\ndata: {{"type": "message_stop"}}\n\n'.encode()
     assert await everything(over("anthropic", lambda _: httpx2.Response(200, content=content))) == [Finish(expected)]  # type: ignore[arg-type]
 
 
-async def test_anthropics_cache_is_part_of_the_input() -> None:
+async def test_input_tokens_of_anthropic_include_its_cache() -> None:
     usage = {"input_tokens": 10, "cache_creation_input_tokens": 200, "cache_read_input_tokens": 3000}
     events = [
         {"type": "message_start", "message": {"usage": usage | {"output_tokens": 1}}},
@@ -682,19 +686,19 @@ async def test_anthropics_cache_is_part_of_the_input() -> None:
         ({"retry-after": "Wed, 21 Oct 99999 07:28:00 GMT"}, None),
     ],
 )
-def test_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
+def test_retry_after_headers_are_parsed(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers) == seconds
 
 
 @pytest.mark.parametrize("zone", ["GMT", "-0000", "+0000"])
-def test_waiting_for_a_date(zone: str) -> None:
+def test_retry_after_may_be_a_date(zone: str) -> None:
     date = email.utils.formatdate(time.time() + 60, usegmt=True).replace("GMT", zone)
     seconds = retry_after({"retry-after": date})
     assert seconds is not None
     assert 55 < seconds <= 60
 
 
-def test_decoding() -> None:
+def test_decoded_accepts_lone_surrogates() -> None:
     decoder = msgspec.json.Decoder(dict[str, str])
     assert decoded(decoder, b'{"a":"\\ud83d\\ude00"}') == {"a": "😀"}
     assert decoded(decoder, b'{"a":"\\ude00"}') == {"a": "\ude00"}
@@ -702,14 +706,14 @@ def test_decoding() -> None:
         decoded(decoder, b'{"a":1}')
 
 
-def test_failures_without_a_call() -> None:
+def test_unknown_errors_are_mapped() -> None:
     assert reported(("unheard_of", None)).retryable
     assert reported((7, "overloaded_error")).code == "provider_overloaded"
     assert refused(304, {}).code == "provider_bad_request"
 
 
-async def test_the_server_speaks_what_the_sdks_understand(server: ProviderServer) -> None:
-    """The fake is only worth something as long as the makers' own parsers read it the same way."""
+async def test_fake_server_is_understood_by_the_sdks(server: ProviderServer) -> None:
+    """The parsers of both SDKs must read the same content."""
     server.scenario = Scenario(reasoning=("hm",), pieces=("é", "😀"), reason="tool_calls")
     async with openai_sdk.AsyncOpenAI() as one:
         stream = await one.chat.completions.create(
@@ -736,14 +740,14 @@ async def test_the_server_speaks_what_the_sdks_understand(server: ProviderServer
     assert (final.usage.input_tokens, final.usage.cache_read_input_tokens, final.usage.output_tokens) == (5, 2, 4)
 
 
-async def test_the_server_refuses_who_brings_no_key(server: ProviderServer) -> None:
+async def test_fake_server_rejects_calls_without_a_key(server: ProviderServer) -> None:
     async with httpx2.AsyncClient() as client:
         answer = await client.post(f"{server.url}/v1/messages", json={"messages": []})
     assert answer.status_code == 401
     assert server.calls[0].prompt == ""
 
 
-async def test_the_server_chooses_by_the_prompt_and_keeps_no_key(server: ProviderServer, provider: Connected) -> None:
+async def test_fake_server_chooses_by_prompt_and_stores_no_key(server: ProviderServer, provider: Connected) -> None:
     server.scenarios["Why is the sky blue?"] = Scenario(pieces=("Because.",))
     assert text_of(await everything(provider)) == "Because."
     assert text_of(await everything(provider, Request("m", [{"role": "user", "content": "Hm?"}]))) == "Hello, world!"

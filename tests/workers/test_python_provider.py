@@ -1,4 +1,4 @@
-"""The operator's own generator: found by name, believed in nothing, closed when nobody listens."""
+"""The provider for an operator's generator: import by name, validation of items, closing."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ text = "text"
 
 @pytest.fixture(autouse=True)
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module in the current directory, which is not on the path, as under an installed command."""
+    """A module in the current directory, which is not in sys.path, as for an installed command."""
     (tmp_path / "my_module.py").write_text(MODULE)
     (tmp_path / "my_broken_module.py").write_text("import a_module_that_is_not_there\n")
     (tmp_path / "my_wrong_module.py").write_text("1 / 0\n")
@@ -115,11 +115,11 @@ def closed() -> list[str]:
     return found
 
 
-async def test_strings_are_text_and_the_end_is_complete() -> None:
+async def test_strings_become_text_and_the_end_is_complete() -> None:
     assert await everything("my_module:generate") == [Text("Hi m Be brief 9"), Text("!"), Finish("complete")]
 
 
-async def test_events_are_passed_on_and_nothing_follows_a_finish() -> None:
+async def test_events_are_passed_on_until_a_finish() -> None:
     assert await everything("my_module:events") == [
         Reasoning("hm"),
         Text("a"),
@@ -133,18 +133,18 @@ async def test_events_are_passed_on_and_nothing_follows_a_finish() -> None:
     ("model", "text"),
     [("my_module:assistant", "called"), ("my_module:assistant.method", "method"), ("my_module:partial", "Hi m")],
 )
-async def test_anything_that_makes_an_async_generator_will_do(model: str, text: str) -> None:
+async def test_any_callable_that_returns_an_async_generator_works(model: str, text: str) -> None:
     first = (await everything(model))[0]
     assert isinstance(first, Text)
     assert first.text.startswith(text)
 
 
-async def test_an_empty_answer_is_complete() -> None:
+async def test_empty_answer_is_complete() -> None:
     assert await everything("my_module:nothing") == [Finish("complete")]
 
 
 @pytest.mark.parametrize(
-    ("model", "says"),
+    ("model", "message"),
     [
         ("my_module", "names no generator: write python/MODULE:NAME"),
         ("my_module:", "names no generator"),
@@ -155,27 +155,27 @@ async def test_an_empty_answer_is_complete() -> None:
         ("absent.package:generate", "no module 'absent'"),
         ("my_module:generat", "has no 'generat'"),
         ("my_module:assistant.metho", "has no 'assistant.metho'"),
-        ("my_module:coroutine", "is no async generator: write `async def coroutine"),
-        ("my_module:plain", "is no async generator"),
-        ("my_module:iterator", "is no async generator"),
-        ("my_module:text", "is no async generator"),
-        ("my_module:Assistant", "is no async generator"),
+        ("my_module:coroutine", "is not an async generator: write `async def coroutine"),
+        ("my_module:plain", "is not an async generator"),
+        ("my_module:iterator", "is not an async generator"),
+        ("my_module:text", "is not an async generator"),
+        ("my_module:Assistant", "is not an async generator"),
     ],
 )
-def test_a_wrong_path_says_what_is_wrong(model: str, says: str) -> None:
-    with pytest.raises(ValueError, match=says) as error:
+def test_invalid_path_is_reported(model: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
         connect(model)
     assert f"python/{model}" in str(error.value)
 
 
-def test_a_fault_in_the_operators_module_is_shown_as_it_is() -> None:
+def test_exceptions_of_the_module_are_passed_on() -> None:
     with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
         connect("my_broken_module:generate")
     with pytest.raises(ZeroDivisionError):
         connect("my_wrong_module:generate")
 
 
-async def test_an_exception_is_a_retryable_failure_that_names_its_cause() -> None:
+async def test_exception_is_a_retryable_failure_with_its_cause() -> None:
     events = started(connect("my_module:broken"))
     assert await anext(events) == Text("a")
     with pytest.raises(ProviderError) as failure:
@@ -186,21 +186,21 @@ async def test_an_exception_is_a_retryable_failure_that_names_its_cause() -> Non
     assert "sk-secret" not in failure.value.message
 
 
-async def test_a_generator_that_takes_no_request_fails_at_the_call() -> None:
+async def test_generator_without_a_parameter_fails_at_the_call() -> None:
     with pytest.raises(ProviderError) as failure:
         await everything("my_module:awkward")
     assert failure.value.code == "generator_failed"
     assert isinstance(failure.value.__cause__, TypeError)
 
 
-async def test_a_provider_error_passes_through() -> None:
+async def test_provider_error_is_passed_on() -> None:
     with pytest.raises(ProviderError) as failure:
         await everything("my_module:busy")
     assert (failure.value.code, failure.value.message, failure.value.retry_after) == ("mine", "Mine.", 3)
     assert failure.value.retryable
 
 
-async def test_another_type_is_a_failure_for_good() -> None:
+async def test_item_of_another_type_is_not_retryable() -> None:
     with pytest.raises(ProviderError) as failure:
         await everything("my_module:wrong")
     assert failure.value.code == "generator_failed"
@@ -208,14 +208,14 @@ async def test_another_type_is_a_failure_for_good() -> None:
     assert "my_module:wrong yielded int" in str(failure.value.__cause__)
 
 
-async def test_closing_closes_the_operators_generator() -> None:
+async def test_closing_closes_the_generator() -> None:
     events = started(connect("my_module:patient"))
     assert await anext(events) == Text("a")
     await events.aclose()
     assert closed() == ["patient"]
 
 
-async def test_cancelling_closes_the_operators_generator() -> None:
+async def test_cancelling_closes_the_generator() -> None:
     events = started(connect("my_module:patient"))
     assert await anext(events) == Text("a")
     task = asyncio.ensure_future(anext(events))
@@ -228,12 +228,12 @@ async def test_cancelling_closes_the_operators_generator() -> None:
     assert closed() == ["patient"]
 
 
-async def test_a_cancellation_from_within_is_no_failure() -> None:
+async def test_cancellation_inside_is_passed_on() -> None:
     with pytest.raises(asyncio.CancelledError):
         await everything("my_module:impatient")
 
 
-async def test_it_is_found_by_name() -> None:
+async def test_generator_is_connected_by_name() -> None:
     provider, model, _ = connect_by_name("python/my_module:generate", demo_rate=0)
     assert model == "my_module:generate"
     assert await anext(started(provider)) == Text("Hi m Be brief 9")

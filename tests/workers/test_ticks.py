@@ -1,4 +1,4 @@
-"""Beats: those who wait for one go on together, few at a time, and the interval follows the load."""
+"""The shared tick: waiting tasks are woken in groups, and the interval follows the load."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from workers.ticks import MAX_WAKEUPS, SharedTick
 if TYPE_CHECKING:
     import pytest
 
-LONG = 60.0
-"""Seconds; a interval that no test sees the end of."""
+LONG_S = 60.0
+"""An interval that does not end during a test."""
 
 
-def waiting(all_beats: SharedTick, count: int) -> list[asyncio.Future[None]]:
-    return [all_beats.next() for _ in range(count)]
+def waiting(shared: SharedTick, count: int) -> list[asyncio.Future[None]]:
+    return [shared.next() for _ in range(count)]
 
 
-async def test_those_who_wait_go_on_with_the_next_beat() -> None:
+async def test_all_waiting_tasks_wake_at_the_next_tick() -> None:
     shared = SharedTick(BatchingInterval(0.02))
     number = shared.number
-    began = time.monotonic()
+    started_at = time.monotonic()
     await asyncio.gather(*waiting(shared, 5))
-    assert time.monotonic() - began >= 0.015
+    assert time.monotonic() - started_at >= 0.015
     assert shared.number == number + 1
     await shared.next()
     assert shared.number == number + 2
 
 
-async def test_who_comes_late_in_a_beat_waits_for_the_same_next_one() -> None:
+async def test_late_task_waits_for_the_same_tick() -> None:
     shared = SharedTick(BatchingInterval(0.2))
     (first,) = waiting(shared, 1)
     await asyncio.sleep(0.1)
-    began = time.monotonic()
+    started_at = time.monotonic()
     await shared.next()
-    assert time.monotonic() - began < 0.15
+    assert time.monotonic() - started_at < 0.15
     assert first.done()
 
 
-async def test_who_gives_up_holds_nobody_else_up() -> None:
+async def test_cancelled_task_does_not_delay_others() -> None:
     shared = SharedTick(BatchingInterval(0.02))
     first, second, third = waiting(shared, 3)
     await asyncio.sleep(0)
@@ -54,9 +54,9 @@ async def test_who_gives_up_holds_nobody_else_up() -> None:
     await shared.next()
 
 
-async def test_few_go_on_in_one_turn_of_the_loop() -> None:
-    """What the first have to append is on its way while the others read."""
-    interval = BatchingInterval(LONG)
+async def test_tasks_are_woken_in_limited_groups() -> None:
+    """Appends of the first group are in flight while the next one is woken."""
+    interval = BatchingInterval(LONG_S)
     shared = SharedTick(interval)
     tasks = waiting(shared, 2 * MAX_WAKEUPS + 1)
     await asyncio.sleep(0)
@@ -68,7 +68,7 @@ async def test_few_go_on_in_one_turn_of_the_loop() -> None:
     assert {MAX_WAKEUPS, 2 * MAX_WAKEUPS, 2 * MAX_WAKEUPS + 1} <= set(counts)
 
 
-async def test_a_window_of_no_time_is_a_turn_of_the_loop() -> None:
+async def test_interval_of_zero_is_one_loop_iteration() -> None:
     shared = SharedTick(BatchingInterval(0.0))
     for _ in range(3):
         number = shared.number
@@ -76,7 +76,7 @@ async def test_a_window_of_no_time_is_a_turn_of_the_loop() -> None:
         assert shared.number > number
 
 
-async def test_a_busy_worker_gathers_more_and_an_idle_one_less() -> None:
+async def test_load_widens_the_interval_and_idleness_narrows_it() -> None:
     interval = BatchingInterval(0.001)
     shared = SharedTick(interval, lambda: time.monotonic() * busy)
     async with asyncio.timeout(30):
@@ -88,32 +88,32 @@ async def test_a_busy_worker_gathers_more_and_an_idle_one_less() -> None:
             await shared.next()
 
 
-async def test_after_a_silence_the_window_is_as_narrow_as_without_load() -> None:
+async def test_interval_is_minimal_after_a_silence() -> None:
     interval = BatchingInterval(0.001)
     shared = SharedTick(interval)
     await shared.next()
     for _ in range(100):
         interval.adapt(2.0)
     assert interval.seconds == MAX_INTERVAL_S
-    shared._adapted_at -= LONG
+    shared._adapted_at -= LONG_S
     await shared.next()
     assert interval.seconds == 0.001
 
 
-async def test_the_load_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[float] = []
+async def test_interval_is_adapted_periodically(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
 
-    class Seen(BatchingInterval):
+    class Recorded(BatchingInterval):
         def adapt(self, cpu_share: float) -> None:
-            seen.append(cpu_share)
+            shares.append(cpu_share)
 
     monkeypatch.setattr(ticks, "ADAPT_INTERVAL_S", 0.05)
-    shared = SharedTick(Seen(0.001))
+    shared = SharedTick(Recorded(0.001))
     await shared.next()
-    began = time.monotonic()
-    # What the process did before its first beat is no load.
-    assert all(0 <= busy <= 1 for busy in seen)
-    seen.clear()
-    while len(seen) < 3:
+    started_at = time.monotonic()
+    # CPU time before the first tick does not count.
+    assert all(0 <= share <= 1 for share in shares)
+    shares.clear()
+    while len(shares) < 3:
         await shared.next()
-    assert time.monotonic() - began >= 0.1
+    assert time.monotonic() - started_at >= 0.1

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from anthropic.types import MessageParam
 
-    from workers.providers.exchange import Joined
+    from workers.providers.exchange import Coalescer
 
 DEFAULT_MAX_TOKENS = 4096
 """Anthropic requires a limit; this is the default."""
@@ -144,7 +144,7 @@ class Events:
         self._usage = Usage()
         self._finished = False
 
-    def read(self, data: bytes, pieces: Joined) -> bool:
+    def read(self, data: bytes, pieces: Coalescer) -> bool:
         """See `workers.providers.exchange.Reader`."""
         event = decoded(INCOMING, data)
         match event.type:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from openai.types.chat import ChatCompletionMessageParam
 
-    from workers.providers.exchange import Joined
+    from workers.providers.exchange import Coalescer
 
 REASONS: dict[str, FinishReason] = {
     "stop": "complete",
@@ -157,7 +157,7 @@ class Chunks:
         self._refused = False
         self._usage: dict[str, int] = {}
 
-    def read(self, data: bytes, pieces: Joined) -> bool:
+    def read(self, data: bytes, pieces: Coalescer) -> bool:
         """See `workers.providers.exchange.Reader`."""
         if data == b"[DONE]":
             return True
