@@ -145,18 +145,18 @@ class Gateway:
         pulse.sample()
         watched = fleet.watched(self.hub.rooms.values())
         return records.Gateway(
-            pulse.name,
-            pulse.age,
-            pulse.cpu,
-            pulse.memory,
-            len(self.connections) + len(self.streams),
-            sum(room.viewers for room in self.hub.rooms.values()),
-            sum(len(room.behind) for room in self.hub.rooms.values()),
-            len(watched),
-            self.feed.received,
-            self.feed.delivered,
-            watched,
-            self.leaving,
+            name=pulse.name,
+            age=pulse.age,
+            cpu=pulse.cpu,
+            memory=pulse.memory,
+            connections=len(self.connections) + len(self.streams),
+            viewers=sum(room.viewers for room in self.hub.rooms.values()),
+            behind=sum(len(room.behind) for room in self.hub.rooms.values()),
+            open_logs=len(watched),
+            received=self.feed.received,
+            delivered=self.feed.delivered,
+            responses=watched,
+            leaving=self.leaving,
         )
 
     def allows(self, origin: str | None) -> bool:

@@ -78,10 +78,10 @@ class Submissions:
             if keys.partition_of_response(request.replaces) != keys.partition_of(request.conversation):
                 return _NOT_FOUND
         submission = Submission(
-            request.conversation,
-            request.key,
-            request.model,
-            request.text,
+            conversation=request.conversation,
+            key=request.key,
+            model=request.model,
+            text=request.text,
             instructions=request.instructions,
             max_tokens=request.max_tokens,
             replaces=request.replaces,
@@ -124,9 +124,9 @@ class Submissions:
         if running is not None:
             return Failure("still_running", "The answer has not ended.")
         submission = Submission(
-            queued.conversation,
-            request.key,
-            queued.model,
+            conversation=queued.conversation,
+            key=request.key,
+            model=queued.model,
             message=queued.message,
             instructions=queued.instructions,
             max_tokens=queued.max_tokens,

@@ -24,7 +24,9 @@ def main(name: str) -> int:
     uv = [sys.executable, "-m", "uv"]
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
     # Tools are not what is tested: they stay at the locked versions.
-    tools = [item for item in groups["dev"] if item.startswith(("coverage", "hypothesis", "jsonschema", "pytest", "pyyaml"))]
+    tools = [
+        item for item in groups["dev"] if item.startswith(("coverage", "hypothesis", "jsonschema", "pytest", "pyyaml"))
+    ]
     steps = [
         [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(environment)],
         [*uv, "pip", "install", "--quiet", "--python", str(python), "--resolution", RESOLUTIONS[name], "."],

@@ -42,7 +42,7 @@ class ProviderCall:
 
     @asynccontextmanager
     async def reading(self, stream: AsyncGenerator[Event, None]) -> AsyncIterator[AsyncGenerator[Event, None]]:
-        """Make this call's span the current one, for instrumented HTTP clients, and close the stream at the end."""
+        """Make this call's span the current one, for instrumented HTTP clients. Safe to cancel: closes the stream."""
         # `finish` records the error code alone: the text of an exception may contain a prompt.
         with use_span(self._span, record_exception=False, set_status_on_exception=False):
             async with aclosing(stream):

@@ -22,7 +22,7 @@ MAX_AHEAD: Final = 20
 IfBusy = Literal["queue", "reject"]
 
 
-class Submission(msgspec.Struct, frozen=True):
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """A client's request: a new message, or (if `text` is None) another answer to the message `message`.
 
     The idempotency key covers all fields: the same key with a different submission is a conflict.

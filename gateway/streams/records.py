@@ -10,7 +10,7 @@ MAX_RESPONSES: Final = 1000
 """A record lists at most this many responses."""
 
 
-class Working(msgspec.Struct, frozen=True):
+class Working(msgspec.Struct, frozen=True, kw_only=True):
     """A response that a worker generates. `age` is in seconds, `size` in bytes of text, `rate` in bytes per second
     since the last heartbeat; `entries` counts the entries written.
     """
@@ -25,7 +25,7 @@ class Working(msgspec.Struct, frozen=True):
     rate: float
 
 
-class Worker(msgspec.Struct, frozen=True, tag_field="kind", tag="worker"):
+class Worker(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="worker"):
     """A worker process. `cpu` is the share of one core, `age` the uptime in seconds, `memory` in bytes. `leaving`: the
     worker drains.
     """
@@ -55,7 +55,7 @@ class Watched(msgspec.Struct, frozen=True):
     lag: int
 
 
-class Gateway(msgspec.Struct, frozen=True, tag_field="kind", tag="gateway"):
+class Gateway(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="gateway"):
     """A gateway process. `behind` counts lagging viewers; `received` and `delivered` are entries per second."""
 
     name: str

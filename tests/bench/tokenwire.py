@@ -163,7 +163,9 @@ async def prepare(url: str, streams: int) -> list[Stream]:
 
 async def _submit(store: Store, index: int) -> tuple[str, str]:
     name = f"bench-{index}"
-    accepted = await history_log.submit(store, Submission(name, "key", "default", f"Say what stream-{index} says."))
+    accepted = await history_log.submit(
+        store, Submission(conversation=name, key="key", model="default", text=f"Say what stream-{index} says.")
+    )
     if not isinstance(accepted, Accepted):
         raise RuntimeError(f"message not accepted: {accepted}")
     return accepted.response, name

@@ -87,7 +87,7 @@ class ProviderError(Exception):
 
 
 async def no_pause() -> None:
-    """The pace without a pause."""
+    """Return immediately: the pace without a pause. Safe to cancel."""
 
 
 def connect(target: str, *, demo_rate: float, pace: Pace = no_pause) -> Served:

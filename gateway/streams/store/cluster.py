@@ -264,7 +264,7 @@ class _Client(aioredis.Redis):
         self._cluster = cluster
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Send a command and parse its reply as redis-py does."""
+        """Send a command and parse its reply as redis-py does. Safe to cancel, as `Pipeline.call`."""
         words = [*str(args[0]).split(" "), *args[1:]]
         reply = await self._cluster.send_bulk_command(key_of(words), *words)
         options.pop("keys", None)

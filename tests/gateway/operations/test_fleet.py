@@ -19,15 +19,45 @@ A, B = "r00aaaaaaaaaaaaaaaa", "r00bbbbbbbbbbbbbbbb"
 
 
 def gateway(name: str, *responses: Watched) -> Gateway:
-    return Gateway(name, 1.0, 0.0, 0, 2, 2, 0, len(responses), 0.0, 0.0, responses)
+    return Gateway(
+        name=name,
+        age=1.0,
+        cpu=0.0,
+        memory=0,
+        connections=2,
+        viewers=2,
+        behind=0,
+        open_logs=len(responses),
+        received=0.0,
+        delivered=0.0,
+        responses=responses,
+    )
 
 
 def worker(name: str, *responses: Working) -> Worker:
-    return Worker(name, 1.0, 0.0, 0, len(responses), 300, ("default",), responses)
+    return Worker(
+        name=name,
+        age=1.0,
+        cpu=0.0,
+        memory=0,
+        running=len(responses),
+        concurrency=300,
+        models=("default",),
+        responses=responses,
+    )
 
 
 def working(response: str, attempt: int = 1, age: float = 1.0, rate: float = 10.0) -> Working:
-    return Working(response, "c1", "default", attempt, age, 5, 50, rate)
+    return Working(
+        response=response,
+        conversation="c1",
+        model="default",
+        attempt=attempt,
+        age=age,
+        entries=5,
+        size=50,
+        rate=rate,
+    )
 
 
 def surveyed(*records: Record) -> Fleet:

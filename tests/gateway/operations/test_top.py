@@ -10,6 +10,42 @@ from gateway.operations.fleet import survey
 from gateway.operations.top import lines, seconds, size
 from gateway.streams.records import Gateway, Queue, Watched, Worker, Working
 
+
+def working(response: str, conversation: str) -> Working:
+    return Working(
+        response=response,
+        conversation=conversation,
+        model="default",
+        attempt=1,
+        age=2.5,
+        entries=9,
+        size=12_345,
+        rate=40.4,
+    )
+
+
+def worker(
+    name: str,
+    age: float,
+    memory: int,
+    models: tuple[str, ...],
+    responses: tuple[Working, ...] = (),
+    *,
+    leaving: bool = False,
+) -> Worker:
+    return Worker(
+        name=name,
+        age=age,
+        cpu=0.5,
+        memory=memory,
+        running=1,
+        concurrency=300,
+        models=models,
+        responses=responses,
+        leaving=leaving,
+    )
+
+
 FLEET = survey(
     [
         Gateway(
@@ -25,11 +61,8 @@ FLEET = survey(
             delivered=400.0,
             responses=(Watched("r00aaaaaaaaaaaaaaaa", "c1", "running", 1, 13, 1, 7),),
         ),
-        Worker("w1", 59.0, 0.5, 90_000_000, 1, 300, ("default",), (), leaving=True),
-        Worker(
-            *("w2", 200_000.0, 0.5, 1_500_000_000, 1, 300, ("default", "fast")),
-            (Working("r00aaaaaaaaaaaaaaaa", "c1", "default", 1, 2.5, 9, 12_345, 40.4),),
-        ),
+        worker("w1", 59.0, 90_000_000, ("default",), leaving=True),
+        worker("w2", 200_000.0, 1_500_000_000, ("default", "fast"), (working("r00aaaaaaaaaaaaaaaa", "c1"),)),
     ],
     Queue(3, 1, 2, 61.0),
     0.0,
@@ -60,8 +93,8 @@ def test_lines_fit_every_terminal_size(width: int, height: int) -> None:
 
 
 def test_responses_that_do_not_fit_are_counted() -> None:
-    working = tuple(Working(f"r00{index:016}", "c1", "m", 1, 1.0, 1, 1, 1.0) for index in range(50))
-    fleet = survey([Worker("w1", 1.0, 0.0, 0, 50, 300, ("m",), working)], Queue(0, 50), 0.0)
+    responses = tuple(working(f"r00{index:016}", "c1") for index in range(50))
+    fleet = survey([worker("w1", 1.0, 0, ("m",), responses)], Queue(0, 50), 0.0)
     shown = lines(fleet, "12:00:00", 120, 20)
     assert len(shown) <= 20
     assert shown[-1] == f"and {50 - sum(line.startswith('r00') for line in shown)} more"
@@ -81,13 +114,9 @@ def test_a_size_is_in_its_largest_unit(value: float | None, shown: str) -> None:
 
 def test_80_columns_show_long_names_without_cutting_a_line() -> None:
     host = "gateway-7d9f8b6c5d-x2x4z-1234-a1b2c3"
-    working = (
-        Working("r00aaaaaaaaaaaaaaaa", "support-chat-of-a-customer-0123456789", "default", 1, 2.5, 9, 12_345, 40.4),
-    )
-    worker = Worker(
-        f"w{host}", 59.0, 0.5, 90_000_000, 1, 300, ("default", "demo", "fast", "openai", "anthropic"), working
-    )
-    fleet = survey([worker], Queue(3, 1, 2, 61.0), 0.0)
+    responses = (working("r00aaaaaaaaaaaaaaaa", "support-chat-of-a-customer-0123456789"),)
+    models = ("default", "demo", "fast", "openai", "anthropic")
+    fleet = survey([worker(f"w{host}", 59.0, 90_000_000, models, responses)], Queue(3, 1, 2, 61.0), 0.0)
     shown = lines(fleet, "12:00:00", 80, 24)
     assert max(map(len, shown)) <= 80
     header = next(line for line in shown if line.startswith("RESPONSE"))

@@ -69,7 +69,13 @@ class Conversation:
     async def submit(
         self, text: str | None = "Why?", key: str | None = None, if_busy: history_log.IfBusy = "queue", **more: Any
     ) -> Accepted | Refused:
-        submission = Submission(self.name, key or secrets.token_hex(4), more.pop("model", "default"), text, **more)
+        submission = Submission(
+            conversation=self.name,
+            key=key or secrets.token_hex(4),
+            model=more.pop("model", "default"),
+            text=text,
+            **more,
+        )
         return await history_log.submit(self.store, submission, if_busy)
 
     async def ask(
