@@ -107,24 +107,24 @@ class Checker:
         """`expects_marked_text`: if False, viewers are only compared with each other. `state`: class of viewers."""
         self.expects_marked_text = expects_marked_text
         self._state = state or ViewerState
-        self.states: dict[str, ViewerState] = {}
+        self.viewers: dict[str, ViewerState] = {}
         self.verdicts: list[Verdict] = []
         self.tokens = 0
         self._texts: dict[tuple[str, str], int] = {}
         self._end_revocations: list[Verdict] = []
 
-    def state(self, name: str, conversation: str) -> ViewerState:
-        """Create the state of a new viewer."""
-        state = self.states[name] = self._state(self, name, conversation)
+    def add_viewer(self, name: str, conversation: str) -> ViewerState:
+        """Return the state of a new viewer, which is checked from now on."""
+        state = self.viewers[name] = self._state(self, name, conversation)
         return state
 
     def report(self, kind: Kind, viewer: str, about: str, detail: str) -> None:
         """Record a verdict, without repetition."""
         verdict = Verdict(kind, viewer, about, detail)
         # Only the final state shows whether the store lost the end.
-        notes = self._end_revocations if kind == "end_revoked" else self.verdicts
-        if not any(other[:3] == verdict[:3] for other in notes):
-            notes.append(verdict)
+        verdicts = self._end_revocations if kind == "end_revoked" else self.verdicts
+        if not any(other[:3] == verdict[:3] for other in verdicts):
+            verdicts.append(verdict)
 
     def check_text_at(self, viewer: str, response: str, cursor: str, text: str) -> None:
         """Check that all viewers have the same text at a cursor."""
@@ -142,7 +142,7 @@ class Checker:
             for message in history
             if message.get("response")
         }
-        for state in self.states.values():
+        for state in self.viewers.values():
             self._compare(state, truth, settled)
         for question in truth.questions:
             self._check_question(question, truth, settled)
@@ -177,8 +177,8 @@ class Checker:
         if not missing and not more and mine != others:
             self.report("reordered", state.name, "history", "the messages are in another order")
         for message in history:
-            mine_of_it = state.messages.get(message["id"], message)
-            if any(mine_of_it.get(name) != message.get(name) for name in ("role", "text", "response", "reason")):
+            own = state.messages.get(message["id"], message)
+            if any(own.get(name) != message.get(name) for name in ("role", "text", "response", "reason")):
                 self.report("diverged", state.name, message["id"], "the message differs")
 
     def _check_question(self, question: Question, truth: GroundTruth, settled: Mapping[str, Frame]) -> None:

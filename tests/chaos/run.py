@@ -159,7 +159,7 @@ class Run:
         name = f"chaos-{self._unique}-{number}"
         viewers = [
             Viewer(
-                self.checker.state(f"{name}/{index}", name),
+                self.checker.add_viewer(f"{name}/{index}", name),
                 self.deployment.urls,
                 viewer.gateway,
                 random.Random(self.rng.random()),
@@ -286,7 +286,7 @@ class Run:
 
     async def _join_late(self, name: str) -> ViewerState:
         """Return the state of a viewer that joins last."""
-        late = Viewer(Checker().state(f"{name}/late", name), self.deployment.urls, 0, self.rng)
+        late = Viewer(Checker().add_viewer(f"{name}/late", name), self.deployment.urls, 0, self.rng)
         late.start()
         try:
             async with asyncio.timeout(10.0):
@@ -312,7 +312,7 @@ class Run:
 
     def _evidence(self) -> str:
         lines = [self.deployment.output()]
-        for name, state in self.checker.states.items():
+        for name, state in self.checker.viewers.items():
             lines.append(f"{name}: cursor {state.cursor}, messages {list(state.messages)}")
             for response, shown in state.shown.items():
                 end = shown.end and {

@@ -74,14 +74,14 @@ class Soak:
         self.script = script
         self.rng = random.Random(seed)
         self.checker = Checker()
-        self.asked = self.tokens = self.aborted_connects = self.churned = self.stopped = 0
+        self.answers = self.tokens = self.aborted_connects = self.churned = self.stopped = 0
         self.problems: list[str] = []
 
     async def load(self, seconds: float) -> None:
         """Run the load for `seconds`; all clients are disconnected when it returns."""
-        over = time.monotonic() + seconds
-        tasks = [asyncio.create_task(self._converse(number, over)) for number in range(CONVERSATIONS)]
-        tasks.append(asyncio.create_task(self._abort_connects(over)))
+        end_time = time.monotonic() + seconds
+        tasks = [asyncio.create_task(self._converse(number, end_time)) for number in range(CONVERSATIONS)]
+        tasks.append(asyncio.create_task(self._abort_connects(end_time)))
         await asyncio.gather(*tasks)
 
     async def count(self) -> dict[str, dict[str, float]]:
@@ -89,15 +89,15 @@ class Soak:
         await asyncio.sleep(IDLE_S)
         return {instance.name: await resource_counts(instance) for instance in self.deployment.instances}
 
-    async def _converse(self, number: int, over: float) -> None:
+    async def _converse(self, number: int, end_time: float) -> None:
         """Run conversations one after another, each with a few questions, so that finished ones can be evicted."""
-        while time.monotonic() < over:
-            name = f"soak-{number}-{self.asked}"
+        while time.monotonic() < end_time:
+            name = f"soak-{number}-{self.answers}"
             # One checker per conversation, so that this process does not accumulate state.
             checker = Checker()
             viewers = [
                 Viewer(
-                    checker.state(f"{name}/{index}", name),
+                    checker.add_viewer(f"{name}/{index}", name),
                     self.deployment.urls,
                     index,
                     random.Random(self.rng.random()),
@@ -106,7 +106,7 @@ class Soak:
             ]
             for viewer in viewers:
                 viewer.start()
-            until = min(over, time.monotonic() + 60.0)
+            until = min(end_time, time.monotonic() + 60.0)
             while time.monotonic() < until:
                 await self._ask(name, viewers)
             await asyncio.gather(*(viewer.close() for viewer in viewers))
@@ -114,13 +114,13 @@ class Soak:
             self.problems += [f"{verdict.kind}: {verdict.about}: {verdict.detail}" for verdict in checker.verdicts]
 
     async def _ask(self, name: str, viewers: list[Viewer]) -> None:
-        self.asked += 1
+        self.answers += 1
         key = f"60.{self.rng.getrandbits(40):x}"
         self.script.expect(key, MessagePlan(0.0, "finish", 60, 0.04))
         asker = self.rng.choice(viewers)
         await asker.ask(f"k-{key}", key)
-        over = time.monotonic() + self.rng.uniform(4.0, 9.0)
-        while time.monotonic() < over:
+        end_time = time.monotonic() + self.rng.uniform(4.0, 9.0)
+        while time.monotonic() < end_time:
             await asyncio.sleep(0.5)
             for viewer in viewers:
                 if self.rng.random() < CHURN / 120:
@@ -137,9 +137,9 @@ class Soak:
             await asyncio.sleep(0.1)
         self.script.forget(key)
 
-    async def _abort_connects(self, over: float) -> None:
+    async def _abort_connects(self, end_time: float) -> None:
         """Connect again and again, and abort at a random point."""
-        while time.monotonic() < over:
+        while time.monotonic() < end_time:
             self.aborted_connects += 1
             task = asyncio.create_task(self._connect())
             await asyncio.sleep(self.rng.uniform(0.0, 0.06))
@@ -177,19 +177,21 @@ async def soak(minutes: float, warm: float, seed: int) -> dict[str, Any]:
                 await run.load(warm * 60)
                 base = await run.count()
                 print("base", json.dumps(base), flush=True)
-                over = time.monotonic() + minutes * 60
-                while (left := over - time.monotonic()) > 0:
+                end_time = time.monotonic() + minutes * 60
+                while (left := end_time - time.monotonic()) > 0:
                     await run.load(min(left, 300.0))
                     now = {instance.name: await resource_counts(instance) for instance in deployment.instances}
                     provider.calls.clear()
-                    print(f"{run.asked} answers, {run.aborted_connects} aborted_connects", json.dumps(now), flush=True)
+                    print(
+                        f"{run.answers} answers, {run.aborted_connects} aborted connects", json.dumps(now), flush=True
+                    )
                 end = await run.count()
                 run.problems += deployment.problems()
     finally:
         fork_server.close()
     return {
         "minutes": minutes,
-        "answers": run.asked,
+        "answers": run.answers,
         "tokens": run.tokens,
         "churned": run.churned,
         "stopped": run.stopped,
@@ -220,7 +222,7 @@ def main() -> int:
         for what, share in shares.items()
         if share > MAX_GROWTH
     ]
-    print(f"grew: {', '.join(grew) or 'nothing'}; problems: {len(result['wrong'])}")
+    print(f"grew: {', '.join(grew) or 'nothing'}; problems: {len(result['problems'])}")
     return 1 if grew or result["problems"] else 0
 
 

@@ -60,7 +60,7 @@ def truth(**changes: Any) -> GroundTruth:
 
 def verdicts(frames: list[Frame], **changes: Any) -> set[Kind]:
     checker = Checker()
-    state = checker.state("v", CONVERSATION)
+    state = checker.add_viewer("v", CONVERSATION)
     for frame in frames:
         state.apply(frame)
     return {verdict.kind for verdict in checker.finish(truth(**changes))}
@@ -143,7 +143,7 @@ def test_end_is_revoked_only_if_store_is_lossy() -> None:
 
 def test_two_texts_at_one_cursor_are_diverged() -> None:
     checker = Checker(expects_marked_text=False)
-    one, other = checker.state("v", CONVERSATION), checker.state("w", CONVERSATION)
+    one, other = checker.add_viewer("v", CONVERSATION), checker.add_viewer("w", CONVERSATION)
     for state, text in ((one, "Hello"), (other, "Hallo")):
         for frame in (*OPENING, delta("1-3", text)):
             state.apply(frame)
@@ -180,7 +180,7 @@ def test_unexpected_end_reason_is_failed() -> None:
 
 def test_watch_resumes_from_last_cursors() -> None:
     checker = Checker()
-    state = checker.state("v", CONVERSATION)
+    state = checker.add_viewer("v", CONVERSATION)
     for frame in (*OPENING, *PIECES[:3]):
         state.apply(frame)
     assert state.watch() == {
@@ -211,7 +211,7 @@ def test_prefix_has_no_defect_and_gap_is_lost(size: int, call: int, data: st.Dat
 @pytest.mark.parametrize("cut", range(len(OPENING), len(GOOD) + 1))
 def test_viewer_resumed_at_any_point_has_no_verdict(cut: int) -> None:
     checker = Checker()
-    state: ViewerState = checker.state("v", CONVERSATION)
+    state: ViewerState = checker.add_viewer("v", CONVERSATION)
     for frame in GOOD[:cut]:
         state.apply(frame)
     state.apply({"type": "watching", "conversation": CONVERSATION, "cursor": state.cursor, "resumed": True})

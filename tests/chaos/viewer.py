@@ -31,8 +31,8 @@ class Viewer:
         self.accepted: dict[str, str] = {}
         self.rejected: dict[str, str] = {}
         self.reconnects = 0
-        self.connected = True
-        """Whether the client should be connected."""
+        self.active = True
+        """Whether the client reconnects when it is disconnected."""
         self._rng = rng
         self._pending: dict[str, Frame] = {}
         self._stopping: set[str] = set()
@@ -46,7 +46,7 @@ class Viewer:
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        self.connected = False
+        self.active = False
         for task in (self._task, *self._timers):
             if task is not None:
                 task.cancel()
@@ -112,7 +112,7 @@ class Viewer:
 
     async def _run(self) -> None:
         pause = 0.05
-        while self.connected:
+        while self.active:
             await self._awake.wait()
             if self._reloads:
                 self._reloads = False
