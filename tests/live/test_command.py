@@ -283,11 +283,11 @@ def test_a_foreign_host_is_refused_with_the_reason() -> None:
     ("store", "reason"),
     [
         ("mongodb://planted-secret@localhost", "redis://"),
-        ("localhost:6379", "not known"),
+        ("localhost:6379", "unknown"),
         ("redis://:planted-secret@127.0.0.1:1/0", "redis://127.0.0.1:1"),
         ("redis://:planted/secret@127.0.0.1:1/0", "%XX"),
         ("unix:///nowhere/planted-secret.sock", "no store answers"),
-        ("embedded:///proc/nowhere", "another folder"),
+        ("embedded:///proc/nowhere", "use another one"),
     ],
 )
 @pytest.mark.parametrize("command", ["gateway", "worker"])

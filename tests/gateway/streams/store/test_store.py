@@ -86,9 +86,7 @@ async def test_subscription_to_a_frozen_server_closes_immediately(server: RealSe
         assert subscription.closed.done()
 
 
-async def test_a_frozen_server_is_unavailable_after_the_callers_patience_and_not_later(
-    server: RealServer, server_store: Store
-) -> None:
+async def test_frozen_server_is_unavailable_after_the_timeout(server: RealServer, server_store: Store) -> None:
     conversation = Conversation(server_store)
     first = await conversation.ask()
     with server.frozen():
@@ -116,9 +114,7 @@ async def test_killed_server_is_unavailable_until_it_restarts(server: RealServer
     assert (await conversation.ask(key="k1")).response == accepted.response
 
 
-async def test_a_call_outlasts_a_crash_of_the_server_within_its_patience(
-    server: RealServer, server_store: Store
-) -> None:
+async def test_call_succeeds_if_the_server_restarts_in_time(server: RealServer, server_store: Store) -> None:
     conversation = Conversation(server_store)
     await conversation.prepare()
     writer_of = await conversation.ask()
@@ -217,7 +213,7 @@ async def test_tail_may_be_lost_without_a_reconnect(make: ServerProgram) -> None
 
 
 def follow(server: RealServer, primary: RealServer) -> None:
-    """ServerProgram a server another's replica, and wait until it has all that the other has."""
+    """Make a server a replica of another one, and wait until it is synchronized."""
     server.command("REPLICAOF", "127.0.0.1", primary.port)
     deadline = time.monotonic() + 20
     while server.command("INFO", "replication")["master_link_status"] != "up":
