@@ -1,4 +1,4 @@
-"""The entries of one attempt: which are written, and what to append next.
+"""Fencing and the entries of one attempt: which are written, and what to append next.
 
 The store appends only if its last id is the one that the writer expects. Otherwise its last id shows which of three
 things happened: the append was made and its reply was lost; a failover lost a tail of this attempt, and the same bytes

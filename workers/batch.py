@@ -1,4 +1,4 @@
-"""Batching: when small pieces become one append, and what is appended.
+"""Batching (coalescing of tokens): when small pieces become one append, and what is appended.
 
 The first piece of an attempt is due immediately, and so is a piece after a silence. Other pieces are coalesced until
 the next tick, so the tokens of one interval share the cost of an append. All answers of a worker share the ticks, and

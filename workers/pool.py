@@ -150,19 +150,20 @@ class Pool:
             except TimeoutError:
                 self._pending_partitions.update(range(keys.PARTITIONS))
 
-    async def _acquire(self, partitions: Iterable[int], limit: int) -> None:
+    async def _acquire(self, partitions: set[int], limit: int) -> None:
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         rule = self._observer.rule(started_at)
         try:
             found = await jobs.acquire(self._store, self.name, partitions, limit, rule)
         except (StoreError, RedisError, OSError) as error:
-            logger.warning("jobs_not_acquired", extra={"error": type(error).__name__})
-            self._observer.failed(loop.time())
+            self._store_failed(error)
             await asyncio.sleep(RETRY_PAUSE_S)
             self._pending_partitions.update(range(keys.PARTITIONS))
             return
         self._observer.answered(started_at, loop.time())
+        if len(partitions) == keys.PARTITIONS:
+            self._store_recovered()
         for job in found:
             if job.response in self._running:
                 # The lease expired and this worker acquired its own job again: the attempt continues. If another
@@ -173,6 +174,15 @@ class Pool:
             self._running[job.response] = _Running(job, generation, task)
             metrics.RUNNING.set(len(self._running))
             task.add_done_callback(partial(self._finished, job))
+
+    def _store_failed(self, error: BaseException) -> None:
+        if self._observer.failed(asyncio.get_running_loop().time()):
+            logger.warning("store_unavailable", extra={"error": type(error).__name__})
+
+    def _store_recovered(self) -> None:
+        after_s = self._observer.recovered(asyncio.get_running_loop().time())
+        if after_s is not None:
+            logger.info("store_available", extra={"after_s": round(after_s, 1)})
 
     def _finished(self, job: jobs.Job, task: asyncio.Task[None]) -> None:
         running = self._running.get(job.response)
@@ -197,28 +207,38 @@ class Pool:
             results = await asyncio.gather(
                 *(jobs.renew(self._store, running.job, self.name) for running in held), return_exceptions=True
             )
+            failed = [result for result in results if isinstance(result, BaseException)]
+            for error in failed:
+                self._store_failed(error)
+            if held and not failed and len(held) >= self._concurrency:
+                # A full pool acquires nothing, so only renewals show that the store answers.
+                self._store_recovered()
             for running, result in zip(held, results, strict=True):
                 if isinstance(result, BaseException):
-                    fields = {"response": running.job.response, "error": type(result).__name__}
-                    logger.warning("lease_not_renewed", extra=fields)
-                    self._observer.failed(asyncio.get_running_loop().time())
-                elif result != "held" and not running.generation.ending:
+                    continue
+                if result != "held" and not running.generation.ending:
                     metrics.FENCES.labels("renewal").inc()
                     running.task.cancel()
 
     async def _subscribe_control(self) -> None:
+        lost = False
         while True:
             reason = "closed"
             try:
                 subscription = await self._store.subscribe(self._on_control, self._on_subscribed)
                 try:
                     subscription.subscribe(*self._partitions)
+                    if lost:
+                        logger.info("control_subscription_restored")
+                        lost = False
                     await subscription.closed
                 finally:
                     await subscription.close()
             except (RedisError, OSError) as error:
                 reason = type(error).__name__
-            logger.warning("control_subscription_lost", extra={"error": reason})
+            if not lost:
+                logger.warning("control_subscription_lost", extra={"error": reason})
+                lost = True
             await asyncio.sleep(RETRY_PAUSE_S)
 
     def _on_subscribed(self, channel: bytes) -> None:
@@ -258,8 +278,7 @@ class Pool:
                 try:
                     await self._requeue_partition(partition)
                 except (StoreError, RedisError, OSError) as error:
-                    fields = {"partition": partition, "error": type(error).__name__}
-                    logger.warning("lost_jobs_not_requeued", extra=fields)
+                    self._store_failed(error)
                     break
 
     async def _requeue_partition(self, partition: int) -> None:

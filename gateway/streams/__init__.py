@@ -1,5 +1,5 @@
-"""The contract between the gateway and its workers: what is written to Redis, and how.
+"""The data that gateways and workers share in Redis: entries, keys, logs, jobs, presence.
 
-Code that writes an entry and code that reads it stand next to each other here. Callers name the module
-(`gateway.streams.log_entries`), so a core module that needs an entry never pulls in a Redis client.
+Each module contains the encoding and the decoding of its data. Import modules by name
+(`gateway.streams.log_entries`), so that core modules do not import a Redis client.
 """

@@ -57,10 +57,20 @@ class StoreObserver:
     def __init__(self, lease_s: float) -> None:
         self._lease_s = lease_s
         self._impaired_at = float("-inf")
+        self._outage_since: float | None = None
 
-    def failed(self, now: float) -> None:
-        """Record that a call failed because the store was unreachable."""
+    def failed(self, now: float) -> bool:
+        """Record that a call failed because the store was unavailable; return whether an outage starts."""
         self._impaired_at = now
+        starts = self._outage_since is None
+        if self._outage_since is None:
+            self._outage_since = now
+        return starts
+
+    def recovered(self, now: float) -> float | None:
+        """Record that all servers answer; return the seconds of the outage that ends, None without an outage."""
+        since, self._outage_since = self._outage_since, None
+        return None if since is None else now - since
 
     def answered(self, started_at: float, now: float) -> None:
         """Record a call that succeeded; a slow one delayed the renewals of other workers as well."""

@@ -224,7 +224,7 @@ def escape(text: str) -> bytes:
 
 
 def unescape(escaped: bytes) -> str:
-    """Return the text of concatenated text bodies; raise ValueError where they are not escaped text."""
+    """Return the text of concatenated text bodies; raise ValueError if they are not escaped text."""
     text: str = msgspec.json.decode(b'"%b"' % escaped, type=str)
     return text
 

@@ -1,4 +1,4 @@
--- Append consecutive entries of one attempt, if the last id of the log is the expected one.
+-- Append consecutive entries of one attempt, if the last id of the log is the expected one (fencing).
 -- KEYS: log
 -- Returns 'ok'; otherwise changes nothing and returns the last id ('' if there is no log or it has an end).
 local publish, expected_id, first_id, feed = ARGV[1], ARGV[2], ARGV[3], ARGV[4]

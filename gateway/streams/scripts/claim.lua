@@ -1,4 +1,4 @@
--- Begin an attempt: write its start entry. From then on Redis rejects ids of every earlier attempt.
+-- Begin an attempt: write its start entry. This fences every earlier attempt, because Redis rejects smaller ids.
 -- KEYS: jobs, log, open
 -- Returns {'claimed', id before, id of start}, {'exhausted'}, {'ended'}, {'expired'} or {'lost'}.
 local jobs, log, open = KEYS[1], KEYS[2], KEYS[3]

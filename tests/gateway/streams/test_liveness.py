@@ -71,6 +71,16 @@ def test_failed_call_suspends_the_judgement_for_a_lease() -> None:
     assert observer.rule(106.1) == TakeOverRule(6.0, 6.0)
 
 
+def test_outage_is_reported_once_at_its_start_and_end() -> None:
+    observer = StoreObserver(6.0)
+    assert observer.recovered(90.0) is None
+    assert [observer.failed(now) for now in (100.0, 100.2, 101.0)] == [True, False, False]
+    observer.answered(101.0, 101.1)
+    assert observer.recovered(102.0) == 2.0
+    assert observer.recovered(103.0) is None
+    assert observer.failed(104.0)
+
+
 @pytest.mark.parametrize(("elapsed_s", "reliable"), [(0.1, True), (2.0, True), (2.1, False)])
 def test_slow_call_suspends_the_judgement(elapsed_s: float, reliable: bool) -> None:
     observer = StoreObserver(6.0)

@@ -1,0 +1,88 @@
+"""The pool: outages are logged once, and draining releases the remaining jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from gateway.streams import response_log
+from gateway.streams.store.store import open_store
+from tests.gateway.streams.steps import Conversation
+from tests.stores import RealServer
+from tests.workers.test_generation import OPTIONS
+from workers.options import GenerationOptions
+from workers.pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    import pytest
+
+    from gateway.streams.store.store import Store
+
+
+@asynccontextmanager
+async def running_pool(store: Store) -> AsyncIterator[Pool]:
+    options = GenerationOptions(**OPTIONS, batching_interval_s=0.001)
+    pool = Pool(store, {"default": "demo"}, options, concurrency=10, demo_rate=100.0)
+    running = asyncio.create_task(pool.run())
+    yield pool
+    await pool.shut_down(0.0)
+    await running
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_outage_is_logged_once_at_its_start_and_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="workers.pool")
+
+    def logged(event: str) -> int:
+        return sum(record.getMessage() == event for record in caplog.records)
+
+    async def lost() -> bool:
+        return logged("store_unavailable") == logged("control_subscription_lost") == 1
+
+    async def restored() -> bool:
+        return logged("store_available") == logged("control_subscription_restored") == 1
+
+    with RealServer() as server:
+        store = await open_store(server.url)
+        async with running_pool(store):
+            conversation = Conversation(store)
+            accepted = await conversation.ask("/long 1")
+
+            async def answered() -> bool:
+                return len(await response_log.read(store, accepted.response)) > 3
+
+            await until(answered)
+            server.kill()
+            await until(lost)
+            # Several failed attempts to acquire jobs and to subscribe.
+            await asyncio.sleep(1.0)
+            await asyncio.to_thread(server.start)
+            await until(restored)
+            assert await lost()
+            (available,) = [record for record in caplog.records if record.getMessage() == "store_available"]
+            assert vars(available)["after_s"] >= 1.0
+        await store.close()
+
+
+async def test_shut_down_releases_the_remaining_jobs(store: Store) -> None:
+    conversation = Conversation(store)
+    async with running_pool(store) as pool:
+        accepted = await conversation.ask("/silent")
+
+        async def claimed() -> bool:
+            return len(await response_log.read(store, accepted.response)) == 2
+
+        await until(claimed)
+        assert await conversation.pending() == {(await conversation.jobs())[accepted.response]: pool.name}
+    # No lease to wait for: the job was released.
+    job = await conversation.take("w2", lease=3600.0)
+    assert job.response == accepted.response
