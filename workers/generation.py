@@ -201,8 +201,10 @@ class Generation:
         """End the response as failed, if this worker still owns it."""
         try:
             await self._end(End("failed", error=Problem(code, message), retryable=retryable))
-        except (FencedError, StoreError) as error:
-            logger.info("attempt_abandoned", extra={**self._log_fields, "error": type(error).__name__})
+        except FencedError:
+            logger.info("attempt_fenced", extra=self._log_fields)
+        except StoreError as error:
+            logger.warning("attempt_abandoned", extra={**self._log_fields, "error": type(error).__name__})
 
     @property
     def _log_fields(self) -> dict[str, Any]:

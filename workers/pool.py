@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from gateway.streams import jobs, keys, presence, response_log
 from gateway.streams.liveness import StoreObserver, renewal_interval_s
 from gateway.streams.log_entries import End, Problem
+from gateway.streams.log_fields import error_fields
 from gateway.streams.records import MAX_RESPONSES, Worker
 from gateway.streams.store.errors import StoreError
 from workers import metrics
@@ -194,8 +195,8 @@ class Pool:
         del self._running[job.response]
         metrics.RUNNING.set(len(self._running))
         if not task.cancelled() and (error := task.exception()) is not None:
-            fields = {"conversation": job.conversation, "response": job.response, "error": type(error).__name__}
-            logger.error("attempt_abandoned", extra=fields)
+            fields = {"conversation": job.conversation, "response": job.response, **error_fields(error)}
+            logger.error("attempt_failed", extra=fields)
         if was_full:
             self._pending_partitions.update(range(keys.PARTITIONS))
             self._wake.set()

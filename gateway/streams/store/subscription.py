@@ -67,7 +67,7 @@ async def open_subscription(
     commands: ChannelCommands = PLAIN,
     on_revoked: OnRevoked | None = None,
 ) -> Subscription:
-    """Open a subscription on a connection of its own. Safe to cancel; raises RedisError, OSError."""
+    """Open a subscription on a separate connection. Safe to cancel; raises RedisError, OSError."""
     connection: AbstractConnection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
     try:
         await connection.connect()  # type: ignore[no-untyped-call]
