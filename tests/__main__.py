@@ -1,4 +1,4 @@
-"""`python -m tests`: every test. `make test` runs it after the checks, of which one runs core modules' tests alone."""
+"""`python -m tests`: every test except the long forms. `make test` runs the checks first, then this."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent
 
-SIDE_BY_SIDE: Final = "3"
-"""Processes that share the files of pytest's tests: more than two processors, since most tests wait for most of
-their time. Beside the browsers of the web side they would not, and tests with a bound would fail."""
+PROCESSES: Final = "3"
+"""Of pytest. More than two cores, because most tests wait most of the time; see gateway/decisions/0048."""
 
 
 def passes(name: str, *command: str) -> bool:
-    """Run one step, between a header and a line with its duration."""
+    """Run one step; print a header and its duration. Return whether it passed."""
     print(f"\n==== {name} ====", flush=True)
     begin = time.monotonic()
     passed = subprocess.run([sys.executable, "-m", *command], cwd=ROOT).returncode == 0
@@ -25,17 +24,17 @@ def passes(name: str, *command: str) -> bool:
 
 
 def main() -> int:
-    """Run all steps, whatever becomes of one; pytest last, so that its closing line is the last one."""
+    """Run all steps, also after a failure. pytest is last, so that its summary is the last output."""
     steps = {
         "web tests": ("tests.web", "test"),
-        # Those marked `long` have a command of their own. A file stays together, because its tests share a deployment.
+        # The tests of a file share a deployment, so a file stays in one process.
         "pytest": (
             *("pytest", "-q", "-m", "not long"),
-            *("-n", SIDE_BY_SIDE, "--dist", "loadfile", "--no-loadscope-reorder"),
+            *("-n", PROCESSES, "--dist", "loadfile", "--no-loadscope-reorder"),
         ),
     }
     failed = [name for name, command in steps.items() if not passes(name, *command)]
-    print(f"\nFAILED: {', '.join(failed)}" if failed else "\neverything passed", flush=True)
+    print(f"\nFAILED: {', '.join(failed)}" if failed else "\nall steps passed", flush=True)
     return 1 if failed else 0
 
 

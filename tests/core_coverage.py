@@ -1,6 +1,6 @@
 """`python -m tests.core_coverage`: each core module is covered, branches too, by its own tests alone.
 
-A module that needs other modules' tests to be covered has a decision that nobody stated where it is made.
+A module that is covered only by other modules' tests makes a decision that its own tests do not state.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ CORE: Final = {
     "workers.overlap": "tests/workers/test_overlap.py",
     "workers.retry_policy": "tests/workers/test_retry_policy.py",
 }
-"""The core modules of the house, each with its tests."""
+"""Each core module, and its test module."""
 
 
 def source_of(module: str) -> Path:
-    """The file of a module, from the root of the repository on."""
+    """Return the file of a module, relative to the root of the repository."""
     return Path(*module.split(".")).with_suffix(".py")
 
 
 class Apart:
-    """A plugin of pytest that tells the lines which one file of tests reaches from those that another one does."""
+    """A pytest plugin that records which test file reached a line."""
 
     def __init__(self, measured: coverage.Coverage) -> None:
         self.measured = measured
@@ -68,33 +68,33 @@ class Apart:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Give all that happens from before its fixtures until after them to the file of the test."""
+        """Attribute a test, with its fixtures, to its file."""
         self.measured.switch_context(item.nodeid.partition("::")[0])
         return (yield)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note which files fail."""
+        """Record the files with failures."""
         if report.failed:
             self.failed.add(report.nodeid.partition("::")[0])
 
 
 def run() -> tuple[coverage.Coverage, set[str]]:
-    """Run the tests of all core modules, each once; return what they reached, and the files that failed."""
-    # Not its newest core, which can not tell who reached a line.
+    """Run the tests of all core modules once; return the coverage and the files that failed."""
+    # The newest measurement core does not record which test reached a line.
     measured = coverage.Coverage(data_file=None, branch=True, source=list(CORE))
     measured.set_option("run:core", "ctrace")
     plugin = Apart(measured)
-    # Few examples: what is to be covered has to be covered by what a test states, not by luck.
+    # Few examples: coverage must come from what a test states, not from luck.
     os.environ["TOKENWIRE_HYPOTHESIS"] = "quick"
     there = [tests for tests in CORE.values() if (ROOT / tests).exists()]
     with measured.collect():
         status = pytest.main(["-q", "-p", "no:cacheprovider", *there], plugins=[plugin])
-    # Any other status: a file that can not be read, or nothing that was run.
+    # Any other status: a file cannot be read, or no test ran.
     return measured, plugin.failed if status in (0, 1) else set(there)
 
 
 def problem(module: str, measured: coverage.Coverage, failed: set[str]) -> str | None:
-    """What is wrong with a module's coverage, if anything is."""
+    """Return what is wrong with a module's coverage; None if it is complete."""
     tests, source = CORE[module], source_of(module)
     if not (ROOT / tests).exists():
         return f"{source}: there is no {tests}"

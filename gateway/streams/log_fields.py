@@ -12,7 +12,7 @@ MAX_FRAMES: Final = 20
 def error_fields(error: BaseException) -> dict[str, str]:
     """Return `error`, the type, and `where`, the code locations from the raise outwards.
 
-    An exception's text may hold what a user wrote, so it is left out. Of an exception group, the first member counts.
+    The text of an exception may quote a user's text, so it is left out. Of an exception group, the first member counts.
     """
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
