@@ -26,7 +26,7 @@ AT_ONCE := $(MAKE) --no-print-directory --jobs=2
 
 # Separate from .venv/dev: running needs neither the tools nor an editable install.
 run: $(VENV)/run
-	$(BIN)/python -m gateway run
+	$(BIN)/python -m gateway run $(if $(TOKENWIRE_STORE),,--store embedded://)
 
 quick: $(VENV)/dev
 	$(AT_ONCE) style types contracts
