@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 async def open_metrics_port(settings: ProcessSettings, ready: Callable[[], Awaitable[Any]]) -> AsyncIterator[None]:
     """Serve /metrics, /healthz and /readyz within the context, if the settings name a port; raises ClickException.
 
-    `ready` returns the response of /readyz.
+    `ready` returns the response of /readyz. Safe to cancel.
     """
     if settings.metrics_port is None:
         yield

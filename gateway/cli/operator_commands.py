@@ -12,7 +12,7 @@ import click
 
 from gateway.cli.options import require_shared_store, run_to_end, with_settings
 from gateway.cli.settings import Settings
-from gateway.streams.settings import StoreSettings, format_duration
+from gateway.streams.settings import StoreSettings
 
 HOME_AND_CLEAR: str = "\x1b[H\x1b[J"
 """Cursor to the corner, erase to the end of the page (ECMA-48, sections 8.3.21 and 8.3.39)."""
@@ -79,7 +79,7 @@ async def _top(settings: StoreSettings, once: bool) -> None:
     from gateway.streams import presence
     from gateway.streams.store.store import open_store
 
-    store = await open_store(settings.store, settings.lifetimes)
+    store = await open_store(settings.store)
     try:
         while True:
             fleet = await overview(store)
@@ -99,14 +99,14 @@ async def _tail(settings: StoreSettings, response: str, follow: bool) -> None:
     from gateway.streams import log_entries, response_log
     from gateway.streams.store.store import open_store
 
-    store = await open_store(settings.store, settings.lifetimes)
+    store = await open_store(settings.store)
     try:
         last = None
         while True:
             entries = await response_log.read(store, response, last)
             if not entries:
-                kept = format_duration(settings.retention)
-                raise click.ClickException(f"there is no log of {response}: a log expires {kept} after its end")
+                reason = "it never existed, or expired TOKENWIRE_RETENTION after its end"
+                raise click.ClickException(f"there is no log of {response}: {reason}")
             for entry, value in entries:
                 if last is not None and entry <= last:
                     continue

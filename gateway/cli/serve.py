@@ -105,6 +105,7 @@ async def serve(
 
     `run_worker`: the settings of a worker in the same process, if there is to be one. `proxy_port`: the port of the
     failover proxy in front, from which the page comes. Raises StoreError, ClickException.
+    Not safe to cancel: clients get no reconnect hint.
     """
     has_parent = proxy_port is not None or (settings.processes > 1 and run_worker is None)
     with listen(settings.host, settings.port, shared=has_parent) as listener:

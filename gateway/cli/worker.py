@@ -29,7 +29,10 @@ def worker(settings: WorkerSettings) -> None:
 
 
 async def work(settings: WorkerSettings, *, has_parent: bool = False) -> None:
-    """Generate responses until a signal, a failure or the end of the parent process; raises StoreError."""
+    """Generate responses until a signal, a failure or the end of the parent process; raises StoreError.
+
+    Not safe to cancel: jobs that are not handed over are taken over only after their leases.
+    """
     store = await open_store(settings.store, settings.lifetimes)
     try:
         pool = create_pool(settings, store)

@@ -50,7 +50,7 @@ class LivePage:
         return routes
 
     async def fleet(self, request: Request) -> Response:
-        """`GET /live/fleet`: see `gateway.operations.fleet.Fleet`."""
+        """`GET /live/fleet`: see `gateway.operations.fleet.Fleet`. Safe to cancel."""
         if not has_operator_token(request, self._token):
             return _unauthorized()
         async with self._lock:
@@ -63,7 +63,7 @@ class LivePage:
         return Response(self._cached, headers=PRIVATE, media_type="application/json")
 
     async def response(self, request: Request) -> Response:
-        """`GET /live/responses/{id}?after=CURSOR`: the entries of a log after a cursor, without their texts."""
+        """`GET /live/responses/{id}?after=CURSOR`: entries of a log, without texts. Safe to cancel."""
         if not has_operator_token(request, self._token):
             return _unauthorized()
         response = request.path_params["response"]

@@ -29,7 +29,7 @@ class FailoverProxy:
         self._endpoints = list(endpoints)
 
     async def serve(self, listener: socket.socket) -> asyncio.Server:
-        """Return a server that forwards the connections of a listening socket until it is closed."""
+        """Return a server that forwards the connections of a listening socket until it is closed. Safe to cancel."""
         return await asyncio.start_server(self._forward, sock=listener)
 
     async def _forward(self, reader: StreamReader, writer: StreamWriter) -> None:

@@ -76,8 +76,6 @@ class StoreSettings(BaseSettings):
         repr=False,
         description="memory://, embedded://[FOLDER], redis://, unix://, sentinel:// or cluster://",
     )
-    retention: Duration = Field(86_400.0, ge=60, description="how long a log is kept after its end: the resume window")
-    history: Duration = Field(30 * 86_400.0, ge=60, description="how long a conversation is kept after its last change")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="lowest severity that is logged"
     )
@@ -85,15 +83,12 @@ class StoreSettings(BaseSettings):
         "text", description="format of a log event: a text line or a JSON object"
     )
 
-    @property
-    def lifetimes(self) -> Lifetimes:
-        """How long the store keeps logs, conversations and idempotency keys."""
-        return Lifetimes(self.retention, max(self.history, self.retention), self.retention)
-
 
 class ProcessSettings(StoreSettings):
     """What gateways and workers share."""
 
+    retention: Duration = Field(86_400.0, ge=60, description="how long a log is kept after its end: the resume window")
+    history: Duration = Field(30 * 86_400.0, ge=60, description="how long a conversation is kept after its last change")
     models: Annotated[dict[str, str] | None, NoDecode] = Field(
         None,
         description='JSON object, alias to provider/model: {"default": "demo", "fast": "openai/gpt-4o-mini"}; '
@@ -136,6 +131,11 @@ class ProcessSettings(StoreSettings):
                 f'no alias "default", which clients use: {{"default": {json.dumps(next(iter(value.values())))}, ...}}'
             )
         return value
+
+    @property
+    def lifetimes(self) -> Lifetimes:
+        """How long the store keeps logs, conversations and idempotency keys."""
+        return Lifetimes(self.retention, max(self.history, self.retention), self.retention)
 
     def targets(self) -> dict[str, str]:
         """Return alias to provider/model: those configured, or the demo and each provider that has a key."""

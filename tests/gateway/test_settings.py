@@ -15,6 +15,7 @@ from gateway.cli.settings import Settings, load
 from gateway.settings import GatewaySettings
 from gateway.streams.settings import (
     SettingsError,
+    StoreSettings,
     effective,
     format_duration,
     parse_duration,
@@ -354,6 +355,10 @@ def test_a_text_without_a_known_unit_is_left_to_the_field(text: str) -> None:
 )
 def test_a_duration_is_shown_in_its_largest_whole_unit(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_top_and_tail_have_only_the_settings_of_the_store_and_the_log() -> None:
+    assert set(StoreSettings.model_fields) == {"store", "log_level", "log_format"}
 
 
 def test_gateway_and_worker_share_only_the_process_settings() -> None:

@@ -70,6 +70,7 @@ class PrimaryConnection(Connection):
         await super()._connect()  # type: ignore[no-untyped-call]
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
+        """See `redis.asyncio.Connection`; raises ConnectionError where the server is no primary."""
         await super().on_connect_check_health(check_health)
         # The server may have been demoted after `locate` returned.
         await self.send_command("ROLE", check_health=False)
