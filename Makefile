@@ -54,6 +54,7 @@ style: $(VENV)/dev
 
 types: $(VENV)/dev
 	$(BIN)/mypy
+	$(BIN)/mypy deploy/backends/fastapi_backend.py
 
 contracts: $(VENV)/dev
 	$(BIN)/lint-imports

@@ -4,12 +4,12 @@ const express = require("express");
 const jwt = require("jsonwebtoken");
 
 const key = process.env.TOKENWIRE_JWT_KEY; // the gateway's secret, at least 32 bytes
-const users = { "session-of-ann": "ann" }; // replace with your own session check
+const users = new Map([["session-of-ann", "ann"]]); // replace with your own session check
 const app = express();
 
 app.get("/token", (request, response) => {
   const cookies = Object.fromEntries((request.headers.cookie ?? "").split("; ").map((pair) => pair.split("=")));
-  const user = users[cookies.session];
+  const user = users.get(cookies.session);
   // Hex: no user id is the prefix of another one's names.
   let subject = user && `user.${Buffer.from(user).toString("hex")}`;
   if (!user) {
