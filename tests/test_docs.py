@@ -1,8 +1,9 @@
-"""Documentation covers every setting, frame, field, error code, close code and route."""
+"""Documentation covers every setting, frame, field, error code, close code and route; its links exist."""
 
 from __future__ import annotations
 
 import re
+import subprocess
 from typing import TYPE_CHECKING, Final, get_args
 
 import pytest
@@ -17,6 +18,7 @@ from tests.core_coverage import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 CLIENT_FRAMES: Final[dict[str, tuple[str, ...]]] = {
     frame.__struct_config__.tag: frame.__struct_fields__ for frame in get_args(ClientFrame)
@@ -32,6 +34,10 @@ def document(path: str) -> str:
 PROTOCOL: Final = document("gateway/PROTOCOL.md")
 README: Final = document("README.md")
 SETTINGS: Final = document("gateway/SETTINGS.md")
+
+DECISIONS: Final = sorted((ROOT / "gateway" / "decisions").glob("[0-9]*.md"))
+HEADINGS: Final = ("Context", "Decision", "Measured", "Rejected")
+"""The headings of a decision, in this order; only the decision itself is required."""
 
 
 def rows(page: str) -> Iterator[list[str]]:
@@ -122,3 +128,62 @@ def test_every_long_form_has_a_command() -> None:
     for path in commands:
         assert (ROOT / path).exists(), path
     assert {path for path in marked if not path.startswith(tuple(commands))} == set()
+
+
+def pages() -> list[str]:
+    """Return all Markdown files of the repository; without git, those outside of installed packages."""
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode == 0 and listed.stdout:
+        return [page for page in listed.stdout.splitlines() if (ROOT / page).exists()]
+    files = [path.relative_to(ROOT) for path in ROOT.rglob("*.md")]
+    return [str(file) for file in files if not {"node_modules", ".venv"} & set(file.parts)]
+
+
+def anchor(heading: str) -> str:
+    """Return the anchor that GitHub gives to a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_relative_link_exists(page: str) -> None:
+    text = re.sub(r"^```.*?^```$|`[^`\n]*`", "", document(page), flags=re.DOTALL | re.MULTILINE)
+    missing = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, fragment = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        anchors = (
+            {anchor(heading) for heading, _ in sections(file.read_text())} if fragment and file.exists() else set()
+        )
+        if not file.exists() or (fragment and fragment not in anchors):
+            missing.append(target)
+    assert missing == []
+
+
+def test_index_of_decisions_lists_every_record() -> None:
+    listed = [(row[0], row[1]) for row in rows(document("gateway/decisions/README.md")) if row[0].isdigit()]
+    titles = [path.read_text().splitlines()[0].removeprefix("# ").partition(" ") for path in DECISIONS]
+    expected = [(n, f"[{title}]({path.name})") for (n, _, title), path in zip(titles, DECISIONS, strict=True)]
+    assert listed == expected
+    assert [number for number, _ in listed] == [f"{number:04}" for number in range(1, len(DECISIONS) + 1)]
+
+
+@pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.name[:4])
+def test_decision_has_date_and_headings(path: Path) -> None:
+    text = path.read_text()
+    assert text.startswith(f"# {path.name[:4]} ")
+    assert re.search(r"^Date: \d{4}-\d\d-\d\d$", text, re.MULTILINE)
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert "Decision" in headings
+    assert headings == [heading for heading in HEADINGS if heading in headings]
+
+
+def test_referenced_decisions_exist() -> None:
+    numbers = {path.name[:4] for path in DECISIONS}
+    named = set()
+    for folder in ("gateway", "workers", "tests", "web", "deploy"):
+        for path in (ROOT / folder).rglob("*.*"):
+            if path.suffix in {".py", ".md", ".ts", ".lua", ".c"} and "node_modules" not in path.parts:
+                named |= set(re.findall(r"decisions?/(\d{4})", path.read_text()))
+    assert named - numbers == set()

@@ -264,3 +264,14 @@ def test_dashboard_panels_do_not_overlap() -> None:
         if panel["type"] != "row":
             assert panel["description"], panel["title"]
             assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+
+
+def test_metrics_of_operations_page_are_registered() -> None:
+    page = (ROOT / "gateway" / "OPERATIONS.md").read_text()
+    known = registered()
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in known}
+    codes = [code for code in re.findall(r"`([^`\n]+)`", page) if re.search(r"\b(tokenwire|gen_ai)_[a-z]", code)]
+    named = {name for code in codes for name in metrics_of(code) if not code.endswith("*")}
+    assert named
+    assert named - {*known, *families} == set()
+    assert [(name, label) for code in codes for name, label in labels_of(code) if label not in known[name]] == []
