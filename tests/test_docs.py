@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final, get_args
 import pytest
 from starlette.routing import Route, WebSocketRoute
 
-from gateway import wire
+from gateway import history_replica, wire
 from gateway.app import Gateway, create
 from gateway.cli.settings import Settings, load
+from gateway.streams import history_log, log_entries
 from gateway.streams.store.store import open_store
 from gateway.wire import ClientFrame, Close, ServerFrame
 from tests.core_coverage import ROOT
@@ -36,6 +37,18 @@ README: Final = document("README.md")
 SETTINGS: Final = document("gateway/SETTINGS.md")
 
 DECISIONS: Final = sorted((ROOT / "gateway" / "decisions").glob("[0-9]*.md"))
+LIMITS: Final = {
+    "frame of a client": f"{wire.MAX_FRAME_BYTES // 1024} KiB",
+    "text of a message": f"{wire.MAX_TEXT:,} characters",
+    "conversations of a socket": f"{wire.MAX_WATCHED}",
+    "waiting messages of a conversation": f"{history_log.MAX_AHEAD}",
+    "history of a conversation": f"about {log_entries.MAX_ENTRIES:,} entries",
+    "messages in a snapshot": f"{history_replica.MAX_MESSAGES}",
+    "text of an answer": f"TOKENWIRE_LONGEST`: {Settings.model_fields['longest'].default:,} bytes",
+    "history in a prompt": f"TOKENWIRE_CONTEXT`: {Settings.model_fields['context'].default:,} characters",
+}
+"""Rows of the table of limits in OPERATIONS.md."""
+
 HEADINGS: Final = ("Context", "Decision", "Measured", "Rejected")
 """The headings of a decision, in this order; only the decision itself is required."""
 
@@ -159,6 +172,11 @@ def test_every_relative_link_exists(page: str) -> None:
         if not file.exists() or (fragment and fragment not in anchors):
             missing.append(target)
     assert missing == []
+
+
+def test_operations_page_lists_limits_of_the_code() -> None:
+    listed = {row[0]: row[1] for row in rows(document("gateway/OPERATIONS.md")) if row[0] in LIMITS}
+    assert listed == LIMITS
 
 
 def test_index_of_decisions_lists_every_record() -> None:
