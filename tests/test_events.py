@@ -139,6 +139,13 @@ def test_page_lists_no_other_event() -> None:
         assert set(page()) - set(EVENTS) == set()
 
 
+def test_documents_name_listed_events() -> None:
+    listed = {*page(), "message"}
+    for folder in ("gateway", "workers", "deploy"):
+        for path in sorted((ROOT / folder).rglob("*.md")):
+            assert set(re.findall(r"event=([a-z_]+)", path.read_text())) - listed == set(), path
+
+
 def test_fields_do_not_hide_attributes_of_a_record() -> None:
     reserved = {"name", "args", "msg", "level", "module", "process", "thread", "message", "event", "time", "logger"}
     assert {name for event in EVENTS.values() for name in event.fields} & reserved == set()

@@ -183,7 +183,7 @@ class Pool:
     def _store_recovered(self) -> None:
         after_s = self._observer.recovered(asyncio.get_running_loop().time())
         if after_s is not None:
-            logger.info("store_available", extra={"after_s": round(after_s, 1)})
+            logger.info("store_recovered", extra={"after_s": round(after_s, 1)})
 
     def _finished(self, job: jobs.Job, task: asyncio.Task[None]) -> None:
         running = self._running.get(job.response)
@@ -230,7 +230,7 @@ class Pool:
                 try:
                     subscription.subscribe(*self._partitions)
                     if lost:
-                        logger.info("control_subscription_restored")
+                        logger.info("control_subscription_recovered")
                         lost = False
                     await subscription.closed
                 finally:

@@ -49,7 +49,7 @@ async def test_outage_is_logged_once_at_its_start_and_end(caplog: pytest.LogCapt
         return logged("store_unavailable") == logged("control_subscription_lost") == 1
 
     async def restored() -> bool:
-        return logged("store_available") == logged("control_subscription_restored") == 1
+        return logged("store_recovered") == logged("control_subscription_recovered") == 1
 
     with RealServer() as server:
         store = await open_store(server.url)
@@ -68,7 +68,7 @@ async def test_outage_is_logged_once_at_its_start_and_end(caplog: pytest.LogCapt
             await asyncio.to_thread(server.start)
             await until(restored)
             assert await lost()
-            (available,) = [record for record in caplog.records if record.getMessage() == "store_available"]
+            (available,) = [record for record in caplog.records if record.getMessage() == "store_recovered"]
             assert vars(available)["after_s"] >= 1.0
         await store.close()
 
