@@ -1,6 +1,9 @@
-"""Who is let in: so many connections at once, so many from one address, and so many a second.
+"""Admission control: connection limits per process and address, the rate limit of new connections, load shedding.
 
-Rules of this file: it asks no clock and throws no dice; time, in seconds on any steady clock, and chance come in.
+A rejected client gets a time after which to retry. The times are staggered, so that rejected clients do not return all
+at once.
+
+A core module: it reads no clock and draws no random numbers. Both are arguments; times are seconds of any steady clock.
 """
 
 from __future__ import annotations
@@ -13,98 +16,96 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_PER_ADDRESS: Final = 256
+"""Default connection limit of one address."""
 
-BURST: Final = 1.0
-"""Seconds' worth of connections that may come at one moment."""
+BURST_S: Final = 1.0
+"""Size of the token bucket: so many seconds' worth of connections may arrive at one moment."""
 
-PROMISED: Final = 0.9
-"""Share of the rate that is promised to those who were refused; the rest is for who comes unannounced."""
+RESERVED_SHARE: Final = 0.9
+"""Share of the rate that is reserved for rejected clients; the rest is for clients that connect for the first time."""
 
-FULL_FOR: Final = 10.0
-"""Seconds within which a place may become free; those who found none come back in the second half of them."""
+RETRY_WHEN_FULL_S: Final = 10.0
+"""Clients that a connection limit rejects retry in the second half of this time."""
 
-ELSEWHERE_WITHIN: Final = 1.0
-"""Seconds over which those spread who found a gateway that leaves: they are to find another one."""
+RETRY_ELSEWHERE_S: Final = 1.0
+"""Clients that a gateway in shutdown rejects retry within this time: another gateway accepts them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a connection is not let in, and after how many seconds it should be tried again."""
+class Rejection:
+    """Why a connection is rejected, and the seconds after which the client should retry."""
 
     reason: str
     retry_after: float
-    crowded: bool = False
-    """It is the address that has too many, not this gateway."""
-    leaving: bool = False
-    """Another gateway may let it in at once."""
+    address_full: bool = False
+    """The address has too many connections, not this gateway."""
+    shutting_down: bool = False
+    """Another gateway may accept the connection immediately."""
 
 
 class Admission:
-    """The connections of one process, counted, and the rate at which they come."""
+    """The connections of one process, and the rate at which they arrive."""
 
-    def __init__(self, most: int, most_per_address: int | None, rate: float, chance: Callable[[], float]) -> None:
-        """`most`: connections at once. `most_per_address`: None for the usual bound, and none for this machine's own.
+    def __init__(
+        self, max_connections: int, max_per_address: int | None, rate: float, random: Callable[[], float]
+    ) -> None:
+        """`max_per_address`: None for MAX_PER_ADDRESS, without a limit for loopback addresses.
 
-        `rate`: connections a second, 0 for as many as come. `chance` returns a number in [0, 1).
+        `rate`: new connections a second, 0 for no rate limit. `random` returns a number in [0, 1).
         """
-        self._most = most
-        self._most_per_address = most_per_address
+        self._max_connections = max_connections
+        self._max_per_address = max_per_address
         self._rate = rate
-        self._chance = chance
+        self._random = random
         self._addresses: Counter[str] = Counter()
-        self._open = 0
+        self._connections = 0
         self._closed = False
-        self._tokens = rate * BURST
-        self._counted_at = 0.0
-        self._promised_until = 0.0
-        """When the last of those who were refused for the rate is to come back."""
-
-    @property
-    def open(self) -> int:
-        """Connections that were let in and are not over."""
-        return self._open
+        self._tokens = rate * BURST_S
+        self._refilled_at = 0.0
+        self._reserved_until = 0.0
+        """The retry time of the last client that the rate limit rejected."""
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Reject all connections from now on."""
         self._closed = True
 
-    def admit(self, address: str, now: float) -> Refusal | None:
-        """Count a connection from an address, until `dismiss`; or refuse it, and count nothing."""
+    def accept(self, address: str, now: float) -> Rejection | None:
+        """Count a connection from an address until `release`, or reject it and count nothing."""
         if self._closed:
-            return Refusal("this gateway is leaving", ELSEWHERE_WITHIN * self._chance(), leaving=True)
-        if self._open >= self._most:
-            return Refusal("too many connections", self._after_a_place())
-        if self._addresses[address] >= self._bound(address):
-            return Refusal("too many connections from one address", self._after_a_place(), crowded=True)
-        if self._rate and not self._take(now):
-            # One after the other, as the rate allows: they do not meet again at this door.
-            self._promised_until = max(self._promised_until, now) + 1 / (PROMISED * self._rate)
-            return Refusal("too many connections at once", self._promised_until - now)
+            return Rejection("this gateway is shutting down", RETRY_ELSEWHERE_S * self._random(), shutting_down=True)
+        if self._connections >= self._max_connections:
+            return Rejection("too many connections", self._retry_when_full())
+        if self._addresses[address] >= self._limit_of(address):
+            return Rejection("too many connections from one address", self._retry_when_full(), address_full=True)
+        if self._rate and not self._take_token(now):
+            # Rejected clients retry one after the other, at the rate at which they will be accepted.
+            self._reserved_until = max(self._reserved_until, now) + 1 / (RESERVED_SHARE * self._rate)
+            return Rejection("too many connections at once", self._reserved_until - now)
         self._addresses[address] += 1
-        self._open += 1
+        self._connections += 1
         return None
 
-    def dismiss(self, address: str) -> None:
-        """A connection from an address that was let in is over."""
-        self._open -= 1
+    def release(self, address: str) -> None:
+        """Stop counting an accepted connection, which has ended."""
+        self._connections -= 1
         self._addresses[address] -= 1
         if not self._addresses[address]:
             del self._addresses[address]
 
-    def _bound(self, address: str) -> float:
-        if self._most_per_address is not None:
-            return self._most_per_address
-        # A proxy on this machine is every client's address.
-        local = address.startswith("127.") or address in ("::1", "")
-        return self._most if local else MAX_PER_ADDRESS
+    def _limit_of(self, address: str) -> float:
+        if self._max_per_address is not None:
+            return self._max_per_address
+        # All clients of a proxy on this machine have its loopback address.
+        loopback = address.startswith("127.") or address in ("::1", "")
+        return self._max_connections if loopback else MAX_PER_ADDRESS
 
-    def _after_a_place(self) -> float:
-        return FULL_FOR / 2 * (1 + self._chance())
+    def _retry_when_full(self) -> float:
+        return RETRY_WHEN_FULL_S / 2 * (1 + self._random())
 
-    def _take(self, now: float) -> bool:
-        earned = (now - self._counted_at) * self._rate
-        self._tokens = min(self._rate * BURST, self._tokens + earned)
-        self._counted_at = now
+    def _take_token(self, now: float) -> bool:
+        refill = (now - self._refilled_at) * self._rate
+        self._tokens = min(self._rate * BURST_S, self._tokens + refill)
+        self._refilled_at = now
         if self._tokens < 1:
             return False
         self._tokens -= 1

@@ -1,4 +1,4 @@
-"""Frames that go out together, and their bytes on a WebSocket: made once, whoever and however many are given them."""
+"""Frame batches: frames that are sent together, encoded once as WebSocket bytes for any number of viewers."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from gateway.frame_codec import Frame
 
-# RFC 6455, section 5.2. A server masks nothing, so the same bytes serve every socket. Compression is never negotiated:
-# a delta is too short to gain by it.
+# RFC 6455, section 5.2. A server does not mask, so the same bytes serve every socket. Compression is never negotiated:
+# a delta is too short to gain from it.
 _FINAL_TEXT: Final = 0x81
 _LENGTH_16: Final = 126
 _LENGTH_64: Final = 127
 
 
 class FrameBatch(list["Frame"]):
-    """Frames for one or many viewers, in order."""
+    """Frames for one or more viewers, in order."""
 
-    _packet = b""
+    _encoded = b""
     entries = 0
-    """Log entries that these frames bring a viewer forward by."""
+    """Number of log entries by which these frames advance a viewer."""
 
     @property
-    def packet(self) -> bytes:
-        """The frames as WebSocket frames, one behind the other; not to be changed after it was asked for."""
-        packet = self._packet
-        if not packet:
-            packet = _spell(self[0].body) if len(self) == 1 else b"".join([_spell(frame.body) for frame in self])
-            self._packet = packet
-        return packet
+    def encoded(self) -> bytes:
+        """The concatenated WebSocket frames. They are cached: do not change the batch after the first access."""
+        encoded = self._encoded
+        if not encoded:
+            encoded = _encode(self[0].body) if len(self) == 1 else b"".join([_encode(frame.body) for frame in self])
+            self._encoded = encoded
+        return encoded
 
 
-def _spell(payload: bytes) -> bytes:
-    """An unfragmented text frame."""
+def _encode(payload: bytes) -> bytes:
+    """Return an unfragmented text frame."""
     length = len(payload)
     if length < _LENGTH_16:
         return b"%c%c%b" % (_FINAL_TEXT, length, payload)

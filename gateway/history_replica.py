@@ -1,7 +1,4 @@
-"""This process's copy of one conversation's log: what was said, what was asked for, and what has ended.
-
-Rules of this file: as of `gateway.replica`.
-"""
+"""A replica of one conversation's history: its messages, and which responses were opened and settled."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from gateway import frame_codec, wire
-from gateway.replica import Outcome, fresh
+from gateway.replica import Outcome, new_entries
 from gateway.streams import log_entries
 from gateway.streams.log_entries import MAX_ENTRIES, HistoryEntry, HistoryId, Opened, Published, Settled, UserMessage
 from gateway.wire import Message
@@ -21,18 +18,17 @@ if TYPE_CHECKING:
     from gateway.frame_codec import Frame
 
 ORIGIN: Final = HistoryId(0, 0)
-"""The cursor of a viewer that has nothing of a conversation, and of one that has all of an empty one."""
+"""The cursor of a viewer that has nothing of a history, and of one that has all of an empty history."""
 
 MAX_MESSAGES: Final = 200
-"""A snapshot holds this many messages at most."""
-
+"""A snapshot holds at most this many messages."""
 
 RECONCILE_AFTER_ACTIVITY: Final = 15
-"""Comparisons for which a conversation that was heard of stays in question: a failover may take its last end back."""
+"""Reconciliations that include a history after it received entries, because a failover may lose the last ones."""
 
 
-class Turn(NamedTuple):
-    """One entry of a conversation log, with the frame that shows it, if one does."""
+class ReplicaEntry(NamedTuple):
+    """One history entry. `message` and `frame` are None for an entry that clients do not see."""
 
     id: HistoryId
     entry: HistoryEntry | None
@@ -41,66 +37,69 @@ class Turn(NamedTuple):
 
 
 class HistoryReplica:
-    """A copy of one conversation log, from the oldest entry that is kept to `tail`."""
+    """A copy of one history, from the oldest entry that is kept to `tail`."""
 
-    __slots__ = ("_turns", "conversation", "heard", "opened", "quiet", "settled", "size", "tail")
+    __slots__ = ("_entries", "checks_since_activity", "conversation", "opened", "received", "settled", "size", "tail")
 
     def __init__(self, conversation: str) -> None:
         self.conversation = conversation
         self.opened: dict[str, Opened] = {}
-        self.settled: dict[str, Turn] = {}
-        self._turns: list[Turn] = []
+        self.settled: dict[str, ReplicaEntry] = {}
+        self._entries: list[ReplicaEntry] = []
         self.tail = ORIGIN
-        self.heard = False
-        """As `ResponseReplica.heard`."""
-        self.quiet = RECONCILE_AFTER_ACTIVITY
-        """Comparisons since something was heard of it, as far as they count."""
+        self.received = False
+        """Entries were published since the last reconciliation."""
+        self.checks_since_activity = RECONCILE_AFTER_ACTIVITY
+        """Reconciliations since entries were published."""
         self.size = 0
-        """Bytes of the frames held, which is about half of all."""
+        """Bytes of the frames, about half of the memory used."""
 
-    def open(self) -> list[str]:
-        """The responses without an end, oldest first."""
+    def open_responses(self) -> list[str]:
+        """Return the responses without an end, oldest first."""
         return [response for response in self.opened if response not in self.settled]
 
-    def hear(self, part: Published) -> Outcome:
-        """As `ResponseReplica.hear`."""
-        self.heard = True
-        turn, before = log_entries.parse_history_id(part.first), log_entries.parse_history_id(part.previous)
-        # What is no id of ours is no entry of ours: the log is read instead.
-        return self.extend(before, [(turn, value) for value in part.values]) if turn else Outcome.GAP
+    def receive(self, part: Published) -> Outcome:
+        """Apply published entries; see `extend`."""
+        self.received = True
+        first, previous = log_entries.parse_history_id(part.first), log_entries.parse_history_id(part.previous)
+        # An id in another form is of a newer release: the log is read instead.
+        return self.extend(previous, [(first, value) for value in part.values]) if first else Outcome.GAP
 
     def extend(self, previous: HistoryId | None, entries: Sequence[tuple[HistoryId, bytes]]) -> Outcome:
-        """As `ResponseReplica.extend`."""
-        new = fresh(self._turns[-1].id if self._turns else None, self._may_have, previous, entries)
+        """Apply consecutive entries, of which the first follows `previous`; see `ResponseReplica.extend`."""
+        new = new_entries(self._entries[-1].id if self._entries else None, self._may_have, previous, entries)
         if isinstance(new, Outcome):
             return new
         for entry, value in new:
-            self._take(entry, value)
-        if len(self._turns) > 2 * MAX_ENTRIES:
-            self._forget(len(self._turns) - MAX_ENTRIES)
+            self._append(entry, value)
+        if len(self._entries) > 2 * MAX_ENTRIES:
+            self._trim(len(self._entries) - MAX_ENTRIES)
         return Outcome.ACCEPTED if new else Outcome.KNOWN
 
-    def repair(self, asked: HistoryId | None, entries: Sequence[tuple[HistoryId, bytes]]) -> Outcome:
-        """As `ResponseReplica.repair`; read whole, a log may begin anywhere, because old entries are trimmed away."""
-        if asked is None:
+    def repair(self, cursor: HistoryId | None, entries: Sequence[tuple[HistoryId, bytes]]) -> Outcome:
+        """Apply what the store returned from `cursor` on; see `ResponseReplica.repair`.
+
+        Read from the beginning, a history may start at any entry, because old entries are trimmed.
+        """
+        if cursor is None:
             return self.extend(None, entries)
-        if not entries or entries[0][0] != asked:
-            return Outcome.FOREIGN
-        return self.extend(asked, entries[1:])
+        if not entries or entries[0][0] != cursor:
+            return Outcome.CONFLICT
+        return self.extend(cursor, entries[1:])
 
     def _may_have(self, entry: HistoryId) -> bool:
-        # What was trimmed away here can not be compared any more.
-        return self.has(entry) or entry.seq < self._turns[0].id.seq
+        # Entries that were trimmed here cannot be compared any more.
+        return self.has(entry) or entry.seq < self._entries[0].id.seq
 
-    def _take(self, entry: HistoryId, value: bytes) -> None:
-        said: Message | None = None
+    def _append(self, entry: HistoryId, value: bytes) -> None:
+        message: Message | None = None
         decoded = log_entries.decode_history_entry(value)
         match decoded:
             case UserMessage(id=name, text=text, replaces=replaces):
-                said = Message(id=name, role="user", text=msgspec.Raw(msgspec.json.encode(text)), replaces=replaces)
+                message = Message(id=name, role="user", text=msgspec.Raw(msgspec.json.encode(text)), replaces=replaces)
             case Settled() as settled:
                 opened = self.opened.get(settled.response)
-                said = Message(
+                message = Message(
                     id=settled.message,
                     role="assistant",
                     text=settled.text,
@@ -115,40 +114,41 @@ class HistoryReplica:
             case Opened() as opened:
                 self.opened[opened.response] = opened
             case _:
-                # A newer release's; there is nothing of it to show.
+                # An entry of a newer release: it is kept for its id and not shown.
                 pass
         frame: Frame | None = None
-        if said is not None:
-            shown = wire.MessageFrame(conversation=self.conversation, cursor=str(entry), message=said)
-            frame = frame_codec.encode(shown)
-        turn = Turn(entry, decoded, said, frame)
+        if message is not None:
+            frame = frame_codec.encode(
+                wire.MessageFrame(conversation=self.conversation, cursor=str(entry), message=message)
+            )
+        added = ReplicaEntry(id=entry, entry=decoded, message=message, frame=frame)
         if isinstance(decoded, Settled):
-            self.settled[decoded.response] = turn
-        self._turns.append(turn)
+            self.settled[decoded.response] = added
+        self._entries.append(added)
         self.tail = entry
         self.size += len(frame.body) if frame else 0
 
-    def _forget(self, count: int) -> None:
-        for turn in self._turns[:count]:
-            self.size -= len(turn.frame.body) if turn.frame else 0
-            if isinstance(turn.entry, Settled):
-                self.settled.pop(turn.entry.response, None)
-                self.opened.pop(turn.entry.response, None)
-        del self._turns[:count]
+    def _trim(self, count: int) -> None:
+        for trimmed in self._entries[:count]:
+            self.size -= len(trimmed.frame.body) if trimmed.frame else 0
+            if isinstance(trimmed.entry, Settled):
+                self.settled.pop(trimmed.entry.response, None)
+                self.opened.pop(trimmed.entry.response, None)
+        del self._entries[:count]
 
     def has(self, cursor: HistoryId) -> bool:
-        """Tell whether reading can go on from `cursor` without a hole."""
+        """Tell whether a read from `cursor` skips no entry."""
         if cursor == ORIGIN:
-            return not self._turns or self._turns[0].id.seq == 1
-        position = cursor.seq - self._turns[0].id.seq if self._turns else -1
-        return 0 <= position < len(self._turns) and self._turns[position].id == cursor
+            return not self._entries or self._entries[0].id.seq == 1
+        position = cursor.seq - self._entries[0].id.seq if self._entries else -1
+        return 0 <= position < len(self._entries) and self._entries[position].id == cursor
 
-    def after(self, cursor: HistoryId) -> list[Turn]:
-        """The entries beyond `cursor`, which `has` has approved."""
-        return self._turns[cursor.seq - self._turns[0].id.seq + 1 :] if cursor != ORIGIN else list(self._turns)
+    def after(self, cursor: HistoryId) -> list[ReplicaEntry]:
+        """Return the entries after `cursor`; `has(cursor)` must hold."""
+        return self._entries[cursor.seq - self._entries[0].id.seq + 1 :] if cursor != ORIGIN else list(self._entries)
 
     def messages(self) -> tuple[list[Message], bool]:
-        """The newest messages, oldest first, and whether there are older ones."""
-        said = [turn.message for turn in self._turns if turn.message]
-        trimmed = bool(self._turns) and self._turns[0].id.seq > 1
-        return said[-MAX_MESSAGES:], trimmed or len(said) > MAX_MESSAGES
+        """Return the newest messages, oldest first, and whether there are older ones."""
+        messages = [each.message for each in self._entries if each.message]
+        trimmed = bool(self._entries) and self._entries[0].id.seq > 1
+        return messages[-MAX_MESSAGES:], trimmed or len(messages) > MAX_MESSAGES

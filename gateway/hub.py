@@ -1,7 +1,11 @@
-"""Who watches what: each viewer is a position, and viewers at the same position are given the same bytes.
+"""All rooms and viewers of this process: fan-out by position, backpressure, and which logs to reconcile.
 
-Rules of this file: it never waits. The shell brings entries (`take`, `load_*`), asks for work (`wanted`), and calls
-`flush` once a loop turn; a viewer only says whether it can be given more.
+Viewers at one position share one read and one encoding. A viewer whose write buffer is full is paused (backpressure)
+and lags: the replicas hold what it is missing, and after `resume` it gets everything coalesced. There is no queue per
+viewer, so a slow consumer does not delay other viewers.
+
+A core module: it never waits. The feed applies entries (`apply`, `load_*`), reads the logs that `rooms_to_load` need,
+and calls `flush` once per event loop iteration.
 """
 
 from __future__ import annotations
@@ -12,29 +16,29 @@ from typing import TYPE_CHECKING
 from gateway.history_replica import ORIGIN, RECONCILE_AFTER_ACTIVITY, HistoryReplica
 from gateway.replica import ACCEPTED, Outcome
 from gateway.response_replica import ResponseReplica
-from gateway.room import Room
+from gateway.room import HISTORY, Room
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from gateway.frame_batch import FrameBatch
-    from gateway.room import Group, Position, Viewer, Write
+    from gateway.room import Group, Log, Position, Viewer, Write
     from gateway.streams import log_entries
     from gateway.streams.log_entries import HistoryId, LogId
 
 
 @dataclass(slots=True)
 class Tally:
-    """What was done since it was last taken over; plain numbers, because they change with every token."""
+    """Counts since the feed last reset them. Plain integers, because they change with every token."""
 
     received: int = 0
-    """Entries that were published."""
+    """Published entries."""
     delivered: int = 0
-    """Entries given to viewers, once a viewer."""
+    """Entries sent to viewers, once per viewer."""
     frames: int = 0
-    """Frames given to viewers, once a viewer."""
+    """Frames sent to viewers, once per viewer."""
     gaps: int = 0
-    """Publishes that did not follow on the copy of their log."""
+    """Publishes that did not follow the tail of their replica."""
 
 
 class Hub:
@@ -43,230 +47,235 @@ class Hub:
     def __init__(self) -> None:
         self.rooms: dict[str, Room] = {}
         self.dirty: list[Room] = []
-        self.lacking: list[Room] = []
-        """Rooms that want a log to be read, as of the last flush."""
-        self.spoken: list[ResponseReplica] = []
-        """Responses whose first text was given to viewers, until somebody takes them out."""
+        self.rooms_to_load: list[Room] = []
+        """Rooms that need a log from the store, as of the last flush."""
+        self.first_text_sent: list[ResponseReplica] = []
+        """Responses whose first text was sent to viewers; the feed removes them."""
         self.tally = Tally()
         self._watched: dict[Viewer, set[Room]] = {}
-        self._full: set[Viewer] = set()
+        self._paused: set[Viewer] = set()
 
     def open(self, name: str) -> Room:
-        """The room of a conversation, a new and empty one if there was none."""
+        """Return the room of a conversation; create an empty one if there is none."""
         room = self.rooms.get(name)
         if room is None:
             room = self.rooms[name] = Room(name, HistoryReplica(name))
         return room
 
     def close(self, room: Room) -> None:
-        """Drop a room that nobody watches."""
+        """Drop a room without viewers."""
         assert not room.watched
         del self.rooms[room.name]
 
-    def distrust(self, room: Room) -> None:
-        """Hold nothing that a room has for true until it has been read anew."""
+    def invalidate(self, room: Room) -> None:
+        """Invalidate a room's replicas until they have been re-read from the store."""
         room.stale = True
         room.responses.clear()
-        room.wanted.update(("", *room.turns.open()))
+        room.to_load.update((HISTORY, *room.history.open_responses()))
 
-    def join(self, room: Room, viewer: Viewer, position: Position) -> None:
-        """Let a viewer follow a room from `position` on; it is given what it lacks at the next flush."""
+    def subscribe(self, room: Room, viewer: Viewer, position: Position) -> None:
+        """Subscribe a viewer to a room from `position` on; the next flush sends what it is missing."""
         watched = self._watched.setdefault(viewer, set())
         if room in watched:
-            room.displace(viewer)
+            room.remove_viewer(viewer)
         watched.add(room)
-        if viewer in self._full:
-            room.behind[viewer] = position
+        if viewer in self._paused:
+            room.lagging[viewer] = position
         else:
-            room.place(viewer, position)
-            self._changed(room)
+            room.add_viewer(viewer, position)
+            self._mark_dirty(room)
 
-    def leave(self, viewer: Viewer, room: Room | None = None) -> None:
-        """Let a viewer follow a room, or anything at all, no longer."""
+    def unsubscribe(self, viewer: Viewer, room: Room | None = None) -> None:
+        """Unsubscribe a viewer from one room, or from all."""
         watched = self._watched.get(viewer, set())
         for left in [room] if room else list(watched):
-            left.displace(viewer)
-            left.untold.discard(viewer)
+            left.remove_viewer(viewer)
+            left.unnotified.discard(viewer)
             watched.discard(left)
         if not watched:
             self._watched.pop(viewer, None)
         if room is None:
-            self._full.discard(viewer)
+            self._paused.discard(viewer)
 
-    def take(self, room: Room, published: Sequence[log_entries.Published]) -> None:
-        """Bring what was published on a conversation's channel to its logs."""
+    def apply(self, room: Room, published: Sequence[log_entries.Published]) -> None:
+        """Apply what was published on a conversation's channel to its replicas."""
         for part in published:
             if part.response is None:
-                result = room.turns.hear(part)
+                result = room.history.receive(part)
             else:
                 replica = room.responses.get(part.response)
                 if replica is None:
                     if part.previous != b"-":
-                        # The log of a response that nobody here reads, or whose beginning was missed.
-                        room.wanted.update({part.response} & set(room.turns.open()))
+                        # No viewer reads this response, or its first entries were missed.
+                        room.to_load.update({part.response} & set(room.history.open_responses()))
                         continue
                     replica = room.responses[part.response] = ResponseReplica(part.response)
-                    room.silent.add(part.response)
-                result = replica.hear(part)
-                if result is not ACCEPTED and result is Outcome.FOREIGN:
-                    # It must not pass for the whole answer until the log has been read. And what lost a tail of one log
-                    # lost the end of the conversation's too, perhaps, which says that this answer has ended.
+                    room.awaiting_first_text.add(part.response)
+                result = replica.receive(part)
+                if result is not ACCEPTED and result is Outcome.CONFLICT:
+                    # The replica must not be shown as the whole answer until the log is read. The failover that lost
+                    # this tail may have lost the tail of the history too, so that is read as well.
                     del room.responses[part.response]
-                    room.wanted.add("")
+                    room.to_load.add(HISTORY)
             self.tally.received += len(part.values)
             if result is not ACCEPTED and result is not Outcome.KNOWN:
                 self.tally.gaps += 1
-                room.wanted.add(part.response or "")
-        self._changed(room)
+                room.to_load.add(HISTORY if part.response is None else part.response)
+        self._mark_dirty(room)
 
-    def ask_turns(self, room: Room) -> HistoryId | None:
-        """The entry from which on the conversation's log is to be read; None for its beginning."""
-        return None if room.stale or room.turns.tail == ORIGIN else room.turns.tail
+    def history_cursor(self, room: Room) -> HistoryId | None:
+        """Return the entry from which the history must be read; None for its beginning."""
+        return None if room.stale or room.history.tail == ORIGIN else room.history.tail
 
-    def ask_response(self, room: Room, response: str) -> LogId | None:
-        """The entry from which on a response's log is to be read; None for its beginning."""
+    def response_cursor(self, room: Room, response: str) -> LogId | None:
+        """Return the entry from which a response log must be read; None for its beginning."""
         replica = room.responses.get(response)
         return replica.tail if replica else None
 
-    def compare(self, room: Room, *, idle: bool) -> list[str]:
-        """The logs of a room to compare with the store now: those in question of which nothing came since last time.
+    def logs_to_reconcile(self, room: Room, *, idle: bool) -> list[Log]:
+        """Return the logs to reconcile: open ones that received nothing since the last call. Start a new interval.
 
-        A conversation in which nothing is open, and of which nothing was heard of late, is in question only if `idle`.
+        The history of a conversation without an open response and without recent entries is included only if `idle`.
         """
-        turns = room.turns
-        turns.quiet = 0 if turns.heard else turns.quiet + 1
+        history = room.history
+        history.checks_since_activity = 0 if history.received else history.checks_since_activity + 1
         live = {name: replica for name, replica in room.responses.items() if replica.end is None}
-        logs = [name for name, replica in live.items() if not replica.heard]
-        if (live or idle or turns.quiet <= RECONCILE_AFTER_ACTIVITY) and not turns.heard:
-            logs.insert(0, "")
-        turns.heard = False
+        logs: list[Log] = [name for name, replica in live.items() if not replica.received]
+        recent = history.checks_since_activity <= RECONCILE_AFTER_ACTIVITY
+        if (live or idle or recent) and not history.received:
+            logs.insert(0, HISTORY)
+        history.received = False
         for replica in live.values():
-            replica.heard = False
+            replica.received = False
         return logs
 
-    def load_turns(self, room: Room, asked: HistoryId | None, entries: Sequence[tuple[HistoryId, bytes]]) -> bool:
-        """Bring what the store had of a conversation from `asked` on; return whether that was news.
+    def load_history(self, room: Room, cursor: HistoryId | None, entries: Sequence[tuple[HistoryId, bytes]]) -> bool:
+        """Apply what the store holds of a history from `cursor` on; return whether that changed the replica.
 
-        A copy that contradicts the store stands until the log was read from its beginning, and is then replaced.
+        A replica that contradicts the store is used until the history was read from its beginning; then it is replaced.
         """
-        replaced = room.stale and asked is None
+        replaced = room.stale and cursor is None
         if replaced:
-            room.turns, room.stale = HistoryReplica(room.name), False
-            # Another history may have what the last one had not. And what was published while the log was read went
-            # to the old copy.
-            room.gone.clear()
-            room.wanted.add("")
-        result = room.turns.repair(asked, entries)
-        if result is Outcome.FOREIGN:
+            room.history, room.stale = HistoryReplica(room.name), False
+            # The new history may have responses whose logs the old one had lost. Entries that were published during
+            # the read went to the old replica, so the history is read once more.
+            room.expired.clear()
+            room.to_load.add(HISTORY)
+        result = room.history.repair(cursor, entries)
+        if result is Outcome.CONFLICT:
             room.stale = True
-            room.wanted.add("")
+            room.to_load.add(HISTORY)
             return True
-        room.wanted.update(name for name in room.turns.open() if name not in room.responses and name not in room.gone)
-        # An empty log brings nothing that is new, and is news all the same to those who have what was lost.
-        news = replaced or result is not Outcome.KNOWN
-        if news:
-            self._changed(room)
-        return news
+        room.to_load.update(
+            name for name in room.history.open_responses() if name not in room.responses and name not in room.expired
+        )
+        # An empty history adds no entry, but viewers of the lost one need a snapshot.
+        changed = replaced or result is not Outcome.KNOWN
+        if changed:
+            self._mark_dirty(room)
+        return changed
 
     def load_response(
-        self, room: Room, response: str, asked: LogId | None, entries: Sequence[tuple[LogId, bytes]]
+        self, room: Room, response: str, cursor: LogId | None, entries: Sequence[tuple[LogId, bytes]]
     ) -> bool:
-        """Bring what the store had of a response's log from `asked` on; return whether that was news."""
+        """Apply what the store holds of a response log from `cursor` on; return whether that changed the replica."""
         replica = room.responses.get(response)
-        if replica is None and asked is not None:
-            # The copy from whose tail on the log was read is no more.
-            room.wanted.add(response)
+        if replica is None and cursor is not None:
+            # The replica whose tail was the cursor was dropped during the read.
+            room.to_load.add(response)
             return False
         if replica is None:
             replica = ResponseReplica(response)
-            # A log that names another conversation is not there for this one's viewers.
-            if not entries or replica.repair(None, entries) is Outcome.FOREIGN or not replica.is_of(room.name):
-                room.gone.add(response)
+            # Viewers of this conversation must not read the log of another one.
+            if not entries or replica.repair(None, entries) is Outcome.CONFLICT or not replica.belongs_to(room.name):
+                room.expired.add(response)
             else:
                 room.responses[response] = replica
-                room.gone.discard(response)
-            self._changed(room)
+                room.expired.discard(response)
+            self._mark_dirty(room)
             return True
-        result = replica.repair(asked, entries)
-        if result is Outcome.FOREIGN:
+        result = replica.repair(cursor, entries)
+        if result is Outcome.CONFLICT:
             del room.responses[response]
-            room.wanted.add(response)
+            room.to_load.add(response)
         if result is not Outcome.KNOWN:
-            self._changed(room)
+            self._mark_dirty(room)
         return result is not Outcome.KNOWN
 
-    def tell_states(self, rooms: Iterable[Room], *, away: bool) -> None:
-        """The store does not answer as to these rooms, or does again: tell everybody who follows an answer there."""
+    def notify_store_status(self, rooms: Iterable[Room], *, unavailable: bool) -> None:
+        """Notify the viewers of open responses in these rooms that the store is unavailable, or available again."""
         for room in rooms:
             for replica in room.responses.values():
-                replica.away = away
-            room.untold.update(room.behind)
+                replica.store_unavailable = unavailable
+            room.unnotified.update(room.lagging)
             for group in tuple(room.groups):
-                self._give(tuple(group.viewers.items()), room.states(group.position))
+                self._send(tuple(group.viewers.items()), room.status_frames(group.position))
 
     def flush(self) -> None:
-        """Give every viewer that can take it what it lacks: one read a position, whatever the number of viewers."""
-        self.lacking.clear()
+        """Send every viewer that is not paused what it is missing: one read per position, for any number of viewers."""
+        self.rooms_to_load.clear()
         while self.dirty:
             room = self.dirty.pop()
             room.dirty = False
             for group in tuple(room.groups):
-                self._bring(room, group)
+                self._advance(room, group)
             if len(room.groups) > 1:
-                room.unite()
-            if room.silent:
-                self._listen(room)
-            if room.wanted:
-                self.lacking.append(room)
+                room.merge_groups()
+            if room.awaiting_first_text:
+                self._detect_first_text(room)
+            if room.to_load:
+                self.rooms_to_load.append(room)
 
-    def _listen(self, room: Room) -> None:
-        for response in tuple(room.silent):
+    def _detect_first_text(self, room: Room) -> None:
+        for response in tuple(room.awaiting_first_text):
             replica = room.responses.get(response)
             if replica is not None and (replica.text.last or replica.reasoning.last):
-                self.spoken.append(replica)
+                self.first_text_sent.append(replica)
             elif replica is not None and replica.end is None:
                 continue
-            room.silent.discard(response)
+            room.awaiting_first_text.discard(response)
 
-    def _changed(self, room: Room) -> None:
+    def _mark_dirty(self, room: Room) -> None:
         if not room.dirty:
             room.dirty = True
             self.dirty.append(room)
 
-    def _bring(self, room: Room, group: Group) -> None:
-        burst, group.position = room.read(group.position)
-        if not burst:
+    def _advance(self, room: Room, group: Group) -> None:
+        batch, group.position, findings = room.read(group.position)
+        if findings is not None:
+            room.apply(findings)
+        if not batch:
             return
-        if burst.entries > 0:
-            self.tally.delivered += burst.entries * len(group.viewers)
-        # A copy, because giving may end with a viewer leaving, or being full.
-        self._give(tuple(group.viewers.items()), burst)
+        if batch.entries > 0:
+            self.tally.delivered += batch.entries * len(group.viewers)
+        # A copy, because a write may pause or unsubscribe a viewer.
+        self._send(tuple(group.viewers.items()), batch)
 
-    def _give(self, viewers: Sequence[tuple[Viewer, Write | None]], burst: FrameBatch) -> None:
-        if not burst:
+    def _send(self, viewers: Sequence[tuple[Viewer, Write | None]], batch: FrameBatch) -> None:
+        if not batch:
             return
-        self.tally.frames += len(burst) * len(viewers)
-        packet = burst.packet
+        self.tally.frames += len(batch) * len(viewers)
+        encoded = batch.encoded
         for viewer, write in viewers:
             if write is not None:
-                write(packet)
+                write(encoded)
             else:
-                viewer.give(burst)
+                viewer.send(batch)
 
-    def full(self, viewer: Viewer) -> None:
-        """A viewer can take no more: what comes for it waits in the logs."""
-        self._full.add(viewer)
+    def pause(self, viewer: Viewer) -> None:
+        """Stop writing to a viewer (backpressure): it becomes lagging, with its position."""
+        self._paused.add(viewer)
         for room in self._watched.get(viewer, ()):
-            room.behind[viewer] = room.displace(viewer)
+            room.lagging[viewer] = room.remove_viewer(viewer)
 
-    def ready(self, viewer: Viewer) -> None:
-        """A viewer that could not take more can again: the next flush gives it all that has come since."""
-        self._full.discard(viewer)
+    def resume(self, viewer: Viewer) -> None:
+        """Continue writing to a paused viewer: the next flush sends all that it is missing."""
+        self._paused.discard(viewer)
         for room in self._watched.get(viewer, ()):
-            position = room.behind.pop(viewer, None)
+            position = room.lagging.pop(viewer, None)
             if position is not None:
-                room.place(viewer, position)
-                self._changed(room)
-                if viewer in room.untold:
-                    room.untold.discard(viewer)
-                    self._give(((viewer, viewer.direct),), room.states(position))
+                room.add_viewer(viewer, position)
+                self._mark_dirty(room)
+                if viewer in room.unnotified:
+                    room.unnotified.discard(viewer)
+                    self._send(((viewer, viewer.direct_write),), room.status_frames(position))

@@ -1,7 +1,7 @@
-"""This process's copy of one log: entries go in through one door, and a viewer reads it from its cursor.
+"""What both replicas share: the overlap filter for entries that arrive twice or out of order, and the text index.
 
-Rules of this file: it never waits and knows no viewer. A frame's cursor is always one from which reading again gives
-exactly what comes after that frame, so a viewer may be cut off between any two frames.
+A replica is this process's copy of one log. The cursor of a frame is always one from which a read continues right after
+that frame, so a viewer may disconnect between any two frames. A core module: it never waits.
 """
 
 from __future__ import annotations
@@ -10,76 +10,72 @@ from array import array
 from enum import Enum
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from gateway.streams.log_entries import (
-    HistoryId,
-    LogId,
-)
+from gateway.streams.log_entries import HistoryId, LogId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-ORIGIN: Final = HistoryId(0, 0)
-"""The cursor of a viewer that has nothing of a conversation, and of one that has all of an empty one."""
-
 UNKNOWN: Final = LogId(-1, -1)
-"""Stands for a cursor that a client spelled and that no log ever had."""
-
-MAX_MESSAGES: Final = 200
-"""A snapshot holds this many messages at most."""
+"""Stands for a cursor that a client sent and that no log ever had."""
 
 
 class Outcome(Enum):
-    """What became of entries at the door."""
+    """The result of applying entries to a replica."""
 
     ACCEPTED = "accepted"
     KNOWN = "known"
     GAP = "gap"
-    """Entries before them are missing: read the log from the tail on."""
-    FOREIGN = "foreign"
-    """They contradict what is here: the log lost a tail that this copy still has. Start a new copy."""
+    """Entries before them are missing: the log must be read from the tail of the replica."""
+    CONFLICT = "conflict"
+    """They contradict the replica: the log lost a tail that the replica still has. A new replica must be built."""
 
 
 ACCEPTED: Final = Outcome.ACCEPTED
-"""What nearly always comes of what is published, by a name that costs no look-up among the members."""
+"""Alias that avoids an enum lookup on the hot path."""
 
 
 Id = TypeVar("Id", LogId, HistoryId)
 
 
-def fresh(
+def new_entries(
     tail: Id | None, has: Callable[[Id], bool], previous: Id | None, entries: Sequence[tuple[Id, bytes]]
 ) -> Sequence[tuple[Id, bytes]] | Outcome:
-    """The door of both logs: those of the entries that follow on `tail`, or why there are none."""
+    """Return the entries that extend a replica: the overlap filter. If there are none, return why.
+
+    `previous` is the id before the first entry, None at the beginning of the log. `has` tells whether the replica holds
+    an id.
+    """
     if previous == tail:
         return entries
     if tail is None or (previous is not None and previous.seq > tail.seq):
         return Outcome.GAP
     if previous is not None and not has(previous):
-        return Outcome.FOREIGN
+        return Outcome.CONFLICT
     for position, (entry, _) in enumerate(entries):
         if entry.seq > tail.seq:
-            return entries[position:] if entries[position - 1][0] == tail else Outcome.FOREIGN
+            return entries[position:] if entries[position - 1][0] == tail else Outcome.CONFLICT
         if not has(entry):
-            return Outcome.FOREIGN
+            return Outcome.CONFLICT
     return Outcome.KNOWN
 
 
 class TextIndex:
-    """Escaped text of one kind, and where each entry of it ends."""
+    """Escaped text of one kind, with the offset at which each entry ends."""
 
     __slots__ = ("_ends", "data")
 
     def __init__(self) -> None:
         self.data = bytearray()
         self._ends = array("Q")
-        """How long `data` was with the entry of each seq, up to the last that added to it."""
+        """Length of `data` after the entry of each seq, up to the last entry that added text."""
 
     @property
     def last(self) -> int:
-        """The seq of the last entry that added to it; 0 where none did."""
+        """The seq of the last entry that added text; 0 if none did."""
         return len(self._ends)
 
     def append(self, seq: int, piece: bytes) -> None:
+        """Add the text of the entry `seq`."""
         ends = self._ends
         while len(ends) < seq - 1:
             ends.append(len(self.data))
@@ -87,11 +83,12 @@ class TextIndex:
         ends.append(len(self.data))
 
     def after(self, seq: int) -> bytes | bytearray:
-        """What entries beyond `seq` hold, as one piece."""
+        """Return the text of all entries after `seq`, coalesced."""
         if seq >= len(self._ends):
             return b""
         return self.data[self._ends[seq - 1] if seq else 0 :]
 
     def clear(self) -> None:
+        """Drop all text."""
         self.data.clear()
         del self._ends[:]

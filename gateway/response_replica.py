@@ -1,4 +1,7 @@
-"""A replica of one response log: the text so far, its state, and the frames from any cursor."""
+"""A replica of one response log: the text so far, its state, and the frames from any cursor.
+
+Adjacent text is coalesced: a viewer that lags gets one larger delta.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from gateway import frame_codec, wire
-from gateway.replica import ACCEPTED, UNKNOWN, Outcome, TextIndex, fresh
+from gateway.replica import ACCEPTED, UNKNOWN, Outcome, TextIndex, new_entries
 from gateway.streams import log_entries
 from gateway.streams.log_entries import End, LogId, Published, Queued, Settled, Start, Waiting
 from gateway.wire import OpenResponse, ResponseState
@@ -21,20 +24,20 @@ class ResponseReplica:
     """A copy of one response log, from its first entry to `tail`."""
 
     __slots__ = (
+        "_attempt_first",
         "_attempts",
-        "_last_from",
         "_reset_at",
-        "_spelled",
         "_start_id",
+        "_tail_bytes",
         "_waiting_at",
-        "away",
         "chars",
         "end",
-        "heard",
         "queued",
         "reasoning",
+        "received",
         "response",
         "start",
+        "store_unavailable",
         "tail",
         "text",
         "waiting",
@@ -48,21 +51,21 @@ class ResponseReplica:
         self.waiting: Waiting | None = None
         self.end: End | None = None
         self.chars = 0
-        self.away = False
-        """The store does not answer, so nothing can be known of what comes next."""
-        self.heard = False
-        """Something was published of it since the last comparison with the store."""
+        self.store_unavailable = False
+        """The store is unavailable, so the state of the response is not known."""
+        self.received = False
+        """Entries were published since the last reconciliation."""
         self.text = TextIndex()
         self.reasoning = TextIndex()
         self._attempts: list[tuple[int, int]] = []
         """The first seq of each attempt, and the attempt."""
-        self._last_from = 0
-        """The first seq of the last of them."""
-        self._spelled = b""
-        """`tail` as it is published."""
+        self._attempt_first = 0
+        """The first seq of the last attempt."""
+        self._tail_bytes = b""
+        """`tail` in its published form."""
         self._start_id = UNKNOWN
         self._reset_at = 0
-        """The seq of the last start that followed another: who has less than it has text of an older attempt."""
+        """The seq of the last start that followed another: a viewer with a smaller cursor shows an older attempt."""
         self._waiting_at = 0
 
     @property
@@ -70,18 +73,19 @@ class ResponseReplica:
         """Bytes of text held."""
         return len(self.text.data) + len(self.reasoning.data)
 
-    def is_of(self, conversation: str) -> bool:
+    def belongs_to(self, conversation: str) -> bool:
         """Tell whether this is a response of that conversation."""
         return self.queued is not None and self.queued.conversation == conversation
 
     @property
     def state(self) -> ResponseState:
-        """`queued`, `waiting`, `recovering`, `running` or `ended`: derived from the log, so every viewer agrees, as
-        long as the store answers.
+        """The state of the response.
+
+        It is derived from the log, so all gateways report the same state while the store is available.
         """
         if self.end is not None:
             return "ended"
-        if self.waiting is not None or self.away:
+        if self.waiting is not None or self.store_unavailable:
             return "waiting"
         if self.start is None:
             return "queued"
@@ -89,65 +93,65 @@ class ResponseReplica:
             return "recovering"
         return "running"
 
-    def hear(self, part: Published) -> Outcome:
-        """Take what was published of this log; otherwise as `extend`."""
-        self.heard = True
+    def receive(self, part: Published) -> Outcome:
+        """Apply published entries; see `extend`."""
+        self.received = True
         tail = self.tail
-        if tail is not None and part.previous == self._spelled and self.end is None and part.values:
+        if tail is not None and part.previous == self._tail_bytes and self.end is None and part.values:
             attempt, seq = tail.attempt, tail.seq
             if part.first == b"%d-%d" % (attempt, seq + 1):
-                # What nearly every message is: the next entries of the same attempt.
+                # Fast path for nearly every message: the next entries of the same attempt, without parsing ids.
                 for value in part.values:
                     seq += 1
-                    self._take(LogId(attempt, seq), value)
-                self._spelled = part.first if len(part.values) == 1 else b"%d-%d" % (attempt, seq)
+                    self._append(LogId(attempt, seq), value)
+                self._tail_bytes = part.first if len(part.values) == 1 else b"%d-%d" % (attempt, seq)
                 return ACCEPTED
         first, previous = log_entries.parse_log_id(part.first), log_entries.parse_log_id(part.previous)
         if first is None or not part.values:
-            # What is no id of ours is no entry of ours, and what was too large to publish is not here: both are read.
+            # An id of a newer release, or entries that were too large to publish: the log is read instead.
             return Outcome.GAP
         attempt, seq = first.attempt, first.seq
         return self.extend(previous, [(LogId(attempt, seq + index), value) for index, value in enumerate(part.values)])
 
     def extend(self, previous: LogId | None, entries: Sequence[tuple[LogId, bytes]]) -> Outcome:
-        """Take consecutive entries, of which the first follows on `previous` (None: on nothing).
+        """Apply consecutive entries, of which the first follows `previous` (None: it is the first of the log).
 
-        Those already here are ignored. Anything but KNOWN and ACCEPTED has changed nothing.
+        Entries that the replica already has are ignored. GAP and CONFLICT change nothing.
         """
-        new = fresh(self.tail, self.has, previous, entries)
+        new = new_entries(self.tail, self.has, previous, entries)
         if isinstance(new, Outcome):
             return new
         if new and (self.end is not None or (self.tail is None and new[0][1][:1] != log_entries.QUEUED)):
-            # Nothing follows an end, and a log whose beginning was trimmed away can not be shown.
-            return Outcome.FOREIGN
+            # No entry follows an end, and a log whose beginning was trimmed cannot be shown.
+            return Outcome.CONFLICT
         if not new:
             return Outcome.KNOWN
         for entry, value in new:
-            self._take(entry, value)
-        self._spelled = str(self.tail).encode()
+            self._append(entry, value)
+        self._tail_bytes = str(self.tail).encode()
         return Outcome.ACCEPTED
 
-    def repair(self, asked: LogId | None, entries: Sequence[tuple[LogId, bytes]]) -> Outcome:
-        """Take what the log held from `asked` on, that entry included, or its last entry, if it ends before that;
-        `asked`: this copy's tail when the log was asked.
+    def repair(self, cursor: LogId | None, entries: Sequence[tuple[LogId, bytes]]) -> Outcome:
+        """Apply what the store returned from `cursor` on, that entry included; None: from the beginning.
 
-        Never a gap: where nothing fits, the log is another one than this copy's.
+        `cursor` is the tail of this replica when the log was read. If the log ends before it, the store returns the
+        last entry. Never returns GAP: entries that do not fit are of another log.
         """
-        if asked is None:
+        if cursor is None:
             return self.extend(None, entries)
-        if entries and entries[0][0] == asked:
-            return self.extend(asked, entries[1:])
+        if entries and entries[0][0] == cursor:
+            return self.extend(cursor, entries[1:])
         if entries and self.end is None and self.has(entries[0][0]):
-            # A failover lost a tail that this copy still has. A worker that lives writes the same again; the first
-            # entry of another one contradicts this copy.
+            # A failover lost a tail that this replica still has. A live worker writes the same tail again; the first
+            # entry of another worker conflicts with this replica.
             return Outcome.KNOWN
-        return Outcome.FOREIGN
+        return Outcome.CONFLICT
 
-    def _take(self, entry: LogId, value: bytes) -> None:
+    def _append(self, entry: LogId, value: bytes) -> None:
         kind = value[:1]
         if self.tail is None or entry.attempt != self.tail.attempt:
             self._attempts.append((entry.seq, entry.attempt))
-            self._last_from = entry.seq
+            self._attempt_first = entry.seq
         if kind == log_entries.TEXT:
             self.text.append(entry.seq, value[1:])
             self.waiting = None
@@ -171,7 +175,7 @@ class ResponseReplica:
                     self.end, self.waiting = end, None
                     self.chars = len(log_entries.unescape(bytes(self.text.data)))
                 case _:
-                    # A newer release's; there is nothing of it to show.
+                    # An entry of a newer release is not shown.
                     pass
         self.tail = entry
 
@@ -180,21 +184,24 @@ class ResponseReplica:
         if self.tail is None or not 1 <= cursor.seq <= self.tail.seq:
             return False
         if cursor.attempt == self.tail.attempt:
-            return cursor.seq >= self._last_from
+            return cursor.seq >= self._attempt_first
         position = bisect_right(self._attempts, (cursor.seq, log_entries.NONCES**2)) - 1
         return self._attempts[position][1] == cursor.attempt
 
     def read(self, after: LogId | None) -> list[Frame]:
-        """The frames that bring a viewer from `after` (None: from nothing) to the tail; few, however far that is."""
+        """Return the frames that bring a viewer from `after` (None: from nothing) to the tail.
+
+        The number of frames does not depend on the number of entries.
+        """
         tail = self.tail
         if tail is None or after == tail:
             return []
         queued = self.queued
         assert queued is not None
         frames: list[Frame] = []
-        # The end is a frame of its own, so what comes before it must not move a cursor beyond it.
+        # The end has a frame of its own, so the cursor of the frames before it must not include the end.
         last = tail.seq - 1
-        at = str(self._spelled, "ascii") if self.end is None else f"{self._attempt_at(last)}-{last}"
+        at = str(self._tail_bytes, "ascii") if self.end is None else f"{self._attempt_at(last)}-{last}"
         continued = after is None or self.has(after)
         older = continued and after is not None and after.seq < self._reset_at and after.number > 0
         if older:
@@ -211,13 +218,13 @@ class ResponseReplica:
                     )
                 )
             )
-            # After the reset, so that no other text stands under this attempt; and at its cursor.
-            frames += self._begun(at)
+            # After the reset, so that a client never shows old text under the new attempt; at the cursor of the reset.
+            frames += self._start_frames(at)
             seen = self._start_id.seq
         else:
             seen = after.seq if after is not None else 0
             if seen < self._start_id.seq:
-                frames += self._begun(str(self._start_id))
+                frames += self._start_frames(str(self._start_id))
             text, reasoning = self.text.after(seen), self.reasoning.after(seen)
             if text or reasoning:
                 frames.append(frame_codec.delta(self.response, at, text, reasoning))
@@ -240,30 +247,29 @@ class ResponseReplica:
             frames.append(self.status(tail))
         return frames
 
-    def is_settled_as(self, entry: Settled) -> bool:
-        """Tell whether a settled copy has the text of this log."""
-        return bytes(entry.text)[1:-1] == self.text.data
+    def matches(self, settled: Settled) -> bool:
+        """Tell whether a settled message has the text of this log."""
+        return bytes(settled.text)[1:-1] == self.text.data
 
-    def _begun(self, cursor: str) -> list[Frame]:
+    def _start_frames(self, cursor: str) -> list[Frame]:
         if self.start is None or self.queued is None:
             return []
-        number, queued = self._start_id.number, self.queued
         return [
             frame_codec.encode(
                 wire.Start(
-                    conversation=queued.conversation,
+                    conversation=self.queued.conversation,
                     response=self.response,
                     cursor=cursor,
                     model=self.start.model,
-                    attempt=number,
-                    replies_to=queued.message,
-                    replaces=queued.replaces,
+                    attempt=self._start_id.number,
+                    replies_to=self.queued.message,
+                    replaces=self.queued.replaces,
                 )
             )
         ]
 
     def status(self, cursor: LogId | None = None) -> Frame:
-        """What the response is doing now; `cursor` where that is news to the viewer, who then has all up to there."""
+        """Return the state as a frame; with `cursor` it also advances a viewer that has everything up to there."""
         queued = self.queued
         status = wire.Status(
             response=self.response,
@@ -271,13 +277,13 @@ class ResponseReplica:
             conversation=queued.conversation if queued else None,
             replies_to=queued.message if queued else None,
             replaces=queued.replaces if queued else None,
-            retry_in=self.waiting.retry_in if self.waiting and not self.away else None,
+            retry_in=self.waiting.retry_in if self.waiting and not self.store_unavailable else None,
             cursor=str(cursor) if cursor else None,
         )
         return frame_codec.encode(status)
 
-    def open(self) -> OpenResponse:
-        """What a snapshot shows of this response, up to the tail."""
+    def snapshot(self) -> OpenResponse:
+        """Return this response as a part of a snapshot, up to the tail."""
         assert self.queued is not None
         return OpenResponse(
             response=self.response,

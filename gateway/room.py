@@ -1,12 +1,14 @@
-"""One conversation in this process: its logs, who watches it and from where, and what brings a watcher forward.
+"""One conversation in this process: its replicas, its viewers by position, and the frames that a position is missing.
 
-Rules of this file: it never waits, and gives nothing to anybody; `gateway.hub` does.
+A core module: it never waits and it sends nothing; `gateway.hub` sends. Reads are queries: what a read finds to be
+missing or out of date is returned as `Findings`, which `Room.apply` records.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -14,7 +16,7 @@ from gateway import frame_codec, wire
 from gateway.frame_batch import FrameBatch
 from gateway.replica import UNKNOWN
 from gateway.streams import log_entries
-from gateway.streams.log_entries import HistoryId, LogId, Settled
+from gateway.streams.log_entries import HistoryId, LogId, Opened, Settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,13 +29,26 @@ if TYPE_CHECKING:
 Cursors: TypeAlias = tuple[tuple[str, LogId | None], ...]
 
 
-class Position(msgspec.Struct, frozen=True, gc=False):
-    """All that is known of a viewer of a conversation: its cursor there and in each response it has no end of.
+class HistoryLog(Enum):
+    """The type of `HISTORY`."""
 
-    `turns` is None for a viewer that follows one response and nothing else.
+    HISTORY = "history"
+
+
+HISTORY: Final = HistoryLog.HISTORY
+"""Names the history of a conversation, where a response log is named by the id of its response."""
+
+Log: TypeAlias = str | HistoryLog
+"""A log of a conversation: the id of a response, or `HISTORY`."""
+
+
+class Position(msgspec.Struct, frozen=True, gc=False):
+    """All cursors of one viewer of a conversation: in the history, and in each response that it has no end of.
+
+    `history` is None for a viewer of a single response.
     """
 
-    turns: HistoryId | None
+    history: HistoryId | None
     responses: Cursors = ()
 
 
@@ -41,81 +56,91 @@ Write: TypeAlias = "Callable[[bytes], object]"
 
 
 class Viewer(Protocol):
-    """One watcher: a socket or an event stream. It calls `Hub.full` when it can take no more, and `Hub.ready` then."""
+    """A subscriber: a socket or an event stream. It calls `Hub.pause` when its write buffer is full (backpressure)."""
 
     @property
-    def direct(self) -> Write | None:
-        """Where packets of bursts go for it, past this object; None where it is to be given the bursts."""
+    def direct_write(self) -> Write | None:
+        """A function that writes encoded frame batches, without a call of `send`; None if there is none."""
 
-    def give(self, burst: FrameBatch) -> None:
-        """Take frames, in order."""
+    def send(self, batch: FrameBatch) -> None:
+        """Write frames, in order."""
 
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """Viewers at one position that can take more: they are given the same bytes."""
+    """Viewers at one position whose writes are not paused: they receive the same bytes."""
 
     position: Position
     viewers: dict[Viewer, Write | None]
-    """And where their packets go. In the order in which they came, which is about that in which they lie in memory."""
+    """Each viewer with its `direct_write`, in the order of subscription."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a read found: logs that are missing, and replicas that the history contradicts."""
+
+    missing: set[str] = field(default_factory=set)
+    """Responses whose log must be loaded before their viewers can continue."""
+    superseded: set[str] = field(default_factory=set)
+    """Responses whose end differs from the settled message: a failover lost that end, and another was written."""
 
 
 @dataclass(slots=True, eq=False)
 class Room:
-    """One conversation in this process: its logs, and who watches it."""
+    """One conversation in this process."""
 
     name: str
-    turns: HistoryReplica
+    history: HistoryReplica
     responses: dict[str, ResponseReplica] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
-    behind: dict[Viewer, Position] = field(default_factory=dict)
-    """Viewers that can not take more: what they lack waits in the logs."""
-    untold: set[Viewer] = field(default_factory=set)
-    """Those of them that have not been told what became of the store; that is in no log."""
-    gone: set[str] = field(default_factory=set)
-    """Responses whose log is no longer in the store."""
-    wanted: set[str] = field(default_factory=set)
-    """Responses whose log is to be read; the conversation's own log under ""."""
+    lagging: dict[Viewer, Position] = field(default_factory=dict)
+    """Lagging viewers: their writes are paused, and the replicas hold what they are missing."""
+    unnotified: set[Viewer] = field(default_factory=set)
+    """Lagging viewers that have not been notified of the last change of the store status; no log holds it."""
+    expired: set[str] = field(default_factory=set)
+    """Responses whose log is not in the store any more."""
+    to_load: set[Log] = field(default_factory=set)
+    """Logs that must be read from the store."""
     stale: bool = False
-    """The copy of the conversation's log contradicts the store, and stands only until that was read whole."""
+    """The history replica contradicts the store. It is used until the history was read from its beginning."""
     dirty: bool = False
-    """Something changed since the viewers were given what there is."""
-    ready: bool = False
-    """The logs have been read once since the subscription was acknowledged."""
-    silent: set[str] = field(default_factory=set)
-    """Responses whose log was heard from its beginning, and that have no text yet."""
+    """Something changed since the last flush."""
+    loaded: bool = False
+    """The logs were read once after the store acknowledged the subscription."""
+    awaiting_first_text: set[str] = field(default_factory=set)
+    """Responses that were received from their first entry on and have no text yet."""
 
     @property
     def size(self) -> int:
         """Bytes of text held."""
-        return self.turns.size + sum(replica.size for replica in self.responses.values())
+        return self.history.size + sum(replica.size for replica in self.responses.values())
 
     @property
     def watched(self) -> bool:
-        """Whether there is any viewer."""
-        return bool(self.groups or self.behind)
+        """Whether the room has viewers."""
+        return bool(self.groups or self.lagging)
 
     @property
     def viewers(self) -> int:
-        """How many viewers there are."""
-        return sum(len(group.viewers) for group in self.groups) + len(self.behind)
+        """Number of viewers."""
+        return sum(len(group.viewers) for group in self.groups) + len(self.lagging)
 
     def positions(self) -> Iterator[Position]:
-        """Where the viewers are."""
+        """Return the positions of the viewers."""
         yield from (group.position for group in self.groups)
-        yield from self.behind.values()
+        yield from self.lagging.values()
 
-    def place(self, viewer: Viewer, position: Position) -> None:
-        """Let a viewer that can take more be at `position`."""
+    def add_viewer(self, viewer: Viewer, position: Position) -> None:
+        """Add a viewer whose writes are not paused to the group of `position`."""
         for group in self.groups:
             if group.position == position:
-                group.viewers[viewer] = viewer.direct
+                group.viewers[viewer] = viewer.direct_write
                 return
-        self.groups.append(Group(position, {viewer: viewer.direct}))
+        self.groups.append(Group(position, {viewer: viewer.direct_write}))
 
-    def displace(self, viewer: Viewer) -> Position:
-        """Take a viewer of this room out, and return where it was."""
-        position = self.behind.pop(viewer, None)
+    def remove_viewer(self, viewer: Viewer) -> Position:
+        """Remove a viewer and return its position."""
+        position = self.lagging.pop(viewer, None)
         if position is not None:
             return position
         group = next(group for group in self.groups if viewer in group.viewers)
@@ -124,153 +149,166 @@ class Room:
             self.groups.remove(group)
         return group.position
 
-    def unite(self) -> None:
-        """Make one group of those that have come to one position."""
-        there: dict[Position, Group] = {}
+    def merge_groups(self) -> None:
+        """Merge the groups that reached the same position."""
+        merged: dict[Position, Group] = {}
         for group in self.groups:
-            there.setdefault(group.position, group).viewers.update(group.viewers)
-        self.groups = list(there.values())
+            merged.setdefault(group.position, group).viewers.update(group.viewers)
+        self.groups = list(merged.values())
 
-    def read(self, position: Position) -> tuple[FrameBatch, Position]:
-        """The frames that bring a viewer from `position` to now, and where it is then."""
-        turns, followed = position.turns, position.responses
+    def apply(self, findings: Findings) -> None:
+        """Record what a read found: drop superseded replicas and request the missing logs."""
+        for response in findings.superseded:
+            del self.responses[response]
+        self.expired |= findings.superseded
+        self.to_load |= findings.missing
+
+    def read(self, position: Position) -> tuple[FrameBatch, Position, Findings | None]:
+        """Return the frames that bring a viewer from `position` up to date, and its position after them.
+
+        Findings are for `apply`; None on the hot path.
+        """
+        cursor, followed = position.history, position.responses
         frames = FrameBatch()
-        if turns is not None and turns != self.turns.tail:
-            if not self.turns.has(turns):
-                # Of what ended, the snapshot has the settled copy, or shows that the end is lost too.
-                unended = {name: cursor for name, cursor in followed if not self._has_end(name, cursor)}
-                begun, position = self.begin_anew("lost", unended)
-                rest, position = self.read(position)
-                return FrameBatch(begun + rest), position
-            turns, followed = self._read_turns(turns, dict(followed), frames)
+        findings: Findings | None = None
+        if cursor is not None and cursor != self.history.tail:
+            if not self.history.has(cursor):
+                # The snapshot has the settled message of what ended, or shows that the end was lost too.
+                unended = {name: at for name, at in followed if not self._has_end(name, at)}
+                begun, position = self.begin_with_snapshot("lost", unended)
+                rest, position, findings = self.read(position)
+                return FrameBatch(begun + rest), position, findings
+            findings = Findings()
+            cursor, followed = self._read_history(cursor, dict(followed), frames, findings)
         cursors: list[tuple[str, LogId | None]] = []
-        for response, cursor in followed:
+        for response, at in followed:
             replica = self.responses.get(response)
             if replica is None:
-                last = self._finish(response, cursor)
-                if last is None:
-                    cursors.append((response, cursor))
+                findings = findings or Findings()
+                ending = self._ending(response, at, findings)
+                if ending is None:
+                    cursors.append((response, at))
                 else:
-                    frames += last
+                    frames += ending
                 continue
-            frames += replica.read(cursor)
+            frames += replica.read(at)
             if replica.tail is not None:
-                # Not `_entries`: this is done for every token.
-                frames.entries += replica.tail.seq - cursor.seq if cursor is not None else replica.tail.seq
-            if replica.end is None or not self._is_settled(response, turns):
-                # Until its settled copy is given: should a failover take its end back, it goes on with a reset.
+                # Inlined `_missing_entries`: this runs for every token.
+                frames.entries += replica.tail.seq - at.seq if at is not None else replica.tail.seq
+            if replica.end is None or not self._is_settled(response, cursor):
+                # The cursor is kept until the settled message is sent: if a failover loses the end, a reset follows.
                 cursors.append((response, replica.tail))
-        return frames, Position(turns, tuple(cursors))
+        return frames, Position(cursor, tuple(cursors)), findings
 
-    def _read_turns(
-        self, turns: HistoryId, followed: dict[str, LogId | None], frames: FrameBatch
+    def _read_history(
+        self, cursor: HistoryId, followed: dict[str, LogId | None], frames: FrameBatch, findings: Findings
     ) -> tuple[HistoryId, Cursors]:
-        """Add the frames of the conversation's own log from `turns` on; return how far, and what is followed then."""
-        for turn in self.turns.after(turns):
-            if isinstance(turn.entry, Settled):
-                response = turn.entry.response
+        """Add the frames of the history after `cursor`; return the new cursor, and the responses followed then."""
+        for item in self.history.after(cursor):
+            if isinstance(item.entry, Settled):
+                response = item.entry.response
                 if response in followed:
-                    last = self._finish(response, followed[response])
-                    if last is None:
-                        # Its end is on the way; the settled copy comes after it, never before.
+                    ending = self._ending(response, followed[response], findings)
+                    if ending is None:
+                        # The end has not arrived yet; the settled message must follow it.
                         break
-                    frames += last
+                    frames += ending
                     replica = self.responses.get(response)
-                    frames.entries += _entries(followed[response], replica) if replica is not None else 0
+                    if replica is not None and response not in findings.superseded:
+                        frames.entries += _missing_entries(followed[response], replica)
                     del followed[response]
-            elif isinstance(turn.entry, log_entries.Opened):
-                # A viewer that comes back may have more of it than of the conversation.
-                followed.setdefault(turn.entry.response, None)
-            if turn.frame:
-                frames.append(turn.frame)
-            turns = turn.id
-        return turns, tuple(followed.items())
+            elif isinstance(item.entry, Opened):
+                # A viewer that reconnects may have more of the response than of the history.
+                followed.setdefault(item.entry.response, None)
+            if item.frame:
+                frames.append(item.frame)
+            cursor = item.id
+        return cursor, tuple(followed.items())
 
-    def _is_settled(self, response: str, turns: HistoryId | None) -> bool:
-        settled = self.turns.settled.get(response)
-        return settled is not None and (turns is None or settled.id.seq <= turns.seq)
+    def _is_settled(self, response: str, cursor: HistoryId | None) -> bool:
+        settled = self.history.settled.get(response)
+        return settled is not None and (cursor is None or settled.id.seq <= cursor.seq)
 
     def _has_end(self, response: str, cursor: LogId | None) -> bool:
         replica = self.responses.get(response)
         return replica is not None and replica.end is not None and replica.tail == cursor
 
-    def _finish(self, response: str, cursor: LogId | None) -> list[Frame] | None:
-        """What a viewer lacks of a response that has ended, end included; None while that is not here yet."""
-        replica, settled = self.responses.get(response), self.turns.settled.get(response)
+    def _ending(self, response: str, cursor: LogId | None, findings: Findings) -> list[Frame] | None:
+        """Return what a viewer is missing of a response, with its end. None: the end is not known; see `findings`."""
+        replica, item = self.responses.get(response), self.history.settled.get(response)
+        settled = item.entry if item is not None and isinstance(item.entry, Settled) else None
         if replica is not None and replica.end is not None:
-            if settled is None or not isinstance(settled.entry, Settled) or replica.is_settled_as(settled.entry):
+            if settled is None or replica.matches(settled):
                 return replica.read(cursor)
-            # A failover took this end back, and nobody here heard of the other one: what was settled stands.
-            del self.responses[response]
-            self.gone.add(response)
-        if response not in self.gone:
-            self.wanted.add(response)
+            # A failover lost this end, and this process missed the one that replaced it: the settled message is right.
+            findings.superseded.add(response)
+        elif response not in self.expired:
+            findings.missing.add(response)
             return None
-        if settled is None and response in self.turns.opened:
-            # The workers settle what is open and has lost its log; the end is to say the same.
+        if item is not None and settled is not None:
+            return self._settled_frames(item.id, settled)
+        if response in self.history.opened:
+            # The log was lost while the response was open. A worker will settle it, and the end must be the same.
             return None
-        if settled is None or not isinstance(settled.entry, Settled):
-            problem = log_entries.Problem("gone", "Nothing is left of this answer.")
-            lost = wire.End(
-                conversation=self.name, response=response, cursor="", reason="failed", error=problem, retryable=False
-            )
-            return [frame_codec.encode(lost)]
-        entry = settled.entry
-        text = bytes(entry.text)[1:-1]
-        return [
-            frame_codec.encode(
-                wire.Reset(response=response, cursor=str(settled.id), text=frame_codec.raw(text), reason="gone")
-            ),
-            frame_codec.encode(
-                wire.End(
-                    conversation=self.name,
-                    response=response,
-                    cursor=str(settled.id),
-                    reason=entry.reason,
-                    chars=len(log_entries.unescape(text)),
-                    usage=entry.usage,
-                    error=entry.error,
-                    retryable=entry.retryable,
-                )
-            ),
-        ]
+        problem = log_entries.Problem("gone", "Nothing is left of this answer.")
+        lost = wire.End(
+            conversation=self.name, response=response, cursor="", reason="failed", error=problem, retryable=False
+        )
+        return [frame_codec.encode(lost)]
+
+    def _settled_frames(self, cursor: HistoryId, settled: Settled) -> list[Frame]:
+        """Return the reset and the end of a response of which only the settled message is left."""
+        text = bytes(settled.text)[1:-1]
+        reset = wire.Reset(response=settled.response, cursor=str(cursor), text=frame_codec.raw(text), reason="gone")
+        end = wire.End(
+            conversation=self.name,
+            response=settled.response,
+            cursor=str(cursor),
+            reason=settled.reason,
+            chars=len(log_entries.unescape(text)),
+            usage=settled.usage,
+            error=settled.error,
+            retryable=settled.retryable,
+        )
+        return [frame_codec.encode(reset), frame_codec.encode(end)]
 
     def begin(self, after: str | None, named: Mapping[str, str]) -> tuple[list[Frame], Position]:
-        """The first frames of a watch, and the position from which it goes on.
+        """Return the first frames of a watch, and the position from which it continues.
 
-        `after` and `named` are cursors as the client spells them: of the conversation, and of responses that it has no
-        end of. One that can not be continued is never passed over in silence: a snapshot or a reset follows.
+        `after` is the client's cursor of the history, `named` its cursors of responses that it has no end of, both as
+        the client sent them. A cursor that cannot be resumed leads to a snapshot or a reset.
         """
         cursors: dict[str, LogId | None] = {}
-        for response, spelled in named.items():
-            cursor = log_entries.parse_log_id(spelled) or UNKNOWN
-            # Who names a response does not know of its end, even at the cursor of the end.
+        for response, text in named.items():
+            cursor = log_entries.parse_log_id(text) or UNKNOWN
+            # A client that names a response does not have its end, even if its cursor is that of the end.
             cursors[response] = UNKNOWN if self._has_end(response, cursor) else cursor
-        turns = log_entries.parse_history_id(after) if after is not None else None
-        if turns is None or not self.turns.has(turns):
-            reason: CursorProblem | None = None if after is None else "unknown" if turns is None else "lost"
-            return self.begin_anew(reason, cursors)
-        frames = [frame_codec.encode(wire.Watching(conversation=self.name, cursor=str(turns), resumed=True))]
-        # What the client does not name it does not know, or it has its end. Those that it may have an end of begin with
-        # a reset: a retry's, whose opening no frame tells; and an open one's, whose end a failover took back.
-        entries = [turn.entry for turn in self.turns.after(turns)]
-        later = {entry.response for entry in entries if isinstance(entry, log_entries.Opened) and not entry.again}
-        again = {entry.response for entry in entries if isinstance(entry, log_entries.Opened) and entry.again}
-        for response in dict.fromkeys([*self.turns.open(), *sorted(again)]):
+        position = log_entries.parse_history_id(after) if after is not None else None
+        if position is None or not self.history.has(position):
+            reason: CursorProblem | None = None if after is None else "unknown" if position is None else "lost"
+            return self.begin_with_snapshot(reason, cursors)
+        frames = [frame_codec.encode(wire.Watching(conversation=self.name, cursor=str(position), resumed=True))]
+        # A response that the client does not name is unknown to it, or it has the end. Two kinds start with a reset,
+        # because the client may have an end of them: a retry, whose opening has no frame, and an open response, whose
+        # end a failover may have lost.
+        opened = [item.entry for item in self.history.after(position) if isinstance(item.entry, Opened)]
+        later = {entry.response for entry in opened if not entry.again}
+        retried = sorted({entry.response for entry in opened if entry.again})
+        for response in dict.fromkeys([*self.history.open_responses(), *retried]):
             if response not in later:
                 cursors.setdefault(response, UNKNOWN)
-                frames += self._status(response, cursors[response])
-        return frames, Position(turns, tuple(cursors.items()))
+                frames += self._status_if_current(response, cursors[response])
+        return frames, Position(position, tuple(cursors.items()))
 
-    def begin_anew(
+    def begin_with_snapshot(
         self, reason: CursorProblem | None, named: Mapping[str, LogId | None]
     ) -> tuple[list[Frame], Position]:
-        """As `begin`, for a viewer whose place in the conversation is not known: a snapshot."""
-        cursor = self.turns.tail
-        messages, more = self.turns.messages()
+        """Return a snapshot as the first frames of a watch, and its position; see `begin`."""
+        cursor = self.history.tail
+        messages, more = self.history.messages()
         shown = [
             replica
-            for response in self.turns.open()
+            for response in self.history.open_responses()
             if (replica := self.responses.get(response)) is not None and replica.tail and not replica.end
         ]
         watching = wire.Watching(conversation=self.name, cursor=str(cursor), resumed=False, reason=reason)
@@ -278,50 +316,56 @@ class Room:
             conversation=self.name,
             cursor=str(cursor),
             messages=messages,
-            responses=[replica.open() for replica in shown],
+            responses=[replica.snapshot() for replica in shown],
             more=more,
         )
         frames = [frame_codec.encode(watching), frame_codec.encode(snapshot)]
-        # What the snapshot does not show, the viewer may show all the same, from before: a reset is right for both.
-        cursors: dict[str, LogId | None] = {**named, **dict.fromkeys(self.turns.open(), UNKNOWN)}
+        # The client may still show open responses that are not in the snapshot. A reset is right in both cases.
+        cursors: dict[str, LogId | None] = {**named, **dict.fromkeys(self.history.open_responses(), UNKNOWN)}
         for replica in shown:
             cursors[replica.response] = replica.tail
         return frames, Position(cursor, tuple(cursors.items()))
 
-    def states(self, position: Position) -> FrameBatch:
-        """What the responses that a viewer follows from `position` on do now."""
+    def status_frames(self, position: Position) -> FrameBatch:
+        """Return the status of each open response that a viewer at `position` follows."""
         followed = (self.responses.get(response) for response, _ in position.responses)
         return FrameBatch(replica.status() for replica in followed if replica is not None and replica.end is None)
 
-    def _status(self, response: str, cursor: LogId | None) -> list[Frame]:
+    def _status_if_current(self, response: str, cursor: LogId | None) -> list[Frame]:
         replica = self.responses.get(response)
-        # A viewer that has all there is would otherwise hear nothing until the next token.
+        # Without it, a viewer that has everything would receive nothing until the next token.
         if replica is None or cursor is None or cursor != replica.tail:
             return []
         return [replica.status()]
 
-    def unknown(self, named: Mapping[str, str], after: str | None = None) -> set[str]:
-        """The logs that have to be read before a watch from these cursors can begin.
+    def missing_logs(self, named: Mapping[str, str], after: str | None = None) -> set[Log]:
+        """Return the logs that must be read before a watch from these cursors begins; see `begin`.
 
-        Those that are not here, and those of which another gateway has given more than is here.
+        These are logs without a replica, and logs whose replica is older than the client's cursor, because another
+        gateway sent more.
         """
-        lacking = {response for response in named if response not in self.responses and response not in self.gone}
-        for response, spelled in named.items():
-            replica, cursor = self.responses.get(response), log_entries.parse_log_id(spelled)
-            if replica is not None and replica.tail and cursor and cursor.seq > replica.tail.seq:
-                lacking.add(response)
-        turn = log_entries.parse_history_id(after) if after is not None else None
-        return lacking | {""} if turn is not None and turn.seq > self.turns.tail.seq else lacking
+        missing: set[Log] = set()
+        for response, text in named.items():
+            replica, cursor = self.responses.get(response), log_entries.parse_log_id(text)
+            if replica is None:
+                if response not in self.expired:
+                    missing.add(response)
+            elif replica.tail and cursor and cursor.seq > replica.tail.seq:
+                missing.add(response)
+        position = log_entries.parse_history_id(after) if after is not None else None
+        if position is not None and position.seq > self.history.tail.seq:
+            missing.add(HISTORY)
+        return missing
 
-    def forget(self) -> None:
-        """Drop the logs that ended and that no viewer still reads."""
-        read = {response for position in self.positions() for response, _ in position.responses}
+    def drop_ended_logs(self) -> None:
+        """Drop the replicas of ended responses that no viewer reads any more."""
+        followed = {response for position in self.positions() for response, _ in position.responses}
         for response, replica in list(self.responses.items()):
-            if replica.end is not None and response not in read:
+            if replica.end is not None and response not in followed:
                 del self.responses[response]
-        self.gone &= read
+        self.expired &= followed
 
 
-def _entries(cursor: LogId | None, replica: ResponseReplica) -> int:
-    """How many entries a viewer lacks of a log, as long as that is the one that its cursor is of."""
+def _missing_entries(cursor: LogId | None, replica: ResponseReplica) -> int:
+    """Return the number of entries after `cursor`, which must be of this log."""
     return replica.tail.seq - (cursor.seq if cursor is not None else 0) if replica.tail is not None else 0

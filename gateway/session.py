@@ -1,7 +1,7 @@
-"""What one client may do next: frames in, commands out.
+"""The protocol state of one WebSocket client: frames and time in, commands out. It also enforces the rate limit.
 
-Rules of this file: it never waits and asks no clock; time comes in as an argument, in seconds. It never raises for what
-a client does: the answer to that is a command.
+A core module: it never waits and reads no clock; times are arguments, in seconds. It never raises for what a client
+sends: the answer is a command.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ from gateway.wire import HELLO_WITHIN_S, Close, Hello, Retry, Send, Stop, Token,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FRAMES_A_SECOND: Final = 20.0
-BURST: Final = 60.0
+MAX_FRAMES_PER_S: Final = 20.0
+"""Rate limit of one client's frames: a token bucket of MAX_BURST_FRAMES."""
+
+MAX_BURST_FRAMES: Final = 60.0
 MAX_BAD_FRAMES: Final = 10
-MAX_REFUSED: Final = 100
-"""Frames refused in a row as too fast, before the socket is closed."""
+MAX_REJECTED_FRAMES: Final = 100
+"""Frames in a row that the rate limit rejects, before the socket is closed."""
+
+Request: TypeAlias = Watch | Unwatch | Send | Stop | Retry
 
 
 class State(Enum):
-    """Where a client stands."""
+    """The state of a client: new until it is authenticated."""
 
     NEW = "new"
     READY = "ready"
@@ -36,40 +40,40 @@ class State(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Say:
-    """Give the client this frame."""
+class SendFrame:
+    """Send this frame to the client."""
 
     frame: Frame
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """Close the socket. Nothing is carried out after it."""
+class CloseSocket:
+    """Close the socket. No command follows."""
 
     code: Close
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Carry:
-    """Carry out what the client asked for; it may."""
+class Execute:
+    """Execute an authorized request."""
 
-    request: Watch | Unwatch | Send | Stop | Retry
+    request: Request
 
 
-Command: TypeAlias = Say | End | Carry
+Command: TypeAlias = SendFrame | CloseSocket | Execute
 
 
 class Session:
-    """One client's state: new, then ready once somebody is known, then closed."""
+    """The state of one client."""
 
     __slots__ = (
-        "_bad",
-        "_check",
+        "_authenticate",
+        "_bad_frames",
         "_models",
         "_name",
-        "_opened",
-        "_refused",
+        "_opened_at",
+        "_rejected_frames",
         "_spent",
         "_spent_at",
         "identity",
@@ -79,96 +83,99 @@ class Session:
     def __init__(
         self,
         name: str,
-        check: Callable[[str | None, float], Identity | Denied],
+        authenticate: Callable[[str | None, float], Identity | Denied],
         models: tuple[str, ...] | None,
         now: float,
     ) -> None:
+        """`authenticate` checks a token at a time in seconds since 1970. `models`: see `frame_codec.ready`."""
         self.state = State.NEW
         self.identity: Identity | None = None
         self._name = name
-        self._check = check
+        self._authenticate = authenticate
         self._models = models
-        self._opened = now
-        self._bad = 0
-        self._refused = 0
+        self._opened_at = now
+        self._bad_frames = 0
+        self._rejected_frames = 0
         self._spent = 0.0
+        """Tokens of the bucket that are used, at the time `_spent_at`."""
         self._spent_at = now
 
     def tick(self, now: float, wall: float) -> list[Command]:
-        """What the passing of time demands. `now` is monotonic, `wall` seconds since 1970."""
-        if self.state is State.NEW and now - self._opened > HELLO_WITHIN_S:
+        """Return what the passing of time requires. `now` is monotonic, `wall` is seconds since 1970."""
+        if self.state is State.NEW and now - self._opened_at > HELLO_WITHIN_S:
             return self._close(Close.NO_HELLO, "no hello within five seconds")
         if self.state is State.READY and self.identity is not None and wall >= self.identity.expires:
             return self._close(Close.NOT_AUTHENTICATED, "the token has expired")
         return []
 
     def due(self, now: float, wall: float) -> float:
-        """When `tick` has something to do, on the clock of `now`; infinite, if nothing changes."""
+        """Return the time at which `tick` has a command, on the clock of `now`; infinity if it never has."""
         if self.state is State.NEW:
-            return self._opened + HELLO_WITHIN_S
+            return self._opened_at + HELLO_WITHIN_S
         return now + self.identity.expires - wall if self.identity is not None else math.inf
 
     def receive(self, data: str | bytes, now: float, wall: float) -> list[Command]:
-        """One frame of the client; `now` and `wall` as in `tick`."""
+        """Return the commands for one frame of the client; `now` and `wall` as in `tick`."""
         if self.state is State.CLOSED:
             return []
         if isinstance(data, bytes):
-            return self._close(Close.NOT_THE_PROTOCOL, "frames are text")
-        self._spent = max(0.0, self._spent - (now - self._spent_at) * FRAMES_A_SECOND) + 1
+            return self._close(Close.NOT_THE_PROTOCOL, "frames must be text")
+        self._spent = max(0.0, self._spent - (now - self._spent_at) * MAX_FRAMES_PER_S) + 1
         self._spent_at = now
-        if self._spent > BURST:
+        if self._spent > MAX_BURST_FRAMES:
             self._spent -= 1
-            self._refused += 1
-            if self._refused > MAX_REFUSED:
+            self._rejected_frames += 1
+            if self._rejected_frames > MAX_REJECTED_FRAMES:
                 return self._close(Close.TOO_FAST, "too many frames")
-            return [Say(frame_codec.error("too_fast", "Too many frames at once.", retry_after=1.0))]
-        self._refused = 0
+            return [SendFrame(frame_codec.error("too_fast", "Too many frames at once.", retry_after=1.0))]
+        self._rejected_frames = 0
         frame = frame_codec.decode(data)
         if self.state is State.NEW:
             if isinstance(frame, Hello):
-                return self._admit(frame.token, wall, first=True)
+                return self._log_in(frame.token, wall, first=True)
             return self._close(Close.NOT_THE_PROTOCOL, "the first frame must be hello")
         match frame:
             case BadFrame(reason):
-                return self._complain(reason)
+                return self._reject_bad_frame(reason)
             case Hello():
-                return self._complain("hello comes once")
+                return self._reject_bad_frame("hello may be sent only once")
             case Token(token):
-                return self._admit(token, wall, first=False)
+                return self._log_in(token, wall, first=False)
             case Watch() | Send():
-                return self._enter(frame)
+                return self._authorize(frame)
             case Stop() | Retry():
                 if not keys.is_response(frame.response):
-                    return [Say(frame_codec.refusal(frame, "not_found", "There is no such response."))]
-                return [Carry(frame)]
+                    return [SendFrame(frame_codec.refusal(frame, "not_found", "There is no such response."))]
+                return [Execute(frame)]
             case _:
-                return [Carry(frame)]
+                return [Execute(frame)]
 
-    def _enter(self, request: Watch | Send) -> list[Command]:
+    def _authorize(self, request: Watch | Send) -> list[Command]:
         if not keys.is_conversation(request.conversation):
-            return self._complain("a conversation is 1 to 128 letters, digits and _ . : ~ -")
+            return self._reject_bad_frame("a conversation is 1 to 128 letters, digits and _ . : ~ -")
         if self.identity is None or not self.identity.opens(request.conversation):
-            return [Say(frame_codec.refusal(request, "forbidden", "This conversation is not open to you."))]
+            text = "This conversation is not open to you."
+            return [SendFrame(frame_codec.refusal(request, "forbidden", text))]
         if isinstance(request, Watch) and not all(keys.is_response(response) for response in request.responses):
-            return self._complain("`responses` has a name that no response has")
-        return [Carry(request)]
+            return self._reject_bad_frame("`responses` has a key that is not the id of a response")
+        return [Execute(request)]
 
-    def _admit(self, token: str | None, wall: float, *, first: bool) -> list[Command]:
-        identity = self._check(token, wall)
+    def _log_in(self, token: str | None, wall: float, *, first: bool) -> list[Command]:
+        identity = self._authenticate(token, wall)
         if isinstance(identity, Denied):
             return self._close(Close.NOT_AUTHENTICATED, identity.reason)
         if self.identity is not None and identity.subject != self.identity.subject:
-            return self._close(Close.NOT_AUTHENTICATED, "the token is somebody else's")
+            return self._close(Close.NOT_AUTHENTICATED, "the token has another subject")
         self.identity = identity
         self.state = State.READY
-        return [Say(frame_codec.ready(self._name, self._models))] if first else []
+        return [SendFrame(frame_codec.ready(self._name, self._models))] if first else []
 
-    def _complain(self, reason: str) -> list[Command]:
-        self._bad += 1
-        if self._bad > MAX_BAD_FRAMES:
-            return self._close(Close.NOT_THE_PROTOCOL, "too many frames that are not the protocol's")
-        return [Say(frame_codec.error("bad_frame", reason))]
+    def _reject_bad_frame(self, reason: str) -> list[Command]:
+        self._bad_frames += 1
+        if self._bad_frames > MAX_BAD_FRAMES:
+            return self._close(Close.NOT_THE_PROTOCOL, "too many frames that are not valid")
+        return [SendFrame(frame_codec.error("bad_frame", reason))]
 
     def _close(self, code: Close, reason: str) -> list[Command]:
         self.state = State.CLOSED
-        return [End(code, reason)]
+        return [CloseSocket(code, reason)]

@@ -1,11 +1,11 @@
-"""What a client may ask for over any transport: to send, to stop, to retry."""
+"""Requests of clients over any transport: send, stop and retry. A send is repeatable by its idempotency key."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from opentelemetry.trace import SpanKind
 
@@ -39,7 +39,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """The response has an end; `now` tells whether this request made it."""
+    """The response has an end; `now`: this request wrote it."""
 
     response: str
     now: bool
@@ -48,25 +48,29 @@ class Stopped:
 _NOT_FOUND = Failure("not_found", "There is no such response.")
 
 
-def _not_measured(response: str, asked_at: float) -> None:
+def _ignore(response: str, submitted_at: float) -> None:
     pass
 
 
 class Submissions:
-    """Carries out what clients ask for, on the store."""
+    """Executes requests of clients on the store."""
 
     def __init__(
-        self, store: Store, models: tuple[str, ...] | None, submitted: Callable[[str, float], None] = _not_measured
+        self, store: Store, models: tuple[str, ...] | None, submitted: Callable[[str, float], None] = _ignore
     ) -> None:
-        """`models`: the aliases that may be asked for; None leaves it to the workers. `submitted` is told of each
-        response that was accepted, and when (of the loop) it was asked for.
+        """`models`: the aliases that clients may request; None: the workers decide.
+
+        `submitted` is called with each accepted response and the event loop's time of its request.
         """
         self._store = store
         self._models = models
         self._submitted = submitted
 
     async def send(self, request: Send) -> Accepted | Failure:
-        """Accept a message; the client may open the conversation."""
+        """Accept a message. The caller has checked that the client may use the conversation.
+
+        Safe to cancel: the message may be accepted all the same, and a repeated call returns the result.
+        """
         return _counted("send", await self._send(request))
 
     async def _send(self, request: Send) -> Accepted | Failure:
@@ -89,7 +93,7 @@ class Submissions:
         return await self._submit(submission, request.if_busy, request.traceparent)
 
     async def stop(self, request: Stop, identity: Identity) -> Stopped | Failure:
-        """End a response, in whatever state it is; to stop it again changes nothing."""
+        """End a response in any state. Safe to cancel and to repeat."""
         try:
             conversation = await self.conversation(request.response)
             if conversation is None or not identity.opens(conversation):
@@ -103,14 +107,13 @@ class Submissions:
         if now:
             metrics.STOPS.labels(request.reason).inc()
             logger.info(
-                "the response ended: %s",
-                request.reason,
-                extra={"conversation": conversation, "response": request.response},
+                "response_stopped",
+                extra={"conversation": conversation, "response": request.response, "reason": request.reason},
             )
         return Stopped(request.response, now)
 
     async def retry(self, request: Retry, identity: Identity) -> Accepted | Failure:
-        """Ask for another answer to the message of a response that has ended."""
+        """Request another answer to the message of a response that has ended. Safe to cancel; see `send`."""
         return _counted("retry", await self._retry(request, identity))
 
     async def _retry(self, request: Retry, identity: Identity) -> Accepted | Failure:
@@ -135,9 +138,11 @@ class Submissions:
         )
         return await self._submit(submission, "queue", request.traceparent)
 
-    async def _submit(self, submission: Submission, if_busy: str, parent: str | None) -> Accepted | Failure:
-        about = {tracing.CONVERSATION: submission.conversation}
-        span = tracing.begin("submit", SpanKind.SERVER, parent, about)
+    async def _submit(
+        self, submission: Submission, if_busy: Literal["queue", "reject", "interrupt"], parent: str | None
+    ) -> Accepted | Failure:
+        attributes = {tracing.CONVERSATION: submission.conversation}
+        span = tracing.begin("submit", SpanKind.SERVER, parent, attributes)
         try:
             result = await self._submit_in(span, submission, if_busy)
             if isinstance(result, Accepted):
@@ -148,13 +153,15 @@ class Submissions:
         finally:
             span.end()
 
-    async def _submit_in(self, span: Span, submission: Submission, if_busy: str) -> Accepted | Failure:
-        asked_at = asyncio.get_running_loop().time()
+    async def _submit_in(
+        self, span: Span, submission: Submission, if_busy: Literal["queue", "reject", "interrupt"]
+    ) -> Accepted | Failure:
+        submitted_at = asyncio.get_running_loop().time()
         try:
             busy: history_log.IfBusy = "reject" if if_busy == "reject" else "queue"
             result = await history_log.submit(self._store, submission, busy, tracing.traceparent(span))
             if isinstance(result, Accepted) and if_busy == "interrupt":
-                # The message stands already; whatever happens now, it comes after these.
+                # The message is in the history before these ends, so its answer follows them whatever fails here.
                 for response in result.ahead:
                     await response_log.end(
                         self._store, submission.conversation, response, End("stopped", retryable=True)
@@ -163,19 +170,20 @@ class Submissions:
             return _failure(error)
         match result:
             case Refused("conflict"):
-                return Failure("key_conflict", "This key was used for something else.")
+                return Failure("key_conflict", "This key was used for another message.")
             case Refused("busy"):
                 return Failure("busy", "An answer is being written.")
             case Refused():
                 return Failure("too_many", "Too many messages wait for an answer.", 5.0)
         if not result.duplicate:
-            self._submitted(result.response, asked_at)
-            about = {"conversation": submission.conversation, "response": result.response}
-            logger.info("the response was asked for", extra=about)
+            self._submitted(result.response, submitted_at)
+            logger.info(
+                "response_submitted", extra={"conversation": submission.conversation, "response": result.response}
+            )
         return result
 
     async def conversation(self, response: str) -> str | None:
-        """The conversation of a response, as long as anything is known of it; raises StoreError."""
+        """Return the conversation of a response; None if unknown or expired. Safe to cancel; raises StoreError."""
         queued = await response_log.request(self._store, response)
         return queued.conversation if queued else await jobs.conversation_of(self._store, response)
 

@@ -27,6 +27,8 @@ CORE: Final = {
     "gateway.frame_codec": "tests/gateway/test_frame_codec.py",
     "gateway.frame_batch": "tests/gateway/test_frame_batch.py",
     "gateway.drain": "tests/gateway/test_drain.py",
+    "gateway.feed.eviction": "tests/gateway/feed/test_eviction.py",
+    "gateway.feed.health": "tests/gateway/feed/test_health.py",
     "gateway.operations.fleet": "tests/gateway/operations/test_fleet.py",
     "gateway.hub": "tests/gateway/test_hub.py",
     "gateway.origins": "tests/gateway/test_auth.py",

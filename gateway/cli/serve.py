@@ -114,7 +114,7 @@ async def serve(
         signals = Signals()
         aliases = settings.targets() if run_worker is not None else settings.models
         own = Gateway(settings, store, proxy_port or port, tuple(aliases) if aliases is not None else None)
-        own.mortal = proxy_port is not None and settings.loopback
+        own.killable = proxy_port is not None and settings.loopback
         pool: Pool | None = None
         try:
             if run_worker is not None:

@@ -1,1 +1,1 @@
-"""Store to hub: subscribe, load logs, reconcile replicas with the store."""
+"""The feed: applies what the store publishes to the hub, and reconciles the replicas with the store's logs."""

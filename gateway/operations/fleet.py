@@ -80,7 +80,7 @@ def watched(rooms: Iterable[Room]) -> tuple[Watched, ...]:
             for response, _ in group.position.responses:
                 if response in logs:
                     viewers[response] += len(group.viewers)
-        for position in room.behind.values():
+        for position in room.lagging.values():
             for response, cursor in position.responses:
                 if response in logs:
                     tail = logs[response].tail

@@ -38,7 +38,7 @@ class Server(uvicorn.Server):
         """`drain`: seconds of the graceful shutdown; 0 where clients have no other gateway to reconnect to."""
         super().__init__(
             uvicorn.Config(
-                app.front(gateway, app.create(gateway, settings)),
+                gateway.sockets.in_front_of(app.create(gateway, settings)),
                 lifespan="on",
                 log_config=None,
                 access_log=False,
@@ -83,7 +83,7 @@ class Server(uvicorn.Server):
         Not safe to cancel: clients would be cut without a reconnect hint.
         """
         gateway = self._gateway
-        gateway.leaving = True
+        gateway.shutting_down = True
         begin = time.monotonic()
         if not gateway.failed.is_set():
             if not self._signals.interrupted:

@@ -1,1 +1,1 @@
-"""How frames reach a client: WebSocket, server-sent events, HTTP, static files."""
+"""The ways that frames reach a client: WebSocket, server-sent events, HTTP, static files."""

@@ -1,9 +1,8 @@
-"""An open WebSocket by plain ASGI: the way under a server that offers no better one."""
+"""An open WebSocket over plain ASGI, for servers without direct access to the transport."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Final
 
 from starlette.websockets import WebSocketDisconnect
@@ -16,13 +15,11 @@ if TYPE_CHECKING:
 
     from gateway.transports.websocket import Connection
 
-logger = logging.getLogger(__name__)
-
 
 class AsgiSocket:
-    """See `gateway.transports.websocket.Socket`; after each burst the client takes no more until that was sent."""
+    """See `gateway.transports.websocket.Socket`. ASGI has no flow control: writing is paused until a batch is sent."""
 
-    direct: Final = None
+    direct_write: Final = None
 
     def __init__(self, socket: WebSocket) -> None:
         """`socket` is accepted."""
@@ -31,34 +28,35 @@ class AsgiSocket:
         self._connection: Connection | None = None
         self._closing: tuple[int, str] | None = None
         self._wake = asyncio.Event()
-        self._over = asyncio.Event()
+        self._aborted = asyncio.Event()
 
-    def write(self, burst: FrameBatch) -> None:
-        """See `Socket.write`."""
-        self._pending += burst
+    def write(self, batch: FrameBatch) -> None:
+        """Write frames; see `Socket.write`."""
+        self._pending += batch
         self._wake.set()
         if self._connection is not None:
-            self._connection.filled()
+            self._connection.pause_writing()
 
     def close(self, code: int, reason: str) -> None:
-        """See `Socket.close`."""
+        """Close with a closing handshake; see `Socket.close`."""
         self._closing = code, reason
         self._wake.set()
 
     def abort(self) -> None:
-        """See `Socket.abort`."""
-        self._over.set()
+        """Close immediately; see `Socket.abort`."""
+        self._aborted.set()
 
     async def serve(self, connection: Connection) -> None:
-        """Bring what happens to this connection, until the socket is closed."""
+        """Call the methods of the connection until the socket is closed. Safe to cancel: that closes the socket."""
         self._connection = connection
         tasks = [
-            asyncio.create_task(work) for work in (self._read(connection), self._write(connection), self._over.wait())
+            asyncio.create_task(work)
+            for work in (self._read(connection), self._write(connection), self._aborted.wait())
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            connection.lost()
+            connection.connection_lost()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -88,11 +86,11 @@ class AsgiSocket:
                 code, reason = self._closing
                 await self._send({"type": "websocket.close", "code": code, "reason": reason})
                 return
-            connection.drained()
+            connection.resume_writing()
 
     async def _send(self, message: Message) -> None:
         try:
             await self._socket.send(message)
         except RuntimeError:
-            # Starlette and uvicorn say so when a close frame is out already, for a frame too big or not UTF-8.
+            # Starlette and uvicorn raise it after a close frame, which answers a frame that is too big or not UTF-8.
             raise WebSocketDisconnect from None

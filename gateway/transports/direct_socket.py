@@ -1,4 +1,4 @@
-"""An open WebSocket straight on its transport: what is written to it goes to the kernel within the call."""
+"""An open WebSocket directly on its transport, with write flow control: a write reaches the kernel within the call."""
 
 from __future__ import annotations
 
@@ -14,71 +14,72 @@ if TYPE_CHECKING:
     from gateway.frame_batch import FrameBatch
     from gateway.transports.websocket import Connection
 
-HIGH_WATER: Final = 32_768
-"""Bytes that wait in this process for a client that reads too slowly, before it is given nothing more."""
+HIGH_WATER_BYTES: Final = 32_768
+"""Bytes in the write buffer of this process at which writing is paused (backpressure)."""
 
-LOW_WATER: Final = 8_192
-"""Bytes that are left when it is given more; uvloop's default of 16 bytes would let a fast client run dry."""
+LOW_WATER_BYTES: Final = 8_192
+"""Bytes in the write buffer at which writing resumes. With uvloop's default of 16 bytes a fast client would wait."""
 
-CLOSE_WITHIN: Final = 3.0
-"""Seconds that a client has to answer a close frame (RFC 6455, section 7.1.1)."""
+CLOSE_WITHIN_S: Final = 3.0
+"""Time in which a client must answer a close frame (RFC 6455, section 7.1.1)."""
 
 
 class DirectSocket(asyncio.Protocol):
-    """The protocol of a transport from the accepted handshake on; see `gateway.transports.websocket.Socket`."""
+    """The protocol of a transport after the handshake; see `gateway.transports.websocket.Socket`."""
 
     __slots__ = (
-        "_closing",
+        "_close_timer",
         "_connection",
         "_early",
-        "_full",
-        "_messages",
+        "_fragments",
         "_open_sockets",
         "_parser",
+        "_paused",
         "_transport",
-        "direct",
+        "direct_write",
     )
 
     def __init__(
         self, transport: asyncio.Transport, parser: Protocol, early: list[str | bytes], open_sockets: set[Any]
     ) -> None:
-        """`parser` has seen the handshake, and `early` are messages that came with it.
+        """`parser` has parsed the handshake; `early` are messages that arrived with it.
 
-        `open_sockets`: where the server looks for what it has to shut down.
+        `open_sockets`: the server's set of protocols to shut down.
         """
         self._transport = transport
-        self.direct = transport.write
-        """See `Socket.direct`."""
+        self.direct_write = transport.write
+        """See `Socket.direct_write`."""
         self._parser = parser
         self._early = early
         self._open_sockets = open_sockets
         self._connection: Connection | None = None
-        self._messages: list[Frame] = []
-        self._full = False
-        self._closing: asyncio.TimerHandle | None = None
-        transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        self._fragments: list[Frame] = []
+        """Frames of a message that is not complete."""
+        self._paused = False
+        self._close_timer: asyncio.TimerHandle | None = None
+        transport.set_write_buffer_limits(HIGH_WATER_BYTES, LOW_WATER_BYTES)
         open_sockets.add(self)
 
     async def serve(self, connection: Connection) -> None:
-        """Bring what happens to this connection, from now on; it does not wait for the end."""
+        """Call the methods of the connection from now on; return immediately. Safe to cancel."""
         self._connection = connection
         for message in self._early:
             connection.receive(message)
         self._early.clear()
 
-    def write(self, burst: FrameBatch) -> None:
-        """See `Socket.write`."""
-        self._transport.write(burst.packet)
+    def write(self, batch: FrameBatch) -> None:
+        """Write frames; see `Socket.write`."""
+        self._transport.write(batch.encoded)
 
     def close(self, code: int, reason: str) -> None:
-        """See `Socket.close`."""
+        """Close with a closing handshake; see `Socket.close`."""
         if self._parser.state is State.OPEN:
             self._parser.send_close(code, reason)
             self._begin_to_close()
-            self._send()
+            self._write_replies()
 
     def abort(self) -> None:
-        """See `Socket.abort`."""
+        """Close immediately; see `Socket.abort`."""
         self._transport.abort()
 
     def shutdown(self) -> None:
@@ -88,52 +89,52 @@ class DirectSocket(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         self._parser.receive_data(data)
-        self._heed()
+        self._handle_events()
 
     def eof_received(self) -> None:
         """See `asyncio.Protocol`."""
         self._parser.receive_eof()
-        self._heed()
+        self._handle_events()
 
     def pause_writing(self) -> None:
         """See `asyncio.Protocol`."""
-        self._full = True
-        if self._closing is None:
-            # Who does not read is not listened to: every answer to it would be one more that waits.
+        self._paused = True
+        if self._close_timer is None:
+            # Each request of a client that does not read would add a reply to the write buffer.
             self._transport.pause_reading()
         if self._connection is not None:
-            self._connection.filled()
+            self._connection.pause_writing()
 
     def resume_writing(self) -> None:
         """See `asyncio.Protocol`."""
-        self._full = False
-        if self._closing is None:
+        self._paused = False
+        if self._close_timer is None:
             self._transport.resume_reading()
             if self._connection is not None:
-                self._connection.drained()
+                self._connection.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         self._open_sockets.discard(self)
-        if self._closing is not None:
-            self._closing.cancel()
+        if self._close_timer is not None:
+            self._close_timer.cancel()
         if self._connection is not None:
-            self._connection.lost()
+            self._connection.connection_lost()
             self._connection = None
 
-    def _heed(self) -> None:
+    def _handle_events(self) -> None:
         for frame in self._parser.events_received():
             assert isinstance(frame, Frame)
             if frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
-                self._messages.append(frame)
+                self._fragments.append(frame)
                 if frame.fin:
                     self._deliver()
         if self._parser.state is not State.OPEN:
             self._begin_to_close()
-        self._send()
+        self._write_replies()
 
     def _deliver(self) -> None:
-        frames, self._messages = self._messages, []
+        frames, self._fragments = self._fragments, []
         data = b"".join([frame.data for frame in frames])
         try:
             message = data.decode() if frames[0].opcode is Opcode.TEXT else data
@@ -143,20 +144,20 @@ class DirectSocket(asyncio.Protocol):
         if self._connection is not None and self._parser.state is State.OPEN:
             self._connection.receive(message)
 
-    def _send(self) -> None:
+    def _write_replies(self) -> None:
         for data in self._parser.data_to_send():
             if data:
                 self._transport.write(data)
             else:
-                # Both have said that they close, or the client broke the protocol. What was written still goes out.
+                # Both sides sent a close frame, or the client broke the protocol. The write buffer is still flushed.
                 self._transport.close()
 
     def _begin_to_close(self) -> None:
-        if self._closing is None:
+        if self._close_timer is None:
             if self._connection is not None:
-                # First: nothing may follow a close frame (RFC 6455, section 5.5.1).
+                # Before the close frame is written: no frame may follow it (RFC 6455, section 5.5.1).
                 self._connection.closing()
-            self._closing = asyncio.get_running_loop().call_later(CLOSE_WITHIN, self._transport.abort)
-            if self._full:
-                # Its close frame is behind what it sends.
+            self._close_timer = asyncio.get_running_loop().call_later(CLOSE_WITHIN_S, self._transport.abort)
+            if self._paused:
+                # The client's close frame arrives after the data that was not read yet.
                 self._transport.resume_reading()

@@ -1,4 +1,4 @@
-"""Server-sent events (WHATWG HTML, section 9.2): the frames of the WebSocket, each with a cursor as its `id:`."""
+"""Server-sent events (WHATWG HTML, section 9.2): the frames of the WebSocket, with the viewer's cursors as `id:`."""
 
 from __future__ import annotations
 
@@ -27,105 +27,106 @@ if TYPE_CHECKING:
 HEADERS: Final = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache, no-transform",
-    # Asks nginx and those that follow it not to gather the stream into larger pieces.
+    # nginx and compatible proxies must not buffer the stream.
     "x-accel-buffering": "no",
 }
-KEEP_ALIVE: Final = 15.0
+KEEP_ALIVE_S: Final = 15.0
+"""Interval of comment lines, which keep proxies from closing an idle stream."""
 
-COME_BACK_WITHIN: Final = 500
-"""Milliseconds over which the readers of streams that end here spread; a browser left to itself waits for seconds."""
+RECONNECT_WITHIN_MS: Final = 500
+"""Clients of a stream that ends for a shutdown reconnect within this time; a browser's default is seconds."""
 
-_PLACE: Final = re.compile(r"(\d+-\d+)((?:~r[0-9a-z]{18}=\d+-\d+){0,64})", re.ASCII)
+_CURSORS: Final = re.compile(r"(\d+-\d+)((?:~r[0-9a-z]{18}=\d+-\d+){0,64})", re.ASCII)
 
 
-class Shown(msgspec.Struct):
-    """A response without an end, as a snapshot shows it."""
+class OpenResponse(msgspec.Struct):
+    """The fields of an open response in a snapshot that move a cursor."""
 
     response: str
     cursor: str
 
 
 class Snapshot(msgspec.Struct):
-    """Of a snapshot frame, what moves a place."""
+    """The fields of a snapshot frame that move a cursor."""
 
-    responses: list[Shown]
+    responses: list[OpenResponse]
 
 
 _SNAPSHOT: Final = msgspec.json.Decoder(Snapshot)
 
 
-class Place:
-    """Where a reader of a conversation's events is: its cursor there, and in each response without an end."""
+class StreamCursors:
+    """The cursors of one client of a conversation's events: in the history, and in each response without an end."""
 
-    def __init__(self, turns: str | None, responses: dict[str, str]) -> None:
-        self.turns = turns
+    def __init__(self, history: str | None, responses: dict[str, str]) -> None:
+        self.history = history
         self.responses = responses
 
     @classmethod
-    def parse(cls, text: str | None) -> Place:
-        """Read a `Last-Event-ID`; one that this module never wrote is a place that can not be continued."""
+    def parse(cls, text: str | None) -> StreamCursors:
+        """Parse a `Last-Event-ID`. Text in another form becomes a cursor that cannot be resumed."""
         if text is None:
             return cls(None, {})
-        match = _PLACE.fullmatch(text)
+        match = _CURSORS.fullmatch(text)
         if match is None:
             return cls(str(UNKNOWN), {})
         pairs = (pair.partition("=") for pair in match[2].split("~")[1:])
         return cls(match[1], {response: cursor for response, _, cursor in pairs})
 
-    def move(self, frame: Frame) -> None:
-        """Take account of a frame that was given."""
+    def advance(self, frame: Frame) -> None:
+        """Move the cursors past a frame that is sent."""
         if frame.response is not None and frame.cursor is not None:
             if frame.type == "end":
                 self.responses.pop(frame.response, None)
             else:
                 self.responses[frame.response] = frame.cursor
         elif frame.cursor is not None:
-            self.turns = frame.cursor
+            self.history = frame.cursor
             if frame.type == "snapshot":
                 shown = _SNAPSHOT.decode(frame.body).responses
                 self.responses.update((each.response, each.cursor) for each in shown)
 
     def __str__(self) -> str:
-        return "~".join([self.turns or "", *(f"{name}={cursor}" for name, cursor in self.responses.items())])
+        return "~".join([self.history or "", *(f"{name}={cursor}" for name, cursor in self.responses.items())])
 
 
 class EventStream:
     """A viewer that is one HTTP response."""
 
-    direct: Final = None
+    direct_write: Final = None
 
-    def __init__(self, feed: Feed, place: Place | None, expires: float) -> None:
-        """`place` for a conversation's events; None for those of one response, whose cursor is the id by itself.
+    def __init__(self, feed: Feed, cursors: StreamCursors | None, expires: float) -> None:
+        """`cursors`: for the events of a conversation; None for those of one response, whose id is its cursor.
 
-        `expires`: seconds since 1970 at which the reader's token does.
+        `expires`: when the client's token expires, in seconds since 1970.
         """
         self._feed = feed
-        self._place = place
+        self._cursors = cursors
         self._expires = expires
         self._pending: list[Frame] = []
         self._wake = asyncio.Event()
-        self._leaving = False
+        self._closing = False
 
-    def give(self, burst: FrameBatch) -> None:
-        """See `gateway.room.Viewer`; it can take more when these are out."""
-        self._pending += burst
+    def send(self, batch: FrameBatch) -> None:
+        """Send frames; see `gateway.room.Viewer`. Writing is paused until they are sent (backpressure)."""
+        self._pending += batch
         self._wake.set()
-        self._feed.full(self)
+        self._feed.pause(self)
 
     def send_reconnect_hint(self, within: float) -> None:
-        """Tell the reader to go to another gateway within so many seconds."""
-        self.give(FrameBatch((frame_codec.encode(wire.Moving(within=within)),)))
+        """Ask the client to reconnect within so many seconds (graceful shutdown)."""
+        self.send(FrameBatch((frame_codec.encode(wire.Moving(within=within)),)))
 
     def close_for_restart(self) -> None:
-        """End the stream: this gateway is leaving, and the reader comes back with its last id."""
-        self._leaving = True
+        """End the stream at the end of the graceful shutdown; the client reconnects with its last id."""
+        self._closing = True
         self._wake.set()
 
     async def events(self) -> AsyncIterator[bytes]:
-        """The bytes of the stream, until the response ends, the token expires, or nobody reads."""
-        while not self._leaving:
+        """Yield the stream until the response ends, the token expires or the gateway shuts down. Safe to cancel."""
+        while not self._closing:
             try:
-                async with asyncio.timeout(min(KEEP_ALIVE, max(0.0, self._expires - time.time()))):
+                async with asyncio.timeout(min(KEEP_ALIVE_S, max(0.0, self._expires - time.time()))):
                     await self._wake.wait()
             except TimeoutError:
                 if time.time() >= self._expires:
@@ -136,39 +137,39 @@ class EventStream:
             frames, self._pending = self._pending, []
             if frames:
                 yield b"".join(self._event(frame) for frame in frames)
-            if self._place is None and any(frame.type == "end" for frame in frames):
+            if self._cursors is None and any(frame.type == "end" for frame in frames):
                 return
-            self._feed.ready(self)
-        # Chance is for spreading, and no secret.
-        yield b"retry: %d\n\n" % random.randint(0, COME_BACK_WITHIN)  # noqa: S311
+            self._feed.resume(self)
+        # Spreads the reconnects; not a secret.
+        yield b"retry: %d\n\n" % random.randint(0, RECONNECT_WITHIN_MS)  # noqa: S311
 
     def _event(self, frame: Frame) -> bytes:
-        if self._place is None:
+        if self._cursors is None:
             cursor = frame.cursor
         else:
-            self._place.move(frame)
-            cursor = str(self._place) if self._place.turns else None
+            self._cursors.advance(frame)
+            cursor = str(self._cursors) if self._cursors.history else None
         head = b"id: %b\n" % cursor.encode() if cursor else b""
         return b"%bdata: %b\n\n" % (head, frame.body)
 
 
 class EventResponse(StreamingResponse):
-    """The HTTP response that an event stream is."""
+    """The HTTP response of an event stream."""
 
-    def __init__(self, stream: EventStream, over: Callable[[], None]) -> None:
-        """`over` is called once, at the end of the response."""
+    def __init__(self, stream: EventStream, ended: Callable[[], None]) -> None:
+        """`ended` is called once, at the end of the response."""
         super().__init__(stream.events(), headers=HEADERS)
-        self._over = over
+        self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Send the response; see the ASGI specification. Safe to cancel."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            # Not in the generator: of one whose reader has gone before it began nothing is ever carried out.
-            self._over()
+            # Not in the generator: if the client disconnects before the first event, it never runs.
+            self._ended()
 
 
-def cursor_of(text: str | None) -> log_entries.LogId | None:
-    """The place of a reader of one response's events, from its `Last-Event-ID`."""
+def parse_response_cursor(text: str | None) -> log_entries.LogId | None:
+    """Return the cursor in the `Last-Event-ID` of one response's events; None without the header."""
     return None if text is None else log_entries.parse_log_id(text) or UNKNOWN

@@ -1,4 +1,4 @@
-"""Pages of this gateway's own, under a policy that lets nothing in but itself."""
+"""Static pages of the gateway, with a content security policy that allows only its own files."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ class Page(StaticFiles):
     """The files of one page."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """Starlette's response, with our headers."""
+        """Return the response of Starlette with `HEADERS`."""
         response = super().file_response(*args, **kwargs)
         response.headers.update(HEADERS)
         return response
 
 
 def folder(name: str) -> Path | None:
-    """Where the files of a page are: installed, in this package; in a checkout, in web/. None where there are none."""
-    here = Path(__file__).parents[1]
-    return next((place for place in (here / "static" / name, here.parent / "web" / name) if place.is_dir()), None)
+    """Return the folder of a page: in this package if installed, in web/ in a checkout. None if it is not built."""
+    package = Path(__file__).parents[1]
+    candidates = (package / "static" / name, package.parent / "web" / name)
+    return next((path for path in candidates if path.is_dir()), None)

@@ -1,17 +1,21 @@
-"""One browser on a WebSocket: its frames into a session, the hub's frames onto the wire."""
+"""One WebSocket client: its frames go through a session, the hub's frames go to its socket.
+
+Backpressure: while the socket's write buffer is full, the client is a lagging viewer and its requests wait. A slow
+consumer that reads nothing for WRITE_WITHIN_S is disconnected.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway import frame_codec, metrics, wire
 from gateway.frame_batch import FrameBatch
-from gateway.session import Carry, End, Say
+from gateway.session import CloseSocket, Execute, SendFrame
+from gateway.streams.log_fields import error_fields
 from gateway.streams.store.errors import StoreError
 from gateway.submissions import Failure, Stopped
 from gateway.wire import Close, Retry, Send, Stop, Unwatch, Watch
@@ -23,290 +27,287 @@ if TYPE_CHECKING:
     from gateway.frame_codec import Frame
     from gateway.hub import Hub
     from gateway.room import Room, Write
-    from gateway.session import Command, Session
+    from gateway.session import Command, Request, Session
     from gateway.streams.history_log import Accepted
     from gateway.submissions import Submissions
     from gateway.timer_wheel import TimerWheel
 
 logger = logging.getLogger(__name__)
 
-MAX_WAITING: Final = 32
-"""Requests of one client that wait to be carried out; it is told to slow down beyond that."""
+MAX_WAITING_REQUESTS: Final = 32
+"""Requests of one client that wait; further ones get the error `too_fast`."""
 
-WRITE_WITHIN: Final = 15.0
-"""Seconds in which a client must take what was written, or it is let go."""
+WRITE_WITHIN_S: Final = 15.0
+"""Time in which a client must read enough for its write buffer to drain; otherwise it is disconnected."""
 
-HEARTBEAT_AFTER: Final = wire.HEARTBEAT_S - 1.0
-"""Seconds between two heartbeats. They come whatever else does: to look would cost more than they do."""
+HEARTBEAT_INTERVAL_S: Final = wire.HEARTBEAT_S - 1.0
+"""Heartbeats are sent whether or not other frames are: recording the time of each frame would cost more."""
 
 
 class Socket(Protocol):
-    """An open WebSocket, whoever serves it; it tells a `Connection` what happens to it."""
+    """An open WebSocket of any server. It calls the methods of a `Connection`."""
 
     @property
-    def direct(self) -> Write | None:
-        """Writes packets of bursts as `write` does; None where frames have to be written by themselves."""
+    def direct_write(self) -> Write | None:
+        """Writes encoded frame batches; None if the socket needs single frames."""
 
-    def write(self, burst: FrameBatch) -> None:
-        """Write frames whole and in order; calls `Connection.filled` when the client takes no more."""
+    def write(self, batch: FrameBatch) -> None:
+        """Write frames whole and in order. Calls `Connection.pause_writing` when the write buffer is full."""
 
     def close(self, code: int, reason: str) -> None:
-        """Close with the closing handshake, once what was written is out."""
+        """Write what is buffered, then close with a closing handshake."""
 
     def abort(self) -> None:
-        """Close at once; what was not taken is lost."""
+        """Close immediately; what is buffered is lost."""
 
 
 class Connection:
-    """One socket, which is also a viewer of every conversation that it watches.
+    """One socket; it is a viewer of each conversation that it watches.
 
-    Everything happens within the call that brings it; a task runs only while a request waits for the store.
+    Frames are handled synchronously. A task runs only while a request waits for the store.
     """
 
     __slots__ = (
         "__weakref__",
-        "_beats_at",
         "_closed",
-        "_drained",
         "_feed",
-        "_full_since",
-        "_gone",
+        "_heartbeat_at",
         "_hub",
-        "_offered",
+        "_lost",
+        "_paused_at",
         "_requests",
         "_rooms",
         "_session",
         "_socket",
+        "_submissions",
         "_task",
-        "_wheel",
-        "direct",
+        "_timers",
+        "_writable",
+        "direct_write",
     )
 
     def __init__(
         self,
+        *,
         socket: Socket,
         session: Session,
         hub: Hub,
         feed: Feed,
-        requests: Submissions,
-        wheel: TimerWheel[Connection],
-        gone: Callable[[Connection], None],
+        submissions: Submissions,
+        timers: TimerWheel[Connection],
+        lost: Callable[[Connection], None],
     ) -> None:
-        """`socket` is open; `wheel` says when `tick` is called next; `gone` is called once, when it is closed."""
+        """`socket` is open. `timers` holds when to call `tick`. `lost` is called once, when the socket is closed."""
         self._socket = socket
-        self.direct = socket.direct
+        self.direct_write = socket.direct_write
         """See `gateway.room.Viewer`."""
         self._session = session
         self._hub = hub
         self._feed = feed
-        self._offered = requests
-        self._wheel = wheel
-        self._gone = gone
+        self._submissions = submissions
+        self._timers = timers
+        self._lost = lost
         self._rooms: dict[str, Room] = {}
-        self._requests: deque[Watch | Unwatch | Send | Stop | Retry] = deque()
+        self._requests: deque[Request] = deque()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
-        self._drained: asyncio.Event | None = None
-        """Set when the client takes more again; None while it does."""
-        self._full_since = 0.0
-        self._beats_at = wheel.now + HEARTBEAT_AFTER
-        self._tick_at(wheel.now, time.time())
+        self._writable: asyncio.Event | None = None
+        """Set when writing resumes; None while it is not paused."""
+        self._paused_at = 0.0
+        self._heartbeat_at = timers.now + HEARTBEAT_INTERVAL_S
+        self._set_timer(timers.now, time.time())
 
     def receive(self, data: str | bytes) -> None:
-        """Take a frame of the client."""
+        """Handle one frame of the client."""
         if self._closed:
             return
-        known = self._session.identity
+        identity = self._session.identity
         now, wall = time.monotonic(), time.time()
         try:
-            self._obey(self._session.receive(data, now, wall))
-            if self._session.identity is not known:
-                self._shut()
-                self._tick_at(now, wall)
+            self._run(self._session.receive(data, now, wall))
+            if self._session.identity is not identity:
+                self._unwatch_forbidden()
+                self._set_timer(now, wall)
         except Exception as error:
             self._fail(error)
 
-    def filled(self) -> None:
-        """The client takes no more until `drained`."""
+    def pause_writing(self) -> None:
+        """Stop writing (backpressure): the write buffer is full."""
         if self._closed:
             return
-        if self._drained is None:
-            self._drained = asyncio.Event()
-            self._full_since = self._wheel.now
-            self._tick_at(self._wheel.now, time.time())
-        self._feed.full(self)
+        if self._writable is None:
+            self._writable = asyncio.Event()
+            self._paused_at = self._timers.now
+            self._set_timer(self._timers.now, time.time())
+        self._feed.pause(self)
 
-    def drained(self) -> None:
-        """The client takes more again."""
-        if self._drained is not None:
-            self._drained.set()
-            self._drained = None
-        self._feed.ready(self)
+    def resume_writing(self) -> None:
+        """Continue writing: the write buffer has drained."""
+        if self._writable is not None:
+            self._writable.set()
+            self._writable = None
+        self._feed.resume(self)
 
     def closing(self) -> None:
-        """The socket is being closed, by whomever: nothing may be written any more."""
-        self._leave()
+        """Write no more frames: a close frame was sent or received."""
+        self._detach()
 
-    def lost(self) -> None:
-        """The socket is closed, by whomever."""
-        self._leave()
+    def connection_lost(self) -> None:
+        """Release everything: the socket is closed."""
+        self._detach()
         if self._task is not None:
             self._task.cancel()
-        self._gone(self)
+        self._lost(self)
 
-    def give(self, burst: FrameBatch) -> None:
-        """See `gateway.room.Viewer`."""
-        self._socket.write(burst)
+    def send(self, batch: FrameBatch) -> None:
+        """Write frames; see `gateway.room.Viewer`."""
+        self._socket.write(batch)
 
     def tick(self, now: float, wall: float) -> None:
-        """What the passing of time demands: closing, or a heartbeat. `now` monotonic, `wall` seconds since 1970."""
-        self._obey(self._session.tick(now, wall))
+        """Send a heartbeat or close, if it is due. `now` is monotonic, `wall` is seconds since 1970."""
+        self._run(self._session.tick(now, wall))
         if self._closed:
             return
-        if self._drained is not None:
-            if now - self._full_since >= WRITE_WITHIN:
-                logger.info("a client took nothing for %d seconds and is let go", WRITE_WITHIN)
+        if self._writable is not None:
+            if now - self._paused_at >= WRITE_WITHIN_S:
+                logger.info("slow_consumer_disconnected", extra={"after_s": WRITE_WITHIN_S})
                 self._socket.abort()
-        elif now >= self._beats_at:
-            self._beats_at = now + HEARTBEAT_AFTER
-            self._say(frame_codec.HEARTBEAT_FRAME)
-        self._tick_at(now, wall)
+        elif now >= self._heartbeat_at:
+            self._heartbeat_at = now + HEARTBEAT_INTERVAL_S
+            self._send_frame(frame_codec.HEARTBEAT_FRAME)
+        self._set_timer(now, wall)
 
-    def _tick_at(self, now: float, wall: float) -> None:
-        due = self._full_since + WRITE_WITHIN if self._drained is not None else self._beats_at
-        self._wheel.set(self, max(now, min(due, self._session.due(now, wall))))
+    def _set_timer(self, now: float, wall: float) -> None:
+        due = self._paused_at + WRITE_WITHIN_S if self._writable is not None else self._heartbeat_at
+        self._timers.set(self, max(now, min(due, self._session.due(now, wall))))
 
     def send_reconnect_hint(self, within: float) -> None:
-        """Ask the client to reconnect, to any gateway, within so many seconds."""
-        self._say(frame_codec.encode(wire.Moving(within=within)))
+        """Ask the client to reconnect within so many seconds (graceful shutdown)."""
+        self._send_frame(frame_codec.encode(wire.Moving(within=within)))
 
     def close_for_restart(self) -> None:
-        """Close, because this gateway shuts down."""
+        """Close the socket at the end of the graceful shutdown."""
         self._close(Close.RESTART, "the gateway restarts")
 
-    def _say(self, frame: Frame) -> None:
+    def _send_frame(self, frame: Frame) -> None:
         if not self._closed:
-            self.give(FrameBatch((frame,)))
+            self.send(FrameBatch((frame,)))
 
-    def _obey(self, commands: Sequence[Command]) -> None:
+    def _run(self, commands: Sequence[Command]) -> None:
         for command in commands:
             match command:
-                case Say(frame):
-                    self._say(frame)
-                case End(code, reason):
+                case SendFrame(frame):
+                    self._send_frame(frame)
+                case CloseSocket(code, reason):
                     self._close(code, reason)
-                case Carry(request):
-                    self._carry(request)
+                case Execute(request):
+                    self._enqueue(request)
 
-    def _carry(self, request: Watch | Unwatch | Send | Stop | Retry) -> None:
-        if len(self._requests) >= MAX_WAITING:
-            self._say(frame_codec.refusal(request, "too_fast", "Too many requests at once.", 1.0))
+    def _enqueue(self, request: Request) -> None:
+        if len(self._requests) >= MAX_WAITING_REQUESTS:
+            self._send_frame(frame_codec.refusal(request, "too_fast", "Too many requests at once.", 1.0))
             return
         self._requests.append(request)
         if self._task is None:
-            self._task = asyncio.create_task(self._carry_out())
-            self._task.add_done_callback(self._carried_out)
+            self._task = asyncio.create_task(self._execute_all())
+            self._task.add_done_callback(self._executed_all)
 
-    def _carried_out(self, task: asyncio.Task[None]) -> None:
+    def _executed_all(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        # The frames without the message: that may hold what somebody wrote.
-        where = "".join(traceback.format_tb(error.__traceback__))
-        logger.error("a connection failed (%s)\n%s", type(error).__name__, where)
+        logger.error("connection_failed", extra=error_fields(error))
         self._close(Close.RESTART, "the gateway failed")
 
     def _close(self, code: Close, reason: str) -> None:
         if not self._closed:
-            metrics.REFUSED.labels(str(int(code))).inc()
-            self._leave()
+            metrics.CLOSED.labels(str(int(code))).inc()
+            self._detach()
             self._socket.close(int(code), reason)
 
-    def _leave(self) -> None:
+    def _detach(self) -> None:
         self._closed = True
         self._requests.clear()
-        self._wheel.drop(self)
-        self._hub.leave(self)
+        self._timers.remove(self)
+        self._hub.unsubscribe(self)
 
-    async def _carry_out(self) -> None:
+    async def _execute_all(self) -> None:
         try:
             while self._requests:
-                await self._fulfil(self._requests.popleft())
+                await self._execute(self._requests.popleft())
         finally:
-            # Here and not when the task is known to be done: what comes in between would wait for nobody.
+            # Here and not in the done callback: a request that arrives between the two would never be executed.
             self._task = None
 
-    async def _fulfil(self, request: Watch | Unwatch | Send | Stop | Retry) -> None:
+    async def _execute(self, request: Request) -> None:
         match request:
             case Watch():
                 await self._watch(request)
             case Unwatch(conversation):
                 self._unwatch(conversation)
             case Send(key=key):
-                self._answer(key, await self._offered.send(request))
+                self._answer(key, await self._submissions.send(request))
             case Retry(key=key):
                 assert self._session.identity is not None
-                self._answer(key, await self._offered.retry(request, self._session.identity))
+                self._answer(key, await self._submissions.retry(request, self._session.identity))
             case Stop():
                 assert self._session.identity is not None
-                result = await self._offered.stop(request, self._session.identity)
+                result = await self._submissions.stop(request, self._session.identity)
                 if isinstance(result, Stopped):
-                    self._say(frame_codec.encode(wire.Status(response=result.response, state="ended")))
+                    self._send_frame(frame_codec.encode(wire.Status(response=result.response, state="ended")))
                 else:
-                    self._say(frame_codec.refusal(request, result.code, result.message, result.retry_after))
+                    self._send_frame(frame_codec.refusal(request, result.code, result.message, result.retry_after))
 
     def _answer(self, key: str, result: Accepted | Failure) -> None:
         if isinstance(result, Failure):
-            self._say(frame_codec.error(result.code, result.message, key=key, retry_after=result.retry_after))
+            self._send_frame(frame_codec.error(result.code, result.message, key=key, retry_after=result.retry_after))
         else:
             accepted = wire.Accepted(
                 key=key, message=result.message, response=result.response, duplicate=result.duplicate
             )
-            self._say(frame_codec.encode(accepted))
+            self._send_frame(frame_codec.encode(accepted))
 
     async def _watch(self, request: Watch) -> None:
         name = request.conversation
         if name not in self._rooms and len(self._rooms) >= wire.MAX_WATCHED:
-            self._say(
-                frame_codec.refusal(request, "too_many", f"At most {wire.MAX_WATCHED} conversations on one socket.")
-            )
+            text = f"At most {wire.MAX_WATCHED} conversations on one socket."
+            self._send_frame(frame_codec.refusal(request, "too_many", text))
             return
-        while self._drained is not None:
-            # Who asks for one snapshot after another, and takes none, has one of them waiting and not all.
-            await self._drained.wait()
+        while self._writable is not None:
+            # A client that requests snapshots without reading them has at most one in its write buffer.
+            await self._writable.wait()
         named = dict(request.responses)
         try:
-            room = await self._feed.enter(name, named, request.after)
+            room = await self._feed.open(name, named, request.after)
         except StoreError:
-            self._say(
-                frame_codec.refusal(request, "unavailable", "The conversation can not be read for a moment.", 2.0)
-            )
+            text = "The conversation cannot be read at the moment."
+            self._send_frame(frame_codec.refusal(request, "unavailable", text, 2.0))
             return
         if self._closed:
             return
         self._unwatch(name)
         identity = self._session.identity
         if identity is None or not identity.opens(name):
-            # A fresh token came while the logs were read.
-            self._say(frame_codec.refusal(request, "forbidden", "This conversation is not open to you."))
+            # The client sent a new token while the logs were read.
+            self._send_frame(frame_codec.refusal(request, "forbidden", "This conversation is not open to you."))
             return
         frames, position = self._feed.begin(room, request.after, named)
-        self.give(FrameBatch(frames))
+        self.send(FrameBatch(frames))
         self._rooms[name] = room
-        self._hub.join(room, self, position)
-        self._feed.schedule()
+        self._hub.subscribe(room, self, position)
+        self._feed.schedule_flush()
 
-    def _shut(self) -> None:
-        """Follow no longer what a fresh token does not open."""
+    def _unwatch_forbidden(self) -> None:
+        """Unsubscribe from the conversations that a new token does not open."""
         identity = self._session.identity
         assert identity is not None
         for name in [name for name in self._rooms if not identity.opens(name)]:
             self._unwatch(name)
             text = "This conversation is not open to you any more."
-            self._say(frame_codec.encode(wire.ErrorFrame(code="forbidden", message=text, conversation=name)))
+            self._send_frame(frame_codec.encode(wire.ErrorFrame(code="forbidden", message=text, conversation=name)))
 
     def _unwatch(self, name: str) -> None:
         room = self._rooms.pop(name, None)
         if room is not None:
-            self._hub.leave(self, room)
+            self._hub.unsubscribe(self, room)

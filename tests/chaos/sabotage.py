@@ -98,12 +98,12 @@ def never_take_over() -> None:
 
 def disable_reconciliation() -> None:
     """Disable reconciliation: a gateway never detects publishes that it missed."""
-    from gateway.feed.feed import Feed
+    from gateway.feed.reconciler import Reconciler
 
     async def wait_forever(_: Any, partition: int) -> None:
         await asyncio.Event().wait()
 
-    Feed._compare = wait_forever  # type: ignore[method-assign, assignment]
+    Reconciler.run_partition = wait_forever  # type: ignore[method-assign, assignment]
 
 
 def disable_gap_detection() -> None:
@@ -111,19 +111,19 @@ def disable_gap_detection() -> None:
     from gateway import response_replica
     from gateway.replica import Outcome
 
-    def fresh(tail: Any, has: Any, previous: Any, entries: Any) -> Any:
+    def new_entries(tail: Any, has: Any, previous: Any, entries: Any) -> Any:
         return [each for each in entries if tail is None or each[0].seq > tail.seq] or Outcome.KNOWN
 
-    vars(response_replica)["fresh"] = fresh
-    response_replica.ResponseReplica.hear = _hear  # type: ignore[method-assign]
+    vars(response_replica)["new_entries"] = new_entries
+    response_replica.ResponseReplica.receive = _receive  # type: ignore[method-assign]
 
 
-def _hear(self: Any, part: Any) -> Any:
+def _receive(self: Any, part: Any) -> Any:
     from gateway.replica import Outcome
     from gateway.streams import log_entries
     from gateway.streams.log_entries import LogId
 
-    self.heard = True
+    self.received = True
     first = log_entries.parse_log_id(part.first)
     if first is None or not part.values:
         return Outcome.GAP

@@ -9,7 +9,15 @@ from collections import Counter, deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admission import BURST, ELSEWHERE_WITHIN, FULL_FOR, MAX_PER_ADDRESS, PROMISED, Admission, Refusal
+from gateway.admission import (
+    BURST_S,
+    MAX_PER_ADDRESS,
+    RESERVED_SHARE,
+    RETRY_ELSEWHERE_S,
+    RETRY_WHEN_FULL_S,
+    Admission,
+    Rejection,
+)
 
 ADDRESSES = st.sampled_from(["10.0.0.1", "10.0.0.2", "127.0.0.1", "::1", ""])
 CHANCE = 0.5
@@ -19,8 +27,8 @@ def admission(most: int = 1000, most_per_address: int | None = None, rate: float
     return Admission(most, most_per_address, rate, lambda: CHANCE)
 
 
-def refused(admission: Admission, address: str = "10.0.0.1", now: float = 0.0) -> Refusal:
-    refusal = admission.admit(address, now)
+def refused(admission: Admission, address: str = "10.0.0.1", now: float = 0.0) -> Rejection:
+    refusal = admission.accept(address, now)
     assert refusal is not None
     return refusal
 
@@ -37,39 +45,37 @@ def test_no_more_than_so_many_are_open(most: int, each: int | None, steps: list[
         if comes:
             crowded = each is not None and inside[address] >= each
             full = inside.total() >= most
-            refusal = door.admit(address, 0.0)
+            refusal = door.accept(address, 0.0)
             assert (refusal is None) == (not full and not crowded)
             if refusal is None:
                 inside[address] += 1
             else:
-                assert refusal.crowded == (crowded and not full)
-                assert FULL_FOR / 2 <= refusal.retry_after < FULL_FOR
+                assert refusal.address_full == (crowded and not full)
+                assert RETRY_WHEN_FULL_S / 2 <= refusal.retry_after < RETRY_WHEN_FULL_S
         elif inside[address]:
-            door.dismiss(address)
+            door.release(address)
             inside[address] -= 1
-        assert door.open == inside.total()
 
 
 def test_one_address_has_its_bound_unless_it_is_this_machine() -> None:
     door = admission(most=5000)
     for _ in range(MAX_PER_ADDRESS):
-        assert door.admit("10.0.0.1", 0.0) is None
+        assert door.accept("10.0.0.1", 0.0) is None
         for local in ("127.0.0.1", "::1", ""):
-            assert door.admit(local, 0.0) is door.admit(local, 0.0) is None
-    assert refused(door).crowded
-    assert door.admit("10.0.0.2", 0.0) is None
-    door.dismiss("10.0.0.1")
-    assert door.admit("10.0.0.1", 0.0) is None
+            assert door.accept(local, 0.0) is door.accept(local, 0.0) is None
+    assert refused(door).address_full
+    assert door.accept("10.0.0.2", 0.0) is None
+    door.release("10.0.0.1")
+    assert door.accept("10.0.0.1", 0.0) is None
 
 
 def test_nobody_is_let_in_by_a_gateway_that_leaves() -> None:
     door = admission()
-    assert door.admit("10.0.0.1", 0.0) is None
+    assert door.accept("10.0.0.1", 0.0) is None
     door.close()
     refusal = refused(door, "10.0.0.2")
-    assert refusal == Refusal("this gateway is leaving", ELSEWHERE_WITHIN * CHANCE, leaving=True)
-    door.dismiss("10.0.0.1")
-    assert door.open == 0
+    assert refusal == Rejection("this gateway is shutting down", RETRY_ELSEWHERE_S * CHANCE, shutting_down=True)
+    door.release("10.0.0.1")
 
 
 @given(st.floats(1, 2000), st.lists(st.floats(0, 2), min_size=1, max_size=100), st.integers(1, 40))
@@ -79,13 +85,13 @@ def test_never_more_than_the_rate_and_one_burst(rate: float, pauses: list[float]
     now, entered = 5000.0, deque[float]()
     for pause in pauses:
         now += pause
-        entered.extend(now for _ in range(together) if door.admit("10.0.0.1" if pause else "", now) is None)
+        entered.extend(now for _ in range(together) if door.accept("10.0.0.1" if pause else "", now) is None)
     for first, begin in enumerate(entered):
         if first and entered[first - 1] == begin:
             continue
         for last in range(first, len(entered)):
             stretch = entered[last] - begin
-            assert last - first + 1 <= rate * (BURST + stretch) + 1e-6
+            assert last - first + 1 <= rate * (BURST_S + stretch) + 1e-6
 
 
 @given(st.integers(1, 3000), st.integers(20, 1000), st.booleans(), st.floats(0, 1))
@@ -100,15 +106,15 @@ def test_a_storm_that_obeys_is_through_in_the_least_time(count: int, rate: int, 
     while arrivals:
         now, client = heapq.heappop(arrivals)
         tries[client] += 1
-        refusal = door.admit("10.0.0.1", now)
+        refusal = door.accept("10.0.0.1", now)
         if refusal is None:
             last = now
         else:
             assert refusal.retry_after > 0
-            assert not refusal.crowded
+            assert not refusal.address_full
             wait = math.ceil(refusal.retry_after) if whole else refusal.retry_after
             heapq.heappush(arrivals, (now + wait, client))
-    assert last - 100.0 <= spread + count / rate / PROMISED + 2
+    assert last - 100.0 <= spread + count / rate / RESERVED_SHARE + 2
     assert spread or max(tries.values()) <= 2
 
 
@@ -118,11 +124,11 @@ def test_ten_thousand_at_once_are_in_within_ten_seconds() -> None:
 
     rate = Settings.model_fields["accepts"].default
     door = admission(10**9, None, rate)
-    waits = [refusal.retry_after for _ in range(10_000) if (refusal := door.admit("127.0.0.1", 50.0)) is not None]
-    assert len(waits) == 10_000 - rate * BURST
+    waits = [refusal.retry_after for _ in range(10_000) if (refusal := door.accept("127.0.0.1", 50.0)) is not None]
+    assert len(waits) == 10_000 - rate * BURST_S
     assert max(waits) <= 10.0
 
 
 def test_without_a_rate_all_may_come_at_once() -> None:
     door = admission(10**9)
-    assert [door.admit("127.0.0.1", 0.0) for _ in range(5000)] == [None] * 5000
+    assert [door.accept("127.0.0.1", 0.0) for _ in range(5000)] == [None] * 5000

@@ -18,7 +18,7 @@ LENGTHS = st.one_of(st.integers(0, 300), st.sampled_from([125, 126, 127, 65_535,
 def test_a_packet_is_each_frame_as_one_unmasked_text_frame(lengths: list[int]) -> None:
     burst = FrameBatch(Frame("delta", bytes([97 + index]) * length) for index, length in enumerate(lengths))
     parser = Protocol(CLIENT, max_size=None)
-    parser.receive_data(burst.packet)
+    parser.receive_data(burst.encoded)
     read = parser.events_received()
     assert parser.parser_exc is None
     assert [frame.data for frame in read if isinstance(frame, ReadFrame)] == [frame.body for frame in burst]
@@ -27,4 +27,4 @@ def test_a_packet_is_each_frame_as_one_unmasked_text_frame(lengths: list[int]) -
 
 def test_a_packet_is_made_once() -> None:
     burst = FrameBatch((Frame("delta", b"{}"),))
-    assert burst.packet is burst.packet
+    assert burst.encoded is burst.encoded

@@ -35,10 +35,10 @@ def test_a_conversation_gives_messages_and_knows_what_is_open() -> None:
     assert (replica.tail, replica.has(ORIGIN), replica.after(ORIGIN)) == (ORIGIN, True, [])
     assert not replica.has(HistoryId(1, 1))
     assert replica.extend(None, TURNS[:2]) is Outcome.ACCEPTED
-    assert replica.open() == [RESPONSE]
+    assert replica.open_responses() == [RESPONSE]
     assert replica.extend(TURNS[1][0], TURNS[2:]) is Outcome.ACCEPTED
     assert replica.extend(TURNS[1][0], TURNS[2:]) is Outcome.KNOWN
-    assert replica.open() == []
+    assert replica.open_responses() == []
     messages, more = replica.messages()
     assert [(m.role, json.loads(bytes(m.text)), m.reason, m.replies_to) for m in messages] == [
         ("user", "Hi", None, None),
@@ -53,9 +53,9 @@ def test_a_conversation_notices_gaps_and_another_history() -> None:
     replica = HistoryReplica("c1")
     assert replica.extend(HistoryId(4, 1), [turn(5, TURNS[1][1])]) is Outcome.GAP
     assert replica.repair(None, TURNS) is Outcome.ACCEPTED
-    assert replica.extend(HistoryId(2, 9), [turn(3, TURNS[1][1], 9)]) is Outcome.FOREIGN
-    assert replica.extend(HistoryId(3, 9), [turn(4, TURNS[1][1], 9)]) is Outcome.FOREIGN
-    assert replica.repair(TURNS[2][0], []) is Outcome.FOREIGN
+    assert replica.extend(HistoryId(2, 9), [turn(3, TURNS[1][1], 9)]) is Outcome.CONFLICT
+    assert replica.extend(HistoryId(3, 9), [turn(4, TURNS[1][1], 9)]) is Outcome.CONFLICT
+    assert replica.repair(TURNS[2][0], []) is Outcome.CONFLICT
     assert replica.repair(TURNS[2][0], [TURNS[2], turn(4, TURNS[1][1])]) is Outcome.ACCEPTED
 
 
@@ -95,7 +95,7 @@ def test_what_a_newer_release_writes_is_passed_over() -> None:
 
 def test_what_is_published_is_heard_and_what_is_no_id_is_read() -> None:
     replica = HistoryReplica("c1")
-    assert replica.hear(Published(None, b"1-1", b"-", [TURNS[0][1]])) is Outcome.ACCEPTED
+    assert replica.receive(Published(None, b"1-1", b"-", [TURNS[0][1]])) is Outcome.ACCEPTED
     assert replica.tail == TURNS[0][0]
-    assert replica.hear(Published(None, b"2-1", b"1-1", [TURNS[1][1]])) is Outcome.ACCEPTED
-    assert replica.hear(Published(None, b"two", b"2-1", [TURNS[2][1]])) is Outcome.GAP
+    assert replica.receive(Published(None, b"2-1", b"1-1", [TURNS[1][1]])) is Outcome.ACCEPTED
+    assert replica.receive(Published(None, b"two", b"2-1", [TURNS[2][1]])) is Outcome.GAP

@@ -28,7 +28,7 @@ from gateway.history_replica import RECONCILE_AFTER_ACTIVITY
 from gateway.hub import Hub, Tally
 from gateway.replica import UNKNOWN
 from gateway.response_replica import ResponseReplica
-from gateway.room import Position, Room, Write
+from gateway.room import HISTORY, Log, Position, Room, Write
 from gateway.streams import keys, log_entries
 from gateway.streams.log_entries import (
     NONCES,
@@ -52,7 +52,7 @@ LETTERS = st.text('abé😀"\\\n', min_size=1, max_size=6)
 class Logs:
     """All that the store holds: what a failover restores."""
 
-    turns: list[tuple[HistoryId, bytes]] = field(default_factory=list)
+    history: list[tuple[HistoryId, bytes]] = field(default_factory=list)
     responses: dict[str, list[tuple[LogId, bytes]]] = field(default_factory=dict)
 
 
@@ -76,15 +76,15 @@ class Client:
         self.gateway: Gateway | None = None
         self.in_flight: list[bytes] = []
         self.full = False
-        self.direct = self.write if direct else None
+        self.direct_write = self.write if direct else None
 
     def write(self, packet: bytes) -> None:
         self.in_flight += bodies(packet)
         if self.full and self.gateway is not None:
-            self.gateway.hub.full(self)
+            self.gateway.hub.pause(self)
 
-    def give(self, frames: FrameBatch) -> None:
-        self.write(frames.packet)
+    def send(self, batch: FrameBatch) -> None:
+        self.write(batch.encoded)
 
     def receive(self, count: int | None = None) -> None:
         taken, self.in_flight = self.in_flight[:count], self.in_flight[count:] if count is not None else []
@@ -101,30 +101,30 @@ class Gateway:
         self.loaded = False
 
     def load(self, logs: Logs) -> None:
-        while self.room.wanted:
-            name = self.room.wanted.pop()
+        while self.room.to_load:
+            name = self.room.to_load.pop()
             self.read(logs, name)
 
-    def read(self, logs: Logs, name: str) -> None:
-        if name:
-            last = self.hub.ask_response(self.room, name)
-            stored = logs.responses.get(name, [])
+    def read(self, logs: Logs, log: Log) -> None:
+        if isinstance(log, str):
+            last = self.hub.response_cursor(self.room, log)
+            stored = logs.responses.get(log, [])
             found = [e for e in stored if last is None or e[0] >= last]
-            self.hub.load_response(self.room, name, last, found or stored[-1:])
+            self.hub.load_response(self.room, log, last, found or stored[-1:])
         else:
-            turn = self.hub.ask_turns(self.room)
-            self.hub.load_turns(self.room, turn, [e for e in logs.turns if turn is None or e[0] >= turn])
+            cursor = self.hub.history_cursor(self.room)
+            self.hub.load_history(self.room, cursor, [e for e in logs.history if cursor is None or e[0] >= cursor])
 
     def compare(self, logs: Logs) -> None:
-        for name in self.hub.compare(self.room, idle=True):
+        for name in self.hub.logs_to_reconcile(self.room, idle=True):
             self.read(logs, name)
         self.load(logs)
 
     def enter(self, logs: Logs, named: dict[str, str], after: str | None) -> None:
         if not self.loaded:
             self.loaded = True
-            self.room.wanted.add("")
-        self.room.wanted |= self.room.unknown(named, after)
+            self.room.to_load.add(HISTORY)
+        self.room.to_load |= self.room.missing_logs(named, after)
         self.load(logs)
 
 
@@ -152,7 +152,7 @@ class Delivery(RuleBasedStateMachine):
     def publish(self, parts: list[Published], fates: list[int]) -> None:
         for gateway, fate in zip(self.gateways, fates, strict=True):
             for _ in range(fate):
-                gateway.hub.take(gateway.room, copy.deepcopy(parts))
+                gateway.hub.apply(gateway.room, copy.deepcopy(parts))
 
     def text_of(self, response: str) -> str:
         text = b""
@@ -171,9 +171,9 @@ class Delivery(RuleBasedStateMachine):
         return Published(response, str(entry).encode(), previous.encode(), [value])
 
     def happen(self, value: bytes) -> Published:
-        previous = self.logs.turns[-1][0] if self.logs.turns else None
+        previous = self.logs.history[-1][0] if self.logs.history else None
         entry = HistoryId(previous.seq + 1 if previous else 1, self.fresh())
-        self.logs.turns.append((entry, value))
+        self.logs.history.append((entry, value))
         return Published(None, str(entry).encode(), str(previous or "-").encode(), [value])
 
     def open(self, *, claimed: bool | None = None) -> list[str]:
@@ -351,8 +351,8 @@ class Delivery(RuleBasedStateMachine):
         gateway.enter(self.logs, named, after)
         frames, position = gateway.room.begin(after, named)
         client.gateway, client.full = gateway, False
-        client.give(FrameBatch(frames))
-        gateway.hub.join(gateway.room, client, position)
+        client.send(FrameBatch(frames))
+        gateway.hub.subscribe(gateway.room, client, position)
 
     @precondition(lambda self: self.clients)
     @rule(data=st.data(), received=st.integers(0, 8))
@@ -362,7 +362,7 @@ class Delivery(RuleBasedStateMachine):
             return
         client.receive(received)
         client.in_flight = []
-        client.gateway.hub.leave(client)
+        client.gateway.hub.unsubscribe(client)
         client.gateway = None
 
     @precondition(lambda self: self.clients)
@@ -385,7 +385,7 @@ class Delivery(RuleBasedStateMachine):
         client.receive(received)
         if client.full and not client.in_flight and client.gateway is not None:
             client.full = False
-            client.gateway.hub.ready(client)
+            client.gateway.hub.resume(client)
 
     @invariant()
     def shows_what_its_cursor_says(self) -> None:
@@ -411,7 +411,7 @@ class Delivery(RuleBasedStateMachine):
             for gateway in self.gateways:
                 if gateway.loaded:
                     gateway.hub.flush()
-                    gateway.hub.compare(gateway.room, idle=True)
+                    gateway.hub.logs_to_reconcile(gateway.room, idle=True)
                     gateway.compare(self.logs)
                     gateway.hub.flush()
                     gateway.load(self.logs)
@@ -419,7 +419,7 @@ class Delivery(RuleBasedStateMachine):
                 client.receive()
                 client.full = False
                 assert client.gateway is not None
-                client.gateway.hub.ready(client)
+                client.gateway.hub.resume(client)
                 client.gateway.hub.flush()
         for client in self.clients:
             client.receive()
@@ -428,7 +428,7 @@ class Delivery(RuleBasedStateMachine):
     def check(self, transcript: Transcript) -> None:
         messages: dict[str, Any] = {}
         settled = {}
-        for _, value in self.logs.turns:
+        for _, value in self.logs.history:
             entry = log_entries.decode_history_entry(value)
             if isinstance(entry, UserMessage):
                 messages[entry.id] = entry.text
@@ -497,20 +497,20 @@ SETTLED = (
 
 
 class Screen:
-    """A viewer that is full whenever it was given something, if `full_at` says where."""
+    """A viewer that is full whenever it was given something, if `pause_at` says where."""
 
-    direct: Write | None = None
+    direct_write: Write | None = None
 
-    def __init__(self, full_at: Hub | None = None) -> None:
+    def __init__(self, pause_at: Hub | None = None) -> None:
         self.frames: list[dict[str, Any]] = []
-        self.given: list[FrameBatch] = []
-        self.full_at = full_at
+        self.batches: list[FrameBatch] = []
+        self.pause_at = pause_at
 
-    def give(self, frames: FrameBatch) -> None:
-        self.given.append(frames)
-        self.frames += [json.loads(frame.body) for frame in frames]
-        if self.full_at is not None:
-            self.full_at.full(self)
+    def send(self, batch: FrameBatch) -> None:
+        self.batches.append(batch)
+        self.frames += [json.loads(frame.body) for frame in batch]
+        if self.pause_at is not None:
+            self.pause_at.pause(self)
 
     def kinds(self) -> list[str]:
         kinds = [frame["type"] for frame in self.frames]
@@ -520,10 +520,10 @@ class Screen:
 
 def room_with(hub: Hub, turns: list[tuple[HistoryId, bytes]], log: list[tuple[LogId, bytes]]) -> Room:
     room = hub.open(CONVERSATION)
-    hub.load_turns(room, None, turns)
+    hub.load_history(room, None, turns)
     if log:
         hub.load_response(room, RESPONSE, None, log)
-    room.wanted.clear()
+    room.to_load.clear()
     return room
 
 
@@ -533,8 +533,8 @@ def published(entry: tuple[Any, bytes], previous: object, response: str | None =
 
 def watch(hub: Hub, room: Room, screen: Screen, after: str | None = None, **named: str) -> None:
     frames, position = room.begin(after, named)
-    screen.give(FrameBatch(frames))
-    hub.join(room, screen, position)
+    screen.send(FrameBatch(frames))
+    hub.subscribe(room, screen, position)
     hub.flush()
 
 
@@ -544,14 +544,14 @@ def test_viewers_at_one_position_are_given_the_same_bytes() -> None:
     screens = [Screen() for _ in range(3)]
     for screen in screens:
         watch(hub, room, screen)
-    hub.take(room, published(TEXT, STARTED[0]))
+    hub.apply(room, published(TEXT, STARTED[0]))
     hub.flush()
-    given = [screen.given[-1] for screen in screens]
+    given = [screen.batches[-1] for screen in screens]
     assert given[0] is given[1] is given[2]
     assert [frame.type for frame in given[0]] == ["delta"]
 
 
-def test_who_takes_packets_is_given_those_and_may_be_full_at_once() -> None:
+def test_who_takes_packets_is_given_those_and_may_be_pause_at_once() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
     screen, direct = Screen(), Screen()
@@ -559,16 +559,16 @@ def test_who_takes_packets_is_given_those_and_may_be_full_at_once() -> None:
 
     def write(packet: bytes) -> None:
         packets.append(packet)
-        hub.full(direct)
+        hub.pause(direct)
 
-    direct.direct = write
+    direct.direct_write = write
     for each in (direct, screen):
-        hub.join(room, each, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
-    hub.take(room, published(TEXT, STARTED[0]))
+        hub.subscribe(room, each, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
+    hub.apply(room, published(TEXT, STARTED[0]))
     hub.flush()
-    assert packets == [screen.given[0].packet]
-    assert room.behind == {direct: room.groups[0].position}
-    assert direct.given == []
+    assert packets == [screen.batches[0].encoded]
+    assert room.lagging == {direct: room.groups[0].position}
+    assert direct.batches == []
 
 
 def test_while_the_store_is_away_answers_wait_and_then_do_what_they_did() -> None:
@@ -580,19 +580,19 @@ def test_while_the_store_is_away_answers_wait_and_then_do_what_they_did() -> Non
     screen, full = Screen(), Screen()
     cursors = ((RESPONSE, STARTED[0]), (other, ENDED[0]))
     for each in (screen, full):
-        hub.join(room, each, Position(ASKED[0], cursors))
-    hub.full(full)
+        hub.subscribe(room, each, Position(ASKED[0], cursors))
+    hub.pause(full)
     idle = Screen()
-    hub.join(room, idle, Position(ASKED[0]))
-    hub.tell_states([room], away=True)
+    hub.subscribe(room, idle, Position(ASKED[0]))
+    hub.notify_store_status([room], unavailable=True)
     assert [frame["state"] for frame in screen.frames] == ["waiting"]
     late = Screen()
     watch(hub, room, late)
     assert [shown["state"] for shown in late.frames[1]["responses"]] == ["waiting"]
-    hub.tell_states([room], away=False)
+    hub.notify_store_status([room], unavailable=False)
     assert [frame["state"] for frame in screen.frames] == ["waiting", "running"]
     assert full.frames == idle.frames == []
-    hub.ready(full)
+    hub.resume(full)
     assert [frame["state"] for frame in full.frames] == ["running"]
 
 
@@ -600,16 +600,16 @@ def test_who_takes_one_thing_after_the_other_is_told_of_the_store_before_anythin
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
     slow = Screen(hub)
-    hub.join(room, slow, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
-    hub.tell_states([room], away=True)
-    hub.tell_states([room], away=False)
-    hub.take(room, published(TEXT, STARTED[0]))
+    hub.subscribe(room, slow, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
+    hub.notify_store_status([room], unavailable=True)
+    hub.notify_store_status([room], unavailable=False)
+    hub.apply(room, published(TEXT, STARTED[0]))
     given = []
     for _ in range(3):
         hub.flush()
         given += [(frame["type"], frame.get("state")) for frame in slow.frames]
         slow.frames.clear()
-        hub.ready(slow)
+        hub.resume(slow)
     assert given == [("status", "waiting"), ("status", "running"), ("delta", None)]
 
 
@@ -617,16 +617,16 @@ def test_one_that_is_full_joins_behind() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
     full = Screen()
-    hub.full(full)
-    hub.join(room, full, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
+    hub.pause(full)
+    hub.subscribe(room, full, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
     hub.flush()
     assert full.kinds() == []
-    hub.ready(full)
+    hub.resume(full)
     hub.flush()
     assert full.kinds() == ["delta"]
-    hub.full(full)
-    hub.leave(full)
-    hub.join(room, full, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
+    hub.pause(full)
+    hub.unsubscribe(full)
+    hub.subscribe(room, full, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
     hub.flush()
     assert full.kinds() == ["delta"]
 
@@ -638,22 +638,22 @@ def test_one_that_falls_behind_is_given_the_rest_in_one_piece_in_every_room() ->
     watch(hub, room, slow)
     watch(hub, other, slow)
     assert slow.kinds() == ["watching", "snapshot"] * 2
-    slow.full_at = hub
-    hub.take(room, published(TEXT, STARTED[0]))
+    slow.pause_at = hub
+    hub.apply(room, published(TEXT, STARTED[0]))
     hub.flush()
     assert slow.kinds() == ["delta"]
-    hub.take(room, published(ENDED, TEXT[0]))
-    hub.take(other, [Published(None, b"1-5", b"-", [ASKED[1]])])
+    hub.apply(room, published(ENDED, TEXT[0]))
+    hub.apply(other, [Published(None, b"1-5", b"-", [ASKED[1]])])
     hub.flush()
     assert slow.kinds() == []
-    hub.ready(slow)
+    hub.resume(slow)
     hub.flush()
     assert len(slow.kinds()) == 1
-    slow.full_at = None
-    hub.ready(slow)
+    slow.pause_at = None
+    hub.resume(slow)
     hub.flush()
     assert len(slow.kinds()) == 1
-    hub.ready(Screen())
+    hub.resume(Screen())
 
 
 def test_a_viewer_leaves_while_it_is_behind() -> None:
@@ -662,15 +662,15 @@ def test_a_viewer_leaves_while_it_is_behind() -> None:
     slow = Screen(hub)
     watch(hub, room, slow)
     assert slow.kinds() == ["watching", "snapshot"]
-    hub.take(room, published(TEXT, STARTED[0]))
+    hub.apply(room, published(TEXT, STARTED[0]))
     hub.flush()
     assert slow.kinds() == []
-    hub.ready(slow)
+    hub.resume(slow)
     hub.flush()
     assert slow.kinds() == ["delta"]
-    hub.leave(slow)
+    hub.unsubscribe(slow)
     assert not room.watched
-    hub.take(room, published(ENDED, TEXT[0]))
+    hub.apply(room, published(ENDED, TEXT[0]))
     hub.flush()
     assert slow.kinds() == []
 
@@ -683,10 +683,10 @@ class Rude(Screen):
         self._hub = hub
         self._other = other
 
-    def give(self, frames: FrameBatch) -> None:
-        self._hub.leave(self._other)
-        self._hub.leave(self)
-        super().give(frames)
+    def send(self, batch: FrameBatch) -> None:
+        self._hub.unsubscribe(self._other)
+        self._hub.unsubscribe(self)
+        super().send(batch)
 
 
 def test_viewers_leave_while_others_are_given_something() -> None:
@@ -695,12 +695,12 @@ def test_viewers_leave_while_others_are_given_something() -> None:
     other, witness = Screen(), Screen()
     rude = Rude(hub, other)
     for screen, cursor in ((rude, STARTED[0]), (other, QUEUED[0]), (witness, STARTED[0])):
-        hub.join(room, screen, Position(ASKED[0], ((RESPONSE, cursor),)))
-    hub.take(room, published(TEXT, STARTED[0]))
+        hub.subscribe(room, screen, Position(ASKED[0], ((RESPONSE, cursor),)))
+    hub.apply(room, published(TEXT, STARTED[0]))
     hub.flush()
-    assert [len(each.given) for each in (rude, other, witness)] == [1, 0, 1]
-    hub.leave(witness)
-    hub.join(room, rude, Position(ASKED[0], ((RESPONSE, QUEUED[0]),)))
+    assert [len(each.batches) for each in (rude, other, witness)] == [1, 0, 1]
+    hub.unsubscribe(witness)
+    hub.subscribe(room, rude, Position(ASKED[0], ((RESPONSE, QUEUED[0]),)))
     hub.flush()
     assert not room.watched
 
@@ -708,8 +708,8 @@ def test_viewers_leave_while_others_are_given_something() -> None:
 def test_what_contradicts_a_copy_is_read_anew() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
-    hub.take(room, published((LogId(2 * NONCES, 3), log_entries.TEXT + b"Bye"), LogId(2 * NONCES, 2)))
-    assert room.wanted == {RESPONSE, ""}
+    hub.apply(room, published((LogId(2 * NONCES, 3), log_entries.TEXT + b"Bye"), LogId(2 * NONCES, 2)))
+    assert room.to_load == {RESPONSE, HISTORY}
     assert RESPONSE not in room.responses
 
 
@@ -719,10 +719,10 @@ def test_a_viewer_leaves_one_room_or_all() -> None:
     screen = Screen()
     watch(hub, room, screen)
     watch(hub, other, screen)
-    hub.leave(screen, room)
+    hub.unsubscribe(screen, room)
     assert [room.watched, other.watched] == [False, True]
-    hub.leave(screen)
-    hub.leave(screen)
+    hub.unsubscribe(screen)
+    hub.unsubscribe(screen)
     assert [room.watched, other.watched] == [False, False]
     hub.close(room)
     assert hub.open(CONVERSATION) is not room
@@ -734,10 +734,10 @@ def test_the_settled_copy_waits_for_the_end() -> None:
     screen = Screen()
     watch(hub, room, screen)
     screen.kinds()
-    hub.take(room, published(SETTLED, ASKED[0], None))
+    hub.apply(room, published(SETTLED, ASKED[0], None))
     hub.flush()
     assert screen.kinds() == []
-    assert room.wanted == {RESPONSE}
+    assert room.to_load == {RESPONSE}
     hub.load_response(room, RESPONSE, TEXT[0], [TEXT, ENDED])
     hub.flush()
     assert screen.kinds() == ["end", "message"]
@@ -746,7 +746,7 @@ def test_the_settled_copy_waits_for_the_end() -> None:
     watch(hub, room, late, str(ASKED[0]))
     assert late.kinds() == ["watching", "message"]
     assert hub.open(CONVERSATION) is room
-    room.forget()
+    room.drop_ended_logs()
     assert not room.responses
 
 
@@ -759,7 +759,7 @@ def test_an_answer_that_a_failover_took_back_and_that_was_ended_otherwise_is_sho
     stopped = (
         log_entries.SETTLED + log_entries.settled_head(RESPONSE, "m2", End("stopped", retryable=True)) + b',"text":""}'
     )
-    hub.take(room, published((SETTLED[0], stopped), ASKED[0], None))
+    hub.apply(room, published((SETTLED[0], stopped), ASKED[0], None))
     hub.flush()
     reset, end, message = screen.frames
     assert (reset["type"], reset["text"], end["reason"]) == ("reset", "", "stopped")
@@ -770,16 +770,16 @@ def test_an_answer_that_a_failover_took_back_and_that_was_ended_otherwise_is_sho
 def test_a_response_whose_log_is_gone_ends_with_its_settled_text() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED, SETTLED], [])
-    assert room.unknown({RESPONSE: "1-1"}) == {RESPONSE}
+    assert room.missing_logs({RESPONSE: "1-1"}) == {RESPONSE}
     hub.load_response(room, RESPONSE, None, [])
-    assert room.unknown({RESPONSE: "1-1"}) == set()
+    assert room.missing_logs({RESPONSE: "1-1"}) == set()
     screen = Screen()
     watch(hub, room, screen, str(SETTLED[0]), **{RESPONSE: str(TEXT[0])})
     assert [frame["type"] for frame in screen.frames] == ["watching", "reset", "end"]
     assert screen.frames[1]["text"] == "Hello"
     assert screen.frames[2]["chars"] == 5
-    room.forget()
-    assert not room.gone
+    room.drop_ended_logs()
+    assert not room.expired
 
 
 def test_a_response_of_which_nothing_is_left_ends_as_failed() -> None:
@@ -804,7 +804,7 @@ def test_an_open_response_that_lost_its_log_ends_with_what_the_workers_make_of_i
     screen.frames.clear()
     hub.flush()
     assert screen.kinds() == []
-    hub.take(room, published(SETTLED, ASKED[0], None))
+    hub.apply(room, published(SETTLED, ASKED[0], None))
     hub.flush()
     assert screen.kinds() == ["reset", "end", "message"]
 
@@ -813,24 +813,24 @@ def test_the_log_of_another_conversation_is_not_shown() -> None:
     hub = Hub()
     room = hub.open("c2")
     assert hub.load_response(room, RESPONSE, None, [QUEUED, STARTED, TEXT])
-    assert room.gone == {RESPONSE}
+    assert room.expired == {RESPONSE}
 
 
 def test_one_response_can_be_followed_by_itself() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
     screen = Screen()
-    hub.join(room, screen, Position(None, ((RESPONSE, None),)))
+    hub.subscribe(room, screen, Position(None, ((RESPONSE, None),)))
     hub.flush()
     assert screen.kinds() == ["start", "delta"]
-    hub.take(room, published(ENDED, TEXT[0]) + published(SETTLED, ASKED[0], None))
+    hub.apply(room, published(ENDED, TEXT[0]) + published(SETTLED, ASKED[0], None))
     hub.flush()
     assert screen.kinds() == ["end"]
     assert room.size > len("Hello")
     other = Screen()
-    hub.join(room, other, Position(None, (("r0" + "0" * 17, None),)))
+    hub.subscribe(room, other, Position(None, (("r0" + "0" * 17, None),)))
     hub.flush()
-    assert room.wanted == {"r0" + "0" * 17}
+    assert room.to_load == {"r0" + "0" * 17}
 
 
 def test_a_client_that_comes_back_is_told_what_its_answer_is_doing() -> None:
@@ -839,7 +839,7 @@ def test_a_client_that_comes_back_is_told_what_its_answer_is_doing() -> None:
     screen = Screen()
     watch(hub, room, screen, str(ASKED[0]), **{RESPONSE: str(QUEUED[0])})
     assert screen.kinds() == ["watching", "status"]
-    room.forget()
+    room.drop_ended_logs()
     assert room.responses
     # One that does not name it begins with a reset: it may show it with an end that the store took back.
     watch(hub, room, screen, str(ASKED[0]))
@@ -860,7 +860,7 @@ def test_what_the_client_has_of_a_response_counts_more_than_its_opening() -> Non
     watch(hub, room, screen, "0-0", **{RESPONSE: str(TEXT[0])})
     assert screen.kinds() == ["watching", "message"]
     hub.load_response(room, RESPONSE, TEXT[0], [TEXT, ENDED])
-    hub.load_turns(room, ASKED[0], [ASKED, SETTLED, again])
+    hub.load_history(room, ASKED[0], [ASKED, SETTLED, again])
     _frames, position = room.begin(str(SETTLED[0]), {})
     assert dict(position.responses) == {RESPONSE + "x": UNKNOWN}
 
@@ -868,36 +868,36 @@ def test_what_the_client_has_of_a_response_counts_more_than_its_opening() -> Non
 def test_what_follows_on_nothing_here_is_read() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [])
-    hub.take(room, published(TEXT, STARTED[0]))
-    assert room.wanted == {RESPONSE}
-    room.wanted.clear()
-    hub.take(room, published(QUEUED, "-"))
+    hub.apply(room, published(TEXT, STARTED[0]))
+    assert room.to_load == {RESPONSE}
+    room.to_load.clear()
+    hub.apply(room, published(QUEUED, "-"))
     assert room.responses[RESPONSE].tail == QUEUED[0]
-    hub.take(room, published(TEXT, STARTED[0]))
-    assert room.wanted == {RESPONSE}
-    hub.take(room, [Published(RESPONSE, str(STARTED[0]).encode(), str(QUEUED[0]).encode(), [])])
-    hub.take(room, published(SETTLED, HistoryId(9, 9), None))
-    assert room.wanted == {RESPONSE, ""}
-    assert hub.ask_response(room, RESPONSE) == QUEUED[0]
-    assert hub.ask_response(room, "another") is None
-    assert hub.ask_turns(room) == ASKED[0]
-    assert hub.ask_turns(hub.open("c2")) is None
+    hub.apply(room, published(TEXT, STARTED[0]))
+    assert room.to_load == {RESPONSE}
+    hub.apply(room, [Published(RESPONSE, str(STARTED[0]).encode(), str(QUEUED[0]).encode(), [])])
+    hub.apply(room, published(SETTLED, HistoryId(9, 9), None))
+    assert room.to_load == {RESPONSE, HISTORY}
+    assert hub.response_cursor(room, RESPONSE) == QUEUED[0]
+    assert hub.response_cursor(room, "another") is None
+    assert hub.history_cursor(room) == ASKED[0]
+    assert hub.history_cursor(hub.open("c2")) is None
 
 
 def test_quiet_logs_are_compared_and_busy_ones_are_not() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
-    assert hub.compare(room, idle=False) == ["", RESPONSE]
-    hub.take(room, published(TEXT, STARTED[0]))
-    assert hub.compare(room, idle=False) == [""]
-    hub.take(room, published(ENDED, TEXT[0]))
-    hub.take(room, published(SETTLED, ASKED[0], None))
-    assert hub.compare(room, idle=True) == []
-    compared = [hub.compare(room, idle=False) for _ in range(RECONCILE_AFTER_ACTIVITY + 2)]
-    assert compared == [*[[""]] * RECONCILE_AFTER_ACTIVITY, [], []]
-    assert hub.compare(room, idle=True) == [""]
-    assert hub.compare(room_with(Hub(), [], []), idle=False) == []
-    assert not hub.load_turns(room, SETTLED[0], [SETTLED])
+    assert hub.logs_to_reconcile(room, idle=False) == [HISTORY, RESPONSE]
+    hub.apply(room, published(TEXT, STARTED[0]))
+    assert hub.logs_to_reconcile(room, idle=False) == [HISTORY]
+    hub.apply(room, published(ENDED, TEXT[0]))
+    hub.apply(room, published(SETTLED, ASKED[0], None))
+    assert hub.logs_to_reconcile(room, idle=True) == []
+    compared = [hub.logs_to_reconcile(room, idle=False) for _ in range(RECONCILE_AFTER_ACTIVITY + 2)]
+    assert compared == [*[[HISTORY]] * RECONCILE_AFTER_ACTIVITY, [], []]
+    assert hub.logs_to_reconcile(room, idle=True) == [HISTORY]
+    assert hub.logs_to_reconcile(room_with(Hub(), [], []), idle=False) == []
+    assert not hub.load_history(room, SETTLED[0], [SETTLED])
     assert not hub.load_response(room, RESPONSE, ENDED[0], [ENDED])
 
 
@@ -907,12 +907,12 @@ def test_a_history_that_was_lost_is_replaced_and_every_viewer_begins_anew() -> N
     screen = Screen()
     watch(hub, room, screen, str(ASKED[0]), **{RESPONSE: str(TEXT[0])})
     assert screen.kinds() == ["watching", "end", "message"]
-    assert hub.load_turns(room, SETTLED[0], [])
-    assert hub.ask_turns(room) is None
-    hub.load_turns(room, None, [OPENED, (HistoryId(2, 9), ASKED[1])])
-    assert hub.ask_turns(room) == HistoryId(2, 9)
+    assert hub.load_history(room, SETTLED[0], [])
+    assert hub.history_cursor(room) is None
+    hub.load_history(room, None, [OPENED, (HistoryId(2, 9), ASKED[1])])
+    assert hub.history_cursor(room) == HistoryId(2, 9)
     assert hub.load_response(room, RESPONSE, ENDED[0], [])
-    assert RESPONSE in room.wanted
+    assert RESPONSE in room.to_load
     hub.load_response(room, RESPONSE, None, [QUEUED, STARTED])
     hub.flush()
     assert [frame["type"] for frame in screen.frames] == ["watching", "snapshot"]
@@ -924,10 +924,10 @@ def test_what_another_gateway_has_given_is_read_before_it_is_called_lost() -> No
     """Found by tests.chaos, seed 10082: a gateway that had missed an answer's end took it back from the screen."""
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
-    assert room.unknown({RESPONSE: str(TEXT[0])}, str(ASKED[0])) == set()
-    assert room.unknown({RESPONSE: "nonsense"}, "nonsense") == set()
-    assert room.unknown({RESPONSE: str(ENDED[0])}, str(ASKED[0])) == {RESPONSE}
-    assert room.unknown({}, str(SETTLED[0])) == {""}
+    assert room.missing_logs({RESPONSE: str(TEXT[0])}, str(ASKED[0])) == set()
+    assert room.missing_logs({RESPONSE: "nonsense"}, "nonsense") == set()
+    assert room.missing_logs({RESPONSE: str(ENDED[0])}, str(ASKED[0])) == {RESPONSE}
+    assert room.missing_logs({}, str(SETTLED[0])) == {HISTORY}
 
 
 def test_a_log_whose_first_entry_was_too_large_to_be_published_is_read() -> None:
@@ -935,9 +935,9 @@ def test_a_log_whose_first_entry_was_too_large_to_be_published_is_read() -> None
     room = room_with(hub, [OPENED, ASKED], [])
     screen = Screen()
     watch(hub, room, screen)
-    hub.take(room, [Published(RESPONSE, str(QUEUED[0]).encode(), b"-", [])])
+    hub.apply(room, [Published(RESPONSE, str(QUEUED[0]).encode(), b"-", [])])
     hub.flush()
-    assert RESPONSE in room.wanted
+    assert RESPONSE in room.to_load
     screen.kinds()
     hub.load_response(room, RESPONSE, None, [QUEUED, STARTED, TEXT])
     hub.flush()
@@ -951,8 +951,8 @@ def test_viewers_are_told_of_a_history_that_was_lost_whole() -> None:
     screen = Screen()
     watch(hub, room, screen)
     screen.kinds()
-    assert hub.load_turns(room, SETTLED[0], [])
-    assert hub.load_turns(room, None, [])
+    assert hub.load_history(room, SETTLED[0], [])
+    assert hub.load_history(room, None, [])
     hub.flush()
     assert screen.frames[-1]["messages"] == []
     assert screen.kinds() == ["watching", "snapshot"]
@@ -965,7 +965,7 @@ def test_a_viewer_whose_response_is_being_read_again_misses_nothing_of_it() -> N
     watch(hub, room, screen)
     # The answer has its end, its settled copy was lost with the history that is here now.
     room.stale = True
-    hub.load_turns(room, None, [(HistoryId(1, 7), OPENED[1])])
+    hub.load_history(room, None, [(HistoryId(1, 7), OPENED[1])])
     hub.flush()
     assert [frame["type"] for frame in screen.frames][-4:] == ["snapshot", "reset", "start", "end"]
 
@@ -976,14 +976,14 @@ def test_a_room_that_is_not_trusted_any_more_is_read_anew() -> None:
     screen = Screen()
     watch(hub, room, screen)
     screen.kinds()
-    hub.distrust(room)
-    assert room.wanted == {"", RESPONSE}
+    hub.invalidate(room)
+    assert room.to_load == {HISTORY, RESPONSE}
     # What was asked for from the old copy's tail on says nothing about a log of which there is no copy.
-    room.wanted.clear()
+    room.to_load.clear()
     assert not hub.load_response(room, RESPONSE, TEXT[0], [])
-    assert room.wanted == {RESPONSE}
-    hub.load_turns(room, hub.ask_turns(room), [OPENED, ASKED])
-    hub.load_response(room, RESPONSE, hub.ask_response(room, RESPONSE), [QUEUED, STARTED, TEXT, ENDED])
+    assert room.to_load == {RESPONSE}
+    hub.load_history(room, hub.history_cursor(room), [OPENED, ASKED])
+    hub.load_response(room, RESPONSE, hub.response_cursor(room, RESPONSE), [QUEUED, STARTED, TEXT, ENDED])
     hub.flush()
     assert screen.kinds() == ["end"]
 
@@ -995,10 +995,10 @@ def test_what_is_given_is_counted_once_a_viewer() -> None:
         watch(hub, room, Screen())
     assert room.viewers == 3
     hub.tally = Tally()
-    hub.take(room, published(TEXT, STARTED[0]))
+    hub.apply(room, published(TEXT, STARTED[0]))
     hub.flush()
     assert hub.tally == Tally(received=1, delivered=3, frames=3, gaps=0)
-    hub.take(room, published((LogId(NONCES, 7), TEXT[1]), LogId(NONCES, 6)))
+    hub.apply(room, published((LogId(NONCES, 7), TEXT[1]), LogId(NONCES, 6)))
     assert (hub.tally.received, hub.tally.gaps) == (2, 1)
 
 
@@ -1006,22 +1006,22 @@ def test_the_first_text_of_a_response_that_was_heard_from_its_beginning_is_notic
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [])
     watch(hub, room, Screen())
-    hub.take(room, published(QUEUED, "-"))
-    hub.take(room, published(STARTED, QUEUED[0]))
+    hub.apply(room, published(QUEUED, "-"))
+    hub.apply(room, published(STARTED, QUEUED[0]))
     hub.flush()
-    assert hub.spoken == []
-    hub.take(room, published(TEXT, STARTED[0]))
+    assert hub.first_text_sent == []
+    hub.apply(room, published(TEXT, STARTED[0]))
     hub.flush()
-    assert [replica.response for replica in hub.spoken] == [RESPONSE]
-    hub.take(room, published(ENDED, TEXT[0]))
+    assert [replica.response for replica in hub.first_text_sent] == [RESPONSE]
+    hub.apply(room, published(ENDED, TEXT[0]))
     hub.flush()
-    assert len(hub.spoken) == 1
+    assert len(hub.first_text_sent) == 1
 
 
 def test_one_that_ends_without_text_is_waited_for_no_longer() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [])
-    hub.take(room, published(QUEUED, "-"))
-    hub.take(room, published((LogId(NONCES, 2), ENDED[1]), QUEUED[0]))
+    hub.apply(room, published(QUEUED, "-"))
+    hub.apply(room, published((LogId(NONCES, 2), ENDED[1]), QUEUED[0]))
     hub.flush()
-    assert (room.silent, hub.spoken) == (set(), [])
+    assert (room.awaiting_first_text, hub.first_text_sent) == (set(), [])

@@ -78,9 +78,9 @@ def test_what_is_published_is_taken_as_the_same_entries_are(parts: list[tuple[in
             [value for _, value in entries],
         )
         expected = Outcome.GAP if part.first == b"x" else extended.extend(previous, entries)
-        assert heard.hear(part) is expected
+        assert heard.receive(part) is expected
         assert (heard.tail, bytes(heard.text.data)) == (extended.tail, bytes(extended.text.data))
-    assert heard.hear(Published(RESPONSE, b"1-1", b"-", [])) is Outcome.GAP
+    assert heard.receive(Published(RESPONSE, b"1-1", b"-", [])) is Outcome.GAP
 
 
 def test_a_gap_is_told_and_changes_nothing() -> None:
@@ -103,17 +103,17 @@ def test_a_gap_is_told_and_changes_nothing() -> None:
 )
 def test_a_log_that_lost_a_tail_is_noticed(previous: LogId, entry: tuple[LogId, bytes]) -> None:
     replica = copy_of(*LOG)
-    assert replica.extend(previous, [entry]) is Outcome.FOREIGN
+    assert replica.extend(previous, [entry]) is Outcome.CONFLICT
     assert replica.tail == WORLD[0]
 
 
 def test_what_the_store_has_must_begin_with_the_tail() -> None:
     replica = copy_of(*LOG)
-    assert replica.repair(WORLD[0], []) is Outcome.FOREIGN
-    assert replica.repair(WORLD[0], [(LogId(SECOND, 5), b"T")]) is Outcome.FOREIGN
+    assert replica.repair(WORLD[0], []) is Outcome.CONFLICT
+    assert replica.repair(WORLD[0], [(LogId(SECOND, 5), b"T")]) is Outcome.CONFLICT
     assert replica.repair(WORLD[0], [WORLD]) is Outcome.KNOWN
     # Entries that skip some of what is here, and end beyond it, are another log's.
-    assert copy_of(*LOG[:3]).extend(QUEUED[0], [STARTED, THINKS]) is Outcome.FOREIGN
+    assert copy_of(*LOG[:3]).extend(QUEUED[0], [STARTED, THINKS]) is Outcome.CONFLICT
 
 
 @pytest.mark.parametrize("last", LOG[:-1])
@@ -128,19 +128,19 @@ def test_a_log_that_lost_a_tail_is_waited_for(last: tuple[LogId, bytes]) -> None
     assert read(replica, None) == shown
     assert replica.extend(WORLD[0], [more]) is Outcome.ACCEPTED
     another = (LogId(SECOND, last[0].seq + 1), log_entries.encode(log_entries.START, Start("default", "another")))
-    assert copy_of(*LOG).extend(last[0], [another]) is Outcome.FOREIGN
-    assert copy_of(*LOG).repair(WORLD[0], [another]) is Outcome.FOREIGN
+    assert copy_of(*LOG).extend(last[0], [another]) is Outcome.CONFLICT
+    assert copy_of(*LOG).repair(WORLD[0], [another]) is Outcome.CONFLICT
 
 
 def test_an_end_that_is_lost_is_not_waited_for() -> None:
     """Its worker is done, and writes nothing again."""
-    assert copy_of(*LOG, COMPLETE).repair(COMPLETE[0], [WORLD]) is Outcome.FOREIGN
+    assert copy_of(*LOG, COMPLETE).repair(COMPLETE[0], [WORLD]) is Outcome.CONFLICT
 
 
 def test_a_log_without_its_beginning_or_behind_its_end_is_refused() -> None:
-    assert ResponseReplica(RESPONSE).repair(None, LOG[2:]) is Outcome.FOREIGN
+    assert ResponseReplica(RESPONSE).repair(None, LOG[2:]) is Outcome.CONFLICT
     replica = copy_of(*LOG, COMPLETE)
-    assert replica.extend(COMPLETE[0], [(LogId(FIRST, 7), b"Tx")]) is Outcome.FOREIGN
+    assert replica.extend(COMPLETE[0], [(LogId(FIRST, 7), b"Tx")]) is Outcome.CONFLICT
 
 
 def test_a_fresh_viewer_reads_the_start_and_one_delta() -> None:
@@ -234,7 +234,7 @@ def test_a_stop_is_an_end_of_the_next_attempt() -> None:
 
 
 def test_a_snapshot_shows_what_there_is_so_far() -> None:
-    queued, running = copy_of(QUEUED).open(), copy_of(*LOG).open()
+    queued, running = copy_of(QUEUED).snapshot(), copy_of(*LOG).snapshot()
     assert (queued.state, queued.attempt, bytes(queued.text), queued.reasoning) == ("queued", 0, b'""', None)
     assert (running.state, running.attempt, running.cursor) == ("running", 1, str(WORLD[0]))
     assert json.loads(bytes(running.text)) == "Hello, wörld\n"
@@ -242,9 +242,9 @@ def test_a_snapshot_shows_what_there_is_so_far() -> None:
 
 
 def test_a_log_of_another_conversation_is_known_as_such() -> None:
-    assert copy_of(QUEUED).is_of("c1")
-    assert not copy_of(QUEUED).is_of("c2")
-    assert not ResponseReplica(RESPONSE).is_of("c1")
+    assert copy_of(QUEUED).belongs_to("c1")
+    assert not copy_of(QUEUED).belongs_to("c2")
+    assert not ResponseReplica(RESPONSE).belongs_to("c1")
     assert "conversation" not in json.loads(ResponseReplica(RESPONSE).status().body)
 
 
@@ -256,6 +256,4 @@ def test_what_a_newer_release_writes_is_passed_over() -> None:
 def test_a_settled_copy_is_of_the_log_that_has_its_text() -> None:
     replica = copy_of(*LOG, COMPLETE)
     for text, same in (("Hello, wörld\n", True), ("Hello", False), ("", False)):
-        assert (
-            replica.is_settled_as(Settled(RESPONSE, "m2", "complete", msgspec.Raw(msgspec.json.encode(text)))) is same
-        )
+        assert replica.matches(Settled(RESPONSE, "m2", "complete", msgspec.Raw(msgspec.json.encode(text)))) is same

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from gateway.auth import ANONYMOUS, Denied, Identity
 from gateway.session import (
-    BURST,
-    FRAMES_A_SECOND,
     MAX_BAD_FRAMES,
-    MAX_REFUSED,
-    Carry,
+    MAX_BURST_FRAMES,
+    MAX_FRAMES_PER_S,
+    MAX_REJECTED_FRAMES,
+    CloseSocket,
     Command,
-    End,
-    Say,
+    Execute,
+    SendFrame,
     Session,
     State,
 )
@@ -67,7 +67,7 @@ def client() -> Client:
 
 
 def shown(command: Command) -> dict[str, Any]:
-    assert isinstance(command, Say)
+    assert isinstance(command, SendFrame)
     frame = json.loads(command.frame.body)
     assert isinstance(frame, dict)
     return frame
@@ -93,13 +93,13 @@ def test_hello_makes_a_client_ready() -> None:
 @pytest.mark.parametrize("token", [None, "wrong"])
 def test_hello_without_a_good_token_is_the_end(token: str | None) -> None:
     client = Client()
-    assert client.say(type="hello", token=token) == [End(Close.NOT_AUTHENTICATED, "the token is not valid")]
+    assert client.say(type="hello", token=token) == [CloseSocket(Close.NOT_AUTHENTICATED, "the token is not valid")]
     assert client.session.state is State.CLOSED
 
 
 @pytest.mark.parametrize("text", ['{"type":"watch","conversation":"c1"}', '{"type":"token","token":"ann"}', "{}", "hi"])
 def test_nothing_comes_before_hello(text: str) -> None:
-    assert Client().send(text) == [End(Close.NOT_THE_PROTOCOL, "the first frame must be hello")]
+    assert Client().send(text) == [CloseSocket(Close.NOT_THE_PROTOCOL, "the first frame must be hello")]
 
 
 def test_a_client_that_does_not_say_hello_is_let_go_of() -> None:
@@ -107,7 +107,7 @@ def test_a_client_that_does_not_say_hello_is_let_go_of() -> None:
     client.now = HELLO_WITHIN_S
     assert client.tick() == []
     client.now = HELLO_WITHIN_S + 0.1
-    assert client.tick() == [End(Close.NO_HELLO, "no hello within five seconds")]
+    assert client.tick() == [CloseSocket(Close.NO_HELLO, "no hello within five seconds")]
     assert client.tick() == []
 
 
@@ -141,7 +141,7 @@ def test_hello_comes_once(client: Client) -> None:
     ],
 )
 def test_what_a_client_may_ask_is_carried_out(client: Client, text: str, request_: Any) -> None:
-    assert client.send(text) == [Carry(request_)]
+    assert client.send(text) == [Execute(request_)]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_what_it_may_not_is_refused_and_the_socket_stays(
     client: Client, text: str, refused: tuple[str, str | None]
 ) -> None:
     assert refusal(client.send(text)) == refused
-    assert client.say(type="watch", conversation="c1") == [Carry(Watch("c1"))]
+    assert client.say(type="watch", conversation="c1") == [Execute(Watch("c1"))]
 
 
 def test_a_refusal_names_the_key_of_what_was_refused(client: Client) -> None:
@@ -175,14 +175,16 @@ def test_a_refusal_names_the_key_of_what_was_refused(client: Client) -> None:
 
 
 def test_frames_are_text(client: Client) -> None:
-    assert client.send(b'{"type":"watch","conversation":"c1"}') == [End(Close.NOT_THE_PROTOCOL, "frames are text")]
+    assert client.send(b'{"type":"watch","conversation":"c1"}') == [
+        CloseSocket(Close.NOT_THE_PROTOCOL, "frames must be text")
+    ]
 
 
 def test_a_client_that_does_not_speak_the_protocol_is_let_go_of(client: Client) -> None:
     for _ in range(MAX_BAD_FRAMES):
         assert refusal(client.send("?")) == ("bad_frame", None)
     (command,) = client.send("?")
-    assert isinstance(command, End)
+    assert isinstance(command, CloseSocket)
     assert command.code is Close.NOT_THE_PROTOCOL
 
 
@@ -190,7 +192,7 @@ def test_a_token_lasts_until_it_expires(client: Client) -> None:
     client.now = LIFETIME - 0.1
     assert client.tick() == []
     client.now = LIFETIME
-    assert client.tick() == [End(Close.NOT_AUTHENTICATED, "the token has expired")]
+    assert client.tick() == [CloseSocket(Close.NOT_AUTHENTICATED, "the token has expired")]
 
 
 def test_a_fresh_token_lets_a_client_stay(client: Client) -> None:
@@ -199,14 +201,14 @@ def test_a_fresh_token_lets_a_client_stay(client: Client) -> None:
     client.now = LIFETIME + 1
     assert client.tick() == []
     client.now = 2 * LIFETIME
-    assert client.tick() == [End(Close.NOT_AUTHENTICATED, "the token has expired")]
+    assert client.tick() == [CloseSocket(Close.NOT_AUTHENTICATED, "the token has expired")]
 
 
 @pytest.mark.parametrize(
-    ("token", "reason"), [("bob", "the token is somebody else's"), ("wrong", "the token is not valid")]
+    ("token", "reason"), [("bob", "the token has another subject"), ("wrong", "the token is not valid")]
 )
 def test_a_fresh_token_that_is_not_ones_own_is_the_end(client: Client, token: str, reason: str) -> None:
-    assert client.say(type="token", token=token) == [End(Close.NOT_AUTHENTICATED, reason)]
+    assert client.say(type="token", token=token) == [CloseSocket(Close.NOT_AUTHENTICATED, reason)]
     assert client.session.identity is not None
     assert client.session.identity.subject == "ann"
 
@@ -218,7 +220,7 @@ def test_a_fresh_token_may_open_other_conversations() -> None:
     assert refusal(session.receive('{"type":"watch","conversation":"c2"}', 0.0, BEGIN)) == ("forbidden", None)
     opened[:] = ["c2"]
     session.receive('{"type":"token","token":"new"}', 0.0, BEGIN)
-    assert session.receive('{"type":"watch","conversation":"c2"}', 0.0, BEGIN) == [Carry(Watch("c2"))]
+    assert session.receive('{"type":"watch","conversation":"c2"}', 0.0, BEGIN) == [Execute(Watch("c2"))]
     assert refusal(session.receive('{"type":"watch","conversation":"c1"}', 0.0, BEGIN)) == ("forbidden", None)
 
 
@@ -226,7 +228,7 @@ def test_where_everybody_is_let_in_nobody_expires() -> None:
     session = Session("s1", lambda *_: ANONYMOUS, None, 0.0)
     session.receive('{"type":"hello"}', 0.0, BEGIN)
     assert session.tick(1e9, BEGIN + 1e9) == []
-    assert session.receive('{"type":"watch","conversation":"c1"}', 1e9, BEGIN + 1e9) == [Carry(Watch("c1"))]
+    assert session.receive('{"type":"watch","conversation":"c1"}', 1e9, BEGIN + 1e9) == [Execute(Watch("c1"))]
 
 
 def watch(client: Client, times: int) -> list[str]:
@@ -234,40 +236,40 @@ def watch(client: Client, times: int) -> list[str]:
     outcomes = []
     for _ in range(times):
         (command,) = client.say(type="watch", conversation="c1")
-        outcomes.append("carried" if isinstance(command, Carry) else shown(command)["code"])
+        outcomes.append("carried" if isinstance(command, Execute) else shown(command)["code"])
     return outcomes
 
 
 def test_a_burst_is_carried_out_and_what_is_beyond_it_is_refused(client: Client) -> None:
-    assert watch(client, int(BURST)) == ["carried"] * (int(BURST) - 1) + ["too_fast"]
+    assert watch(client, int(MAX_BURST_FRAMES)) == ["carried"] * (int(MAX_BURST_FRAMES) - 1) + ["too_fast"]
     (command,) = client.say(type="watch", conversation="c1")
     assert shown(command)["retry_after"] == 1.0
 
 
 def test_who_waits_may_go_on(client: Client) -> None:
-    watch(client, int(BURST))
+    watch(client, int(MAX_BURST_FRAMES))
     client.now += 1.0
-    assert watch(client, int(FRAMES_A_SECOND) + 1) == ["carried"] * int(FRAMES_A_SECOND) + ["too_fast"]
+    assert watch(client, int(MAX_FRAMES_PER_S) + 1) == ["carried"] * int(MAX_FRAMES_PER_S) + ["too_fast"]
     client.now += 3600.0
-    assert watch(client, int(BURST) + 1) == ["carried"] * int(BURST) + ["too_fast"]
+    assert watch(client, int(MAX_BURST_FRAMES) + 1) == ["carried"] * int(MAX_BURST_FRAMES) + ["too_fast"]
 
 
 def test_who_keeps_to_the_rate_is_never_refused(client: Client) -> None:
     for _ in range(1000):
-        client.now += 1 / FRAMES_A_SECOND
+        client.now += 1 / MAX_FRAMES_PER_S
         assert watch(client, 1) == ["carried"]
 
 
 def test_who_goes_on_all_the_same_is_let_go_of(client: Client) -> None:
-    watch(client, int(BURST) - 1)
-    assert watch(client, MAX_REFUSED) == ["too_fast"] * MAX_REFUSED
-    assert client.say(type="watch", conversation="c1") == [End(Close.TOO_FAST, "too many frames")]
+    watch(client, int(MAX_BURST_FRAMES) - 1)
+    assert watch(client, MAX_REJECTED_FRAMES) == ["too_fast"] * MAX_REJECTED_FRAMES
+    assert client.say(type="watch", conversation="c1") == [CloseSocket(Close.TOO_FAST, "too many frames")]
 
 
 def test_a_frame_that_is_carried_out_forgives_those_that_were_refused(client: Client) -> None:
-    watch(client, int(BURST) - 1 + MAX_REFUSED)
-    client.now += 1 / FRAMES_A_SECOND
-    assert watch(client, 1 + MAX_REFUSED) == ["carried"] + ["too_fast"] * MAX_REFUSED
+    watch(client, int(MAX_BURST_FRAMES) - 1 + MAX_REJECTED_FRAMES)
+    client.now += 1 / MAX_FRAMES_PER_S
+    assert watch(client, 1 + MAX_REJECTED_FRAMES) == ["carried"] + ["too_fast"] * MAX_REJECTED_FRAMES
 
 
 def test_nothing_follows_the_end(client: Client) -> None:
@@ -308,7 +310,7 @@ class Model:
 
     state: str = "new"
     expires: float = 0.0
-    tokens: float = BURST
+    tokens: float = MAX_BURST_FRAMES
     refused: int = 0
     bad: int = 0
     at: float = 0.0
@@ -326,11 +328,11 @@ class Model:
             return "nothing"
         if leads_to == "4400":
             return self.close("4400")
-        self.tokens = min(BURST, self.tokens + (now - self.at) * FRAMES_A_SECOND)
+        self.tokens = min(MAX_BURST_FRAMES, self.tokens + (now - self.at) * MAX_FRAMES_PER_S)
         self.at = now
         if self.tokens < 1:
             self.refused += 1
-            return self.close("4429") if self.refused > MAX_REFUSED else "error too_fast"
+            return self.close("4429") if self.refused > MAX_REJECTED_FRAMES else "error too_fast"
         self.tokens -= 1
         self.refused = 0
         if self.state == "new":
@@ -356,11 +358,11 @@ def outcome(commands: list[Command]) -> str:
     assert len(commands) <= 1
     for command in commands:
         match command:
-            case Carry(request):
+            case Execute(request):
                 return f"carry {type(request).__name__}"
-            case End(code):
+            case CloseSocket(code):
                 return str(int(code))
-            case Say(frame):
+            case SendFrame(frame):
                 return f"error {shown(command)['code']}" if frame.type == "error" else frame.type
     return "nothing"
 
@@ -395,4 +397,4 @@ def test_no_frame_makes_a_session_fall(frames: list[str | bytes]) -> None:
         if let_in:
             client.say(type="hello", token="ann")
         for data in frames:
-            assert all(isinstance(command, (Say, End, Carry)) for command in client.send(data))
+            assert all(isinstance(command, (SendFrame, CloseSocket, Execute)) for command in client.send(data))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.timer_wheel import STEP, TimerWheel
+from gateway.timer_wheel import STEP_S, TimerWheel
 
 TIMES = st.floats(0, 40, allow_nan=False)
 STEPS = st.lists(
@@ -29,7 +29,7 @@ def test_what_is_due_comes_once_and_in_time(steps: list[tuple[str, int, float]])
                 wheel.set(item, now + amount)
                 expected[item] = now + amount
             case "drop":
-                wheel.drop(item)
+                wheel.remove(item)
                 expected.pop(item, None)
             case _:
                 now += amount
@@ -37,5 +37,5 @@ def test_what_is_due_comes_once_and_in_time(steps: list[tuple[str, int, float]])
                 assert wheel.now == now
                 assert len(due) == len(set(due))
                 assert all(expected.pop(each) <= now for each in due)
-                assert all(late > now - STEP for late in expected.values())
+                assert all(late > now - STEP_S for late in expected.values())
     assert sorted(wheel.due(now + 100)) == sorted(expected)

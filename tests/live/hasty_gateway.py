@@ -9,9 +9,9 @@ from gateway.transports import event_stream, websocket
 EVERY = 1
 
 # Constants for everybody else.
-vars(wire)["HEARTBEAT_S"] = vars(frame_codec)["HEARTBEAT_S"] = vars(websocket)["HEARTBEAT_AFTER"] = vars(event_stream)[
-    "KEEP_ALIVE"
-] = EVERY
+vars(wire)["HEARTBEAT_S"] = vars(frame_codec)["HEARTBEAT_S"] = vars(websocket)["HEARTBEAT_INTERVAL_S"] = vars(
+    event_stream
+)["KEEP_ALIVE_S"] = EVERY
 
 if __name__ == "__main__":
     main()

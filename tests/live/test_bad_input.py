@@ -828,7 +828,7 @@ async def test_who_says_no_hello_is_closed_after_five_seconds(gate: Gate) -> Non
 async def test_who_is_too_fast_is_told_so_and_then_closed(gate: Gate) -> None:
     unwatch = spelled(TEXT, b'{"type":"unwatch","conversation":"ann-1"}')
     async with raw(gate) as opened:
-        opened.write(unwatch * (int(session.BURST) + 20))
+        opened.write(unwatch * (int(session.MAX_BURST_FRAMES) + 20))
         error = await opened.heard("error")
         assert (error["code"], error["retry_after"]) == ("too_fast", 1.0)
         opened.write(unwatch * 5_000)
@@ -837,7 +837,7 @@ async def test_who_is_too_fast_is_told_so_and_then_closed(gate: Gate) -> None:
 
 async def test_who_is_too_fast_for_a_moment_goes_on_after_it(gate: Gate, conversation: str) -> None:
     async with raw(gate) as opened:
-        for _ in range(int(session.BURST) + 10):
+        for _ in range(int(session.MAX_BURST_FRAMES) + 10):
             opened.say({"type": "unwatch", "conversation": conversation})
         retry_after = (await opened.heard("error"))["retry_after"]
         # What the error itself asks a client to do.
@@ -847,7 +847,7 @@ async def test_who_is_too_fast_for_a_moment_goes_on_after_it(gate: Gate, convers
 
 async def test_too_many_requests_at_once_are_each_answered(gate: Gate, conversation: str) -> None:
     """Accepted or refused with its key; what was refused can be sent again, and nothing is there twice."""
-    keys = [f"key-{number}" for number in range(websocket.MAX_WAITING + 10)]
+    keys = [f"key-{number}" for number in range(websocket.MAX_WAITING_REQUESTS + 10)]
     frames = {
         key: {"type": "send", "key": key, "conversation": f"{conversation}-{key}", "text": key, "model": "fake"}
         for key in keys
@@ -1202,7 +1202,7 @@ async def test_who_asks_for_snapshots_and_takes_none_holds_one_of_them(gate: Gat
         for _ in range(60):
             opened.say({"type": "watch", "conversation": conversation})
             # As fast as a client may.
-            await asyncio.sleep(1 / session.FRAMES_A_SECOND)
+            await asyncio.sleep(1 / session.MAX_FRAMES_PER_S)
             most = max(most, gate.memory)
     print(f"at most {most - held:.1f} MiB more were held")
     assert most - held < 12

@@ -31,33 +31,33 @@ HANDSHAKE: Final = (
 )
 
 
-class Told:
-    """What stands in the place of a `Connection`: it notes what it is told."""
+class RecordingConnection:
+    """A substitute for `Connection` that records the calls of its socket."""
 
     def __init__(self) -> None:
-        self.what: list[str] = []
+        self.calls: list[str] = []
 
     def receive(self, data: str | bytes) -> None:
-        self.what.append("received")
+        self.calls.append("received")
 
-    def filled(self) -> None:
-        self.what.append("filled")
+    def pause_writing(self) -> None:
+        self.calls.append("paused")
 
-    def drained(self) -> None:
-        self.what.append("drained")
+    def resume_writing(self) -> None:
+        self.calls.append("resumed")
 
     def closing(self) -> None:
-        self.what.append("closing")
+        self.calls.append("closing")
 
-    def lost(self) -> None:
-        self.what.append("lost")
+    def connection_lost(self) -> None:
+        self.calls.append("lost")
 
 
 class Application:
     """Answers a request with a large body, and takes over every WebSocket."""
 
     def __init__(self) -> None:
-        self.taken: list[tuple[DirectSocket, Told]] = []
+        self.taken: list[tuple[DirectSocket, RecordingConnection]] = []
         self.refused = False
         self.port = 0
 
@@ -74,9 +74,9 @@ class Application:
         except ClientDisconnected:
             self.refused = True
             raise
-        told: Any = Told()
-        self.taken.append((taken, told))
-        await taken.serve(told)
+        connection: Any = RecordingConnection()
+        self.taken.append((taken, connection))
+        await taken.serve(connection)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -108,16 +108,16 @@ async def test_its_connection_is_told_before_a_close_is_answered(application: Ap
     with await connected(application) as client:
         await loop.sock_sendall(client, HANDSHAKE)
         assert b" 101 " in await loop.sock_recv(client, 4096)
-        taken, told = application.taken[-1]
+        taken, connection = application.taken[-1]
         taken.write(FrameBatch((HEARTBEAT_FRAME,)))
         await loop.sock_sendall(client, frame(CLOSE, (1000).to_bytes(2)))
-        await until(lambda: "closing" in told.what)
-        heard = b""
+        await until(lambda: "closing" in connection.calls)
+        received = b""
         while piece := await loop.sock_recv(client, 4096):
-            heard += piece
-        assert heard.endswith(bytes((0x80 | CLOSE, 2)) + (1000).to_bytes(2))
-        await until(lambda: "lost" in told.what)
-        assert told.what == ["closing", "lost"]
+            received += piece
+        assert received.endswith(bytes((0x80 | CLOSE, 2)) + (1000).to_bytes(2))
+        await until(lambda: "lost" in connection.calls)
+        assert connection.calls == ["closing", "lost"]
 
 
 async def test_who_takes_nothing_is_full_and_is_so_no_longer_when_it_takes(application: Application) -> None:
@@ -125,14 +125,14 @@ async def test_who_takes_nothing_is_full_and_is_so_no_longer_when_it_takes(appli
     with await connected(application) as client:
         await loop.sock_sendall(client, HANDSHAKE)
         assert b" 101 " in await loop.sock_recv(client, 4096)
-        taken, told = application.taken[-1]
-        assert taken.direct is not None
-        taken.direct(bytes(LARGE))
-        assert told.what == ["filled"]
+        taken, connection = application.taken[-1]
+        assert taken.direct_write is not None
+        taken.direct_write(bytes(LARGE))
+        assert connection.calls == ["paused"]
         left = LARGE
         while left:
             left -= len(await loop.sock_recv(client, 1 << 16))
-        await until(lambda: told.what == ["filled", "drained"])
+        await until(lambda: connection.calls == ["paused", "resumed"])
 
 
 async def test_who_has_not_read_what_came_before_is_not_taken_over(application: Application) -> None:

@@ -16,9 +16,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from gateway.admission import ELSEWHERE_WITHIN
+from gateway.admission import RETRY_ELSEWHERE_S
 from gateway.drain import RECONNECT_WITHIN_S
-from gateway.transports.event_stream import COME_BACK_WITHIN
+from gateway.transports.event_stream import RECONNECT_WITHIN_MS
 from tests.live.client import Client
 from tests.live.conftest import MODELS, House, entries, text_of
 from tests.live.processes import GatewayProcess
@@ -108,7 +108,7 @@ async def test_it_says_so_first_then_sends_everybody_away_and_takes_nobody(
         with pytest.raises(InvalidStatus) as refused:
             await connect(leaving.socket_url)
         assert refused.value.response.status_code == 503
-        assert refused.value.response.headers["Retry-After"] == str(math.ceil(ELSEWHERE_WITHIN))
+        assert refused.value.response.headers["Retry-After"] == str(math.ceil(RETRY_ELSEWHERE_S))
         reply = await http.get(f"{leaving.url}/v1/conversations/{conversation}/events")
         assert reply.status_code == 503
         assert reply.headers["retry-after"] == "1"
@@ -126,7 +126,7 @@ async def test_it_says_so_first_then_sends_everybody_away_and_takes_nobody(
             assert any(event["type"] == "moving" for event in reader.events)
             assert any(event["type"] == "moving" for event in reader.events)
             assert reader.retry is not None
-            assert reader.retry <= COME_BACK_WITHIN
+            assert reader.retry <= RECONNECT_WITHIN_MS
         assert await asyncio.to_thread(leaving.wait) == 0
         assert time.monotonic() - begun < 6 + WITHIN
         assert "Traceback" not in leaving.text

@@ -14,8 +14,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from gateway.admission import BURST, FULL_FOR, PROMISED
-from gateway.app import FILES_TO_SPARE
+from gateway.admission import BURST_S, RESERVED_SHARE, RETRY_WHEN_FULL_S
+from gateway.app import SPARE_FILES
 from tests.live.client import Client
 from tests.live.processes import GatewayProcess
 
@@ -46,13 +46,13 @@ async def test_beyond_its_places_it_refuses_and_those_inside_go_on(house: House,
                 async with connect(gateway.socket_url) as opened:
                     last = await entered(opened)
                     assert last["code"] == "overloaded"
-                    assert FULL_FOR / 2 <= last["retry_after"] <= FULL_FOR
+                    assert RETRY_WHEN_FULL_S / 2 <= last["retry_after"] <= RETRY_WHEN_FULL_S
                     await opened.wait_closed()
                     assert opened.close_code == 1013
             async with httpx2.AsyncClient() as http:
                 reply = await http.get(f"{gateway.url}/v1/conversations/{conversation}/events")
                 assert reply.status_code == 503
-                assert FULL_FOR / 2 <= int(reply.headers["retry-after"]) <= FULL_FOR
+                assert RETRY_WHEN_FULL_S / 2 <= int(reply.headers["retry-after"]) <= RETRY_WHEN_FULL_S
                 # What takes no place is answered.
                 assert (await http.get(f"{gateway.url}/v1/conversations/{conversation}")).status_code == 200
             assert gateway.counts("tokenwire_refused_total")['code="1013"'] == 10
@@ -82,7 +82,7 @@ async def test_who_may_open_few_files_refuses_before_there_are_none(
     few_files: GatewayProcess, conversation: str
 ) -> None:
     """Then there are still descriptors to say no with, and for those who only ask."""
-    places = 100 - FILES_TO_SPARE
+    places = 100 - SPARE_FILES
     async with AsyncExitStack() as stack:
         answers = []
         for _ in range(100):
@@ -122,7 +122,7 @@ async def test_a_storm_that_obeys_the_hints_is_through_in_time(house: House, con
             refusals = await asyncio.gather(*(come() for _ in range(count)))
             took = time.monotonic() - begun
             print(f"{count} at {rate} a second in {took:.1f} s; refused {max(refusals)} times at the most")
-            assert took <= (count / rate - BURST) / PROMISED + 3
+            assert took <= (count / rate - BURST_S) / RESERVED_SHARE + 3
             assert sum(refusals) <= 2 * count
             assert not watching.answer(response).ends
             await watching.stop(response)

@@ -69,7 +69,7 @@ async def test_an_answer_arrives_whole_and_is_stopped(house: House, conversation
 
 
 async def test_who_takes_nothing_is_let_go(house: House, conversation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket, "WRITE_WITHIN", 1.0)
+    monkeypatch.setattr(websocket, "WRITE_WITHIN_S", 1.0)
     async with plain_gateway(house.server.url) as (shared, url):
         async with Client(conversation) as witness:
             await witness.connect(house.urls()[0])

@@ -1,4 +1,4 @@
-"""RFC 6455, case by case: the protocol class of `/v1/ws` before an application that says what it hears.
+"""RFC 6455, case by case: the protocol class of `/v1/ws` with an application that sends back what it receives.
 
 The sections are those of Autobahn's fuzzing client, which needs Python 2 and so does not run here: framing, pings,
 reserved bits, opcodes, fragmentation, UTF-8, the closing handshake, limits.
@@ -36,34 +36,34 @@ KEY: Final = bytes((0x37, 0xFA, 0x21, 0x3D))
 UTF8: Final = "Hello-µ@ßöäüàá-UTF-8!! κόσμε 😀".encode()
 
 
-class Said(FrameBatch):
-    """A message as it was heard."""
+class Message(FrameBatch):
+    """A message as it was received."""
 
     def __init__(self, data: str | bytes) -> None:
         super().__init__()
         opcode = Opcode.TEXT if isinstance(data, str) else Opcode.BINARY
-        self._packet = Frame(opcode, data.encode() if isinstance(data, str) else data).serialize(mask=False)
+        self._encoded = Frame(opcode, data.encode() if isinstance(data, str) else data).serialize(mask=False)
 
 
 class Echo:
-    """What stands in the place of a `Connection`."""
+    """A substitute for `Connection` that sends each message back."""
 
     def __init__(self, socket: DirectSocket) -> None:
         self._socket = socket
 
     def receive(self, data: str | bytes) -> None:
-        self._socket.write(Said(data))
+        self._socket.write(Message(data))
 
-    def filled(self) -> None:
+    def pause_writing(self) -> None:
         pass
 
     def closing(self) -> None:
         pass
 
-    def drained(self) -> None:
+    def resume_writing(self) -> None:
         pass
 
-    def lost(self) -> None:
+    def connection_lost(self) -> None:
         pass
 
 

@@ -115,9 +115,9 @@ def test_the_state_of_an_older_attempt_is_ignored() -> None:
 class Screen:
     """A viewer."""
 
-    direct = None
+    direct_write = None
 
-    def give(self, burst: FrameBatch) -> None:
+    def send(self, burst: FrameBatch) -> None:
         pass
 
 
@@ -141,9 +141,9 @@ def test_a_gateway_reports_viewers_and_lag_of_a_response() -> None:
     turns = HistoryId(0, 0)
     screens = [Screen() for _ in range(3)]
     for screen in screens:
-        hub.join(room, screen, Position(turns, ((A, None),)))
+        hub.subscribe(room, screen, Position(turns, ((A, None),)))
     hub.flush()
-    hub.full(screens[2])
+    hub.pause(screens[2])
     room.responses[A].extend(QUEUED[0], [STARTED, TEXT])
     assert watched([room]) == (Watched(A, "c1", "running", 1, 3, 1, 2),)
 
@@ -151,8 +151,8 @@ def test_a_gateway_reports_viewers_and_lag_of_a_response() -> None:
 def test_a_viewer_without_a_cursor_lacks_every_entry() -> None:
     hub = Hub()
     room = room_with(hub, "c1", A, QUEUED, STARTED)
-    room.behind[Screen()] = Position(None, ((A, None), (B, None)))
-    hub.join(room, Screen(), Position(None, ((B, None),)))
+    room.lagging[Screen()] = Position(None, ((A, None), (B, None)))
+    hub.subscribe(room, Screen(), Position(None, ((B, None),)))
     assert watched([room]) == (Watched(A, "c1", "running", 1, 1, 1, 2),)
 
 

@@ -32,7 +32,7 @@ async def test_whoever_has_gone_before_it_begins_leaves_nothing_behind(version: 
     ended: list[bool] = []
     events = stream()
     if given:
-        events.give(FrameBatch((HEARTBEAT_FRAME,)))
+        events.send(FrameBatch((HEARTBEAT_FRAME,)))
 
     async def receive() -> Message:
         return {"type": "http.disconnect"}

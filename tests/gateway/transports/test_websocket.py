@@ -8,14 +8,14 @@ from typing import Any
 from gateway.feed.feed import Feed
 from gateway.hub import Hub
 from gateway.session import Session
-from gateway.timer_wheel import STEP, TimerWheel
-from gateway.transports.websocket import WRITE_WITHIN, Connection
+from gateway.timer_wheel import STEP_S, TimerWheel
+from gateway.transports.websocket import WRITE_WITHIN_S, Connection
 
 
 class Socket:
     """One that takes what it is given."""
 
-    direct = None
+    direct_write = None
 
     def __init__(self) -> None:
         self.closed: list[int] = []
@@ -37,11 +37,19 @@ def test_who_is_full_again_and_again_is_not_let_off_what_else_is_due() -> None:
     wheel: TimerWheel[Connection] = TimerWheel(now)
     hub, socket = Hub(), Socket()
     session = Session("s", nothing, None, now)
-    connection = Connection(socket, session, hub, Feed(nothing, hub, 0), nothing, wheel, lambda _: None)
-    connection.filled()
-    assert session.due(now, time.time()) < now + WRITE_WITHIN
-    assert wheel.due(session.due(now, time.time()) + STEP) == [connection]
-    connection.tick(now + WRITE_WITHIN, time.time())
+    connection = Connection(
+        socket=socket,
+        session=session,
+        hub=hub,
+        feed=Feed(nothing, hub, 0),
+        submissions=nothing,
+        timers=wheel,
+        lost=lambda _: None,
+    )
+    connection.pause_writing()
+    assert session.due(now, time.time()) < now + WRITE_WITHIN_S
+    assert wheel.due(session.due(now, time.time()) + STEP_S) == [connection]
+    connection.tick(now + WRITE_WITHIN_S, time.time())
     assert socket.closed == [4408]
 
 
@@ -51,7 +59,15 @@ def test_nothing_is_due_of_one_that_closes() -> None:
     wheel: TimerWheel[Connection] = TimerWheel(now)
     hub = Hub()
     session = Session("s", nothing, None, now)
-    connection = Connection(Socket(), session, hub, Feed(nothing, hub, 0), nothing, wheel, lambda _: None)
+    connection = Connection(
+        socket=Socket(),
+        session=session,
+        hub=hub,
+        feed=Feed(nothing, hub, 0),
+        submissions=nothing,
+        timers=wheel,
+        lost=lambda _: None,
+    )
     connection.closing()
-    connection.filled()
+    connection.pause_writing()
     assert wheel.due(now + 1000.0) == []
