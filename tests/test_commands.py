@@ -186,6 +186,7 @@ def test_shell_line_succeeds(command: str, tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size > 10]
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("command", PYTEST)
 def test_pytest_command_selects_tests(command: str) -> None:
     argv, variables = words(command)
