@@ -19,14 +19,6 @@ NAME: Final = re.compile(r"[a-z]+(_[a-z]+)+\Z")
 SPREAD: Final = {"error_fields": {"error", "where"}, "_log_fields": {"conversation", "response", "attempt"}}
 """The fields of `**error_fields(error)` and `**self._log_fields`."""
 
-NOT_CONVERTED: Final = (
-    "gateway/feed/feed.py",
-    "gateway/submissions.py",
-    "gateway/transports/uvicorn_protocol.py",
-    "gateway/transports/websocket.py",
-)
-"""Modules that may still log prose. While one does, the page may list events that no module logs."""
-
 
 @dataclass(slots=True)
 class Event:
@@ -121,22 +113,11 @@ EVENTS, PROSE = code()
 
 
 def test_every_log_call_is_an_event() -> None:
-    assert [place for place in PROSE if not place.startswith(NOT_CONVERTED)] == []
+    assert PROSE == []
 
 
 def test_page_lists_every_event_with_level_and_fields() -> None:
-    listed = page()
-    found = {}
-    for name in EVENTS.keys() & listed.keys():
-        row = listed[name]
-        # A module that still logs prose may add a field to an event of another one.
-        found[name] = Event(row.levels, row.fields & EVENTS[name].fields if PROSE else row.fields)
-    assert found == EVENTS
-
-
-def test_page_lists_no_other_event() -> None:
-    if not PROSE:
-        assert set(page()) - set(EVENTS) == set()
+    assert page() == EVENTS
 
 
 def test_documents_name_listed_events() -> None:
