@@ -49,6 +49,9 @@ LIMITS: Final = {
 }
 """Rows of the table of limits in OPERATIONS.md."""
 
+NO_SETTINGS: Final = {"TOKENWIRE_HYPOTHESIS", "TOKENWIRE_TEST_STORES", "TOKENWIRE_DISCONNECTS", "TOKENWIRE_JWTKEY"}
+"""Variables of the tests, and the example of a misspelled one."""
+
 HEADINGS: Final = ("Context", "Decision", "Measured", "Rejected")
 """The headings of a decision, in this order; only the decision itself is required."""
 
@@ -205,3 +208,14 @@ def test_referenced_decisions_exist() -> None:
             if path.suffix in {".py", ".md", ".ts", ".lua", ".c"} and "node_modules" not in path.parts:
                 named |= set(re.findall(r"decisions?/(\d{4})", path.read_text()))
     assert named - numbers == set()
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_path_and_setting_in_code_marks_exists(page: str) -> None:
+    spans = re.findall(r"`([^`\n]+)`", document(page))
+    paths = {span for span in spans if re.fullmatch(r"(gateway|workers|web|tests|deploy)/[\w./*-]+", span)}
+    # Pages in tests/ name files relative to it.
+    missing = {path for path in paths if not any([*root.glob(path.rstrip("/"))] for root in (ROOT, ROOT / "tests"))}
+    named = {name for span in spans for name in re.findall(r"\bTOKENWIRE_[A-Z_]*[A-Z]\b", span)}
+    missing |= {name for name in named if name.removeprefix("TOKENWIRE_").lower() not in Settings.model_fields}
+    assert missing - NO_SETTINGS == set()
