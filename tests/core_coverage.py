@@ -96,7 +96,7 @@ def run() -> tuple[coverage.Coverage, set[str]]:
 
 
 def problem(module: str, measured: coverage.Coverage, failed: set[str]) -> str | None:
-    """Return what is wrong with a module's coverage; None if it is complete."""
+    """Return the gap in a module's coverage; None if it is complete."""
     tests, source = CORE[module], source_of(module)
     if not (ROOT / tests).exists():
         return f"{source}: there is no {tests}"

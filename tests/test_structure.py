@@ -8,11 +8,14 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from tests.core_coverage import CORE, ROOT, source_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CONTRACTS: Final[dict[str, dict[str, Any]]] = {
@@ -52,6 +55,41 @@ def test_package_init_contains_only_a_docstring(package: str) -> None:
     (only,) = parsed(Path(package)).body
     assert isinstance(only, ast.Expr)
     assert isinstance(only.value, ast.Constant)
+
+
+def public_coroutines() -> Iterator[tuple[str, str]]:
+    """Yield the place and the docstring of every public coroutine of the product."""
+    for package in ("gateway", "workers"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for owner in ast.walk(ast.parse(path.read_text())):
+                if isinstance(owner, (ast.Module, ast.ClassDef)) and not getattr(owner, "name", "").startswith("_"):
+                    for node in owner.body:
+                        if isinstance(node, ast.AsyncFunctionDef) and not node.name.startswith("_"):
+                            yield f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", ast.get_docstring(node) or ""
+
+
+def test_public_coroutines_document_cancellation() -> None:
+    missing = [
+        place
+        for place, docstring in public_coroutines()
+        # An override refers to the method that it overrides.
+        if "cancel" not in docstring.lower() and not docstring.startswith("See ")
+    ]
+    assert missing == []
+
+
+WORKER_IMPORTS: Final = """
+import sys
+import gateway.cli.worker, workers.providers.demo
+print(sorted({name.partition(".")[0] for name in sys.modules} & {"starlette", "uvicorn", "jwt", "websockets"}))
+"""
+
+
+def test_a_worker_starts_without_an_http_server() -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-c", WORKER_IMPORTS], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "[]"
 
 
 def check_contracts(folder: Path, contract: str | None = None) -> subprocess.CompletedProcess[str]:

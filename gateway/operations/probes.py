@@ -51,7 +51,7 @@ class Probes:
         ]
 
     async def healthz(self, _: Request) -> Response:
-        """Return 200: the event loop runs."""
+        """Return 200: the event loop runs. Safe to cancel."""
         return PlainTextResponse("ok\n")
 
     async def readyz(self, _: Request) -> Response:
@@ -59,13 +59,13 @@ class Probes:
         return await self._ready()
 
     async def metrics(self, request: Request) -> Response:
-        """Return the metrics to operators, and to this machine if no other port serves them."""
+        """Return the metrics to operators, and to this machine if no other port serves them. Safe to cancel."""
         if has_operator_token(request, self._operator_token) or (self._metrics_port is None and is_local(request)):
             return metrics_response()
         return PlainTextResponse("metrics are for operators: see TOKENWIRE_METRICS_PORT\n", 404)
 
     async def kill(self, request: Request) -> Response:
-        """GET: return the process that the page may kill, 204 for none. POST: kill it."""
+        """GET: return the process that the page may kill, 204 for none. POST: kill it. Safe to cancel."""
         if not self._killable():
             return Response(status_code=204)
         if request.method == "POST":

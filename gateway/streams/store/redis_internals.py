@@ -50,6 +50,7 @@ def raise_connection_errors(pool: ConnectionPool) -> None:
 
     class CheckedConnection(base):  # type: ignore[misc, valid-type]
         async def send_packed_command(self, *arguments: Any, **options: Any) -> None:
+            """See `redis.asyncio.Connection`; raises ConnectionError where uvloop raises RuntimeError."""
             try:
                 await super().send_packed_command(*arguments, **options)
             except RuntimeError as error:
