@@ -199,7 +199,7 @@ class ResponseReplica:
         queued = self.queued
         assert queued is not None
         frames: list[Frame] = []
-        # The end has a frame of its own, so the cursor of the frames before it must not include the end.
+        # The end has a separate frame, so the cursor of the frames before it must not include the end.
         last = tail.seq - 1
         at = str(self._tail_bytes, "ascii") if self.end is None else f"{self._attempt_at(last)}-{last}"
         continued = after is None or self.has(after)

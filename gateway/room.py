@@ -234,7 +234,7 @@ class Room:
         return replica is not None and replica.end is not None and replica.tail == cursor
 
     def _ending(self, response: str, cursor: LogId | None, findings: Findings) -> list[Frame] | None:
-        """Return what a viewer is missing of a response, with its end. None: the end is not known; see `findings`."""
+        """Return the frames after `cursor` of a response, with its end. None: the end is not known; see `findings`."""
         replica, item = self.responses.get(response), self.history.settled.get(response)
         settled = item.entry if item is not None and isinstance(item.entry, Settled) else None
         if replica is not None and replica.end is not None:

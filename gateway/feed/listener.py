@@ -30,7 +30,7 @@ ACKNOWLEDGE_WITHIN_S: Final = 5.0
 
 MIN_PAUSE_S: Final = 0.05
 MAX_PAUSE_S: Final = 0.25
-"""Pause between two attempts to subscribe: what was published meanwhile is shown this much later."""
+"""Pause between two attempts to subscribe. Entries published during it are shown this much later."""
 
 PLACEHOLDER: Final = b"tw:gateways"
 """A channel without messages, so that the subscription always has one."""
@@ -47,7 +47,7 @@ class Listener:
         received: Callable[[], None],
         load_soon: Callable[[Room], None],
     ) -> None:
-        """`received` is called after each message; `load_soon` reads what a room is missing."""
+        """`received` is called after each message; `load_soon` reads the logs that a room needs."""
         self._store = store
         self._hub = hub
         self._health = health

@@ -1,4 +1,4 @@
-"""Loads logs from the store into the hub: snapshots of whole logs, and what a replica is missing."""
+"""Loads logs from the store into the hub: whole logs, or the entries after the tail of a replica."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Loader:
         return lock is not None and lock.locked()
 
     def forget(self, room: Room) -> None:
-        """Free what is held for a room that is evicted."""
+        """Free the lock of a room that is evicted."""
         self._locks.pop(room.name, None)
 
     async def _read(self, room: Room, log: Log) -> None:

@@ -45,7 +45,7 @@ class Reconciler:
         subscription_health: SubscriptionHealth,
         load_soon: Callable[[Room], None],
     ) -> None:
-        """`load_soon` reads what a room is missing."""
+        """`load_soon` reads the logs that a room needs."""
         self._store = store
         self._hub = hub
         self._store_health = store_health

@@ -55,10 +55,10 @@ class Socket(Protocol):
         """Write frames whole and in order. Calls `Connection.pause_writing` when the write buffer is full."""
 
     def close(self, code: int, reason: str) -> None:
-        """Write what is buffered, then close with a closing handshake."""
+        """Flush the write buffer, then close with a closing handshake."""
 
     def abort(self) -> None:
-        """Close immediately; what is buffered is lost."""
+        """Close immediately; the write buffer is lost."""
 
 
 class Connection:

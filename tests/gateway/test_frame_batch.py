@@ -1,4 +1,4 @@
-"""A burst's packet is what RFC 6455 says it is: another implementation reads the same frames from it."""
+"""The encoding of a frame batch (RFC 6455): another implementation decodes the same frames."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ LENGTHS = st.one_of(st.integers(0, 300), st.sampled_from([125, 126, 127, 65_535,
 
 
 @given(st.lists(LENGTHS, max_size=4))
-def test_a_packet_is_each_frame_as_one_unmasked_text_frame(lengths: list[int]) -> None:
-    burst = FrameBatch(Frame("delta", bytes([97 + index]) * length) for index, length in enumerate(lengths))
+def test_batch_is_encoded_as_unmasked_text_frames(lengths: list[int]) -> None:
+    batch = FrameBatch(Frame("delta", bytes([97 + index]) * length) for index, length in enumerate(lengths))
     parser = Protocol(CLIENT, max_size=None)
-    parser.receive_data(burst.encoded)
+    parser.receive_data(batch.encoded)
     read = parser.events_received()
     assert parser.parser_exc is None
-    assert [frame.data for frame in read if isinstance(frame, ReadFrame)] == [frame.body for frame in burst]
+    assert [frame.data for frame in read if isinstance(frame, ReadFrame)] == [frame.body for frame in batch]
     assert all(isinstance(frame, ReadFrame) and frame.opcode is Opcode.TEXT and frame.fin for frame in read)
 
 
-def test_a_packet_is_made_once() -> None:
-    burst = FrameBatch((Frame("delta", b"{}"),))
-    assert burst.encoded is burst.encoded
+def test_batch_is_encoded_once() -> None:
+    batch = FrameBatch((Frame("delta", b"{}"),))
+    assert batch.encoded is batch.encoded

@@ -1,8 +1,8 @@
-"""The model: whatever is lost, doubled, delayed, cut or rebuilt, every viewer shows exactly what the logs say.
+"""A stateful model of the hub: under any fault, every viewer shows exactly what the logs hold.
 
-Two gateways copy the logs of one store, which a failover may throw back to an earlier state. What reaches them is
-published entries, each delivered, lost or doubled, and comparisons with the store. Clients join and leave either
-gateway, fall behind, and are cut off between any two frames.
+Two gateways replicate the logs of one store, which a failover may reset to an earlier state. The gateways receive
+published entries, each delivered, lost or duplicated, and reconcile with the store. Clients subscribe and unsubscribe
+at either gateway, lag, and disconnect between any two frames.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ LETTERS = st.text('abé😀"\\\n', min_size=1, max_size=6)
 
 @dataclass
 class Logs:
-    """All that the store holds: what a failover restores."""
+    """The logs of the store; a failover restores an earlier copy."""
 
     history: list[tuple[HistoryId, bytes]] = field(default_factory=list)
     responses: dict[str, list[tuple[LogId, bytes]]] = field(default_factory=dict)
 
 
 def bodies(packet: bytes) -> list[bytes]:
-    """The payloads of WebSocket frames (RFC 6455, section 5.2)."""
+    """Return the payloads of WebSocket frames (RFC 6455, section 5.2)."""
     found = []
     while packet:
         size = packet[1]
@@ -69,18 +69,18 @@ def bodies(packet: bytes) -> list[bytes]:
 
 
 class Client:
-    """A client and its connection: frames on their way to it can be lost with the connection, from any one on."""
+    """A client and its connection. A disconnect loses the frames in flight, from any frame on."""
 
     def __init__(self, *, direct: bool) -> None:
         self.transcript = Transcript(CONVERSATION)
         self.gateway: Gateway | None = None
         self.in_flight: list[bytes] = []
-        self.full = False
+        self.paused = False
         self.direct_write = self.write if direct else None
 
     def write(self, packet: bytes) -> None:
         self.in_flight += bodies(packet)
-        if self.full and self.gateway is not None:
+        if self.paused and self.gateway is not None:
             self.gateway.hub.pause(self)
 
     def send(self, batch: FrameBatch) -> None:
@@ -93,7 +93,7 @@ class Client:
 
 
 class Gateway:
-    """The hub, and what the feed does with it."""
+    """A hub with the operations of the feed."""
 
     def __init__(self) -> None:
         self.hub = Hub()
@@ -129,7 +129,7 @@ class Gateway:
 
 
 class Delivery(RuleBasedStateMachine):
-    """See the head of this module."""
+    """The model; see the module docstring."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,13 +139,13 @@ class Delivery(RuleBasedStateMachine):
         self.clients: list[Client] = []
         self.nonce = 1
         self.lost: dict[str, list[tuple[LogId, bytes]]] = {}
-        """What a worker wrote that a failover took back: it writes the same again before anything else."""
+        """Entries that a failover lost; their worker writes them again before new ones."""
         self.dead: set[tuple[str, int]] = set()
-        """Attempts whose worker writes no more."""
+        """Attempts whose worker has stopped writing."""
         self.texts: dict[tuple[str, str], str] = {}
-        """What is to be shown of a response at each cursor that any of its logs ever had."""
+        """The text of a response at each cursor that any of its logs ever had."""
 
-    def fresh(self) -> int:
+    def next_number(self) -> int:
         self.nonce += 1
         return self.nonce
 
@@ -170,9 +170,9 @@ class Delivery(RuleBasedStateMachine):
         self.texts[response, str(entry)] = self.text_of(response)
         return Published(response, str(entry).encode(), previous.encode(), [value])
 
-    def happen(self, value: bytes) -> Published:
+    def append_history(self, value: bytes) -> Published:
         previous = self.logs.history[-1][0] if self.logs.history else None
-        entry = HistoryId(previous.seq + 1 if previous else 1, self.fresh())
+        entry = HistoryId(previous.seq + 1 if previous else 1, self.next_number())
         self.logs.history.append((entry, value))
         return Published(None, str(entry).encode(), str(previous or "-").encode(), [value])
 
@@ -187,7 +187,7 @@ class Delivery(RuleBasedStateMachine):
         return [name for name, log in self.logs.responses.items() if log[-1][1][:1] == log_entries.END]
 
     def written(self) -> list[str]:
-        """The responses that a living worker writes."""
+        """Return the responses that a live worker writes."""
         return [r for r in self.open(claimed=True) if (r, self.logs.responses[r][-1][0].attempt) not in self.dead]
 
     def rewind(self, response: str, fates: list[int]) -> None:
@@ -198,7 +198,7 @@ class Delivery(RuleBasedStateMachine):
 
     def begin(self, response: str, kind: bytes, fates: list[int]) -> None:
         last = self.logs.responses[response][-1][0]
-        entry = LogId((last.number + 1) * NONCES + self.fresh(), last.seq + 1)
+        entry = LogId((last.number + 1) * NONCES + self.next_number(), last.seq + 1)
         self.publish([self.put(response, entry, log_entries.encode(kind, Start("default", "w")))], fates)
 
     fates = st.lists(st.sampled_from([1, 1, 1, 0, 2]), min_size=2, max_size=2)
@@ -206,14 +206,14 @@ class Delivery(RuleBasedStateMachine):
     @precondition(lambda self: len(self.logs.responses) < 6)
     @rule(text=LETTERS, fates=fates)
     def submit(self, text: str, fates: list[int]) -> None:
-        message, response = f"m{self.fresh()}", keys.response_id(CONVERSATION, f"{self.fresh():016d}")
+        message, response = f"m{self.next_number()}", keys.response_id(CONVERSATION, f"{self.next_number():016d}")
         self.logs.responses[response] = []
         parts = [
-            self.happen(log_entries.encode(log_entries.OPENED, Opened(response, message, "default"))),
-            self.happen(log_entries.encode(log_entries.MESSAGE, UserMessage(message, text))),
+            self.append_history(log_entries.encode(log_entries.OPENED, Opened(response, message, "default"))),
+            self.append_history(log_entries.encode(log_entries.MESSAGE, UserMessage(message, text))),
             self.put(
                 response,
-                LogId(self.fresh(), 1),
+                LogId(self.next_number(), 1),
                 log_entries.encode(log_entries.QUEUED, Queued(CONVERSATION, message, "default")),
             ),
         ]
@@ -223,12 +223,14 @@ class Delivery(RuleBasedStateMachine):
     @rule(data=st.data(), fates=fates)
     def retry(self, data: st.DataObject, fates: list[int]) -> None:
         former = data.draw(st.sampled_from(self.ended()))
-        response = keys.response_id(CONVERSATION, f"{self.fresh():016d}")
+        response = keys.response_id(CONVERSATION, f"{self.next_number():016d}")
         queued = Queued(CONVERSATION, "m", "default", replaces=former)
         self.logs.responses[response] = []
         parts = [
-            self.happen(log_entries.encode(log_entries.OPENED, Opened(response, "m", "default", former, again=True))),
-            self.put(response, LogId(self.fresh(), 1), log_entries.encode(log_entries.QUEUED, queued)),
+            self.append_history(
+                log_entries.encode(log_entries.OPENED, Opened(response, "m", "default", former, again=True))
+            ),
+            self.put(response, LogId(self.next_number(), 1), log_entries.encode(log_entries.QUEUED, queued)),
         ]
         self.publish(parts, fates)
 
@@ -278,24 +280,24 @@ class Delivery(RuleBasedStateMachine):
         else:
             stopped = True
         last = self.logs.responses[response][-1][0]
-        attempt = (last.number + 1) * NONCES + self.fresh() if stopped or not last.number else last.attempt
+        attempt = (last.number + 1) * NONCES + self.next_number() if stopped or not last.number else last.attempt
         how = End("stopped" if stopped else "complete", retryable=stopped)
         ended = self.put(response, LogId(attempt, last.seq + 1), log_entries.encode(log_entries.END, how))
         head = log_entries.settled_head(response, keys.answer_id(response), how)
         text = b',"text":"%b"}' % log_entries.escape(self.text_of(response))
-        self.publish([ended, self.happen(log_entries.SETTLED + head + text)], fates)
+        self.publish([ended, self.append_history(log_entries.SETTLED + head + text)], fates)
 
     @rule()
     def save(self) -> None:
-        """A replica of the store is this far behind."""
+        """Save a state for a later failover."""
         self.saved.append(copy.deepcopy(self.logs))
 
     @precondition(lambda self: self.saved)
     @rule(data=st.data())
     def fail_over(self, data: st.DataObject) -> None:
-        """The store is what it was: acknowledged entries are lost, and their numbers will be given again."""
+        """Restore a saved state: acknowledged entries are lost, and their numbers will be issued again."""
         chosen = data.draw(st.integers(0, len(self.saved) - 1))
-        # What was saved after that is of a history that is no more.
+        # States that were saved later contain entries that are lost now.
         self.saved = self.saved[: chosen + 1]
         before, self.logs = self.logs, copy.deepcopy(self.saved[chosen])
         for response, log in self.logs.responses.items():
@@ -310,10 +312,10 @@ class Delivery(RuleBasedStateMachine):
     @precondition(lambda self: self.ended())
     @rule(data=st.data())
     def expire(self, data: st.DataObject) -> None:
-        """The log of an ended response is no longer kept; its text stands in the conversation."""
+        """Expire the log of an ended response; its text is in the history."""
         response = data.draw(st.sampled_from(self.ended()))
         del self.logs.responses[response]
-        # A failover does not reach back over a day.
+        # Logs live for a day, and a failover does not restore a state that old.
         self.saved = []
 
     @rule(gateway=st.integers(0, 1))
@@ -330,10 +332,10 @@ class Delivery(RuleBasedStateMachine):
 
     @rule(gateway=st.integers(0, 1))
     def restart(self, gateway: int) -> None:
-        """A gateway dies with all its connections, and a new one takes its place."""
+        """Replace a gateway; all its connections are lost."""
         for client in self.clients:
             if client.gateway is self.gateways[gateway]:
-                client.in_flight, client.gateway, client.full = [], None, False
+                client.in_flight, client.gateway, client.paused = [], None, False
         self.gateways[gateway] = Gateway()
 
     @precondition(lambda self: len(self.clients) < 5)
@@ -350,13 +352,13 @@ class Delivery(RuleBasedStateMachine):
             after = spoiled if after is not None else None
         gateway.enter(self.logs, named, after)
         frames, position = gateway.room.begin(after, named)
-        client.gateway, client.full = gateway, False
+        client.gateway, client.paused = gateway, False
         client.send(FrameBatch(frames))
         gateway.hub.subscribe(gateway.room, client, position)
 
     @precondition(lambda self: self.clients)
     @rule(data=st.data(), received=st.integers(0, 8))
-    def cut(self, data: st.DataObject, received: int) -> None:
+    def disconnect(self, data: st.DataObject, received: int) -> None:
         client = data.draw(st.sampled_from(self.clients))
         if client.gateway is None:
             return
@@ -367,42 +369,42 @@ class Delivery(RuleBasedStateMachine):
 
     @precondition(lambda self: self.clients)
     @rule(data=st.data(), gateway=st.integers(0, 1), spoiled=st.sampled_from([None, None, None, "9-9", "$", "-1"]))
-    def come_back(self, data: st.DataObject, gateway: int, spoiled: str | None) -> None:
+    def reconnect(self, data: st.DataObject, gateway: int, spoiled: str | None) -> None:
         client = data.draw(st.sampled_from(self.clients))
         if client.gateway is None:
             self.connect(client, self.gateways[gateway], spoiled)
 
     @precondition(lambda self: self.clients)
     @rule(data=st.data())
-    def fall_behind(self, data: st.DataObject) -> None:
+    def pause(self, data: st.DataObject) -> None:
         client = data.draw(st.sampled_from(self.clients))
-        client.full = True
+        client.paused = True
 
     @precondition(lambda self: self.clients)
     @rule(data=st.data(), received=st.integers(0, 8))
     def read(self, data: st.DataObject, received: int) -> None:
         client = data.draw(st.sampled_from(self.clients))
         client.receive(received)
-        if client.full and not client.in_flight and client.gateway is not None:
-            client.full = False
+        if client.paused and not client.in_flight and client.gateway is not None:
+            client.paused = False
             client.gateway.hub.resume(client)
 
     @invariant()
-    def shows_what_its_cursor_says(self) -> None:
-        """Nothing is lost, doubled or mixed: not even on the way, not even over a failover."""
+    def text_matches_cursor(self) -> None:
+        """Each text matches its cursor at any time: nothing is lost, duplicated or mixed."""
         for client in self.clients:
             for name, answer in client.transcript.open.items():
-                # A log that is gone has no cursors; its text stands in the conversation.
+                # An expired log has no cursors; its text is in the history.
                 if answer.cursor is not None and answer.resets[-1:] != ["gone"]:
                     assert answer.text == self.texts[name, answer.cursor]
 
     def teardown(self) -> None:
-        """Once nothing more is lost, every client that is connected shows the logs, and has every end."""
+        """Deliver everything: every client then shows the logs and has every end."""
         for client in self.clients:
             if client.gateway is None:
                 self.connect(client, self.gateways[0])
         for response in self.open():
-            # Somebody has each job in the end: who wrote it, and writes again what was lost, or another one.
+            # Each job finally has a worker: the one that wrote the lost tail and writes it again, or another one.
             if response in self.written():
                 self.rewind(response, [1, 0])
             else:
@@ -417,7 +419,7 @@ class Delivery(RuleBasedStateMachine):
                     gateway.load(self.logs)
             for client in self.clients:
                 client.receive()
-                client.full = False
+                client.paused = False
                 assert client.gateway is not None
                 client.gateway.hub.resume(client)
                 client.gateway.hub.flush()
@@ -445,14 +447,14 @@ class Delivery(RuleBasedStateMachine):
                 if not answer.ends:
                     assert answer.text == self.text_of(name)
         for name, answer in transcript.answers.items():
-            assert answer.ends or name in self.logs.responses, "a response that is no more never got its end"
+            assert answer.ends or name in self.logs.responses, "a lost response has no end"
 
 
-# It takes a minute of a processor that it has for itself.
+# It takes a minute of CPU time.
 TestDelivery = pytest.mark.timeout(400)(Delivery.TestCase)
 TestDelivery.settings = settings(
     settings.default,
-    # This is the promise: it gets more than its share.
+    # The main guarantee of the product, so it gets more examples than other tests.
     max_examples=5 * settings().max_examples,
     stateful_step_count=60,
     report_multiple_bugs=False,
@@ -460,25 +462,25 @@ TestDelivery.settings = settings(
 )
 
 
-class Deaf(Gateway):
-    """A gateway that believes what is published."""
+class UnreconciledGateway(Gateway):
+    """A gateway that never reconciles."""
 
     def compare(self, logs: Logs) -> None:
         pass
 
 
-class Forgetful(Delivery):
-    """As the model, but nothing is ever compared with the store."""
+class UnreconciledDelivery(Delivery):
+    """The model without reconciliation."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.gateways = [Deaf(), Deaf()]
+        self.gateways = [UnreconciledGateway(), UnreconciledGateway()]
 
 
-def test_the_model_finds_what_is_lost_without_comparisons() -> None:
+def test_model_without_reconciliation_loses_entries() -> None:
     few = settings(max_examples=300, database=None, report_multiple_bugs=False, phases=[Phase.generate])
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(Forgetful, settings=few)
+        run_state_machine_as_test(UnreconciledDelivery, settings=few)
 
 
 RESPONSE = keys.response_id(CONVERSATION, "a" * 16)
@@ -496,8 +498,8 @@ SETTLED = (
 )
 
 
-class Screen:
-    """A viewer that is full whenever it was given something, if `pause_at` says where."""
+class RecordingViewer:
+    """A viewer that records its frames. With `pause_at`, it pauses there after each batch."""
 
     direct_write: Write | None = None
 
@@ -531,30 +533,30 @@ def published(entry: tuple[Any, bytes], previous: object, response: str | None =
     return [Published(response, str(entry[0]).encode(), str(previous).encode(), [entry[1]])]
 
 
-def watch(hub: Hub, room: Room, screen: Screen, after: str | None = None, **named: str) -> None:
+def watch(hub: Hub, room: Room, viewer: RecordingViewer, after: str | None = None, **named: str) -> None:
     frames, position = room.begin(after, named)
-    screen.send(FrameBatch(frames))
-    hub.subscribe(room, screen, position)
+    viewer.send(FrameBatch(frames))
+    hub.subscribe(room, viewer, position)
     hub.flush()
 
 
-def test_viewers_at_one_position_are_given_the_same_bytes() -> None:
+def test_viewers_at_one_position_receive_the_same_batch() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
-    screens = [Screen() for _ in range(3)]
-    for screen in screens:
-        watch(hub, room, screen)
+    viewers = [RecordingViewer() for _ in range(3)]
+    for viewer in viewers:
+        watch(hub, room, viewer)
     hub.apply(room, published(TEXT, STARTED[0]))
     hub.flush()
-    given = [screen.batches[-1] for screen in screens]
+    given = [viewer.batches[-1] for viewer in viewers]
     assert given[0] is given[1] is given[2]
     assert [frame.type for frame in given[0]] == ["delta"]
 
 
-def test_who_takes_packets_is_given_those_and_may_be_pause_at_once() -> None:
+def test_direct_write_may_pause_its_viewer() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
-    screen, direct = Screen(), Screen()
+    viewer, direct = RecordingViewer(), RecordingViewer()
     packets: list[bytes] = []
 
     def write(packet: bytes) -> None:
@@ -562,61 +564,61 @@ def test_who_takes_packets_is_given_those_and_may_be_pause_at_once() -> None:
         hub.pause(direct)
 
     direct.direct_write = write
-    for each in (direct, screen):
+    for each in (direct, viewer):
         hub.subscribe(room, each, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
     hub.apply(room, published(TEXT, STARTED[0]))
     hub.flush()
-    assert packets == [screen.batches[0].encoded]
+    assert packets == [viewer.batches[0].encoded]
     assert room.lagging == {direct: room.groups[0].position}
     assert direct.batches == []
 
 
-def test_while_the_store_is_away_answers_wait_and_then_do_what_they_did() -> None:
+def test_open_responses_wait_while_store_is_unavailable() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
     other = keys.response_id(CONVERSATION, "b" * 16)
     room.responses[other] = over = ResponseReplica(other)
     over.extend(None, [QUEUED, STARTED, TEXT, ENDED])
-    screen, full = Screen(), Screen()
+    viewer, full = RecordingViewer(), RecordingViewer()
     cursors = ((RESPONSE, STARTED[0]), (other, ENDED[0]))
-    for each in (screen, full):
+    for each in (viewer, full):
         hub.subscribe(room, each, Position(ASKED[0], cursors))
     hub.pause(full)
-    idle = Screen()
+    idle = RecordingViewer()
     hub.subscribe(room, idle, Position(ASKED[0]))
     hub.notify_store_status([room], unavailable=True)
-    assert [frame["state"] for frame in screen.frames] == ["waiting"]
-    late = Screen()
+    assert [frame["state"] for frame in viewer.frames] == ["waiting"]
+    late = RecordingViewer()
     watch(hub, room, late)
     assert [shown["state"] for shown in late.frames[1]["responses"]] == ["waiting"]
     hub.notify_store_status([room], unavailable=False)
-    assert [frame["state"] for frame in screen.frames] == ["waiting", "running"]
+    assert [frame["state"] for frame in viewer.frames] == ["waiting", "running"]
     assert full.frames == idle.frames == []
     hub.resume(full)
     assert [frame["state"] for frame in full.frames] == ["running"]
 
 
-def test_who_takes_one_thing_after_the_other_is_told_of_the_store_before_anything_else() -> None:
+def test_store_status_precedes_queued_frames() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
-    slow = Screen(hub)
-    hub.subscribe(room, slow, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
+    lagging = RecordingViewer(hub)
+    hub.subscribe(room, lagging, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
     hub.notify_store_status([room], unavailable=True)
     hub.notify_store_status([room], unavailable=False)
     hub.apply(room, published(TEXT, STARTED[0]))
     given = []
     for _ in range(3):
         hub.flush()
-        given += [(frame["type"], frame.get("state")) for frame in slow.frames]
-        slow.frames.clear()
-        hub.resume(slow)
+        given += [(frame["type"], frame.get("state")) for frame in lagging.frames]
+        lagging.frames.clear()
+        hub.resume(lagging)
     assert given == [("status", "waiting"), ("status", "running"), ("delta", None)]
 
 
-def test_one_that_is_full_joins_behind() -> None:
+def test_paused_viewer_subscribes_as_lagging() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
-    full = Screen()
+    full = RecordingViewer()
     hub.pause(full)
     hub.subscribe(room, full, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
     hub.flush()
@@ -631,54 +633,54 @@ def test_one_that_is_full_joins_behind() -> None:
     assert full.kinds() == ["delta"]
 
 
-def test_one_that_falls_behind_is_given_the_rest_in_one_piece_in_every_room() -> None:
+def test_resumed_viewer_gets_coalesced_rest_in_each_room() -> None:
     hub = Hub()
     room, other = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED]), hub.open("c2")
-    slow = Screen()
-    watch(hub, room, slow)
-    watch(hub, other, slow)
-    assert slow.kinds() == ["watching", "snapshot"] * 2
-    slow.pause_at = hub
+    lagging = RecordingViewer()
+    watch(hub, room, lagging)
+    watch(hub, other, lagging)
+    assert lagging.kinds() == ["watching", "snapshot"] * 2
+    lagging.pause_at = hub
     hub.apply(room, published(TEXT, STARTED[0]))
     hub.flush()
-    assert slow.kinds() == ["delta"]
+    assert lagging.kinds() == ["delta"]
     hub.apply(room, published(ENDED, TEXT[0]))
     hub.apply(other, [Published(None, b"1-5", b"-", [ASKED[1]])])
     hub.flush()
-    assert slow.kinds() == []
-    hub.resume(slow)
+    assert lagging.kinds() == []
+    hub.resume(lagging)
     hub.flush()
-    assert len(slow.kinds()) == 1
-    slow.pause_at = None
-    hub.resume(slow)
+    assert len(lagging.kinds()) == 1
+    lagging.pause_at = None
+    hub.resume(lagging)
     hub.flush()
-    assert len(slow.kinds()) == 1
-    hub.resume(Screen())
+    assert len(lagging.kinds()) == 1
+    hub.resume(RecordingViewer())
 
 
-def test_a_viewer_leaves_while_it_is_behind() -> None:
+def test_lagging_viewer_can_unsubscribe() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
-    slow = Screen(hub)
-    watch(hub, room, slow)
-    assert slow.kinds() == ["watching", "snapshot"]
+    lagging = RecordingViewer(hub)
+    watch(hub, room, lagging)
+    assert lagging.kinds() == ["watching", "snapshot"]
     hub.apply(room, published(TEXT, STARTED[0]))
     hub.flush()
-    assert slow.kinds() == []
-    hub.resume(slow)
+    assert lagging.kinds() == []
+    hub.resume(lagging)
     hub.flush()
-    assert slow.kinds() == ["delta"]
-    hub.unsubscribe(slow)
+    assert lagging.kinds() == ["delta"]
+    hub.unsubscribe(lagging)
     assert not room.watched
     hub.apply(room, published(ENDED, TEXT[0]))
     hub.flush()
-    assert slow.kinds() == []
+    assert lagging.kinds() == []
 
 
-class Rude(Screen):
-    """A viewer whose taking makes another leave, as a socket does that is found closed."""
+class UnsubscribingViewer(RecordingViewer):
+    """A viewer whose write unsubscribes another viewer and itself, as a closed socket does."""
 
-    def __init__(self, hub: Hub, other: Screen) -> None:
+    def __init__(self, hub: Hub, other: RecordingViewer) -> None:
         super().__init__()
         self._hub = hub
         self._other = other
@@ -689,23 +691,23 @@ class Rude(Screen):
         super().send(batch)
 
 
-def test_viewers_leave_while_others_are_given_something() -> None:
+def test_write_may_unsubscribe_other_viewers() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
-    other, witness = Screen(), Screen()
-    rude = Rude(hub, other)
-    for screen, cursor in ((rude, STARTED[0]), (other, QUEUED[0]), (witness, STARTED[0])):
-        hub.subscribe(room, screen, Position(ASKED[0], ((RESPONSE, cursor),)))
+    other, witness = RecordingViewer(), RecordingViewer()
+    first = UnsubscribingViewer(hub, other)
+    for viewer, cursor in ((first, STARTED[0]), (other, QUEUED[0]), (witness, STARTED[0])):
+        hub.subscribe(room, viewer, Position(ASKED[0], ((RESPONSE, cursor),)))
     hub.apply(room, published(TEXT, STARTED[0]))
     hub.flush()
-    assert [len(each.batches) for each in (rude, other, witness)] == [1, 0, 1]
+    assert [len(each.batches) for each in (first, other, witness)] == [1, 0, 1]
     hub.unsubscribe(witness)
-    hub.subscribe(room, rude, Position(ASKED[0], ((RESPONSE, QUEUED[0]),)))
+    hub.subscribe(room, first, Position(ASKED[0], ((RESPONSE, QUEUED[0]),)))
     hub.flush()
     assert not room.watched
 
 
-def test_what_contradicts_a_copy_is_read_anew() -> None:
+def test_conflicting_publish_drops_replica_and_reloads() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
     hub.apply(room, published((LogId(2 * NONCES, 3), log_entries.TEXT + b"Bye"), LogId(2 * NONCES, 2)))
@@ -713,36 +715,36 @@ def test_what_contradicts_a_copy_is_read_anew() -> None:
     assert RESPONSE not in room.responses
 
 
-def test_a_viewer_leaves_one_room_or_all() -> None:
+def test_viewer_unsubscribes_from_one_room_or_all() -> None:
     hub = Hub()
     room, other = hub.open(CONVERSATION), hub.open("c2")
-    screen = Screen()
-    watch(hub, room, screen)
-    watch(hub, other, screen)
-    hub.unsubscribe(screen, room)
+    viewer = RecordingViewer()
+    watch(hub, room, viewer)
+    watch(hub, other, viewer)
+    hub.unsubscribe(viewer, room)
     assert [room.watched, other.watched] == [False, True]
-    hub.unsubscribe(screen)
-    hub.unsubscribe(screen)
+    hub.unsubscribe(viewer)
+    hub.unsubscribe(viewer)
     assert [room.watched, other.watched] == [False, False]
     hub.close(room)
     assert hub.open(CONVERSATION) is not room
 
 
-def test_the_settled_copy_waits_for_the_end() -> None:
+def test_settled_message_waits_for_the_end() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
-    screen = Screen()
-    watch(hub, room, screen)
-    screen.kinds()
+    viewer = RecordingViewer()
+    watch(hub, room, viewer)
+    viewer.kinds()
     hub.apply(room, published(SETTLED, ASKED[0], None))
     hub.flush()
-    assert screen.kinds() == []
+    assert viewer.kinds() == []
     assert room.to_load == {RESPONSE}
     hub.load_response(room, RESPONSE, TEXT[0], [TEXT, ENDED])
     hub.flush()
-    assert screen.kinds() == ["end", "message"]
+    assert viewer.kinds() == ["end", "message"]
     assert [position.responses for position in room.positions()] == [()]
-    late = Screen()
+    late = RecordingViewer()
     watch(hub, room, late, str(ASKED[0]))
     assert late.kinds() == ["watching", "message"]
     assert hub.open(CONVERSATION) is room
@@ -750,122 +752,122 @@ def test_the_settled_copy_waits_for_the_end() -> None:
     assert not room.responses
 
 
-def test_an_answer_that_a_failover_took_back_and_that_was_ended_otherwise_is_shown_as_it_was_settled() -> None:
+def test_settled_message_overrules_end_lost_in_failover() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT, ENDED])
-    screen = Screen()
-    watch(hub, room, screen)
-    screen.kinds()
+    viewer = RecordingViewer()
+    watch(hub, room, viewer)
+    viewer.kinds()
     stopped = (
         log_entries.SETTLED + log_entries.settled_head(RESPONSE, "m2", End("stopped", retryable=True)) + b',"text":""}'
     )
     hub.apply(room, published((SETTLED[0], stopped), ASKED[0], None))
     hub.flush()
-    reset, end, message = screen.frames
+    reset, end, message = viewer.frames
     assert (reset["type"], reset["text"], end["reason"]) == ("reset", "", "stopped")
     assert message["message"]["text"] == ""
     assert RESPONSE not in room.responses
 
 
-def test_a_response_whose_log_is_gone_ends_with_its_settled_text() -> None:
+def test_expired_response_ends_with_its_settled_text() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED, SETTLED], [])
     assert room.missing_logs({RESPONSE: "1-1"}) == {RESPONSE}
     hub.load_response(room, RESPONSE, None, [])
     assert room.missing_logs({RESPONSE: "1-1"}) == set()
-    screen = Screen()
-    watch(hub, room, screen, str(SETTLED[0]), **{RESPONSE: str(TEXT[0])})
-    assert [frame["type"] for frame in screen.frames] == ["watching", "reset", "end"]
-    assert screen.frames[1]["text"] == "Hello"
-    assert screen.frames[2]["chars"] == 5
+    viewer = RecordingViewer()
+    watch(hub, room, viewer, str(SETTLED[0]), **{RESPONSE: str(TEXT[0])})
+    assert [frame["type"] for frame in viewer.frames] == ["watching", "reset", "end"]
+    assert viewer.frames[1]["text"] == "Hello"
+    assert viewer.frames[2]["chars"] == 5
     room.drop_ended_logs()
     assert not room.expired
 
 
-def test_a_response_of_which_nothing_is_left_ends_as_failed() -> None:
+def test_unknown_response_ends_as_failed() -> None:
     hub = Hub()
     room = room_with(hub, [], [])
     hub.load_response(room, RESPONSE, None, [])
-    screen = Screen()
-    watch(hub, room, screen, None, **{RESPONSE: str(TEXT[0])})
-    assert screen.frames[-1]["type"] == "end"
-    assert screen.frames[-1]["error"]["code"] == "gone"
-    assert "chars" not in screen.frames[-1]
+    viewer = RecordingViewer()
+    watch(hub, room, viewer, None, **{RESPONSE: str(TEXT[0])})
+    assert viewer.frames[-1]["type"] == "end"
+    assert viewer.frames[-1]["error"]["code"] == "gone"
+    assert "chars" not in viewer.frames[-1]
 
 
-def test_an_open_response_that_lost_its_log_ends_with_what_the_workers_make_of_it() -> None:
-    """Found by tests.chaos, seed 2041: it ended at once, with a text that was then settled as another."""
+def test_open_response_without_log_ends_when_settled() -> None:
+    """Found by tests.chaos, seed 2041: it ended immediately, and another text was settled later."""
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
-    screen = Screen()
-    watch(hub, room, screen)
+    viewer = RecordingViewer()
+    watch(hub, room, viewer)
     hub.load_response(room, RESPONSE, TEXT[0], [])
     hub.load_response(room, RESPONSE, None, [])
-    screen.frames.clear()
+    viewer.frames.clear()
     hub.flush()
-    assert screen.kinds() == []
+    assert viewer.kinds() == []
     hub.apply(room, published(SETTLED, ASKED[0], None))
     hub.flush()
-    assert screen.kinds() == ["reset", "end", "message"]
+    assert viewer.kinds() == ["reset", "end", "message"]
 
 
-def test_the_log_of_another_conversation_is_not_shown() -> None:
+def test_log_of_other_conversation_is_not_shown() -> None:
     hub = Hub()
     room = hub.open("c2")
     assert hub.load_response(room, RESPONSE, None, [QUEUED, STARTED, TEXT])
     assert room.expired == {RESPONSE}
 
 
-def test_one_response_can_be_followed_by_itself() -> None:
+def test_viewer_can_follow_a_single_response() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
-    screen = Screen()
-    hub.subscribe(room, screen, Position(None, ((RESPONSE, None),)))
+    viewer = RecordingViewer()
+    hub.subscribe(room, viewer, Position(None, ((RESPONSE, None),)))
     hub.flush()
-    assert screen.kinds() == ["start", "delta"]
+    assert viewer.kinds() == ["start", "delta"]
     hub.apply(room, published(ENDED, TEXT[0]) + published(SETTLED, ASKED[0], None))
     hub.flush()
-    assert screen.kinds() == ["end"]
+    assert viewer.kinds() == ["end"]
     assert room.size > len("Hello")
-    other = Screen()
+    other = RecordingViewer()
     hub.subscribe(room, other, Position(None, (("r0" + "0" * 17, None),)))
     hub.flush()
     assert room.to_load == {"r0" + "0" * 17}
 
 
-def test_a_client_that_comes_back_is_told_what_its_answer_is_doing() -> None:
+def test_resumed_client_gets_status_of_open_response() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED])
-    screen = Screen()
-    watch(hub, room, screen, str(ASKED[0]), **{RESPONSE: str(QUEUED[0])})
-    assert screen.kinds() == ["watching", "status"]
+    viewer = RecordingViewer()
+    watch(hub, room, viewer, str(ASKED[0]), **{RESPONSE: str(QUEUED[0])})
+    assert viewer.kinds() == ["watching", "status"]
     room.drop_ended_logs()
     assert room.responses
-    # One that does not name it begins with a reset: it may show it with an end that the store took back.
-    watch(hub, room, screen, str(ASKED[0]))
-    assert screen.kinds() == ["watching", "reset", "status"]
+    # A client that does not name the response gets a reset: it may show an end that the store lost.
+    watch(hub, room, viewer, str(ASKED[0]))
+    assert viewer.kinds() == ["watching", "reset", "status"]
     hub.load_response(room, RESPONSE, QUEUED[0], [QUEUED, STARTED, TEXT, ENDED])
-    watch(hub, room, screen, str(ASKED[0]), **{RESPONSE: str(ENDED[0])})
-    assert screen.kinds() == ["watching", "reset", "start", "end"]
+    watch(hub, room, viewer, str(ASKED[0]), **{RESPONSE: str(ENDED[0])})
+    assert viewer.kinds() == ["watching", "reset", "start", "end"]
 
 
-def test_what_the_client_has_of_a_response_counts_more_than_its_opening() -> None:
+def test_named_cursor_overrules_opening_in_history() -> None:
     hub = Hub()
     again = (
         HistoryId(4, 1),
         log_entries.encode(log_entries.OPENED, Opened(RESPONSE + "x", "m1", "default", RESPONSE, again=True)),
     )
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
-    screen = Screen()
-    watch(hub, room, screen, "0-0", **{RESPONSE: str(TEXT[0])})
-    assert screen.kinds() == ["watching", "message"]
+    viewer = RecordingViewer()
+    watch(hub, room, viewer, "0-0", **{RESPONSE: str(TEXT[0])})
+    assert viewer.kinds() == ["watching", "message"]
     hub.load_response(room, RESPONSE, TEXT[0], [TEXT, ENDED])
     hub.load_history(room, ASKED[0], [ASKED, SETTLED, again])
     _frames, position = room.begin(str(SETTLED[0]), {})
     assert dict(position.responses) == {RESPONSE + "x": UNKNOWN}
 
 
-def test_what_follows_on_nothing_here_is_read() -> None:
+def test_publish_without_predecessor_requests_the_log() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [])
     hub.apply(room, published(TEXT, STARTED[0]))
@@ -884,7 +886,7 @@ def test_what_follows_on_nothing_here_is_read() -> None:
     assert hub.history_cursor(hub.open("c2")) is None
 
 
-def test_quiet_logs_are_compared_and_busy_ones_are_not() -> None:
+def test_only_logs_without_new_entries_are_reconciled() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
     assert hub.logs_to_reconcile(room, idle=False) == [HISTORY, RESPONSE]
@@ -901,12 +903,12 @@ def test_quiet_logs_are_compared_and_busy_ones_are_not() -> None:
     assert not hub.load_response(room, RESPONSE, ENDED[0], [ENDED])
 
 
-def test_a_history_that_was_lost_is_replaced_and_every_viewer_begins_anew() -> None:
+def test_lost_history_is_replaced_with_snapshot_for_viewers() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED, SETTLED], [QUEUED, STARTED, TEXT, ENDED])
-    screen = Screen()
-    watch(hub, room, screen, str(ASKED[0]), **{RESPONSE: str(TEXT[0])})
-    assert screen.kinds() == ["watching", "end", "message"]
+    viewer = RecordingViewer()
+    watch(hub, room, viewer, str(ASKED[0]), **{RESPONSE: str(TEXT[0])})
+    assert viewer.kinds() == ["watching", "end", "message"]
     assert hub.load_history(room, SETTLED[0], [])
     assert hub.history_cursor(room) is None
     hub.load_history(room, None, [OPENED, (HistoryId(2, 9), ASKED[1])])
@@ -915,13 +917,13 @@ def test_a_history_that_was_lost_is_replaced_and_every_viewer_begins_anew() -> N
     assert RESPONSE in room.to_load
     hub.load_response(room, RESPONSE, None, [QUEUED, STARTED])
     hub.flush()
-    assert [frame["type"] for frame in screen.frames] == ["watching", "snapshot"]
-    assert screen.frames[0]["reason"] == "lost"
-    assert screen.frames[1]["responses"][0]["state"] == "running"
+    assert [frame["type"] for frame in viewer.frames] == ["watching", "snapshot"]
+    assert viewer.frames[0]["reason"] == "lost"
+    assert viewer.frames[1]["responses"][0]["state"] == "running"
 
 
-def test_what_another_gateway_has_given_is_read_before_it_is_called_lost() -> None:
-    """Found by tests.chaos, seed 10082: a gateway that had missed an answer's end took it back from the screen."""
+def test_cursor_beyond_replica_is_read_before_it_is_lost() -> None:
+    """Found by tests.chaos, seed 10082: a gateway that had missed an end removed the answer from the client."""
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
     assert room.missing_logs({RESPONSE: str(TEXT[0])}, str(ASKED[0])) == set()
@@ -930,69 +932,69 @@ def test_what_another_gateway_has_given_is_read_before_it_is_called_lost() -> No
     assert room.missing_logs({}, str(SETTLED[0])) == {HISTORY}
 
 
-def test_a_log_whose_first_entry_was_too_large_to_be_published_is_read() -> None:
+def test_log_with_unpublished_first_entry_is_read() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [])
-    screen = Screen()
-    watch(hub, room, screen)
+    viewer = RecordingViewer()
+    watch(hub, room, viewer)
     hub.apply(room, [Published(RESPONSE, str(QUEUED[0]).encode(), b"-", [])])
     hub.flush()
     assert RESPONSE in room.to_load
-    screen.kinds()
+    viewer.kinds()
     hub.load_response(room, RESPONSE, None, [QUEUED, STARTED, TEXT])
     hub.flush()
-    assert screen.kinds() == ["start", "delta"]
+    assert viewer.kinds() == ["start", "delta"]
 
 
-def test_viewers_are_told_of_a_history_that_was_lost_whole() -> None:
-    """Found by tests.chaos, seed 49: they went on to show messages that were no more."""
+def test_viewers_get_empty_snapshot_of_lost_history() -> None:
+    """Found by tests.chaos, seed 49: they still showed messages that were lost."""
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED, SETTLED], [QUEUED, STARTED, TEXT, ENDED])
-    screen = Screen()
-    watch(hub, room, screen)
-    screen.kinds()
+    viewer = RecordingViewer()
+    watch(hub, room, viewer)
+    viewer.kinds()
     assert hub.load_history(room, SETTLED[0], [])
     assert hub.load_history(room, None, [])
     hub.flush()
-    assert screen.frames[-1]["messages"] == []
-    assert screen.kinds() == ["watching", "snapshot"]
+    assert viewer.frames[-1]["messages"] == []
+    assert viewer.kinds() == ["watching", "snapshot"]
 
 
-def test_a_viewer_whose_response_is_being_read_again_misses_nothing_of_it() -> None:
+def test_viewer_of_reloaded_history_misses_no_frame() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT, ENDED])
-    screen = Screen()
-    watch(hub, room, screen)
-    # The answer has its end, its settled copy was lost with the history that is here now.
+    viewer = RecordingViewer()
+    watch(hub, room, viewer)
+    # The response has its end, but the settled message was lost with the former history.
     room.stale = True
     hub.load_history(room, None, [(HistoryId(1, 7), OPENED[1])])
     hub.flush()
-    assert [frame["type"] for frame in screen.frames][-4:] == ["snapshot", "reset", "start", "end"]
+    assert [frame["type"] for frame in viewer.frames][-4:] == ["snapshot", "reset", "start", "end"]
 
 
-def test_a_room_that_is_not_trusted_any_more_is_read_anew() -> None:
+def test_invalidated_room_is_reloaded() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
-    screen = Screen()
-    watch(hub, room, screen)
-    screen.kinds()
+    viewer = RecordingViewer()
+    watch(hub, room, viewer)
+    viewer.kinds()
     hub.invalidate(room)
     assert room.to_load == {HISTORY, RESPONSE}
-    # What was asked for from the old copy's tail on says nothing about a log of which there is no copy.
+    # A read from the tail of the dropped replica cannot build a new replica.
     room.to_load.clear()
     assert not hub.load_response(room, RESPONSE, TEXT[0], [])
     assert room.to_load == {RESPONSE}
     hub.load_history(room, hub.history_cursor(room), [OPENED, ASKED])
     hub.load_response(room, RESPONSE, hub.response_cursor(room, RESPONSE), [QUEUED, STARTED, TEXT, ENDED])
     hub.flush()
-    assert screen.kinds() == ["end"]
+    assert viewer.kinds() == ["end"]
 
 
-def test_what_is_given_is_counted_once_a_viewer() -> None:
+def test_tally_counts_deliveries_once_per_viewer() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
     for _ in range(3):
-        watch(hub, room, Screen())
+        watch(hub, room, RecordingViewer())
     assert room.viewers == 3
     hub.tally = Tally()
     hub.apply(room, published(TEXT, STARTED[0]))
@@ -1002,10 +1004,10 @@ def test_what_is_given_is_counted_once_a_viewer() -> None:
     assert (hub.tally.received, hub.tally.gaps) == (2, 1)
 
 
-def test_the_first_text_of_a_response_that_was_heard_from_its_beginning_is_noticed_once() -> None:
+def test_first_text_is_reported_once() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [])
-    watch(hub, room, Screen())
+    watch(hub, room, RecordingViewer())
     hub.apply(room, published(QUEUED, "-"))
     hub.apply(room, published(STARTED, QUEUED[0]))
     hub.flush()
@@ -1018,7 +1020,7 @@ def test_the_first_text_of_a_response_that_was_heard_from_its_beginning_is_notic
     assert len(hub.first_text_sent) == 1
 
 
-def test_one_that_ends_without_text_is_waited_for_no_longer() -> None:
+def test_response_that_ends_without_text_is_not_reported() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [])
     hub.apply(room, published(QUEUED, "-"))

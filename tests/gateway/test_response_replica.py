@@ -1,4 +1,4 @@
-"""A copy of a log: what its door lets in, and what a viewer reads from each cursor."""
+"""A response replica: which entries it accepts, and what a viewer reads from each cursor."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def kinds(frames: list[dict[str, Any]]) -> list[str]:
     return [frame["type"] for frame in frames]
 
 
-def test_entries_that_follow_are_accepted_and_those_known_are_ignored() -> None:
+def test_next_entries_are_accepted_and_known_ones_ignored() -> None:
     replica = ResponseReplica(RESPONSE)
     assert replica.read(None) == []
     assert replica.extend(None, LOG[:2]) is Outcome.ACCEPTED
@@ -64,11 +64,11 @@ def test_entries_that_follow_are_accepted_and_those_known_are_ignored() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4)), max_size=12), st.booleans())
-def test_what_is_published_is_taken_as_the_same_entries_are(parts: list[tuple[int, int]], spoil: bool) -> None:
-    """Whatever comes twice, too early or in part: ids that are spelled lead where ids that are read lead."""
-    heard, extended = copy_of(QUEUED), copy_of(QUEUED)
+def test_receive_matches_extend(parts: list[tuple[int, int]], spoil: bool) -> None:
+    """For repeated, early and partial entries: `receive` with encoded ids has the result of `extend`."""
+    received, extended = copy_of(QUEUED), copy_of(QUEUED)
     for begin, count in parts:
-        # What is published together is of one attempt.
+        # One publish has entries of one attempt.
         entries = LOG[begin : begin + count] if begin else LOG[:1]
         previous = LOG[begin - 1][0] if begin else None
         part = Published(
@@ -78,12 +78,12 @@ def test_what_is_published_is_taken_as_the_same_entries_are(parts: list[tuple[in
             [value for _, value in entries],
         )
         expected = Outcome.GAP if part.first == b"x" else extended.extend(previous, entries)
-        assert heard.receive(part) is expected
-        assert (heard.tail, bytes(heard.text.data)) == (extended.tail, bytes(extended.text.data))
-    assert heard.receive(Published(RESPONSE, b"1-1", b"-", [])) is Outcome.GAP
+        assert received.receive(part) is expected
+        assert (received.tail, bytes(received.text.data)) == (extended.tail, bytes(extended.text.data))
+    assert received.receive(Published(RESPONSE, b"1-1", b"-", [])) is Outcome.GAP
 
 
-def test_a_gap_is_told_and_changes_nothing() -> None:
+def test_gap_is_returned_and_changes_nothing() -> None:
     replica = copy_of(*LOG[:2])
     assert replica.extend(HELLO[0], [THINKS]) is Outcome.GAP
     assert ResponseReplica(RESPONSE).extend(QUEUED[0], [STARTED]) is Outcome.GAP
@@ -101,24 +101,24 @@ def test_a_gap_is_told_and_changes_nothing() -> None:
         (STARTED[0], (LogId(SECOND, 3), log_entries.encode(log_entries.START, Start("default")))),
     ],
 )
-def test_a_log_that_lost_a_tail_is_noticed(previous: LogId, entry: tuple[LogId, bytes]) -> None:
+def test_entries_after_a_lost_tail_are_a_conflict(previous: LogId, entry: tuple[LogId, bytes]) -> None:
     replica = copy_of(*LOG)
     assert replica.extend(previous, [entry]) is Outcome.CONFLICT
     assert replica.tail == WORLD[0]
 
 
-def test_what_the_store_has_must_begin_with_the_tail() -> None:
+def test_repair_must_begin_with_the_tail() -> None:
     replica = copy_of(*LOG)
     assert replica.repair(WORLD[0], []) is Outcome.CONFLICT
     assert replica.repair(WORLD[0], [(LogId(SECOND, 5), b"T")]) is Outcome.CONFLICT
     assert replica.repair(WORLD[0], [WORLD]) is Outcome.KNOWN
-    # Entries that skip some of what is here, and end beyond it, are another log's.
+    # Entries that skip some of the replica and end after it are of another log.
     assert copy_of(*LOG[:3]).extend(QUEUED[0], [STARTED, THINKS]) is Outcome.CONFLICT
 
 
 @pytest.mark.parametrize("last", LOG[:-1])
-def test_a_log_that_lost_a_tail_is_waited_for(last: tuple[LogId, bytes]) -> None:
-    """Nobody sees a seam: the worker that wrote the tail writes it again, and another one's start contradicts it."""
+def test_lost_tail_is_kept_until_a_conflict(last: tuple[LogId, bytes]) -> None:
+    """The worker that wrote the tail writes it again, without an overlap; the start of another worker is a conflict."""
     replica = copy_of(*LOG)
     shown = read(replica, None)
     assert replica.repair(WORLD[0], [last]) is Outcome.KNOWN
@@ -132,18 +132,18 @@ def test_a_log_that_lost_a_tail_is_waited_for(last: tuple[LogId, bytes]) -> None
     assert copy_of(*LOG).repair(WORLD[0], [another]) is Outcome.CONFLICT
 
 
-def test_an_end_that_is_lost_is_not_waited_for() -> None:
-    """Its worker is done, and writes nothing again."""
+def test_lost_end_is_a_conflict() -> None:
+    """Its worker has finished and does not write it again."""
     assert copy_of(*LOG, COMPLETE).repair(COMPLETE[0], [WORLD]) is Outcome.CONFLICT
 
 
-def test_a_log_without_its_beginning_or_behind_its_end_is_refused() -> None:
+def test_log_without_beginning_or_after_end_is_a_conflict() -> None:
     assert ResponseReplica(RESPONSE).repair(None, LOG[2:]) is Outcome.CONFLICT
     replica = copy_of(*LOG, COMPLETE)
     assert replica.extend(COMPLETE[0], [(LogId(FIRST, 7), b"Tx")]) is Outcome.CONFLICT
 
 
-def test_a_fresh_viewer_reads_the_start_and_one_delta() -> None:
+def test_new_viewer_reads_start_and_one_delta() -> None:
     start, delta = read(copy_of(*LOG), None)
     assert start["type"] == "start"
     assert start["cursor"] == str(STARTED[0])
@@ -157,14 +157,14 @@ def test_a_fresh_viewer_reads_the_start_and_one_delta() -> None:
     }
 
 
-def test_a_viewer_reads_what_is_behind_its_cursor_and_nothing_else() -> None:
+def test_viewer_reads_only_entries_after_its_cursor() -> None:
     replica = copy_of(*LOG)
     assert [frame["text"] for frame in read(replica, HELLO[0])] == [", wörld\n"]
     assert read(replica, WORLD[0]) == []
     assert replica.size == len("Hello, wörld\\nhm".encode())
 
 
-def test_the_end_says_how_long_the_text_is() -> None:
+def test_end_has_length_of_the_text() -> None:
     replica = copy_of(*LOG, COMPLETE)
     delta, end = read(replica, STARTED[0])
     assert delta["cursor"] == str(WORLD[0])
@@ -174,7 +174,7 @@ def test_the_end_says_how_long_the_text_is() -> None:
     assert str(replica.state) == "ended"
 
 
-def test_states_follow_from_the_log() -> None:
+def test_state_is_derived_from_the_log() -> None:
     replica = copy_of(QUEUED)
     assert str(replica.state) == "queued"
     assert kinds(read(replica, None)) == ["status"]
@@ -196,7 +196,7 @@ def test_states_follow_from_the_log() -> None:
     assert str(replica.state) == "running"
 
 
-def test_a_new_attempt_resets_and_a_kept_text_stays() -> None:
+def test_new_attempt_resets_text_unless_kept() -> None:
     for kind, kept in ((log_entries.START, ""), (log_entries.CONTINUE, "Hello, wörld\n")):
         replica = copy_of(*LOG, (LogId(SECOND, 6), log_entries.encode(kind, Start("default"))))
         frames = read(replica, HELLO[0])
@@ -205,11 +205,11 @@ def test_a_new_attempt_resets_and_a_kept_text_stays() -> None:
         assert frames[1]["text"] == kept
         assert frames[1]["reason"] == "attempt"
         assert frames[1]["cursor"] == frames[2]["cursor"] == str(LogId(SECOND, 6))
-        # Who had nothing of the first attempt needs no reset.
+        # A viewer without text of the first attempt needs no reset.
         assert kinds(read(replica, QUEUED[0])) == (["start", "delta"] if kept else ["start"])
 
 
-def test_a_cursor_that_the_log_never_had_is_a_reset() -> None:
+def test_unknown_cursor_reads_a_reset() -> None:
     replica = copy_of(*LOG)
     for cursor in (UNKNOWN, LogId(FIRST, 99), LogId(SECOND, 3), LogId(FIRST, 1), LogId(5, 2), LogId(0, 0)):
         assert not replica.has(cursor)
@@ -221,7 +221,7 @@ def test_a_cursor_that_the_log_never_had_is_a_reset() -> None:
     assert kinds(read(copy_of(QUEUED), UNKNOWN)) == ["reset", "status"]
 
 
-def test_a_stop_is_an_end_of_the_next_attempt() -> None:
+def test_stop_ends_response_in_any_state() -> None:
     stop = (LogId(NONCES + 3, 2), log_entries.encode(log_entries.END, End("stopped", retryable=True)))
     replica = copy_of(QUEUED, stop)
     assert kinds(read(replica, QUEUED[0])) == ["end"]
@@ -233,7 +233,7 @@ def test_a_stop_is_an_end_of_the_next_attempt() -> None:
     assert end["chars"] == len("Hello, wörld\n")
 
 
-def test_a_snapshot_shows_what_there_is_so_far() -> None:
+def test_snapshot_has_text_so_far() -> None:
     queued, running = copy_of(QUEUED).snapshot(), copy_of(*LOG).snapshot()
     assert (queued.state, queued.attempt, bytes(queued.text), queued.reasoning) == ("queued", 0, b'""', None)
     assert (running.state, running.attempt, running.cursor) == ("running", 1, str(WORLD[0]))
@@ -241,19 +241,19 @@ def test_a_snapshot_shows_what_there_is_so_far() -> None:
     assert running.reasoning is not None
 
 
-def test_a_log_of_another_conversation_is_known_as_such() -> None:
+def test_replica_belongs_to_conversation_of_its_request() -> None:
     assert copy_of(QUEUED).belongs_to("c1")
     assert not copy_of(QUEUED).belongs_to("c2")
     assert not ResponseReplica(RESPONSE).belongs_to("c1")
     assert "conversation" not in json.loads(ResponseReplica(RESPONSE).status().body)
 
 
-def test_what_a_newer_release_writes_is_passed_over() -> None:
+def test_entry_of_newer_release_is_skipped() -> None:
     replica = copy_of(*LOG[:3], (LogId(FIRST, 4), b"?{}"), (LogId(FIRST, 5), log_entries.TEXT + b"!"))
     assert [frame["text"] for frame in read(replica, STARTED[0])] == ["Hello!"]
 
 
-def test_a_settled_copy_is_of_the_log_that_has_its_text() -> None:
+def test_settled_message_matches_log_with_same_text() -> None:
     replica = copy_of(*LOG, COMPLETE)
     for text, same in (("Hello, wörld\n", True), ("Hello", False), ("", False)):
         assert replica.matches(Settled(RESPONSE, "m2", "complete", msgspec.Raw(msgspec.json.encode(text)))) is same

@@ -1,4 +1,4 @@
-"""A session: what each frame leads to in each state, and that no sequence of frames leads anywhere else."""
+"""A session: the commands for each frame in each state, compared with a model for any sequence of frames."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ from gateway.wire import HELLO_WITHIN_S, Close, Retry, Send, Stop, Unwatch, Watc
 
 BEGIN: Final = 1_800_000_000.0
 LIFETIME: Final = 30.0
-"""Seconds that a token of these tests is good for from when it is shown."""
+"""Seconds for which a token of these tests is valid, from its use on."""
 
 RESPONSE: Final = keys.response_id("c1", "0123456789abcdef")
 
 
 def check(token: str | None, now: float) -> Identity | Denied:
-    """Who a token of these tests is: `ann` and `bob` are known."""
+    """Return the identity of a token; `ann` and `bob` are valid."""
     if token in ("ann", "bob"):
         return Identity(token, now + LIFETIME, ("c1", "open-*"))
     return Denied("the token is not valid")
 
 
 class Client:
-    """A client and its session, on a clock that stands still unless it is moved."""
+    """A client and its session, with a clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.session = Session("s1", check, ("default",), self.now)
 
-    def say(self, **fields: Any) -> list[Command]:
+    def send_json(self, **fields: Any) -> list[Command]:
         return self.send(json.dumps(fields))
 
     def send(self, data: str | bytes) -> list[Command]:
@@ -60,9 +60,9 @@ class Client:
 
 @pytest.fixture
 def client() -> Client:
-    """A client that has been let in as ann."""
+    """A client that is authenticated as ann."""
     ready = Client()
-    ready.say(type="hello", token="ann")
+    ready.send_json(type="hello", token="ann")
     return ready
 
 
@@ -74,16 +74,16 @@ def shown(command: Command) -> dict[str, Any]:
 
 
 def refusal(commands: list[Command]) -> tuple[str, str | None]:
-    """The code and the key of the one error that was said."""
+    """Return the code and the key of the one error."""
     (command,) = commands
     frame = shown(command)
     assert frame["type"] == "error"
     return frame["code"], frame.get("key")
 
 
-def test_hello_makes_a_client_ready() -> None:
+def test_hello_with_valid_token_is_answered_ready() -> None:
     client = Client()
-    (command,) = client.say(type="hello", token="ann")
+    (command,) = client.send_json(type="hello", token="ann")
     ready = shown(command)
     assert (ready["type"], ready["session"], ready["models"]) == ("ready", "s1", ["default"])
     assert client.session.state is State.READY
@@ -91,18 +91,20 @@ def test_hello_makes_a_client_ready() -> None:
 
 
 @pytest.mark.parametrize("token", [None, "wrong"])
-def test_hello_without_a_good_token_is_the_end(token: str | None) -> None:
+def test_hello_with_invalid_token_closes(token: str | None) -> None:
     client = Client()
-    assert client.say(type="hello", token=token) == [CloseSocket(Close.NOT_AUTHENTICATED, "the token is not valid")]
+    assert client.send_json(type="hello", token=token) == [
+        CloseSocket(Close.NOT_AUTHENTICATED, "the token is not valid")
+    ]
     assert client.session.state is State.CLOSED
 
 
 @pytest.mark.parametrize("text", ['{"type":"watch","conversation":"c1"}', '{"type":"token","token":"ann"}', "{}", "hi"])
-def test_nothing_comes_before_hello(text: str) -> None:
+def test_frame_before_hello_closes(text: str) -> None:
     assert Client().send(text) == [CloseSocket(Close.NOT_THE_PROTOCOL, "the first frame must be hello")]
 
 
-def test_a_client_that_does_not_say_hello_is_let_go_of() -> None:
+def test_missing_hello_closes_after_deadline() -> None:
     client = Client()
     client.now = HELLO_WITHIN_S
     assert client.tick() == []
@@ -111,18 +113,18 @@ def test_a_client_that_does_not_say_hello_is_let_go_of() -> None:
     assert client.tick() == []
 
 
-def test_a_session_says_when_time_changes_something() -> None:
+def test_due_is_hello_deadline_then_token_expiry() -> None:
     client = Client()
     assert client.session.due(client.now, BEGIN) == HELLO_WITHIN_S
     client.now = 3.0
-    client.say(type="hello", token="ann")
+    client.send_json(type="hello", token="ann")
     assert client.session.due(client.now, BEGIN + client.now) == client.now + LIFETIME
     client.session.identity = None
     assert client.session.due(client.now, BEGIN + client.now) == math.inf
 
 
-def test_hello_comes_once(client: Client) -> None:
-    assert refusal(client.say(type="hello", token="ann")) == ("bad_frame", None)
+def test_second_hello_is_a_bad_frame(client: Client) -> None:
+    assert refusal(client.send_json(type="hello", token="ann")) == ("bad_frame", None)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_hello_comes_once(client: Client) -> None:
         (json.dumps({"type": "retry", "response": RESPONSE, "key": "k"}), Retry(RESPONSE, "k")),
     ],
 )
-def test_what_a_client_may_ask_is_carried_out(client: Client, text: str, request_: Any) -> None:
+def test_authorized_request_is_executed(client: Client, text: str, request_: Any) -> None:
     assert client.send(text) == [Execute(request_)]
 
 
@@ -161,26 +163,24 @@ def test_what_a_client_may_ask_is_carried_out(client: Client, text: str, request
         ("\ud800", ("bad_frame", None)),
     ],
 )
-def test_what_it_may_not_is_refused_and_the_socket_stays(
-    client: Client, text: str, refused: tuple[str, str | None]
-) -> None:
+def test_rejected_request_keeps_socket_open(client: Client, text: str, refused: tuple[str, str | None]) -> None:
     assert refusal(client.send(text)) == refused
-    assert client.say(type="watch", conversation="c1") == [Execute(Watch("c1"))]
+    assert client.send_json(type="watch", conversation="c1") == [Execute(Watch("c1"))]
 
 
-def test_a_refusal_names_the_key_of_what_was_refused(client: Client) -> None:
-    """A client that sent two matches the refusal to the one that was refused."""
-    assert refusal(client.say(type="send", key="k1", conversation="c2", text="Why?"))[1] == "k1"
-    assert refusal(client.say(type="retry", key="k2", response="r1"))[1] == "k2"
+def test_error_names_key_of_rejected_request(client: Client) -> None:
+    """A client that sent two requests can match the error to one of them."""
+    assert refusal(client.send_json(type="send", key="k1", conversation="c2", text="Why?"))[1] == "k1"
+    assert refusal(client.send_json(type="retry", key="k2", response="r1"))[1] == "k2"
 
 
-def test_frames_are_text(client: Client) -> None:
+def test_binary_frame_closes(client: Client) -> None:
     assert client.send(b'{"type":"watch","conversation":"c1"}') == [
         CloseSocket(Close.NOT_THE_PROTOCOL, "frames must be text")
     ]
 
 
-def test_a_client_that_does_not_speak_the_protocol_is_let_go_of(client: Client) -> None:
+def test_too_many_bad_frames_close(client: Client) -> None:
     for _ in range(MAX_BAD_FRAMES):
         assert refusal(client.send("?")) == ("bad_frame", None)
     (command,) = client.send("?")
@@ -188,16 +188,16 @@ def test_a_client_that_does_not_speak_the_protocol_is_let_go_of(client: Client) 
     assert command.code is Close.NOT_THE_PROTOCOL
 
 
-def test_a_token_lasts_until_it_expires(client: Client) -> None:
+def test_expired_token_closes(client: Client) -> None:
     client.now = LIFETIME - 0.1
     assert client.tick() == []
     client.now = LIFETIME
     assert client.tick() == [CloseSocket(Close.NOT_AUTHENTICATED, "the token has expired")]
 
 
-def test_a_fresh_token_lets_a_client_stay(client: Client) -> None:
+def test_new_token_extends_the_session(client: Client) -> None:
     client.now = LIFETIME - 1
-    assert client.say(type="token", token="ann") == []
+    assert client.send_json(type="token", token="ann") == []
     client.now = LIFETIME + 1
     assert client.tick() == []
     client.now = 2 * LIFETIME
@@ -207,13 +207,13 @@ def test_a_fresh_token_lets_a_client_stay(client: Client) -> None:
 @pytest.mark.parametrize(
     ("token", "reason"), [("bob", "the token has another subject"), ("wrong", "the token is not valid")]
 )
-def test_a_fresh_token_that_is_not_ones_own_is_the_end(client: Client, token: str, reason: str) -> None:
-    assert client.say(type="token", token=token) == [CloseSocket(Close.NOT_AUTHENTICATED, reason)]
+def test_new_token_of_other_subject_closes(client: Client, token: str, reason: str) -> None:
+    assert client.send_json(type="token", token=token) == [CloseSocket(Close.NOT_AUTHENTICATED, reason)]
     assert client.session.identity is not None
     assert client.session.identity.subject == "ann"
 
 
-def test_a_fresh_token_may_open_other_conversations() -> None:
+def test_new_token_changes_open_conversations() -> None:
     opened = ["c1"]
     session = Session("s1", lambda _, now: Identity("ann", now + 60, tuple(opened)), None, 0.0)
     session.receive('{"type":"hello"}', 0.0, BEGIN)
@@ -224,7 +224,7 @@ def test_a_fresh_token_may_open_other_conversations() -> None:
     assert refusal(session.receive('{"type":"watch","conversation":"c1"}', 0.0, BEGIN)) == ("forbidden", None)
 
 
-def test_where_everybody_is_let_in_nobody_expires() -> None:
+def test_anonymous_identity_never_expires() -> None:
     session = Session("s1", lambda *_: ANONYMOUS, None, 0.0)
     session.receive('{"type":"hello"}', 0.0, BEGIN)
     assert session.tick(1e9, BEGIN + 1e9) == []
@@ -232,72 +232,72 @@ def test_where_everybody_is_let_in_nobody_expires() -> None:
 
 
 def watch(client: Client, times: int) -> list[str]:
-    """What so many frames at one moment lead to."""
+    """Return the outcomes of so many frames at one moment."""
     outcomes = []
     for _ in range(times):
-        (command,) = client.say(type="watch", conversation="c1")
-        outcomes.append("carried" if isinstance(command, Execute) else shown(command)["code"])
+        (command,) = client.send_json(type="watch", conversation="c1")
+        outcomes.append("executed" if isinstance(command, Execute) else shown(command)["code"])
     return outcomes
 
 
-def test_a_burst_is_carried_out_and_what_is_beyond_it_is_refused(client: Client) -> None:
-    assert watch(client, int(MAX_BURST_FRAMES)) == ["carried"] * (int(MAX_BURST_FRAMES) - 1) + ["too_fast"]
-    (command,) = client.say(type="watch", conversation="c1")
+def test_rate_limit_rejects_frames_beyond_burst(client: Client) -> None:
+    assert watch(client, int(MAX_BURST_FRAMES)) == ["executed"] * (int(MAX_BURST_FRAMES) - 1) + ["too_fast"]
+    (command,) = client.send_json(type="watch", conversation="c1")
     assert shown(command)["retry_after"] == 1.0
 
 
-def test_who_waits_may_go_on(client: Client) -> None:
+def test_rate_limit_refills_over_time(client: Client) -> None:
     watch(client, int(MAX_BURST_FRAMES))
     client.now += 1.0
-    assert watch(client, int(MAX_FRAMES_PER_S) + 1) == ["carried"] * int(MAX_FRAMES_PER_S) + ["too_fast"]
+    assert watch(client, int(MAX_FRAMES_PER_S) + 1) == ["executed"] * int(MAX_FRAMES_PER_S) + ["too_fast"]
     client.now += 3600.0
-    assert watch(client, int(MAX_BURST_FRAMES) + 1) == ["carried"] * int(MAX_BURST_FRAMES) + ["too_fast"]
+    assert watch(client, int(MAX_BURST_FRAMES) + 1) == ["executed"] * int(MAX_BURST_FRAMES) + ["too_fast"]
 
 
-def test_who_keeps_to_the_rate_is_never_refused(client: Client) -> None:
+def test_client_within_rate_limit_is_never_rejected(client: Client) -> None:
     for _ in range(1000):
         client.now += 1 / MAX_FRAMES_PER_S
-        assert watch(client, 1) == ["carried"]
+        assert watch(client, 1) == ["executed"]
 
 
-def test_who_goes_on_all_the_same_is_let_go_of(client: Client) -> None:
+def test_client_beyond_rate_limit_is_closed(client: Client) -> None:
     watch(client, int(MAX_BURST_FRAMES) - 1)
     assert watch(client, MAX_REJECTED_FRAMES) == ["too_fast"] * MAX_REJECTED_FRAMES
-    assert client.say(type="watch", conversation="c1") == [CloseSocket(Close.TOO_FAST, "too many frames")]
+    assert client.send_json(type="watch", conversation="c1") == [CloseSocket(Close.TOO_FAST, "too many frames")]
 
 
-def test_a_frame_that_is_carried_out_forgives_those_that_were_refused(client: Client) -> None:
+def test_executed_frame_resets_rejection_count(client: Client) -> None:
     watch(client, int(MAX_BURST_FRAMES) - 1 + MAX_REJECTED_FRAMES)
     client.now += 1 / MAX_FRAMES_PER_S
-    assert watch(client, 1 + MAX_REJECTED_FRAMES) == ["carried"] + ["too_fast"] * MAX_REJECTED_FRAMES
+    assert watch(client, 1 + MAX_REJECTED_FRAMES) == ["executed"] + ["too_fast"] * MAX_REJECTED_FRAMES
 
 
-def test_nothing_follows_the_end(client: Client) -> None:
+def test_closed_session_returns_no_commands(client: Client) -> None:
     client.send(b"")
-    assert client.say(type="watch", conversation="c1") == []
-    assert client.say(type="hello", token="ann") == []
+    assert client.send_json(type="watch", conversation="c1") == []
+    assert client.send_json(type="hello", token="ann") == []
     assert client.send(b"") == []
     client.now = 2 * LIFETIME
     assert client.tick() == []
 
 
-# The model: the same rules, told another way. Each kind of frame has what it leads to once a client is ready.
+# The model: each kind of frame, and its outcome once a client is ready.
 KINDS: Final[dict[str, tuple[str | bytes, str]]] = {
     "hello": ('{"type":"hello","token":"ann"}', "bad"),
     "hello, wrong": ('{"type":"hello","token":"wrong"}', "bad"),
     "token": ('{"type":"token","token":"ann"}', "refresh"),
     "token, bob's": ('{"type":"token","token":"bob"}', "4401"),
     "token, wrong": ('{"type":"token","token":"wrong"}', "4401"),
-    "watch": ('{"type":"watch","conversation":"open-1"}', "carry Watch"),
+    "watch": ('{"type":"watch","conversation":"open-1"}', "execute Watch"),
     "watch, forbidden": ('{"type":"watch","conversation":"c2"}', "error forbidden"),
     "watch, bad name": ('{"type":"watch","conversation":"c 1"}', "bad"),
     "watch, bad response": ('{"type":"watch","conversation":"c1","responses":{"x":""}}', "bad"),
-    "send": ('{"type":"send","key":"k","conversation":"c1","text":"x"}', "carry Send"),
+    "send": ('{"type":"send","key":"k","conversation":"c1","text":"x"}', "execute Send"),
     "send, forbidden": ('{"type":"send","key":"k","conversation":"c2","text":"x"}', "error forbidden"),
-    "unwatch": ('{"type":"unwatch","conversation":"c1"}', "carry Unwatch"),
-    "stop": (json.dumps({"type": "stop", "response": RESPONSE}), "carry Stop"),
+    "unwatch": ('{"type":"unwatch","conversation":"c1"}', "execute Unwatch"),
+    "stop": (json.dumps({"type": "stop", "response": RESPONSE}), "execute Stop"),
     "stop, unknown": ('{"type":"stop","response":"r1"}', "error not_found"),
-    "retry": (json.dumps({"type": "retry", "response": RESPONSE, "key": "k"}), "carry Retry"),
+    "retry": (json.dumps({"type": "retry", "response": RESPONSE, "key": "k"}), "execute Retry"),
     "retry, unknown": ('{"type":"retry","response":"r1","key":"k"}', "error not_found"),
     "garbage": ("{", "bad"),
     "bytes": (b"{}", "4400"),
@@ -306,7 +306,7 @@ KINDS: Final[dict[str, tuple[str | bytes, str]]] = {
 
 @dataclass
 class Model:
-    """What the protocol says of a client."""
+    """The rules of the protocol for one client."""
 
     state: str = "new"
     expires: float = 0.0
@@ -354,12 +354,12 @@ class Model:
 
 
 def outcome(commands: list[Command]) -> str:
-    """The one command, in the model's words."""
+    """Return the one command in the notation of the model."""
     assert len(commands) <= 1
     for command in commands:
         match command:
             case Execute(request):
-                return f"carry {type(request).__name__}"
+                return f"execute {type(request).__name__}"
             case CloseSocket(code):
                 return str(int(code))
             case SendFrame(frame):
@@ -376,10 +376,10 @@ STEPS = st.tuples(
 
 
 @given(st.booleans(), st.lists(STEPS, max_size=20))
-def test_any_sequence_of_frames_leads_where_the_model_says(let_in: bool, steps: list[tuple[float, str, int]]) -> None:
+def test_any_sequence_of_frames_matches_the_model(authenticated: bool, steps: list[tuple[float, str, int]]) -> None:
     client, model = Client(), Model()
-    if let_in:
-        assert outcome(client.say(type="hello", token="ann")) == model.receive("hello", 0.0) == "ready"
+    if authenticated:
+        assert outcome(client.send_json(type="hello", token="ann")) == model.receive("hello", 0.0) == "ready"
     for pause, kind, times in steps:
         client.now += pause
         for _ in range(times):
@@ -391,10 +391,10 @@ def test_any_sequence_of_frames_leads_where_the_model_says(let_in: bool, steps: 
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=())) | st.binary(), max_size=30))
-def test_no_frame_makes_a_session_fall(frames: list[str | bytes]) -> None:
-    for let_in in (True, False):
+def test_no_frame_raises(frames: list[str | bytes]) -> None:
+    for authenticated in (True, False):
         client = Client()
-        if let_in:
-            client.say(type="hello", token="ann")
+        if authenticated:
+            client.send_json(type="hello", token="ann")
         for data in frames:
             assert all(isinstance(command, (SendFrame, CloseSocket, Execute)) for command in client.send(data))

@@ -1,4 +1,4 @@
-"""The wheel against a list: what is due comes, once, never early and never more than a step late."""
+"""The timer wheel compared with a list: each item is due once, never early and at most one step late."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_what_is_due_comes_once_and_in_time(steps: list[tuple[str, int, float]]) -> None:
+def test_due_items_are_returned_once_and_in_time(steps: list[tuple[str, int, float]]) -> None:
     now = 1000.0
     wheel: TimerWheel[int] = TimerWheel(now)
     expected: dict[int, float] = {}

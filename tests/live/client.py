@@ -15,7 +15,7 @@ from tests.transcript import Answer, Transcript
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PATIENCE = 30.0
+TIMEOUT_S = 30.0
 
 
 class Client:
@@ -37,13 +37,13 @@ class Client:
         """Say hello, and go on from what the transcript has."""
         self.close_code = None
         self._socket = await connect(url, max_size=None, compression=None, origin=origin)  # type: ignore[arg-type]
-        await self.say({"type": "hello", **({"token": self._token} if self._token else {})})
+        await self.send({"type": "hello", **({"token": self._token} if self._token else {})})
         if watch:
-            await self.say(self.transcript.watch())
+            await self.send(self.transcript.watch())
         self._reader = asyncio.create_task(self._read())
         return self
 
-    async def say(self, frame: dict[str, Any] | str | bytes) -> None:
+    async def send(self, frame: dict[str, Any] | str | bytes) -> None:
         """Send a frame, or what is to look like one."""
         assert self._socket is not None
         await self._socket.send(json.dumps(frame) if isinstance(frame, dict) else frame)
@@ -52,7 +52,7 @@ class Client:
         """Send a message; return the id of its response."""
         key = fields.pop("key", None) or secrets.token_hex(8)
         conversation = self.transcript.conversation
-        await self.say({"type": "send", "key": key, "conversation": conversation, "text": text, **fields})
+        await self.send({"type": "send", "key": key, "conversation": conversation, "text": text, **fields})
         return await self.response_of(key)
 
     async def response_of(self, key: str) -> str:
@@ -61,13 +61,13 @@ class Client:
         return str(self.accepted[key]["response"])
 
     async def stop(self, response: str) -> None:
-        await self.say({"type": "stop", "response": response})
+        await self.send({"type": "stop", "response": response})
 
     def answer(self, response: str) -> Answer:
         """What is shown of a response; an empty one while nothing is."""
         return self.transcript.answers.get(response, Answer())
 
-    async def until(self, condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+    async def until(self, condition: Callable[[], Any], seconds: float = TIMEOUT_S) -> Any:
         """Wait until the condition holds, looking at each frame; return what it returned."""
         async with self._news:
             try:
@@ -88,7 +88,7 @@ class Client:
         wanted = len(self.frames) + count
         await self.until(lambda: len(self.frames) >= wanted or self.answer(response).ends)
 
-    async def knows(self, response: str) -> None:
+    async def sees(self, response: str) -> None:
         """Wait until anything at all is known of the response."""
         await self.until(lambda: response in self.transcript.answers)
 
@@ -97,7 +97,7 @@ class Client:
         await self.until(lambda: len(self.answer(response).text) >= characters)
         return self.answer(response)
 
-    async def attempted(self, response: str, attempt: int, seconds: float = PATIENCE) -> Answer:
+    async def attempted(self, response: str, attempt: int, seconds: float = TIMEOUT_S) -> Answer:
         """The response once that attempt has begun."""
         await self.until(lambda: self.answer(response).attempt == attempt, seconds)
         return self.answer(response)
@@ -111,7 +111,7 @@ class Client:
         await self.until(lambda: self.close_code is not None)
         return self.close_code
 
-    async def told(self, count: int, **fields: Any) -> list[dict[str, Any]]:
+    async def received_frames(self, count: int, **fields: Any) -> list[dict[str, Any]]:
         """The first so many frames that have these fields."""
 
         def found() -> list[dict[str, Any]]:
@@ -120,12 +120,12 @@ class Client:
         await self.until(lambda: len(found()) >= count)
         return found()[:count]
 
-    async def ended(self, response: str, seconds: float = PATIENCE) -> Answer:
+    async def ended(self, response: str, seconds: float = TIMEOUT_S) -> Answer:
         """The response once it has its end."""
         await self.until(lambda: self.answer(response).ends, seconds)
         return self.answer(response)
 
-    async def settled(self, response: str, seconds: float = PATIENCE) -> str:
+    async def settled(self, response: str, seconds: float = TIMEOUT_S) -> str:
         """The text of the response in the history."""
         message = await self.until(
             lambda: next((m for m in self.transcript.messages.values() if m.get("response") == response), None), seconds

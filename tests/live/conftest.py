@@ -31,22 +31,22 @@ SERVERS: Final[dict[str, Callable[[], RealServer | RealSentinels | RealCluster]]
     "redis-sentinel": partial(RealSentinels, "redis"),
     "redis-cluster": partial(RealCluster, "redis"),
 }
-"""What a house may stand on; of the make Valkey where no other is named."""
+"""What a deployment may stand on; of the make Valkey where no other is named."""
 
-SPINE: Final = ("test_delivery", "test_outage", "test_stop", "test_worker_death")
+TOPOLOGY_MODULES: Final = ("test_delivery", "test_outage", "test_stop", "test_worker_death")
 """Modules that hold over sentinels and over a cluster, too: the whole of them in the long form, and these always."""
 ALWAYS: Final = (
-    "test_random_cuts_lose_and_double_nothing",
-    "test_a_hundred_submits_with_one_key_are_one",
-    "test_while_it_streams",
+    "test_random_disconnects_lose_and_duplicate_nothing",
+    "test_hundred_submits_with_one_key_are_one",
+    "test_stop_of_streaming_response",
 )
 
 MODELS = {"default": "demo", "fake": "openai/fake"}
-LEASE = 1.0
+LEASE_S = 1.0
 
 
 @dataclass
-class House:
+class Deployment:
     """A whole deployment on this machine."""
 
     server: RealServer | RealSentinels | RealCluster
@@ -56,10 +56,10 @@ class House:
     workers: list[WorkerProcess] = field(default_factory=list)
 
     def worker(self, *options: str, **environment: str) -> WorkerProcess:
-        """One more worker, which lives until it is closed, or as long as the house."""
+        """One more worker, which lives until it is closed, or as long as the deployment."""
         worker = WorkerProcess(
             self.server.url,
-            *("--models", json.dumps(MODELS), "--lease", str(LEASE), "--demo-rate", "80", "--drain", "5"),
+            *("--models", json.dumps(MODELS), "--lease", str(LEASE_S), "--demo-rate", "80", "--drain", "5"),
             *options,
             OPENAI_BASE_URL=f"{self.provider.url}/v1",
             OPENAI_API_KEY="sk-planted-secret",
@@ -69,7 +69,7 @@ class House:
         self.workers.append(worker)
         return worker
 
-    def told(self) -> str:
+    def logs(self) -> str:
         """What gateways and workers have logged."""
         return "".join(process.text for process in (*self.gateways, *self.workers))
 
@@ -83,9 +83,11 @@ class House:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Let the tests of the spine run on every kind of servers."""
-    fixture = next((name for name in ("house", "empty_house") if name in metafunc.fixturenames), None)
+    fixture = next(
+        (name for name in ("deployment", "deployment_without_worker") if name in metafunc.fixturenames), None
+    )
     module = metafunc.module.__name__.rpartition(".")[2]
-    if fixture is None or module not in SPINE:
+    if fixture is None or module not in TOPOLOGY_MODULES:
         return
     marks = () if metafunc.function.__name__ in ALWAYS else (pytest.mark.long,)
     kinds = ["server", *(pytest.param(kind, marks=marks) for kind in ("sentinel", "cluster"))]
@@ -93,19 +95,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(fixture, kinds, indirect=True)
 
 
-def build(stack: ExitStack, *options: str, on: str = "server") -> House:
-    """A house without workers, which stands as long as `stack`."""
+def build(stack: ExitStack, *options: str, on: str = "server") -> Deployment:
+    """A deployment without workers, which stands as long as `stack`."""
     server = SERVERS[on]()
     stack.callback(server.close)
     server.start()
     provider = stack.enter_context(ProviderServer())
     gateways = [stack.enter_context(GatewayProcess(server.url, *options)) for _ in range(2)]
-    return House(server, provider, gateways, stack)
+    return Deployment(server, provider, gateways, stack)
 
 
 @pytest.fixture(scope="session")
-def house(request: pytest.FixtureRequest) -> Iterator[House]:
-    """The house that most tests share, with one worker: they differ in their conversations."""
+def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    """The deployment that most tests share, with one worker: they differ in their conversations."""
     with ExitStack() as stack:
         built = build(stack, on=getattr(request, "param", "server"))
         built.worker()
@@ -113,8 +115,8 @@ def house(request: pytest.FixtureRequest) -> Iterator[House]:
 
 
 @pytest.fixture
-def empty_house(request: pytest.FixtureRequest) -> Iterator[House]:
-    """A house of one's own, without a worker."""
+def deployment_without_worker(request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    """A deployment of one's own, without a worker."""
     with ExitStack() as stack:
         yield build(stack, on=getattr(request, "param", "server"))
 
@@ -152,7 +154,7 @@ def operated() -> Iterator[Operated]:
         worker = stack.enter_context(
             WorkerProcess(
                 server.url,
-                *("--models", json.dumps(MODELS), "--lease", str(LEASE), "--demo-rate", "80", *watched),
+                *("--models", json.dumps(MODELS), "--lease", str(LEASE_S), "--demo-rate", "80", *watched),
                 OPENAI_BASE_URL=f"{provider.url}/v1",
                 OPENAI_API_KEY="sk-planted-secret",
             )
@@ -166,9 +168,9 @@ def conversation() -> str:
 
 
 @pytest.fixture
-async def store(house: House) -> AsyncIterator[Store]:
-    """The shared house's store, to look into."""
-    opened = await open_store(house.server.url)
+async def store(deployment: Deployment) -> AsyncIterator[Store]:
+    """The shared deployment's store, to look into."""
+    opened = await open_store(deployment.server.url)
     yield opened
     await opened.close()
 

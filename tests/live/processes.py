@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-READY_WITHIN = 30.0
-GONE_WITHIN = 20.0
+READY_WITHIN_S = 30.0
+EXIT_WITHIN_S = 20.0
 
 
 class Process:
@@ -45,7 +45,7 @@ class Process:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            self.announcement = self._announced.get(timeout=READY_WITHIN)
+            self.announcement = self._announced.get(timeout=READY_WITHIN_S)
         except queue.Empty:
             self.close()
             raise AssertionError("the process announced nothing:\n" + "".join(self.output)) from None
@@ -81,7 +81,7 @@ class Process:
         """SIGTERM: the process is asked to leave."""
         self._process.send_signal(signal.SIGTERM)
 
-    def wait(self, seconds: float = GONE_WITHIN) -> int:
+    def wait(self, seconds: float = EXIT_WITHIN_S) -> int:
         """Wait until the process has ended; return its exit status."""
         return self._process.wait(seconds)
 
@@ -139,7 +139,7 @@ class GatewayProcess(Process):
         )
         self.url = self.announcement.rsplit(" ", 1)[1]
         self.socket_url = f"{self.url.replace('http', 'ws', 1)}/v1/ws"
-        deadline = time.monotonic() + READY_WITHIN
+        deadline = time.monotonic() + READY_WITHIN_S
         while not self._ready():
             assert time.monotonic() < deadline, self.text
             time.sleep(0.02)

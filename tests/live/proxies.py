@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SHIPPED: Final = ROOT / "deploy" / "proxy"
 SHIPPED_IDLE: Final = 60.0
 MAX_CLIENTS: Final = 2000
-READY_WITHIN: Final = 15.0
+READY_WITHIN_S: Final = 15.0
 
 # Debian puts them where only root looks.
 PATH: Final = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
@@ -218,7 +218,7 @@ def until(condition: object, explain: object) -> None:
     """Wait for a condition, or fail with what `explain` returns."""
     assert callable(condition)
     assert callable(explain)
-    deadline = time.monotonic() + READY_WITHIN
+    deadline = time.monotonic() + READY_WITHIN_S
     while not condition():
         assert time.monotonic() < deadline, explain()
         time.sleep(0.02)

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from gateway.streams import log_entries
 from gateway.streams.store.store import open_store
 from tests.live.client import Client
-from tests.live.conftest import House, entries, text_of
+from tests.live.conftest import Deployment, entries, text_of
 from tests.live.processes import GatewayProcess, WorkerProcess
 from workers.providers import demo
 
@@ -92,9 +92,9 @@ async def test_run_answers_and_shuts_down_on_sigterm(conversation: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["gateway", "run"])
-async def test_open_streams_do_not_delay_a_shutdown(house: House, conversation: str, command: str) -> None:
+async def test_open_streams_do_not_delay_a_shutdown(deployment: Deployment, conversation: str, command: str) -> None:
     """A kept-alive connection, an event stream and a socket without hello do not delay it."""
-    with GatewayProcess(house.server.url, "--drain", "1", command=command) as process:
+    with GatewayProcess(deployment.server.url, "--drain", "1", command=command) as process:
         port = int(process.url.rsplit(":", 1)[1])
         writers = []
         for request in (
@@ -120,9 +120,9 @@ def children(process: GatewayProcess) -> set[int]:
     return {int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()}
 
 
-async def test_processes_share_a_port_and_a_dead_one_restarts(house: House, conversation: str) -> None:
+async def test_processes_share_a_port_and_a_dead_one_restarts(deployment: Deployment, conversation: str) -> None:
     async with AsyncExitStack() as stack:
-        process = stack.enter_context(GatewayProcess(house.server.url, "--processes", "2"))
+        process = stack.enter_context(GatewayProcess(deployment.server.url, "--processes", "2"))
         clients = [await stack.enter_async_context(Client(conversation)) for _ in range(12)]
         for client in clients:
             await client.connect(process.socket_url)
@@ -156,25 +156,25 @@ def test_processes_that_cannot_start_print_the_reason() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 async def test_a_worker_shuts_down_and_hands_over_on_a_signal(
-    empty_house: House, conversation: str, number: signal.Signals
+    deployment_without_worker: Deployment, conversation: str, number: signal.Signals
 ) -> None:
-    worker = empty_house.worker("--drain", "0.2")
+    worker = deployment_without_worker.worker("--drain", "0.2")
     async with Client(conversation) as client:
-        await client.connect(empty_house.urls()[0])
+        await client.connect(deployment_without_worker.urls()[0])
         response = await client.ask("/long 4000")
         await client.until(lambda: client.answer(response).text)
         os.kill(worker.pid, number)
         assert await asyncio.to_thread(worker.wait, SHUTDOWN_WITHIN_S) == 0
         assert "Traceback" not in worker.text
         # The job is handed over, and another worker continues it immediately.
-        empty_house.worker()
+        deployment_without_worker.worker()
         await client.until(lambda: client.answer(response).attempt == 2)
         await client.stop(response)
         await client.ended(response)
 
 
-def test_a_worker_shuts_down_while_it_starts(house: House) -> None:
-    with WorkerProcess(house.server.url) as worker:
+def test_a_worker_shuts_down_while_it_starts(deployment: Deployment) -> None:
+    with WorkerProcess(deployment.server.url) as worker:
         worker.terminate()
         assert worker.wait(SHUTDOWN_WITHIN_S) == 0
 
@@ -315,13 +315,13 @@ def test_help_lists_the_commands_and_version_prints() -> None:
 # tail
 
 
-async def test_tail_prints_a_log(house: House, conversation: str) -> None:
+async def test_tail_prints_a_log(deployment: Deployment, conversation: str) -> None:
     async with Client(conversation) as client:
-        await client.connect(house.urls()[0])
+        await client.connect(deployment.urls()[0])
         response = await client.ask("/think")
         await client.settled(response)
-    log = await entries(house.server.url, response)
-    done = await asyncio.to_thread(tokenwire, "tail", response, "--store", house.server.url)
+    log = await entries(deployment.server.url, response)
+    done = await asyncio.to_thread(tokenwire, "tail", response, "--store", deployment.server.url)
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == [str(entry) for entry, _ in log]
@@ -334,21 +334,21 @@ async def test_tail_prints_a_log(house: House, conversation: str) -> None:
     assert log_entries.unescape(printed) == text_of(log) == demo.answer("/think")
 
 
-async def test_tail_follows_a_log_to_its_end(house: House, conversation: str) -> None:
+async def test_tail_follows_a_log_to_its_end(deployment: Deployment, conversation: str) -> None:
     async with Client(conversation) as client:
-        await client.connect(house.urls()[0])
+        await client.connect(deployment.urls()[0])
         response = await client.ask("/long 150")
         await client.until(lambda: client.answer(response).text)
-        done = await asyncio.to_thread(tokenwire, "tail", "--follow", response, "--store", house.server.url)
+        done = await asyncio.to_thread(tokenwire, "tail", "--follow", response, "--store", deployment.server.url)
         await client.ended(response)
     assert done.returncode == 0
-    log = await entries(house.server.url, response)
+    log = await entries(deployment.server.url, response)
     assert [line.split()[0] for line in done.stdout.splitlines()] == [str(entry) for entry, _ in log]
 
 
-def test_tail_of_an_unknown_response_fails(house: House) -> None:
-    assert "there is no log" in refused("tail", "r00" + "0" * 16, "--store", house.server.url)
-    assert "not a response id" in refused("tail", "r0", "--store", house.server.url)
+def test_tail_of_an_unknown_response_fails(deployment: Deployment) -> None:
+    assert "there is no log" in refused("tail", "r00" + "0" * 16, "--store", deployment.server.url)
+    assert "not a response id" in refused("tail", "r0", "--store", deployment.server.url)
 
 
 # embedded://

@@ -54,7 +54,7 @@ class RecordingConnection:
 
 
 class Application:
-    """Answers a request with a large body, and takes over every WebSocket."""
+    """Sends a large body for a request, and takes over every WebSocket."""
 
     def __init__(self) -> None:
         self.taken: list[tuple[DirectSocket, RecordingConnection]] = []
@@ -102,8 +102,8 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_its_connection_is_told_before_a_close_is_answered(application: Application) -> None:
-    """Nothing may follow a close frame (RFC 6455, section 5.5.1), and the connection is who writes."""
+async def test_connection_is_detached_before_close_is_answered(application: Application) -> None:
+    """No frame may follow a close frame (RFC 6455, section 5.5.1), and the connection writes frames."""
     loop = asyncio.get_running_loop()
     with await connected(application) as client:
         await loop.sock_sendall(client, HANDSHAKE)
@@ -120,7 +120,7 @@ async def test_its_connection_is_told_before_a_close_is_answered(application: Ap
         assert connection.calls == ["closing", "lost"]
 
 
-async def test_who_takes_nothing_is_full_and_is_so_no_longer_when_it_takes(application: Application) -> None:
+async def test_unread_data_pauses_writing_until_it_is_read(application: Application) -> None:
     loop = asyncio.get_running_loop()
     with await connected(application) as client:
         await loop.sock_sendall(client, HANDSHAKE)
@@ -135,14 +135,14 @@ async def test_who_takes_nothing_is_full_and_is_so_no_longer_when_it_takes(appli
         await until(lambda: connection.calls == ["paused", "resumed"])
 
 
-async def test_who_has_not_read_what_came_before_is_not_taken_over(application: Application) -> None:
-    """The transport has told another protocol that it is full, and nobody would ever be told so again."""
+async def test_transport_with_unread_response_is_not_taken_over(application: Application) -> None:
+    """The transport paused the former protocol and would not pause the new one."""
     loop = asyncio.get_running_loop()
     before = len(application.taken)
     with await connected(application) as client:
         await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert await loop.sock_recv(client, 16)
         await loop.sock_sendall(client, HANDSHAKE)
-        # Without reading: that is what it is about.
+        # Nothing is read here, so the response stays in the write buffer.
         await until(lambda: application.refused)
     assert len(application.taken) == before

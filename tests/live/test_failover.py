@@ -17,7 +17,7 @@ from gateway.streams import keys
 from gateway.streams.store.topology import slot_of
 from tests.gateway.streams.steps import lose_tail
 from tests.live.client import Client
-from tests.live.conftest import House, entries, text_of
+from tests.live.conftest import Deployment, entries, text_of
 from tests.provider_server import Scenario
 from tests.stores import RealServer
 from tests.topologies import RealCluster, until
@@ -39,8 +39,8 @@ ALL = ["sentinel", "cluster", "redis-sentinel", "redis-cluster"]
 class Answers:
     """Answers that are being written, each watched by a tab on either gateway."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
         self.clients: list[Client] = []
         self.responses: list[str] = []
         self.prompts: list[str] = []
@@ -50,10 +50,10 @@ class Answers:
     async def begin(self, conversations: list[str]) -> None:
         for number, conversation in enumerate(conversations):
             prompt = f"failover {secrets.token_hex(4)}"
-            self.house.provider.scenarios[prompt] = Scenario(pieces=PIECES, delay=0.02, finish=self.finish)
+            self.deployment.provider.scenarios[prompt] = Scenario(pieces=PIECES, delay=0.02, finish=self.finish)
             asking, other = Client(conversation), Client(conversation)
-            await asking.connect(self.house.urls()[number % 2])
-            await other.connect(self.house.urls()[(number + 1) % 2])
+            await asking.connect(self.deployment.urls()[number % 2])
+            await other.connect(self.deployment.urls()[(number + 1) % 2])
             response = await asking.ask(prompt, model="fake")
             self.clients += [asking, other]
             self.responses += [response, response]
@@ -78,13 +78,15 @@ class Answers:
         for client, response in zip(self.clients, self.responses, strict=True):
             answer = await client.ended(response, 60.0)
             assert answer.reason == "complete"
-            log = await entries(self.house.server.url, response)
+            log = await entries(self.deployment.server.url, response)
             assert answer.text == "".join(PIECES) == text_of(log) == await client.settled(response)
             assert [entry.seq for entry, _ in log] == list(range(1, len(log) + 1))
             assert client.close_code is None
             resets += bool(answer.resets)
             await client.close()
-        assert {self.house.calls(prompt) for prompt in self.prompts} <= set(range(1, calls + 1)), self.house.told()
+        assert {self.deployment.calls(prompt) for prompt in self.prompts} <= set(range(1, calls + 1)), (
+            self.deployment.logs()
+        )
         return resets
 
 
@@ -101,15 +103,15 @@ def named(partitions: set[int], count: int) -> list[str]:
 class Failovers:
     """Failovers in which the new primary lacks what the old one had acknowledged last."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
         self.healed = self.reset = 0
 
     async def round(self, count: int, worker: WorkerProcess | None = None) -> WorkerProcess | None:
         """Let `count` answers lose their tails at once; with `worker`, it dies too and leaves its own to another one,
         which is returned.
         """
-        servers = self.house.server
+        servers = self.deployment.server
         assert not isinstance(servers, RealServer)
         if isinstance(servers, RealCluster):
             primary = servers.primaries()[secrets.randbelow(3)]
@@ -119,7 +121,7 @@ class Failovers:
         else:
             primary, replica = servers.primary, servers.replica
             names = [f"failover-{secrets.token_hex(5)}" for _ in range(count)]
-        answers = Answers(self.house)
+        answers = Answers(self.deployment)
         await answers.begin(names)
         servers.stop_replication(primary, replica)
         await answers.show(LOST)
@@ -131,7 +133,7 @@ class Failovers:
         else:
             await asyncio.to_thread(servers.fail_over)
         await asyncio.to_thread(servers.restart_replication)
-        another = await asyncio.to_thread(self.house.worker) if worker is not None else None
+        another = await asyncio.to_thread(self.deployment.worker) if worker is not None else None
         # Even a take-over may be lost with the old primary, and is made again.
         resets = await answers.end(3 if worker is not None else 1)
         self.reset += resets
@@ -139,65 +141,67 @@ class Failovers:
         return another
 
 
-async def test_nobody_sees_that_a_tail_was_lost_until_it_is_written_again(house: House, store: Store) -> None:
+async def test_lost_tail_is_invisible_until_written_again(deployment: Deployment, store: Store) -> None:
     """However long that takes: here the provider is silent until both gateways have found that the log is behind."""
-    answers = Answers(house)
+    answers = Answers(deployment)
     await answers.begin(["tail-lost"])
     for client in answers.clients:
         await client.shows(answers.responses[0], len("".join(PIECES[:-1])))
     name = "tokenwire_repairs_total"
-    before = [gateway.counted(name) for gateway in house.gateways]
+    before = [gateway.counted(name) for gateway in deployment.gateways]
     await lose_tail(store, answers.responses[0], 20)
-    for gateway, count in zip(house.gateways, before, strict=True):
+    for gateway, count in zip(deployment.gateways, before, strict=True):
         await asyncio.to_thread(until, lambda: gateway.counted(name) > count, "a gateway that has looked")  # noqa: B023
     assert await answers.end() == 0
 
 
 @pytest.fixture
-def failovers(empty_house: House) -> Failovers:
-    return Failovers(empty_house)
+def failovers(deployment_without_worker: Deployment) -> Failovers:
+    return Failovers(deployment_without_worker)
 
 
-@pytest.mark.parametrize("empty_house", ["cluster", pytest.param("sentinel", marks=pytest.mark.long)], indirect=True)
-async def test_a_worker_that_lives_writes_the_lost_tail_again(failovers: Failovers) -> None:
+@pytest.mark.parametrize(
+    "deployment_without_worker", ["cluster", pytest.param("sentinel", marks=pytest.mark.long)], indirect=True
+)
+async def test_live_worker_rewrites_lost_tail(failovers: Failovers) -> None:
     """With the same ids and the same bytes: who had seen it sees no seam, and the provider is not asked again."""
-    failovers.house.worker()
+    failovers.deployment.worker()
     await failovers.round(5)
-    assert failovers.reset == 0, failovers.house.told()
+    assert failovers.reset == 0, failovers.deployment.logs()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("empty_house", ["sentinel", "cluster"], indirect=True)
-async def test_a_lost_tail_without_its_worker_is_a_reset(failovers: Failovers) -> None:
+@pytest.mark.parametrize("deployment_without_worker", ["sentinel", "cluster"], indirect=True)
+async def test_lost_tail_of_dead_worker_is_a_reset(failovers: Failovers) -> None:
     """Another worker begins anew, with numbers that can not be taken for the lost ones."""
-    await failovers.round(5, failovers.house.worker())
+    await failovers.round(5, failovers.deployment.worker())
     assert failovers.healed == 0
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("empty_house", ALL, indirect=True)
-async def test_a_hundred_failovers(failovers: Failovers) -> None:
+@pytest.mark.parametrize("deployment_without_worker", ALL, indirect=True)
+async def test_hundred_failovers_lose_nothing(failovers: Failovers) -> None:
     """Of two workers neither takes the other one for silent, except for every fourth time, when one dies."""
-    workers = [failovers.house.worker() for _ in range(2)]
+    workers = [failovers.deployment.worker() for _ in range(2)]
     reset = 0
     for number in range(100):
         another = await failovers.round(3, workers.pop(0) if number % 4 == 3 else None)
         workers += [another] if another is not None else []
         if number % 4 != 3:
-            assert failovers.reset == reset, failovers.house.told()
+            assert failovers.reset == reset, failovers.deployment.logs()
         reset = failovers.reset
     print(f"100 failovers that lost a tail: {failovers.healed} tabs healed, {failovers.reset} reset, none mixed")
 
 
-async def move(house: House, trials: int, *, at_once: bool = False) -> None:
+async def move(deployment: Deployment, trials: int, *, at_once: bool = False) -> None:
     """Move the slot of answers that are being written from primary to primary."""
-    cluster = house.server
+    cluster = deployment.server
     assert isinstance(cluster, RealCluster)
-    house.worker()
+    deployment.worker()
     tabs = 0
     for _ in range(trials):
-        answers = Answers(house)
+        answers = Answers(deployment)
         partition = secrets.randbelow(keys.PARTITIONS)
         slot = slot_of(keys.jobs(partition))
         source = cluster.owner(slot)
@@ -213,21 +217,21 @@ async def move(house: House, trials: int, *, at_once: bool = False) -> None:
     print(f"{trials} moves of slots: {tabs} tabs exact, none was told of it")
 
 
-@pytest.mark.parametrize("empty_house", ["cluster"], indirect=True)
-async def test_a_slot_moves_while_answers_are_written_in_it(empty_house: House) -> None:
-    await move(empty_house, 1)
+@pytest.mark.parametrize("deployment_without_worker", ["cluster"], indirect=True)
+async def test_slot_migration_during_answers_loses_nothing(deployment_without_worker: Deployment) -> None:
+    await move(deployment_without_worker, 1)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("empty_house", ["cluster", "redis-cluster"], indirect=True)
-async def test_fifty_moves(empty_house: House) -> None:
-    await move(empty_house, 50)
+@pytest.mark.parametrize("deployment_without_worker", ["cluster", "redis-cluster"], indirect=True)
+async def test_fifty_slot_migrations_lose_nothing(deployment_without_worker: Deployment) -> None:
+    await move(deployment_without_worker, 50)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("empty_house", ["cluster"], indirect=True)
-async def test_fifty_moves_at_once(empty_house: House) -> None:
+@pytest.mark.parametrize("deployment_without_worker", ["cluster"], indirect=True)
+async def test_fifty_concurrent_slot_migrations_lose_nothing(deployment_without_worker: Deployment) -> None:
     """As Valkey 9 does it by itself: the slot is at one place at any time."""
-    await move(empty_house, 50, at_once=True)
+    await move(deployment_without_worker, 50, at_once=True)

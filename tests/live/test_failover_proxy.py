@@ -43,10 +43,10 @@ def asked(client: httpx2.Client) -> int:
             time.sleep(0.05)
 
 
-def test_the_page_kills_its_gateway_and_is_served_by_the_other(tmp_path: Path) -> None:
-    house = Process("run", f"embedded://{tmp_path}", "--gateways", "2", "--port", "0")
+def test_page_kills_its_gateway_and_the_other_serves_it(tmp_path: Path) -> None:
+    deployment = Process("run", f"embedded://{tmp_path}", "--gateways", "2", "--port", "0")
     try:
-        url = house.announcement.split()[-1]
+        url = deployment.announcement.split()[-1]
         with httpx2.Client(base_url=url, timeout=WITHIN) as client:
             first = asked(client)
             for origin in ({}, {"origin": "http://127.0.0.1:1"}, {"origin": "https://other.example"}):
@@ -61,14 +61,14 @@ def test_the_page_kills_its_gateway_and_is_served_by_the_other(tmp_path: Path) -
             # One that was killed is started again, as a process of its own.
             assert len(set(killed)) == len(killed)
             assert client.get("/readyz").status_code == 200
-        house.terminate()
-        assert house.wait() == 0
+        deployment.terminate()
+        assert deployment.wait() == 0
         assert gone(killed[-1])
     finally:
-        house.close()
+        deployment.close()
 
 
-def test_a_gateway_on_its_own_can_not_be_killed() -> None:
+def test_single_gateway_is_not_killable() -> None:
     gateway = Process("run", "memory://", "--port", "0")
     try:
         url = gateway.announcement.split()[-1]

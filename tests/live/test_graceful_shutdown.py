@@ -20,7 +20,7 @@ from gateway.admission import RETRY_ELSEWHERE_S
 from gateway.drain import RECONNECT_WITHIN_S
 from gateway.transports.event_stream import RECONNECT_WITHIN_MS
 from tests.live.client import Client
-from tests.live.conftest import MODELS, House, entries, text_of
+from tests.live.conftest import MODELS, Deployment, entries, text_of
 from tests.live.processes import GatewayProcess
 from tests.provider_server import Scenario
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.live
 WITHIN = 2.0
 """Seconds beyond its drain in which a gateway is gone."""
 
-AT_ONCE = 2.0
+IMMEDIATELY_S = 2.0
 
 
 class EventReader:
@@ -72,14 +72,14 @@ async def until(condition: object, seconds: float = 5.0) -> None:
 
 
 @pytest.fixture
-def leaving(house: House) -> Iterator[GatewayProcess]:
-    """A gateway beside the house's own, with six seconds to leave of which it gives notice for two."""
-    with GatewayProcess(house.server.url, "--drain", "6", "--notice", "2") as gateway:
+def leaving(deployment: Deployment) -> Iterator[GatewayProcess]:
+    """A gateway beside the deployment's own, with six seconds to leave of which it gives notice for two."""
+    with GatewayProcess(deployment.server.url, "--drain", "6", "--notice", "2") as gateway:
         yield gateway
 
 
-async def test_it_says_so_first_then_sends_everybody_away_and_takes_nobody(
-    house: House, leaving: GatewayProcess, conversation: str
+async def test_shutdown_fails_readiness_then_drains_and_rejects(
+    deployment: Deployment, leaving: GatewayProcess, conversation: str
 ) -> None:
     """In mid-answer: who was sent away goes on at another gateway, and has all of it."""
     async with AsyncExitStack() as stack:
@@ -97,7 +97,7 @@ async def test_it_says_so_first_then_sends_everybody_away_and_takes_nobody(
 
         begun = time.monotonic()
         leaving.terminate()
-        await until(lambda: ready(leaving) == 503, AT_ONCE)
+        await until(lambda: ready(leaving) == 503, IMMEDIATELY_S)
         # A load balancer has not looked yet: whom it sends is served.
         await late.connect(leaving.socket_url)
         await late.watches()
@@ -120,7 +120,7 @@ async def test_it_says_so_first_then_sends_everybody_away_and_takes_nobody(
             closed.append(time.monotonic() - begun)
             (moving,) = [frame for frame in client.frames if frame["type"] == "moving"]
             assert 0 < moving["within"] <= RECONNECT_WITHIN_S
-            await client.connect(house.urls()[0])
+            await client.connect(deployment.urls()[0])
         await asyncio.gather(*streams)
         for reader in readers:
             assert any(event["type"] == "moving" for event in reader.events)
@@ -131,16 +131,16 @@ async def test_it_says_so_first_then_sends_everybody_away_and_takes_nobody(
         assert time.monotonic() - begun < 6 + WITHIN
         assert "Traceback" not in leaving.text
         text = await clients[0].settled(response)
-        assert text == text_of(await entries(house.server.url, response))
+        assert text == text_of(await entries(deployment.server.url, response))
         for client in (*clients, late):
             assert await client.settled(response) == text == client.answer(response).text
             assert client.answer(response).resets == []
 
 
-async def test_each_client_is_closed_at_a_moment_of_its_own(house: House, conversation: str) -> None:
+async def test_drain_spreads_closes_over_its_window(deployment: Deployment, conversation: str) -> None:
     """Those who wait for it; and of the window no quarter has more than its share, whether they obey or wait."""
     drain = 5.0
-    with GatewayProcess(house.server.url, "--drain", str(drain)) as gateway:
+    with GatewayProcess(deployment.server.url, "--drain", str(drain)) as gateway:
         moments: dict[Client, float] = {}
         clients = [Client(conversation) for _ in range(80)]
         for client in clients:
@@ -166,12 +166,14 @@ async def test_each_client_is_closed_at_a_moment_of_its_own(house: House, conver
 
 
 @pytest.mark.parametrize("command", ["gateway", "run"])
-async def test_who_is_stuck_holds_nothing_up(house: House, conversation: str, command: str) -> None:
+async def test_client_that_never_reads_does_not_delay_shutdown(
+    deployment: Deployment, conversation: str, command: str
+) -> None:
     """Clients that never read, on a socket and on an event stream, and one that never said hello."""
     drain = 2.0 if command == "gateway" else 0.0
     options = ("--drain", str(drain), "--models", json.dumps(MODELS))
-    provider = {"OPENAI_BASE_URL": f"{house.provider.url}/v1", "OPENAI_API_KEY": "sk-planted-secret"}
-    with GatewayProcess(house.server.url, *options, command=command, **provider) as gateway:
+    provider = {"OPENAI_BASE_URL": f"{deployment.provider.url}/v1", "OPENAI_API_KEY": "sk-planted-secret"}
+    with GatewayProcess(deployment.server.url, *options, command=command, **provider) as gateway:
         port = int(gateway.url.rsplit(":", 1)[1])
         async with Client(conversation) as client, AsyncExitStack() as stack:
             await client.connect(gateway.socket_url)
@@ -188,7 +190,7 @@ async def test_who_is_stuck_holds_nothing_up(house: House, conversation: str, co
                 # The last that it reads; no frame may be sent before it (RFC 6455, section 4.1).
                 assert (await asyncio.to_thread(each.recv, 100)).startswith(b"HTTP/1.1 ")
                 each.sendall(then)
-            house.provider.scenarios[conversation] = Scenario(pieces=("x" * 4000,) * 200)
+            deployment.provider.scenarios[conversation] = Scenario(pieces=("x" * 4000,) * 200)
             response = await client.ask(conversation, model="fake")
             await client.shows(response, 700_000)
             begun = time.monotonic()
@@ -203,11 +205,11 @@ async def test_who_is_stuck_holds_nothing_up(house: House, conversation: str, co
     [((), signal.SIGTERM), (("--processes", "2"), signal.SIGINT)],
     ids=["one process", "two processes"],
 )
-async def test_the_second_word_ends_it_at_once(
-    house: House, conversation: str, options: tuple[str, ...], first: signal.Signals
+async def test_second_signal_ends_shutdown_immediately(
+    deployment: Deployment, conversation: str, options: tuple[str, ...], first: signal.Signals
 ) -> None:
     """And the same word that comes twice, to the process and to its group, is one word."""
-    with GatewayProcess(house.server.url, "--drain", "60", "--notice", "10", *options) as gateway:
+    with GatewayProcess(deployment.server.url, "--drain", "60", "--notice", "10", *options) as gateway:
         clients = [Client(conversation) for _ in range(6)]
         for client in clients:
             await client.connect(gateway.socket_url)
@@ -220,25 +222,27 @@ async def test_the_second_word_ends_it_at_once(
         begun = time.monotonic()
         gateway._process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(gateway.wait) == 0
-        assert time.monotonic() - begun < AT_ONCE
+        assert time.monotonic() - begun < IMMEDIATELY_S
         assert "Traceback" not in gateway.text
         for client in clients:
             assert await client.closed() == 1012
             await client.close()
 
 
-async def test_somebody_at_a_keyboard_waits_for_no_load_balancer(house: House) -> None:
-    with GatewayProcess(house.server.url, "--drain", "60", "--notice", "20") as gateway:
+async def test_interrupt_skips_pre_drain_delay(deployment: Deployment) -> None:
+    with GatewayProcess(deployment.server.url, "--drain", "60", "--notice", "20") as gateway:
         begun = time.monotonic()
         gateway._process.send_signal(signal.SIGINT)
         assert await asyncio.to_thread(gateway.wait) == 0
-        assert time.monotonic() - begun < AT_ONCE
+        assert time.monotonic() - begun < IMMEDIATELY_S
 
 
-async def test_a_worker_that_is_told_twice_hands_over_at_once(empty_house: House, conversation: str) -> None:
-    worker = empty_house.worker("--drain", "60", "--lease", "30")
+async def test_second_signal_makes_worker_hand_over_immediately(
+    deployment_without_worker: Deployment, conversation: str
+) -> None:
+    worker = deployment_without_worker.worker("--drain", "60", "--lease", "30")
     async with Client(conversation) as client:
-        await client.connect(empty_house.urls()[0])
+        await client.connect(deployment_without_worker.urls()[0])
         response = await client.ask("/long 400")
         await client.shows(response)
         worker.terminate()
@@ -248,8 +252,8 @@ async def test_a_worker_that_is_told_twice_hands_over_at_once(empty_house: House
         begun = time.monotonic()
         worker.terminate()
         assert await asyncio.to_thread(worker.wait) == 0
-        assert time.monotonic() - begun < AT_ONCE
-        empty_house.worker()
+        assert time.monotonic() - begun < IMMEDIATELY_S
+        deployment_without_worker.worker()
         await client.attempted(response, 2, 5.0)
         await client.stop(response)
         await client.ended(response)

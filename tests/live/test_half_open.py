@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
 
-FREED_WITHIN: Final = 30.0
+FREED_WITHIN_S: Final = 30.0
 GATEWAY, CLIENTS = "10.213.7.1", "10.213.8.1"
 ESTABLISHED: Final = "01"
 
@@ -99,18 +99,18 @@ def connected(process: Process, port: int) -> int:
     return sum(own.endswith(f":{port:04X}") and state == ESTABLISHED for own, _, state in sockets)
 
 
-async def test_who_is_cut_off_without_a_word_is_freed(network: Network, conversation: str) -> None:
+async def test_half_open_connections_are_freed(network: Network, conversation: str) -> None:
     """One half is in mid-answer, the other hears nothing: both are given up by the kernel."""
 
     class Apart(Process):
         prefix = ("ip", "netns", "exec", network.gateway)
 
     with ExitStack() as stack:
-        house = build(stack)
-        house.worker()
-        assert isinstance(house.server, RealServer)
+        deployment = build(stack)
+        deployment.worker()
+        assert isinstance(deployment.server, RealServer)
         options = ("--host", GATEWAY, "--port", "0", "--auth", "none")
-        gateway = stack.enter_context(Apart("gateway", house.server.socket_url, *options))
+        gateway = stack.enter_context(Apart("gateway", deployment.server.socket_url, *options))
         port = int(gateway.announcement.rpartition(":")[2])
         url = f"ws://{GATEWAY}:{port}/v1/ws"
         followed = [conversation] * 5 + [f"{conversation}-idle"] * 5
@@ -121,12 +121,12 @@ async def test_who_is_cut_off_without_a_word_is_freed(network: Network, conversa
         assert await asyncio.to_thread(followers.stdout.readline) == b"following\n"
         assert connected(gateway, port) == len(followed)
         async with Client(conversation) as asker:
-            await asker.connect(house.urls()[0])
+            await asker.connect(deployment.urls()[0])
             response = await asker.ask("/long 4000")
             await asker.shows(response)
             network.cut()
             begin = time.monotonic()
-            async with asyncio.timeout(FREED_WITHIN):
+            async with asyncio.timeout(FREED_WITHIN_S):
                 while connected(gateway, port):
                     await asyncio.sleep(0.1)
             print(f"{len(followed)} sockets were freed after {time.monotonic() - begin:.1f} s")

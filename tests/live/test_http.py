@@ -18,7 +18,7 @@ from gateway import wire
 from gateway.streams.history_log import MAX_AHEAD
 from gateway.streams.store.store import open_store
 from gateway.transports import event_stream
-from tests.live.conftest import MODELS, House, entries, text_of
+from tests.live.conftest import MODELS, Deployment, entries, text_of
 from tests.live.processes import GatewayProcess
 from tests.provider_server import Scenario
 from tests.stores import RealServer
@@ -32,20 +32,20 @@ pytestmark = pytest.mark.live
 
 JWT_KEY: Final = "k" * 32
 ORIGIN: Final = "https://good.example"
-PATIENCE: Final = 30.0
+TIMEOUT_S: Final = 30.0
 
 
 @pytest.fixture(scope="module")
-def guarded(house: House) -> Iterator[list[GatewayProcess]]:
-    """Two more gateways on the shared house's store, which want tokens and know the aliases and one origin."""
+def guarded(deployment: Deployment) -> Iterator[list[GatewayProcess]]:
+    """Two more gateways on the shared deployment's store, which want tokens and know the aliases and one origin."""
     options = ("--jwt-key", JWT_KEY, "--origins", ORIGIN, "--models", json.dumps(MODELS))
     with ExitStack() as stack:
-        yield [stack.enter_context(GatewayProcess(house.server.url, *options)) for _ in range(2)]
+        yield [stack.enter_context(GatewayProcess(deployment.server.url, *options)) for _ in range(2)]
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(timeout=PATIENCE) as opened:
+    async with httpx2.AsyncClient(timeout=TIMEOUT_S) as opened:
         yield opened
 
 
@@ -107,7 +107,7 @@ async def stream(
     """An event stream, from the event after `last` on."""
     if last is not None:
         headers["last-event-id"] = last
-    async with asyncio.timeout(PATIENCE), client.stream("GET", url, headers=headers) as reply:
+    async with asyncio.timeout(TIMEOUT_S), client.stream("GET", url, headers=headers) as reply:
         assert reply.status_code == 200, await reply.aread()
         yield EventReader(reply, last)
 
@@ -136,9 +136,11 @@ async def whole(client: httpx2.AsyncClient, url: str, response: str) -> str:
 # Messages
 
 
-async def test_a_key_posts_a_message_once(house: House, client: httpx2.AsyncClient, conversation: str) -> None:
+async def test_idempotency_key_posts_message_once(
+    deployment: Deployment, client: httpx2.AsyncClient, conversation: str
+) -> None:
     """The same key and body are the same response, on either gateway; another body is refused."""
-    urls = [f"{gateway.url}/v1/conversations/{conversation}/messages" for gateway in house.gateways]
+    urls = [f"{gateway.url}/v1/conversations/{conversation}/messages" for gateway in deployment.gateways]
     headers = {"idempotency-key": "the-key"}
     first = await client.post(urls[0], json={"text": f"once {conversation}", "model": "fake"}, headers=headers)
     assert first.status_code == 202
@@ -153,14 +155,14 @@ async def test_a_key_posts_a_message_once(house: House, client: httpx2.AsyncClie
     without = [await client.post(urls[0], json={"text": "twice", "model": "fake"}) for _ in range(2)]
     assert len({reply.json()["response"] for reply in [first, *without]}) == 3
     for reply in [first, *without]:
-        assert await whole(client, house.gateways[1].url, reply.json()["response"]) == "Hello, world!"
-    assert house.calls(f"once {conversation}") == 1
+        assert await whole(client, deployment.gateways[1].url, reply.json()["response"]) == "Hello, world!"
+    assert deployment.calls(f"once {conversation}") == 1
 
 
-async def test_a_hundred_posts_at_once_with_one_key_are_one(
-    house: House, client: httpx2.AsyncClient, conversation: str
+async def test_hundred_concurrent_posts_with_one_key_are_one(
+    deployment: Deployment, client: httpx2.AsyncClient, conversation: str
 ) -> None:
-    urls = [f"{gateway.url}/v1/conversations/{conversation}/messages" for gateway in house.gateways]
+    urls = [f"{gateway.url}/v1/conversations/{conversation}/messages" for gateway in deployment.gateways]
     replies = await asyncio.gather(
         *(
             client.post(urls[n % 2], json={"text": "at once", "model": "fake"}, headers={"idempotency-key": "k"})
@@ -197,10 +199,10 @@ BAD_BODIES: Final[dict[str, tuple[bytes, str | None]]] = {
 
 
 @pytest.mark.parametrize(("body", "kind"), BAD_BODIES.values(), ids=BAD_BODIES)
-async def test_a_bad_body_posts_nothing(
-    house: House, client: httpx2.AsyncClient, conversation: str, body: bytes, kind: str | None
+async def test_invalid_body_is_rejected(
+    deployment: Deployment, client: httpx2.AsyncClient, conversation: str, body: bytes, kind: str | None
 ) -> None:
-    url = f"{house.gateways[0].url}/v1/conversations/{conversation}"
+    url = f"{deployment.gateways[0].url}/v1/conversations/{conversation}"
     headers = {"content-type": kind} if kind else {}
     reply = await client.post(f"{url}/messages", content=body, headers=headers)
     assert problem(reply) == "bad_frame"
@@ -208,16 +210,18 @@ async def test_a_bad_body_posts_nothing(
 
 
 @pytest.mark.parametrize("key", ["a b", "ü", "k" * 129])
-async def test_a_bad_key_posts_nothing(house: House, client: httpx2.AsyncClient, conversation: str, key: str) -> None:
-    url = f"{house.gateways[0].url}/v1/conversations/{conversation}/messages"
+async def test_invalid_idempotency_key_is_rejected(
+    deployment: Deployment, client: httpx2.AsyncClient, conversation: str, key: str
+) -> None:
+    url = f"{deployment.gateways[0].url}/v1/conversations/{conversation}/messages"
     reply = await client.post(url, json={"text": "x"}, headers={b"idempotency-key": key.encode()})
     assert problem(reply) == "bad_frame"
 
 
-async def test_fields_of_the_path_and_the_headers_can_not_be_given_in_the_body(
-    house: House, client: httpx2.AsyncClient, conversation: str
+async def test_body_cannot_override_path_and_headers(
+    deployment: Deployment, client: httpx2.AsyncClient, conversation: str
 ) -> None:
-    url = house.gateways[0].url
+    url = deployment.gateways[0].url
     body = {"text": "mine", "model": "fake", "conversation": f"{conversation}-other", "key": "k", "type": "stop"}
     posted = await client.post(f"{url}/v1/conversations/{conversation}/messages", json=body)
     await whole(client, url, posted.json()["response"])
@@ -226,11 +230,11 @@ async def test_fields_of_the_path_and_the_headers_can_not_be_given_in_the_body(
     assert [message["text"] for message in mine] == ["mine", "Hello, world!"]
 
 
-async def test_too_many_messages_are_refused_with_a_time_to_come_again(
-    house: House, client: httpx2.AsyncClient, conversation: str
+async def test_too_many_messages_are_rejected_with_retry_after(
+    deployment: Deployment, client: httpx2.AsyncClient, conversation: str
 ) -> None:
-    url = house.gateways[0].url
-    house.provider.scenarios[f"for ever {conversation}"] = Scenario(ending="silence")
+    url = deployment.gateways[0].url
+    deployment.provider.scenarios[f"for ever {conversation}"] = Scenario(ending="silence")
     responses = [
         await ask(client, url, conversation, f"for ever {conversation}", model="fake") for _ in range(MAX_AHEAD)
     ]
@@ -245,10 +249,10 @@ async def test_too_many_messages_are_refused_with_a_time_to_come_again(
         assert (await client.post(f"{url}/v1/responses/{response}/stop")).json()["stopped"]
 
 
-async def test_stop_is_idempotent_and_retry_replaces(
-    house: House, client: httpx2.AsyncClient, conversation: str
+async def test_stop_is_idempotent_and_retry_replaces_response(
+    deployment: Deployment, client: httpx2.AsyncClient, conversation: str
 ) -> None:
-    here, there = (gateway.url for gateway in house.gateways)
+    here, there = (gateway.url for gateway in deployment.gateways)
     response = await ask(client, here, conversation, "/long 4000")
     running = await client.post(f"{there}/v1/responses/{response}/retry", json={})
     assert problem(running) == "still_running"
@@ -282,8 +286,10 @@ async def test_stop_is_idempotent_and_retry_replaces(
 # Conversations
 
 
-async def test_a_conversation_is_a_snapshot(house: House, client: httpx2.AsyncClient, conversation: str) -> None:
-    url = f"{house.gateways[0].url}/v1/conversations/{conversation}"
+async def test_get_conversation_returns_snapshot(
+    deployment: Deployment, client: httpx2.AsyncClient, conversation: str
+) -> None:
+    url = f"{deployment.gateways[0].url}/v1/conversations/{conversation}"
     empty = await client.get(url)
     assert empty.json() == {
         "type": "snapshot",
@@ -294,14 +300,14 @@ async def test_a_conversation_is_a_snapshot(house: House, client: httpx2.AsyncCl
     }
     assert empty.headers["content-type"] == "application/json"
     assert empty.headers["cache-control"] == "no-store"
-    settled_one = await ask(client, house.gateways[0].url, conversation, "first", model="fake")
-    text = await whole(client, house.gateways[0].url, settled_one)
-    running = await ask(client, house.gateways[0].url, conversation, "/long 4000")
-    async with stream(client, f"{house.gateways[1].url}/v1/responses/{running}/events") as reader:
+    settled_one = await ask(client, deployment.gateways[0].url, conversation, "first", model="fake")
+    text = await whole(client, deployment.gateways[0].url, settled_one)
+    running = await ask(client, deployment.gateways[0].url, conversation, "/long 4000")
+    async with stream(client, f"{deployment.gateways[1].url}/v1/responses/{running}/events") as reader:
         while (event := await reader.next()) is not None and event.data is not None:
             if event.data["type"] == "delta":
                 break
-    for gateway in house.gateways:
+    for gateway in deployment.gateways:
         snapshot = (await client.get(f"{gateway.url}/v1/conversations/{conversation}")).json()
         assert [(m["role"], m["text"]) for m in snapshot["messages"]] == [
             ("user", "first"),
@@ -312,31 +318,31 @@ async def test_a_conversation_is_a_snapshot(house: House, client: httpx2.AsyncCl
         assert shown["response"] == running
         assert shown["text"]
         assert demo.answer("/long 4000").startswith(shown["text"])
-    await client.post(f"{house.gateways[0].url}/v1/responses/{running}/stop")
+    await client.post(f"{deployment.gateways[0].url}/v1/responses/{running}/stop")
 
 
-async def test_to_ask_for_the_head_of_events_begins_none(house: House, conversation: str) -> None:
+async def test_head_of_events_starts_no_stream(deployment: Deployment, conversation: str) -> None:
     """uvicorn reads no further behind it, and would not notice that the reader goes."""
-    url = f"{house.gateways[0].url}/v1/conversations/{conversation}/events"
-    before = house.gateways[0].counts("tokenwire_connections")
+    url = f"{deployment.gateways[0].url}/v1/conversations/{conversation}/events"
+    before = deployment.gateways[0].counts("tokenwire_connections")
     async with httpx2.AsyncClient() as client:
         response = await client.head(url)
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/event-stream")
-    assert house.gateways[0].counts("tokenwire_connections") == before
+    assert deployment.gateways[0].counts("tokenwire_connections") == before
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 5, 8])
-async def test_a_conversation_s_events_go_on_at_the_other_gateway_after_every_so_many(
-    house: House, client: httpx2.AsyncClient, conversation: str, every: int
+async def test_event_stream_resumes_at_other_gateway(
+    deployment: Deployment, client: httpx2.AsyncClient, conversation: str, every: int
 ) -> None:
     """Cut off again and again while the answers are written; what is shown in the end is the log, with no reset."""
     transcript = Transcript(conversation)
     last: str | None = None
     connections = 0
-    asked = [await ask(client, house.gateways[0].url, conversation, f"/long {120 + n}") for n in range(2)]
+    asked = [await ask(client, deployment.gateways[0].url, conversation, f"/long {120 + n}") for n in range(2)]
     while not all(settled(transcript, response) for response in asked):
-        url = f"{house.gateways[connections % 2].url}/v1/conversations/{conversation}/events"
+        url = f"{deployment.gateways[connections % 2].url}/v1/conversations/{conversation}/events"
         connections += 1
         async with stream(client, url, last) as reader:
             taken = 0
@@ -351,23 +357,28 @@ async def test_a_conversation_s_events_go_on_at_the_other_gateway_after_every_so
                 taken += event.data["type"] != "watching"
     for number, response in enumerate(asked):
         answer = transcript.answers[response]
-        assert answer.text == text_of(await entries(house.server.url, response)) == demo.answer(f"/long {120 + number}")
+        assert (
+            answer.text
+            == text_of(await entries(deployment.server.url, response))
+            == demo.answer(f"/long {120 + number}")
+        )
         assert answer.resets == []
         assert answer.ends == 1
     assert transcript.snapshots == 1
     print(f"cut after every {every}: {connections} connections")
 
 
-async def test_a_conversation_s_events_go_on_after_each_of_them(
-    house: House, client: httpx2.AsyncClient, conversation: str
+async def test_event_stream_resumes_after_each_event(
+    deployment: Deployment, client: httpx2.AsyncClient, conversation: str
 ) -> None:
     """One reader takes everything; from each id it was given the other gateway leads to the very same state."""
-    here, there = (f"{gateway.url}/v1/conversations/{conversation}/events" for gateway in house.gateways)
+    here, there = (f"{gateway.url}/v1/conversations/{conversation}/events" for gateway in deployment.gateways)
     places: list[tuple[str, Transcript]] = []
     transcript = Transcript(conversation)
     async with stream(client, here) as reader:
         asked = [
-            await ask(client, house.gateways[0].url, conversation, text) for text in ("/long 60", "/think", "/fail")
+            await ask(client, deployment.gateways[0].url, conversation, text)
+            for text in ("/long 60", "/think", "/fail")
         ]
         while not all(settled(transcript, response) for response in asked):
             event = await reader.next()
@@ -396,15 +407,15 @@ async def test_a_conversation_s_events_go_on_after_each_of_them(
 
 
 @pytest.mark.parametrize("last", ["", "x", "$", "-1", "1-1", "0-0~r=1-1", "9" * 40, "１-１", "1-1~" + "x" * 5_000])
-async def test_an_event_id_that_can_not_be_gone_on_from_gives_a_snapshot(
-    house: House, client: httpx2.AsyncClient, conversation: str, last: str
+async def test_invalid_event_id_leads_to_snapshot(
+    deployment: Deployment, client: httpx2.AsyncClient, conversation: str, last: str
 ) -> None:
-    url = house.gateways[0].url
+    url = deployment.gateways[0].url
     response = await ask(client, url, conversation, "x", model="fake")
     text = await whole(client, url, response)
     headers = {b"last-event-id": last.encode()}
     async with (
-        asyncio.timeout(PATIENCE),
+        asyncio.timeout(TIMEOUT_S),
         client.stream("GET", f"{url}/v1/conversations/{conversation}/events", headers=headers) as reply,
     ):
         reader = EventReader(reply, None)
@@ -426,10 +437,10 @@ async def test_an_event_id_that_can_not_be_gone_on_from_gives_a_snapshot(
 # Responses
 
 
-async def test_a_response_s_events_go_on_after_each_of_them_and_end(
-    house: House, client: httpx2.AsyncClient, conversation: str
+async def test_response_stream_resumes_after_each_event_and_ends(
+    deployment: Deployment, client: httpx2.AsyncClient, conversation: str
 ) -> None:
-    here, there = (gateway.url for gateway in house.gateways)
+    here, there = (gateway.url for gateway in deployment.gateways)
     response = await ask(client, here, conversation, "/long 100")
     events: list[Event] = []
     async with stream(client, f"{here}/v1/responses/{response}/events") as reader:
@@ -439,7 +450,7 @@ async def test_a_response_s_events_go_on_after_each_of_them_and_end(
     assert types[-1] == "end"
     assert types.count("end") == 1
     assert {"start", "delta"} < set(types)
-    text = text_of(await entries(house.server.url, response))
+    text = text_of(await entries(deployment.server.url, response))
     for number, last in enumerate(events):
         transcript = Transcript(conversation)
         for event in events[: number + 1]:
@@ -469,15 +480,15 @@ async def test_a_response_s_events_go_on_after_each_of_them_and_end(
             assert (first.data["type"], first.data["text"]) == ("reset", text)
 
 
-async def test_a_response_s_events_can_be_cut_while_it_is_written(
-    house: House, client: httpx2.AsyncClient, conversation: str
+async def test_response_stream_survives_disconnects(
+    deployment: Deployment, client: httpx2.AsyncClient, conversation: str
 ) -> None:
-    response = await ask(client, house.gateways[0].url, conversation, "/long 150")
+    response = await ask(client, deployment.gateways[0].url, conversation, "/long 150")
     transcript = Transcript(conversation)
     last: str | None = None
     connections = 0
     while response not in transcript.answers or not transcript.answers[response].ends:
-        url = f"{house.gateways[connections % 2].url}/v1/responses/{response}/events"
+        url = f"{deployment.gateways[connections % 2].url}/v1/responses/{response}/events"
         connections += 1
         async with stream(client, url, last) as reader:
             event = await reader.next()
@@ -490,12 +501,12 @@ async def test_a_response_s_events_can_be_cut_while_it_is_written(
     assert connections > 10
 
 
-async def test_what_keeps_a_stream_alive_and_unbuffered(
-    house: House, client: httpx2.AsyncClient, conversation: str
+async def test_event_stream_has_keep_alive_and_is_unbuffered(
+    deployment: Deployment, client: httpx2.AsyncClient, conversation: str
 ) -> None:
     """The headers that ask proxies not to gather, and a comment where there is nothing to say."""
     begun = time.monotonic()
-    async with stream(client, f"{house.gateways[0].url}/v1/conversations/{conversation}/events") as reader:
+    async with stream(client, f"{deployment.gateways[0].url}/v1/conversations/{conversation}/events") as reader:
         assert reader.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert reader.headers["cache-control"] == "no-cache, no-transform"
         assert reader.headers["x-accel-buffering"] == "no"
@@ -509,7 +520,7 @@ async def test_what_keeps_a_stream_alive_and_unbuffered(
 # Who may
 
 
-async def test_without_a_token_nothing_is_open(
+async def test_request_without_token_is_unauthenticated(
     guarded: list[GatewayProcess], client: httpx2.AsyncClient, conversation: str
 ) -> None:
     url, response = guarded[0].url, "r00" + "0" * 16
@@ -543,7 +554,7 @@ async def test_without_a_token_nothing_is_open(
         assert (await client.get(url + path)).status_code == 200
 
 
-async def test_a_token_opens_what_it_names_and_nothing_else(
+async def test_token_opens_only_its_conversations(
     guarded: list[GatewayProcess], client: httpx2.AsyncClient, conversation: str
 ) -> None:
     url = guarded[0].url
@@ -577,7 +588,7 @@ async def test_a_token_opens_what_it_names_and_nothing_else(
     assert problem(reply) == "unknown_model"
 
 
-async def test_an_event_stream_ends_with_its_token(
+async def test_event_stream_ends_when_token_expires(
     guarded: list[GatewayProcess], client: httpx2.AsyncClient, conversation: str
 ) -> None:
     expires = time.time() + 1.5
@@ -588,7 +599,7 @@ async def test_an_event_stream_ends_with_its_token(
     assert 0 <= time.time() - expires < 1.5
 
 
-async def test_pages_of_named_origins_may_read_and_no_others(
+async def test_cors_allows_only_listed_origins(
     guarded: list[GatewayProcess], client: httpx2.AsyncClient, conversation: str
 ) -> None:
     url = f"{guarded[0].url}/v1/conversations/{conversation}"
@@ -623,8 +634,8 @@ async def test_pages_of_named_origins_may_read_and_no_others(
 # What operators and browsers ask for
 
 
-async def test_health_readiness_and_metrics(house: House, client: httpx2.AsyncClient) -> None:
-    url = house.gateways[0].url
+async def test_health_readiness_and_metrics(deployment: Deployment, client: httpx2.AsyncClient) -> None:
+    url = deployment.gateways[0].url
     for path in ("/healthz", "/readyz"):
         reply = await client.get(url + path)
         assert (reply.status_code, reply.text) == (200, "ok\n")
@@ -634,8 +645,8 @@ async def test_health_readiness_and_metrics(house: House, client: httpx2.AsyncCl
     assert "server" not in metrics.headers
 
 
-async def test_the_page_lets_nothing_in_but_itself(house: House, client: httpx2.AsyncClient) -> None:
-    url = house.gateways[0].url
+async def test_page_has_strict_content_security_policy(deployment: Deployment, client: httpx2.AsyncClient) -> None:
+    url = deployment.gateways[0].url
     page = await client.get(f"{url}/")
     assert page.status_code == 200
     assert "<title>" in page.text
@@ -666,14 +677,14 @@ SECRET_PLACES: Final = [
 
 
 @pytest.mark.parametrize("path", SECRET_PLACES, ids=lambda path: path[:40])
-async def test_nothing_is_served_but_the_page(house: House, path: str) -> None:
+async def test_only_page_files_are_served(deployment: Deployment, path: str) -> None:
     """Spelled by hand, because every client tidies such a path before it sends it."""
-    gateway = house.gateways[0]
+    gateway = deployment.gateways[0]
     printed = len(gateway.output)
     reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rsplit(":", 1)[1]))
     try:
         writer.write(f"GET {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n".encode())
-        reply = await asyncio.wait_for(reader.read(), PATIENCE)
+        reply = await asyncio.wait_for(reader.read(), TIMEOUT_S)
     finally:
         writer.close()
         await writer.wait_closed()
@@ -683,10 +694,10 @@ async def test_nothing_is_served_but_the_page(house: House, path: str) -> None:
     assert "Traceback" not in "".join(gateway.output[printed:])
 
 
-async def test_methods_that_nobody_asked_for_change_nothing(
-    house: House, client: httpx2.AsyncClient, conversation: str
+async def test_unsupported_methods_change_nothing(
+    deployment: Deployment, client: httpx2.AsyncClient, conversation: str
 ) -> None:
-    url = house.gateways[0].url
+    url = deployment.gateways[0].url
     for method in ("PUT", "DELETE", "PATCH", "TRACE"):
         for path in (
             f"/v1/conversations/{conversation}",
@@ -703,11 +714,11 @@ async def test_methods_that_nobody_asked_for_change_nothing(
 # A store that fails
 
 
-async def test_a_store_that_is_full_or_gone_is_said_so_with_a_time_to_come_again(conversation: str) -> None:
+async def test_full_or_unavailable_store_is_an_error_with_retry_after(conversation: str) -> None:
     async with AsyncExitStack() as stack:
         server = stack.enter_context(RealServer())
         gateway = stack.enter_context(GatewayProcess(server.url))
-        client = await stack.enter_async_context(httpx2.AsyncClient(timeout=PATIENCE))
+        client = await stack.enter_async_context(httpx2.AsyncClient(timeout=TIMEOUT_S))
         messages = f"{gateway.url}/v1/conversations/{conversation}/messages"
         response = await ask(client, gateway.url, conversation, "kept")
         server.command("CONFIG", "SET", "maxmemory", "1")
@@ -737,7 +748,7 @@ async def test_a_store_that_is_full_or_gone_is_said_so_with_a_time_to_come_again
         assert (ready.status_code, ready.text) == (503, "the store does not answer\n")
         assert (await client.get(f"{gateway.url}/healthz")).status_code == 200
         server.start()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_S):
             while (await client.get(f"{gateway.url}/readyz")).status_code != 200:
                 await asyncio.sleep(0.05)
         store = await open_store(server.url)

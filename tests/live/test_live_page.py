@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from tests.live.client import Client
-from tests.live.conftest import MODELS, OPERATOR, House, Operated
+from tests.live.conftest import MODELS, OPERATOR, Deployment, Operated
 from tests.provider_server import Scenario
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ async def test_without_the_token_no_data_is_served(operated: Operated) -> None:
             assert OPERATOR not in reply.text
 
 
-async def test_without_an_operator_token_the_page_is_absent(house: House) -> None:
-    async with httpx2.AsyncClient(base_url=house.gateways[0].url) as client:
+async def test_without_an_operator_token_the_page_is_absent(deployment: Deployment) -> None:
+    async with httpx2.AsyncClient(base_url=deployment.gateways[0].url) as client:
         for path in ("/live", "/live/", "/live/fleet"):
             assert (await client.get(path, headers=BEARER)).status_code == 404
 

@@ -15,7 +15,7 @@ import pytest
 from gateway.process.logs import JsonFormat, TextFormat
 from gateway.streams.log_fields import error_fields
 from tests.live.client import Client
-from tests.live.conftest import LEASE
+from tests.live.conftest import LEASE_S
 from tests.live.processes import GatewayProcess, WorkerProcess
 from tests.provider_server import ProviderServer, Scenario
 from tests.stores import RealServer
@@ -60,7 +60,7 @@ def parts() -> Iterator[tuple[GatewayProcess, list[WorkerProcess], ProviderServe
                 WorkerProcess(
                     store,
                     *logged,
-                    *("--models", '{"default": "openai/fake"}', "--lease", str(LEASE)),
+                    *("--models", '{"default": "openai/fake"}', "--lease", str(LEASE_S)),
                     OPENAI_BASE_URL=f"{provider.url}/v1",
                     OPENAI_API_KEY=API_KEY,
                 )
@@ -90,8 +90,8 @@ async def test_a_response_id_finds_its_events_and_no_secret(
         await client.stop(failed)
         await client.ended(failed)
         # Refused requests must not log their content either.
-        await client.say({"type": "send", "key": "k", "conversation": "another", "text": QUESTION})
-        await client.say(f'{{"type": "send", "text": "{QUESTION}"')
+        await client.send({"type": "send", "key": "k", "conversation": "another", "text": QUESTION})
+        await client.send(f'{{"type": "send", "text": "{QUESTION}"')
         await client.until(lambda: len(client.errors) >= 2)
     async with Client(conversation, f"{token}x") as stranger:
         await stranger.connect(gateway.socket_url)

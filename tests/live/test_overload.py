@@ -22,7 +22,7 @@ from tests.live.processes import GatewayProcess
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.live.conftest import House
+    from tests.live.conftest import Deployment
 
 pytestmark = pytest.mark.live
 
@@ -35,8 +35,8 @@ async def entered(opened: ClientConnection) -> dict[str, Any]:
     return frame
 
 
-async def test_beyond_its_places_it_refuses_and_those_inside_go_on(house: House, conversation: str) -> None:
-    with GatewayProcess(house.server.url, "--sockets", "5") as gateway:
+async def test_connection_limit_rejects_and_keeps_existing_clients(deployment: Deployment, conversation: str) -> None:
+    with GatewayProcess(deployment.server.url, "--sockets", "5") as gateway:
         async with AsyncExitStack() as stack:
             inside = [await stack.enter_async_context(Client(conversation)) for _ in range(5)]
             for client in inside:
@@ -66,21 +66,19 @@ async def test_beyond_its_places_it_refuses_and_those_inside_go_on(house: House,
 
 
 @pytest.fixture
-def few_files(house: House) -> Iterator[GatewayProcess]:
+def few_files(deployment: Deployment) -> Iterator[GatewayProcess]:
     """A gateway that may open 100 files, of which it needs a dozen for itself."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
     try:
-        gateway = GatewayProcess(house.server.url)
+        gateway = GatewayProcess(deployment.server.url)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     with gateway:
         yield gateway
 
 
-async def test_who_may_open_few_files_refuses_before_there_are_none(
-    few_files: GatewayProcess, conversation: str
-) -> None:
+async def test_connection_limit_keeps_spare_files(few_files: GatewayProcess, conversation: str) -> None:
     """Then there are still descriptors to say no with, and for those who only ask."""
     places = 100 - SPARE_FILES
     async with AsyncExitStack() as stack:
@@ -98,10 +96,10 @@ async def test_who_may_open_few_files_refuses_before_there_are_none(
     assert "Traceback" not in few_files.text
 
 
-async def test_a_storm_that_obeys_the_hints_is_through_in_time(house: House, conversation: str) -> None:
+async def test_clients_that_obey_retry_times_are_accepted_in_time(deployment: Deployment, conversation: str) -> None:
     """Ten times the burst: nobody is refused more often than a busy machine makes it late, and a stream goes on."""
     rate, count = 40, 160
-    with GatewayProcess(house.server.url, "--accepts", str(rate)) as gateway:
+    with GatewayProcess(deployment.server.url, "--accepts", str(rate)) as gateway:
         async with Client(conversation) as watching, AsyncExitStack() as stack:
             await watching.connect(gateway.socket_url)
             response = await watching.ask("/long 4000")

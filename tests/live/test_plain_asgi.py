@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from tests.live.conftest import House
+    from tests.live.conftest import Deployment
 
 
 @asynccontextmanager
@@ -48,16 +48,16 @@ async def plain_gateway(url: str) -> AsyncIterator[tuple[app.Gateway, str]]:
             await store.close()
 
 
-async def test_an_answer_arrives_whole_and_is_stopped(house: House, conversation: str) -> None:
-    async with plain_gateway(house.server.url) as (shared, url):
+async def test_answer_arrives_whole_and_can_be_stopped(deployment: Deployment, conversation: str) -> None:
+    async with plain_gateway(deployment.server.url) as (shared, url):
         async with Client(conversation) as here, Client(conversation) as there:
             await here.connect(url)
-            await there.connect(house.urls()[0])
+            await there.connect(deployment.urls()[0])
             response = await here.ask("tell me all", model="default")
             for client in (here, there):
                 answer = await client.ended(response)
                 assert answer.reason == "complete"
-                assert answer.text == text_of(await entries(house.server.url, response))
+                assert answer.text == text_of(await entries(deployment.server.url, response))
             response = await here.ask("and again", model="default")
             await here.shows(response, 10)
             await here.stop(response)
@@ -68,11 +68,13 @@ async def test_an_answer_arrives_whole_and_is_stopped(house: House, conversation
         assert not shared.hub.rooms[conversation].watched
 
 
-async def test_who_takes_nothing_is_let_go(house: House, conversation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_consumer_is_disconnected(
+    deployment: Deployment, conversation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(websocket, "WRITE_WITHIN_S", 1.0)
-    async with plain_gateway(house.server.url) as (shared, url):
+    async with plain_gateway(deployment.server.url) as (shared, url):
         async with Client(conversation) as witness:
-            await witness.connect(house.urls()[0])
+            await witness.connect(deployment.urls()[0])
             async with connect(url, max_queue=1, write_limit=1) as stopped:
                 await stopped.send('{"type":"hello"}')
                 transport = stopped.transport

@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.live import test_delivery, test_stop
 from tests.live.client import Client
-from tests.live.conftest import House, build, entries, text_of
+from tests.live.conftest import Deployment, build, entries, text_of
 from tests.live.processes import GatewayProcess
 from tests.live.proxies import PROXIES, Proxy
 from tests.provider_server import Scenario
@@ -44,8 +44,8 @@ IDLE = 2.0
 
 
 @dataclass
-class ProxiedHouse(House):
-    """A house whose clients come through proxies."""
+class ProxiedDeployment(Deployment):
+    """A deployment whose clients come through proxies."""
 
     proxies: dict[str, Proxy] = field(default_factory=dict)
     workers: list[WorkerProcess] = field(default_factory=list)
@@ -58,45 +58,47 @@ class ProxiedHouse(House):
         return [*urls[first:], *urls[:first], urls[first]]
 
 
-class HastyGateway(GatewayProcess):
+class FastHeartbeatGateway(GatewayProcess):
     """A gateway with a heartbeat each second."""
 
-    module = "tests.live.hasty_gateway"
+    module = "tests.live.fast_heartbeat_gateway"
 
 
 @pytest.fixture(scope="module")
-def whole() -> Iterator[ProxiedHouse]:
-    """A house with three gateways, three workers and every proxy that this machine has."""
+def whole() -> Iterator[ProxiedDeployment]:
+    """A deployment with three gateways, three workers and every proxy that this machine has."""
     with ExitStack() as stack:
         built = build(stack)
         gateways = [*built.gateways, stack.enter_context(GatewayProcess(built.server.url))]
-        house = ProxiedHouse(built.server, built.provider, gateways, stack)
-        house.workers = [house.worker() for _ in range(WORKERS)]
+        deployment = ProxiedDeployment(built.server, built.provider, gateways, stack)
+        deployment.workers = [deployment.worker() for _ in range(WORKERS)]
         addresses = [gateway.url.removeprefix("http://") for gateway in gateways]
         for name, kind in PROXIES.items():
             if kind.present():
-                house.proxies[name] = stack.enter_context(kind(addresses))
-        if not house.proxies:
+                deployment.proxies[name] = stack.enter_context(kind(addresses))
+        if not deployment.proxies:
             pytest.skip(f"there is none of {', '.join(PROXIES)} on this machine")
-        yield house
+        yield deployment
         # A gateway that a test has put in another's place.
-        for gateway in house.gateways:
+        for gateway in deployment.gateways:
             gateway.close()
 
 
 @pytest.fixture(params=["all", *(pytest.param(name, marks=pytest.mark.long) for name in PROXIES)])
-def house(request: pytest.FixtureRequest, whole: ProxiedHouse) -> ProxiedHouse:
-    """The house with its clients behind all proxies at once, or behind one."""
+def deployment(request: pytest.FixtureRequest, whole: ProxiedDeployment) -> ProxiedDeployment:
+    """The deployment with its clients behind all proxies at once, or behind one."""
     if request.param == "all":
         return whole
     if request.param not in whole.proxies:
         pytest.skip(f"there is no {request.param} on this machine")
     only = {request.param: whole.proxies[request.param]}
-    return ProxiedHouse(whole.server, whole.provider, whole.gateways, whole.stack, proxies=only, workers=whole.workers)
+    return ProxiedDeployment(
+        whole.server, whole.provider, whole.gateways, whole.stack, proxies=only, workers=whole.workers
+    )
 
 
 @pytest.fixture(params=PROXIES)
-def proxy(request: pytest.FixtureRequest, whole: ProxiedHouse) -> Proxy:
+def proxy(request: pytest.FixtureRequest, whole: ProxiedDeployment) -> Proxy:
     """Each of the proxies in turn."""
     if request.param not in whole.proxies:
         pytest.skip(f"there is no {request.param} on this machine")
@@ -107,27 +109,29 @@ def proxy(request: pytest.FixtureRequest, whole: ProxiedHouse) -> Proxy:
 
 
 tabs = test_stop.tabs
-test_tabs_that_did_not_ask = test_delivery.test_tabs_that_did_not_ask_see_everything
-test_cursors_that_can_not_be_continued = test_delivery.test_cursors_that_can_not_be_continued_are_never_passed_over
-test_submits_with_one_key = test_delivery.test_a_hundred_submits_with_one_key_are_one
-test_stop_while_it_streams = test_stop.test_while_it_streams
-test_stop_by_everybody = test_stop.test_twice_and_by_everybody_at_once
+test_tabs_that_did_not_ask = test_delivery.test_other_tabs_receive_the_whole_answer
+test_cursors_that_can_not_be_continued = test_delivery.test_cursor_that_cannot_be_resumed_leads_to_reset
+test_submits_with_one_key = test_delivery.test_hundred_submits_with_one_key_are_one
+test_stop_while_it_streams = test_stop.test_stop_of_streaming_response
+test_stop_by_everybody = test_stop.test_concurrent_stops_write_one_end
 
 
-async def test_random_cuts(house: ProxiedHouse, request: pytest.FixtureRequest) -> None:
+async def test_random_disconnects_behind_proxy_lose_nothing(
+    deployment: ProxiedDeployment, request: pytest.FixtureRequest
+) -> None:
     """Each time the client comes back it may be through another proxy, and to another gateway."""
     answers = 50 if request.node.get_closest_marker("long") else 8
-    cuts = await test_delivery.cut_at_random(house, answers)
+    cuts = await test_delivery.cut_at_random(deployment, answers)
     print(f"{cuts} cuts over {answers} answers")
     assert cuts >= 10 * answers
 
 
-async def test_workers_die(house: ProxiedHouse, whole: ProxiedHouse) -> None:
+async def test_worker_death_behind_proxy_loses_nothing(deployment: ProxiedDeployment, whole: ProxiedDeployment) -> None:
     """All that write are killed in mid-answer: others take over, and every client has all of it."""
     clients, responses, prompts = [], [], []
-    for url in (*house.urls()[:-1], *house.urls()[:-1]):
+    for url in (*deployment.urls()[:-1], *deployment.urls()[:-1]):
         prompt = f"deaths {secrets.token_hex(4)}"
-        house.provider.scenarios[prompt] = Scenario(pieces=TOKENS * 3, delay=0.02)
+        deployment.provider.scenarios[prompt] = Scenario(pieces=TOKENS * 3, delay=0.02)
         client = await Client(f"proxied-{secrets.token_hex(4)}").connect(url)
         responses.append(await client.ask(prompt, model="fake"))
         clients.append(client)
@@ -142,15 +146,15 @@ async def test_workers_die(house: ProxiedHouse, whole: ProxiedHouse) -> None:
         answer = await client.ended(response)
         assert answer.attempt == 2
         assert answer.resets == ["attempt"]
-        assert answer.text == "".join(TOKENS * 3) == text_of(await entries(house.server.url, response))
-        assert house.calls(prompt) == 2
+        assert answer.text == "".join(TOKENS * 3) == text_of(await entries(deployment.server.url, response))
+        assert deployment.calls(prompt) == 2
         await client.close()
 
 
 # What a proxy may do to a stream
 
 
-async def test_tokens_arrive_one_by_one(whole: ProxiedHouse, proxy: Proxy, conversation: str) -> None:
+async def test_proxy_does_not_buffer_tokens(whole: ProxiedDeployment, proxy: Proxy, conversation: str) -> None:
     """On a socket and on an event stream: a proxy that gathers them would bring them in lumps."""
     whole.provider.scenarios[conversation] = Scenario(pieces=TOKENS, delay=EVERY)
     sse: list[float] = []
@@ -210,13 +214,13 @@ async def silence(proxy: Proxy, conversation: str, seconds: float) -> tuple[bool
         return client.close_code is None, not done
 
 
-async def test_heartbeats_beat_the_patience_of_a_proxy(whole: ProxiedHouse) -> None:
+async def test_heartbeats_keep_proxy_connections_open(whole: ProxiedDeployment) -> None:
     """Three times as long as the proxy is patient. With the usual heartbeat, which is then too slow, all are cut."""
     with ExitStack() as stack:
-        hasty = [stack.enter_context(HastyGateway(whole.server.url)) for _ in range(3)]
+        fast = [stack.enter_context(FastHeartbeatGateway(whole.server.url)) for _ in range(3)]
         impatient: list[tuple[str, Proxy, tuple[bool, bool]]] = []
         for name in whole.proxies:
-            for gateways, open_after in ((hasty, (True, True)), (whole.gateways, (False, False))):
+            for gateways, open_after in ((fast, (True, True)), (whole.gateways, (False, False))):
                 addresses = [gateway.url.removeprefix("http://") for gateway in gateways]
                 impatient.append((name, stack.enter_context(PROXIES[name](addresses, IDLE)), open_after))
         found = await asyncio.gather(
@@ -252,9 +256,9 @@ class Audience:
         codes = await asyncio.gather(*(follow(client, self.proxy, self.response) for client in self.clients))
         return [code for each in codes for code in each]
 
-    async def has_all(self, house: House) -> None:
+    async def has_all(self, deployment: Deployment) -> None:
         """All of them have all of it, once, and nothing had to be begun anew."""
-        text = text_of(await entries(house.server.url, self.response))
+        text = text_of(await entries(deployment.server.url, self.response))
         assert text == "".join(TOKENS * 4)
         for client in self.clients:
             assert await client.settled(self.response) == text == client.answer(self.response).text
@@ -263,9 +267,9 @@ class Audience:
             await client.close()
 
 
-async def audience(house: ProxiedHouse, proxy: Proxy) -> Audience:
+async def audience(deployment: ProxiedDeployment, proxy: Proxy) -> Audience:
     conversation = f"proxied-{secrets.token_hex(4)}"
-    house.provider.scenarios[conversation] = Scenario(pieces=TOKENS * 4, delay=0.03)
+    deployment.provider.scenarios[conversation] = Scenario(pieces=TOKENS * 4, delay=0.03)
     clients = [await Client(conversation).connect(proxy.socket_url) for _ in range(6)]
     for client in clients:
         await client.watches()
@@ -275,7 +279,7 @@ async def audience(house: ProxiedHouse, proxy: Proxy) -> Audience:
     return Audience(proxy, clients, response)
 
 
-async def test_a_gateway_is_killed(whole: ProxiedHouse) -> None:
+async def test_killed_gateway_behind_proxy_loses_nothing(whole: ProxiedDeployment) -> None:
     """Its clients come back through the same proxy, to another gateway, from where they were."""
     audiences = await asyncio.gather(*(audience(whole, proxy) for proxy in whole.proxies.values()))
     victim = whole.gateways[0]
@@ -289,7 +293,7 @@ async def test_a_gateway_is_killed(whole: ProxiedHouse) -> None:
 
 
 @pytest.mark.long
-async def test_a_reload_under_load(whole: ProxiedHouse) -> None:
+async def test_proxy_reload_under_load_loses_nothing(whole: ProxiedDeployment) -> None:
     """Streams go on over it, and who comes while it reloads is served; Caddy before 2.7 sends its sockets away."""
 
     async def reload(proxy: Proxy) -> None:
@@ -313,7 +317,7 @@ async def test_a_reload_under_load(whole: ProxiedHouse) -> None:
         await each.has_all(whole)
 
 
-async def test_a_leaving_gateway_is_never_met(whole: ProxiedHouse) -> None:
+async def test_clients_never_reach_gateway_in_shutdown(whole: ProxiedDeployment) -> None:
     """From SIGTERM to its end nobody who comes is refused: the proxy sees that it leaves, or asks another one."""
     victim = whole.gateways[1]
     port = victim.url.rsplit(":", 1)[1]

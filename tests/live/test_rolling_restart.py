@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.live.client import Client
-from tests.live.conftest import House, build, entries, text_of
+from tests.live.conftest import Deployment, build, entries, text_of
 from tests.live.crowd import Member
 from tests.live.processes import GatewayProcess
 from tests.live.proxies import HAProxy
@@ -37,7 +37,7 @@ CAUGHT_UP_WITHIN = 10.0
 class Crowd:
     """Clients of several conversations, in each of which something is being answered."""
 
-    house: House
+    deployment: Deployment
     members: list[Member]
     askers: list[Client] = field(default_factory=list)
     responses: dict[str, str] = field(default_factory=dict)
@@ -53,7 +53,8 @@ class Crowd:
         for asker in self.askers:
             await asker.ended(self.responses[asker.transcript.conversation], seconds)
         texts = {
-            name: text_of(await entries(self.house.server.url, response)) for name, response in self.responses.items()
+            name: text_of(await entries(self.deployment.server.url, response))
+            for name, response in self.responses.items()
         }
 
         def ended(member: Member) -> bool:
@@ -72,7 +73,7 @@ class Crowd:
 
 @asynccontextmanager
 async def crowd(
-    house: House, urls: list[Sequence[str]], count: int, conversations: int, seconds: float, every: float
+    deployment: Deployment, urls: list[Sequence[str]], count: int, conversations: int, seconds: float, every: float
 ) -> AsyncIterator[Crowd]:
     """`urls` for each client in turn; each answer goes on for so many seconds."""
     chance = random.Random(SEED)
@@ -82,15 +83,15 @@ async def crowd(
         Member(names[n % conversations], list(urls[n % len(urls)]), chance, obeys=n // conversations % 2 == 0)
         for n in range(count)
     ]
-    gathered = Crowd(house, members)
+    gathered = Crowd(deployment, members)
     try:
         # Not all at once: the storm comes later.
         for begin in range(0, count, 200):
             await asyncio.gather(*(member.connect() for member in members[begin : begin + 200]))
             await gathered.until(lambda begin=begin: all(m.live for m in members[begin : begin + 200]), 30.0)
         for name in names:
-            house.provider.scenarios[name] = Scenario(pieces=pieces, delay=every)
-            asker = await Client(name).connect(house.urls()[-1])
+            deployment.provider.scenarios[name] = Scenario(pieces=pieces, delay=every)
+            asker = await Client(name).connect(deployment.urls()[-1])
             gathered.askers.append(asker)
             gathered.responses[name] = await asker.ask(name, model="fake")
         for asker in gathered.askers:
@@ -107,16 +108,16 @@ async def crowd(
 @pytest.mark.parametrize(
     ("count", "drain", "notice"), [(90, 5, 1), pytest.param(1000, 13, 3, marks=pytest.mark.long)], ids=["90", "1000"]
 )
-async def test_three_gateways_are_restarted_one_after_the_other(count: int, drain: float, notice: float) -> None:
+async def test_rolling_restart_loses_nothing(count: int, drain: float, notice: float) -> None:
     """Half of the clients obey `moving`, half wait to be closed: none loses a token or sees a 1006."""
     with ExitStack() as stack:
-        house = build(stack)
-        house.worker()
+        deployment = build(stack)
+        deployment.worker()
         options = ("--drain", str(drain), "--notice", str(notice))
-        gateways = [stack.enter_context(GatewayProcess(house.server.url, *options)) for _ in range(3)]
+        gateways = [stack.enter_context(GatewayProcess(deployment.server.url, *options)) for _ in range(3)]
         addresses = [gateway.url.removeprefix("http://") for gateway in gateways]
         proxy = stack.enter_context(HAProxy(addresses))
-        async with crowd(house, [[proxy.socket_url]], count, 10, 3 * drain + 12, 0.2) as gathered:
+        async with crowd(deployment, [[proxy.socket_url]], count, 10, 3 * drain + 12, 0.2) as gathered:
             window = drain - notice
             for number, address in enumerate(addresses):
                 leaving = gateways[number]
@@ -130,7 +131,7 @@ async def test_three_gateways_are_restarted_one_after_the_other(count: int, drai
                 print(f"{there:.0f} clients came back at {max(rates.values())} a second at the most, over {window} s")
                 assert max(rates.values()) <= 2 * there / window
                 gateways[number] = stack.enter_context(
-                    GatewayProcess(house.server.url, *options, "--port", address.rpartition(":")[2])
+                    GatewayProcess(deployment.server.url, *options, "--port", address.rpartition(":")[2])
                 )
             await gathered.exact(60.0)
             away = sorted(seconds for member in gathered.members for seconds in member.away)
@@ -148,20 +149,20 @@ async def test_three_gateways_are_restarted_one_after_the_other(count: int, drai
 @pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("count", "conversations"), [(10_000, 50), (300, 10)], ids=["10000", "300"])
-async def test_all_are_cut_off_at_once(count: int, conversations: int) -> None:
+async def test_simultaneous_disconnect_of_all_clients_loses_nothing(count: int, conversations: int) -> None:
     """Behind HAProxy with two gateways; two of it, where one has not the descriptors for so many."""
     with ExitStack() as stack:
-        house = build(stack)
-        house.worker()
-        addresses = [gateway.url.removeprefix("http://") for gateway in house.gateways]
+        deployment = build(stack)
+        deployment.worker()
+        addresses = [gateway.url.removeprefix("http://") for gateway in deployment.gateways]
         most = 6000
         proxies = [
             stack.enter_context(HAProxy([*addresses, addresses[0]], most=most)) for _ in range(-(-count // most))
         ]
         urls = [[proxy.socket_url] for proxy in proxies]
-        async with crowd(house, list(urls), count, conversations, 45.0 if count > 1000 else 8.0, 0.5) as gathered:
-            calls = len(house.provider.calls)
-            before = [gateway.counts("tokenwire_log_reads_total") for gateway in house.gateways]
+        async with crowd(deployment, list(urls), count, conversations, 45.0 if count > 1000 else 8.0, 0.5) as gathered:
+            calls = len(deployment.provider.calls)
+            before = [gateway.counts("tokenwire_log_reads_total") for gateway in deployment.gateways]
             begun = time.monotonic()
             for member in gathered.members:
                 member.cut()
@@ -173,10 +174,10 @@ async def test_all_are_cut_off_at_once(count: int, conversations: int) -> None:
                 f"{count} clients cut at once: half were back after {back[len(back) // 2]:.2f} s, 99 % after "
                 f"{back[int(len(back) * 0.99)]:.2f} s, all after {took:.2f} s; {refused} times one was refused"
             )
-            after = [gateway.counts("tokenwire_log_reads_total") for gateway in house.gateways]
+            after = [gateway.counts("tokenwire_log_reads_total") for gateway in deployment.gateways]
             for earlier, later in zip(before, after, strict=True):
                 assert all(later[kind] - earlier.get(kind, 0) <= conversations for kind in later)
                 print(f"logs read: { {kind: later[kind] - earlier.get(kind, 0) for kind in later} }")
             assert took <= CAUGHT_UP_WITHIN
             await gathered.exact(60.0)
-            assert len(house.provider.calls) == calls
+            assert len(deployment.provider.calls) == calls

@@ -19,7 +19,7 @@ from tests.live.processes import GatewayProcess, Process
 from tests.provider_server import Scenario
 
 if TYPE_CHECKING:
-    from tests.live.conftest import House
+    from tests.live.conftest import Deployment
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
 
@@ -56,10 +56,10 @@ def memory(process: Process) -> int:
 
 
 @pytest.mark.long
-async def test_who_stops_reading_or_reads_slowly_costs_others_nothing(house: House, conversation: str) -> None:
+async def test_slow_consumers_do_not_delay_others(deployment: Deployment, conversation: str) -> None:
     """A fast answer of some megabytes a minute: twenty that take nothing, ten that take a kilobyte a second."""
-    house.provider.scenarios[conversation] = Scenario(pieces=(PIECE,) * 1500, delay=0.02)
-    with GatewayProcess(house.server.url) as gateway, ExitStack() as stack:
+    deployment.provider.scenarios[conversation] = Scenario(pieces=(PIECE,) * 1500, delay=0.02)
+    with GatewayProcess(deployment.server.url) as gateway, ExitStack() as stack:
         port = int(gateway.url.rsplit(":", 1)[1])
         async with Client(conversation) as witness:
             await witness.connect(gateway.socket_url)

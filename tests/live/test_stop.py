@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
 from gateway.streams import log_entries
 from tests.live.client import Client
-from tests.live.conftest import House, entries, text_of
+from tests.live.conftest import Deployment, entries, text_of
 from tests.provider_server import Scenario
 
 if TYPE_CHECKING:
@@ -26,11 +27,11 @@ SLOW = Scenario(pieces=tuple(f"word{n} " for n in range(3000)), delay=0.02)
 
 
 @pytest.fixture
-async def tabs(house: House, conversation: str) -> AsyncIterator[tuple[Client, Client]]:
+async def tabs(deployment: Deployment, conversation: str) -> AsyncIterator[tuple[Client, Client]]:
     """Two tabs of one conversation, on two gateways."""
     async with Client(conversation) as first, Client(conversation) as second:
-        await first.connect(house.urls()[0])
-        await second.connect(house.urls()[1])
+        await first.connect(deployment.urls()[0])
+        await second.connect(deployment.urls()[1])
         for tab in (first, second):
             await tab.watches()
         yield first, second
@@ -47,29 +48,29 @@ async def stopped(client: Client, others: list[Client], response: str) -> float:
     return time.monotonic() - begun
 
 
-async def only_end_is_last(house: House, response: str) -> None:
-    log = await entries(house.server.url, response)
+async def only_end_is_last(deployment: Deployment, response: str) -> None:
+    log = await entries(deployment.server.url, response)
     assert [value[:1] == log_entries.END for _, value in log].count(True) == 1
     assert log[-1][1][:1] == log_entries.END
 
 
-async def test_while_it_is_queued_and_no_worker_lives(empty_house: House, conversation: str) -> None:
+async def test_stop_of_queued_response_without_worker(deployment_without_worker: Deployment, conversation: str) -> None:
     async with Client(conversation) as asking, Client(conversation) as other:
-        await asking.connect(empty_house.urls()[0])
-        await other.connect(empty_house.urls()[1])
+        await asking.connect(deployment_without_worker.urls()[0])
+        await other.connect(deployment_without_worker.urls()[1])
         response = await asking.ask("nobody is there")
         await other.until(lambda: other.answer(response).state == "queued")
         assert await stopped(other, [asking], response) < WITHIN
         assert asking.answer(response).text == ""
-        empty_house.worker()
+        deployment_without_worker.worker()
         following = await asking.ask("and now", model="fake")
         assert await asking.settled(following) == "Hello, world!"
-        assert empty_house.calls("nobody is there") == 0
+        assert deployment_without_worker.calls("nobody is there") == 0
 
 
-async def test_while_others_are_ahead(house: House, tabs: tuple[Client, Client]) -> None:
+async def test_stop_of_response_behind_another(deployment: Deployment, tabs: tuple[Client, Client]) -> None:
     first, second = tabs
-    house.provider.scenarios["slow ahead"] = SLOW
+    deployment.provider.scenarios["slow ahead"] = SLOW
     ahead = await first.ask("slow ahead", model="fake")
     behind = await first.ask("behind")
     await second.until(lambda: behind in second.transcript.answers)
@@ -78,117 +79,132 @@ async def test_while_others_are_ahead(house: House, tabs: tuple[Client, Client])
     assert await stopped(second, [first], ahead) < WITHIN
 
 
-async def test_before_the_first_token(house: House, tabs: tuple[Client, Client]) -> None:
+async def test_stop_before_first_token(deployment: Deployment, tabs: tuple[Client, Client]) -> None:
     first, second = tabs
     prompt = f"silent {first.transcript.conversation}"
-    house.provider.scenarios[prompt] = SILENT
+    deployment.provider.scenarios[prompt] = SILENT
     response = await first.ask(prompt, model="fake")
     await first.until(lambda: first.answer(response).state == "running")
-    await house.provider.until(lambda: house.calls(prompt) == 1)
+    await deployment.provider.until(lambda: deployment.calls(prompt) == 1)
     assert await stopped(second, [first], response) < WITHIN
-    call = next(call for call in house.provider.calls if call.prompt == prompt)
-    await house.provider.until(lambda: call.disconnected)
+    call = next(call for call in deployment.provider.calls if call.prompt == prompt)
+    await deployment.provider.until(lambda: call.disconnected)
 
 
-async def test_while_it_streams(house: House, tabs: tuple[Client, Client]) -> None:
+async def test_stop_of_streaming_response(deployment: Deployment, tabs: tuple[Client, Client]) -> None:
     first, second = tabs
     prompt = f"slow {first.transcript.conversation}"
-    house.provider.scenarios[prompt] = SLOW
+    deployment.provider.scenarios[prompt] = SLOW
     response = await first.ask(prompt, model="fake")
     await second.until(lambda: len(second.answer(response).text) > 50)
     assert await stopped(second, [first], response) < WITHIN
-    call = next(call for call in house.provider.calls if call.prompt == prompt)
-    await house.provider.until(lambda: call.disconnected)
-    await only_end_is_last(house, response)
-    text = text_of(await entries(house.server.url, response))
+    call = next(call for call in deployment.provider.calls if call.prompt == prompt)
+    await deployment.provider.until(lambda: call.disconnected)
+    await only_end_is_last(deployment, response)
+    text = text_of(await entries(deployment.server.url, response))
     assert first.answer(response).text == second.answer(response).text == text == await first.settled(response)
 
 
-async def test_while_the_provider_stalls(house: House, tabs: tuple[Client, Client]) -> None:
+async def test_stop_while_provider_stalls(deployment: Deployment, tabs: tuple[Client, Client]) -> None:
     first, second = tabs
     prompt = f"stalled {first.transcript.conversation}"
-    house.provider.scenarios[prompt] = STALLED
+    deployment.provider.scenarios[prompt] = STALLED
     response = await first.ask(prompt, model="fake")
     await first.until(lambda: first.answer(response).text == "One two three")
     assert await stopped(first, [second], response) < WITHIN
-    call = next(call for call in house.provider.calls if call.prompt == prompt)
-    await house.provider.until(lambda: call.disconnected)
+    call = next(call for call in deployment.provider.calls if call.prompt == prompt)
+    await deployment.provider.until(lambda: call.disconnected)
     assert await second.settled(response) == "One two three"
 
 
-async def test_twice_and_by_everybody_at_once(house: House, tabs: tuple[Client, Client]) -> None:
+async def test_concurrent_stops_write_one_end(deployment: Deployment, tabs: tuple[Client, Client]) -> None:
     first, second = tabs
-    house.provider.scenarios["slow, stopped twice"] = SLOW
+    deployment.provider.scenarios["slow, stopped twice"] = SLOW
     response = await first.ask("slow, stopped twice", model="fake")
     await first.until(lambda: first.answer(response).text)
     await asyncio.gather(*(client.stop(response) for client in (first, second) * 5))
     for client in tabs:
         await client.ended(response, WITHIN)
-        assert len(await client.told(5, type="status", state="ended")) == 5
+        assert len(await client.received_frames(5, type="status", state="ended")) == 5
         assert client.answer(response).ends == 1
         assert not client.errors
-    await only_end_is_last(house, response)
+    await only_end_is_last(deployment, response)
 
 
-async def test_racing_the_natural_end(house: House, tabs: tuple[Client, Client]) -> None:
-    """Whoever is first, there is one end, and both tabs agree on it and on the text."""
+async def test_stop_racing_natural_end_writes_one_end(deployment: Deployment, tabs: tuple[Client, Client]) -> None:
+    """Both tabs agree on the end and the text, whichever end is first.
+
+    The delay of the stop is bisected towards the moment of the natural end, so both outcomes occur on any machine.
+    """
     first, second = tabs
-    reasons = set()
-    for turn in range(20):
-        response = await first.ask(f"a quick one, {turn}", model="fake")
-        # Before its first token, or behind it.
-        await (second.shows(response) if turn % 2 else second.knows(response))
+    outcomes: Counter[str] = Counter()
+    stopped_at, complete_at = 0.0, None
+    for number in range(20):
+        response = await first.ask(f"a quick one, {number}", model="fake")
+        await second.sees(response)
+        begin = time.monotonic()
+        if complete_at is None and number:
+            await second.ended(response)
+        else:
+            await asyncio.sleep((stopped_at + (complete_at or 0.0)) / 2)
+        delay = time.monotonic() - begin
         await second.stop(response)
         answers = [await client.ended(response) for client in tabs]
         assert answers[0].reason == answers[1].reason
         assert answers[0].text == answers[1].text == await first.settled(response)
-        await only_end_is_last(house, response)
-        reasons.add(answers[0].reason)
-    assert reasons <= {"stopped", "complete"}
+        await only_end_is_last(deployment, response)
+        outcomes[str(answers[0].reason)] += 1
+        if answers[0].reason == "complete":
+            complete_at = delay
+        else:
+            stopped_at = delay
+    assert set(outcomes) == {"stopped", "complete"}
 
 
-async def test_while_the_worker_is_frozen(empty_house: House, conversation: str) -> None:
+async def test_stop_while_worker_is_frozen(deployment_without_worker: Deployment, conversation: str) -> None:
     """Its late tokens are refused by the store itself, and it stops when it learns of that."""
-    house = empty_house
-    house.provider.scenarios["slow"] = SLOW
-    worker = house.worker("--lease", "30")
+    deployment = deployment_without_worker
+    deployment.provider.scenarios["slow"] = SLOW
+    worker = deployment.worker("--lease", "30")
     async with Client(conversation) as first, Client(conversation) as second:
-        await first.connect(house.urls()[0])
-        await second.connect(house.urls()[1])
+        await first.connect(deployment.urls()[0])
+        await second.connect(deployment.urls()[1])
         response = await first.ask("slow", model="fake")
         await first.until(lambda: len(first.answer(response).text) > 30)
         worker.freeze()
         assert await stopped(second, [first], response) < WITHIN
-        log = await entries(house.server.url, response)
+        log = await entries(deployment.server.url, response)
         worker.resume()
-        await house.provider.until(lambda: house.provider.calls[0].disconnected)
-        assert await entries(house.server.url, response) == log
+        await deployment.provider.until(lambda: deployment.provider.calls[0].disconnected)
+        assert await entries(deployment.server.url, response) == log
         assert first.answer(response).text == text_of(log)
 
 
-async def test_while_the_worker_is_dead_and_while_it_recovers(empty_house: House, conversation: str) -> None:
-    house = empty_house
-    house.provider.scenarios["slow"] = SLOW
-    house.provider.scenarios["slow again"] = SLOW
-    worker = house.worker("--lease", "2")
+async def test_stop_after_worker_death_and_during_recovery(
+    deployment_without_worker: Deployment, conversation: str
+) -> None:
+    deployment = deployment_without_worker
+    deployment.provider.scenarios["slow"] = SLOW
+    deployment.provider.scenarios["slow again"] = SLOW
+    worker = deployment.worker("--lease", "2")
     async with Client(conversation) as first, Client(conversation) as second:
-        await first.connect(house.urls()[0])
-        await second.connect(house.urls()[1])
+        await first.connect(deployment.urls()[0])
+        await second.connect(deployment.urls()[1])
         response = await first.ask("slow", model="fake")
         await first.until(lambda: len(first.answer(response).text) > 30)
         worker.kill()
         assert await stopped(second, [first], response) < WITHIN
         assert await first.settled(response) == first.answer(response).text
 
-        another = house.worker("--lease", "2")
+        another = deployment.worker("--lease", "2")
         response = await first.ask("slow again", model="fake")
         await first.until(lambda: len(first.answer(response).text) > 30)
-        house.provider.scenarios["slow again"] = SILENT
-        house.worker("--lease", "2")
+        deployment.provider.scenarios["slow again"] = SILENT
+        deployment.worker("--lease", "2")
         another.kill()
         await first.until(lambda: first.answer(response).resets)
         assert first.answer(response).text == ""
         assert "recovering" in first.answer(response).states
-        await house.provider.until(lambda: house.calls("slow again") == 2)
+        await deployment.provider.until(lambda: deployment.calls("slow again") == 2)
         assert await stopped(second, [first], response) < WITHIN
-        await house.provider.until(lambda: house.provider.calls[-1].disconnected)
+        await deployment.provider.until(lambda: deployment.provider.calls[-1].disconnected)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.live.conftest import House, Operated
+    from tests.live.conftest import Deployment, Operated
 
 pytestmark = pytest.mark.live
 
@@ -96,7 +96,7 @@ def own(span: dict[str, Any]) -> str:
     return str(span["context"]["span_id"]).removeprefix("0x")
 
 
-async def test_a_trace_spans_request_store_provider_and_frame(
+async def test_trace_has_request_store_provider_and_frame(
     traced: Callable[..., Traced], operated: Operated, conversation: str
 ) -> None:
     # The worker that all others share serves no such model; whoever takes the job first answers, so it has to leave.
@@ -141,8 +141,8 @@ async def test_a_trace_spans_request_store_provider_and_frame(
     assert not any(words in json.dumps(spans) for words in ("Planted", "Trace me", "sk-planted"))
 
 
-async def trace_of(house: House, response: str) -> str | None:
-    store = await open_store(house.server.url)
+async def trace_of(deployment: Deployment, response: str) -> str | None:
+    store = await open_store(deployment.server.url)
     try:
         queued = await response_log.request(store, response)
     finally:
@@ -151,21 +151,21 @@ async def trace_of(house: House, response: str) -> str | None:
     return queued.trace
 
 
-async def test_without_an_sdk_the_traceparent_is_passed_on(house: House, conversation: str) -> None:
+async def test_traceparent_is_forwarded_without_sdk(deployment: Deployment, conversation: str) -> None:
     async with Client(conversation) as client, httpx2.AsyncClient() as http:
-        await client.connect(house.urls()[0])
+        await client.connect(deployment.urls()[0])
         await client.watches()
         response = await client.ask("Trace me", model="fake", traceparent=TRACEPARENT)
         await client.settled(response)
-        assert await trace_of(house, response) == TRACEPARENT
+        assert await trace_of(deployment, response) == TRACEPARENT
         untraced = await client.ask("Trace me not", model="fake")
         await client.settled(untraced)
-        assert await trace_of(house, untraced) is None
+        assert await trace_of(deployment, untraced) is None
         # What is no traceparent breaks no request, but a frame's field is the protocol's.
-        url = f"{house.gateways[0].url}/v1/conversations/{conversation}/messages"
+        url = f"{deployment.gateways[0].url}/v1/conversations/{conversation}/messages"
         posted = await http.post(url, json={"text": "Trace me"}, headers={"traceparent": "nonsense"})
-        assert await trace_of(house, posted.json()["response"]) is None
+        assert await trace_of(deployment, posted.json()["response"]) is None
         frame = {"type": "send", "key": "k1", "conversation": conversation, "text": "x", "traceparent": "nonsense"}
-        await client.say(frame)
+        await client.send(frame)
         await client.until(lambda: client.errors)
         assert client.errors[0]["code"] == "bad_frame"

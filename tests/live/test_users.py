@@ -62,7 +62,7 @@ def user(server: RealServer, name: str) -> str:
 
 
 @pytest.mark.parametrize("make", ["valkey", "redis"])
-async def test_each_user_can_do_what_it_must_and_nothing_else(make: ServerProgram) -> None:
+async def test_each_store_user_has_only_its_permissions(make: ServerProgram) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(RealServer(make))
         for line in USERS:
@@ -136,7 +136,7 @@ def certificates(folder: Path) -> None:
     write("server", key, leaf.add_extension(issuer, critical=False).sign(authority, hashes.SHA256()))
 
 
-async def test_over_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
+async def test_store_over_tls_with_private_authority(tmp_path: Path) -> None:
     certificates(tmp_path)
     port = free_port()
     files = ("--tls-cert-file", str(tmp_path / "server.pem"), "--tls-key-file", str(tmp_path / "server.key"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from tests.live.client import Client
-from tests.live.conftest import House, entries, text_of
+from tests.live.conftest import Deployment, entries, text_of
 from tests.provider_server import Scenario
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.live
 
-LEASE = 1.0
+LEASE_S = 1.0
 SEED = 20261122
 PIECES = tuple(f"word{n} " for n in range(150))
 
@@ -31,31 +31,31 @@ PIECES = tuple(f"word{n} " for n in range(150))
 class Deaths:
     """Trials side by side: responses that one worker writes when it dies, and another takes over."""
 
-    def __init__(self, house: House, recovery: Literal["restart", "continue"] = "restart") -> None:
-        self.house = house
+    def __init__(self, deployment: Deployment, recovery: Literal["restart", "continue"] = "restart") -> None:
+        self.deployment = deployment
         self.chance = random.Random(SEED)
-        self.options = ("--lease", str(LEASE), "--recovery", recovery)
+        self.options = ("--lease", str(LEASE_S), "--recovery", recovery)
         self.recovery = recovery
-        self.busy = house.worker(*self.options)
+        self.busy = deployment.worker(*self.options)
         self.waits: list[float] = []
 
     async def round(self, trials: int, kind: Literal["kill", "freeze"]) -> None:
         """Let `trials` answers come to different points, and end their worker at a random one."""
-        house = self.house
+        deployment = self.deployment
         clients, prompts, responses = [], [], []
         # However long it takes to ask and to start a worker, none has ended before that.
         dead = threading.Event()
         for number in range(trials):
             prompt = f"{kind} {secrets.token_hex(4)}"
-            house.provider.scenarios[prompt] = Scenario(pieces=PIECES, delay=0.04, finish=dead)
-            client = await Client(f"death-{secrets.token_hex(4)}").connect(house.urls()[number % 2])
+            deployment.provider.scenarios[prompt] = Scenario(pieces=PIECES, delay=0.04, finish=dead)
+            client = await Client(f"death-{secrets.token_hex(4)}").connect(deployment.urls()[number % 2])
             responses.append(await client.ask(prompt, model="fake"))
             clients.append(client)
             prompts.append(prompt)
         # The busy one has them all by now; the next one finds nothing to do.
         for client, response in zip(clients, responses, strict=True):
             await client.attempted(response, 1)
-        spare = house.worker(*self.options)
+        spare = deployment.worker(*self.options)
         point = self.chance.randint(0, 400)
         await clients[0].until(lambda: len(clients[0].answer(responses[0]).text) >= point)
         died = time.monotonic()
@@ -79,15 +79,19 @@ class Deaths:
         assert answer.reason == "complete"
         assert "recovering" in answer.states
         assert answer.resets == ["attempt"]
-        assert answer.text == text_of(await entries(self.house.server.url, response)) == await client.settled(response)
+        assert (
+            answer.text
+            == text_of(await entries(self.deployment.server.url, response))
+            == await client.settled(response)
+        )
         if self.recovery == "restart":
             assert answer.text == "".join(PIECES)
-        assert self.house.calls(prompt) == (2 if self.recovery == "restart" else 1)
+        assert self.deployment.calls(prompt) == (2 if self.recovery == "restart" else 1)
         await client.close()
 
     async def wake(self, responses: list[str]) -> None:
         """The frozen worker wakes long after its lease, and writes nothing any more."""
-        before = [await entries(self.house.server.url, response) for response in responses]
+        before = [await entries(self.deployment.server.url, response) for response in responses]
         frozen: WorkerProcess = self.busy
         told = len(frozen.output)
         frozen.resume()
@@ -97,82 +101,82 @@ class Deaths:
             assert time.monotonic() < deadline, frozen.text
             await asyncio.sleep(0.02)
         for response, log in zip(responses, before, strict=True):
-            assert await entries(self.house.server.url, response) == log
+            assert await entries(self.deployment.server.url, response) == log
             second = next(n for n, (entry, _) in enumerate(log) if entry.number == 2)
             assert {entry.number for entry, _ in log[second:]} == {2}
 
 
-async def test_killed_at_a_few_points(empty_house: House) -> None:
-    deaths = Deaths(empty_house)
+async def test_worker_killed_at_several_points_is_replaced(deployment_without_worker: Deployment) -> None:
+    deaths = Deaths(deployment_without_worker)
     await deaths.round(3, "kill")
     await deaths.round(2, "kill")
-    assert max(deaths.waits) < LEASE + 2
+    assert max(deaths.waits) < LEASE_S + 2
 
 
-async def test_frozen_beyond_its_lease(empty_house: House) -> None:
-    deaths = Deaths(empty_house)
+async def test_worker_frozen_beyond_lease_is_fenced(deployment_without_worker: Deployment) -> None:
+    deaths = Deaths(deployment_without_worker)
     await deaths.round(4, "freeze")
-    assert max(deaths.waits) < LEASE + 2
+    assert max(deaths.waits) < LEASE_S + 2
 
 
-async def test_another_worker_goes_on_from_the_text_where_the_operator_wants_it(empty_house: House) -> None:
+async def test_keep_text_setting_continues_after_worker_death(deployment_without_worker: Deployment) -> None:
     """With TOKENWIRE_RECOVERY=continue the text stays, and the provider is asked for the rest."""
-    house = empty_house
-    house.provider.scenarios["go on"] = Scenario(pieces=PIECES[:40], delay=0.02)
-    worker = house.worker("--recovery", "continue")
+    deployment = deployment_without_worker
+    deployment.provider.scenarios["go on"] = Scenario(pieces=PIECES[:40], delay=0.02)
+    worker = deployment.worker("--recovery", "continue")
     async with Client("death-continue") as client:
-        await client.connect(house.urls()[0])
+        await client.connect(deployment.urls()[0])
         response = await client.ask("go on", model="fake")
         await client.until(lambda: len(client.answer(response).text) > 60)
         worker.kill()
         # Whatever else is asked, is asked for the rest: the last message is the instruction.
-        house.provider.scenario = Scenario(pieces=(" and", " so", " on."))
-        house.worker("--recovery", "continue")
+        deployment.provider.scenario = Scenario(pieces=(" and", " so", " on."))
+        deployment.worker("--recovery", "continue")
         answer = await client.ended(response)
         assert answer.resets == ["attempt"]
         assert answer.text.endswith(" and so on.")
         assert answer.text.startswith("word0 word1 ")
-        assert answer.text == text_of(await entries(house.server.url, response))
-        asked = house.provider.calls[-1].body["messages"]
+        assert answer.text == text_of(await entries(deployment.server.url, response))
+        asked = deployment.provider.calls[-1].body["messages"]
         assert [message["role"] for message in asked] == ["user", "assistant", "user"]
         assert asked[1]["content"] == answer.text.removesuffix(" and so on.")
 
 
-async def test_a_job_that_kills_every_worker_fails_in_the_end(empty_house: House) -> None:
+async def test_job_that_kills_every_worker_fails(deployment_without_worker: Deployment) -> None:
     """Attempts are capped: the response ends `failed`, its text kept, and can be asked for again."""
-    house = empty_house
-    house.provider.scenarios["poison"] = Scenario(pieces=PIECES, delay=0.04)
+    deployment = deployment_without_worker
+    deployment.provider.scenarios["poison"] = Scenario(pieces=PIECES, delay=0.04)
     async with Client("death-poison") as client:
-        await client.connect(house.urls()[0])
-        worker = house.worker("--attempts", "2")
+        await client.connect(deployment.urls()[0])
+        worker = deployment.worker("--attempts", "2")
         response = await client.ask("poison", model="fake")
         for attempt in (1, 2):
             await client.attempted(response, attempt)
             await client.until(lambda: len(client.answer(response).text) > 20)
             worker.kill()
-            worker = house.worker("--attempts", "2")
+            worker = deployment.worker("--attempts", "2")
         answer = await client.ended(response)
         assert answer.reason == "failed"
         assert answer.error is not None
         assert answer.error["code"] == "attempts"
         assert answer.retryable
         assert answer.text.startswith("word0 ")
-        assert house.calls("poison") == 2
+        assert deployment.calls("poison") == 2
 
 
-async def test_a_worker_that_is_told_to_leave_hands_over(empty_house: House) -> None:
+async def test_terminated_worker_hands_over_its_jobs(deployment_without_worker: Deployment) -> None:
     """SIGTERM: what runs may finish within the drain time; the rest is taken over at once, not after a lease."""
-    house = empty_house
-    house.provider.scenarios["short"] = Scenario(pieces=PIECES[:30], delay=0.02)
-    house.provider.scenarios["endless"] = Scenario(pieces=PIECES * 20, delay=0.02)
-    leaving = house.worker("--lease", "30", "--drain", "2")
+    deployment = deployment_without_worker
+    deployment.provider.scenarios["short"] = Scenario(pieces=PIECES[:30], delay=0.02)
+    deployment.provider.scenarios["endless"] = Scenario(pieces=PIECES * 20, delay=0.02)
+    leaving = deployment.worker("--lease", "30", "--drain", "2")
     async with Client("leave-1") as client, Client("leave-2") as other:
-        await client.connect(house.urls()[0])
-        await other.connect(house.urls()[1])
+        await client.connect(deployment.urls()[0])
+        await other.connect(deployment.urls()[1])
         short = await client.ask("short", model="fake")
         endless = await other.ask("endless", model="fake")
         await other.until(lambda: other.answer(endless).text)
-        house.worker("--lease", "30")
+        deployment.worker("--lease", "30")
         leaving.terminate()
         assert (await client.ended(short)).attempt == 1
         await other.until(lambda: other.answer(endless).attempt == 2, 6.0)
@@ -184,22 +188,24 @@ async def test_a_worker_that_is_told_to_leave_hands_over(empty_house: House) -> 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", ["kill", "freeze"])
-async def test_fifty_deaths(empty_house: House, kind: Literal["kill", "freeze"]) -> None:
-    deaths = Deaths(empty_house)
+async def test_fifty_worker_deaths_lose_nothing(
+    deployment_without_worker: Deployment, kind: Literal["kill", "freeze"]
+) -> None:
+    deaths = Deaths(deployment_without_worker)
     for _ in range(10):
         await deaths.round(5, kind)
     waits = sorted(deaths.waits)
     print(f"{len(waits)} trials of {kind}: taken over after {waits[25]:.2f} s (median), {waits[-1]:.2f} s (most)")
-    assert waits[-1] < LEASE + 2
+    assert waits[-1] < LEASE_S + 2
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-async def test_a_thousand_fenced_attempts(empty_house: House) -> None:
+async def test_thousand_fenced_attempts_change_nothing(deployment_without_worker: Deployment) -> None:
     """Fifty answers of a worker that is stopped past its lease and goes on: not one entry of it comes after the start
     of the next attempt.
     """
-    deaths = Deaths(empty_house)
+    deaths = Deaths(deployment_without_worker)
     for _ in range(20):
         await deaths.round(50, "freeze")
     waits = sorted(deaths.waits)

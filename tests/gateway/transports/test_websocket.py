@@ -1,4 +1,4 @@
-"""What a connection has to do by when."""
+"""The timers of a connection."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gateway.transports.websocket import WRITE_WITHIN_S, Connection
 
 
 class Socket:
-    """One that takes what it is given."""
+    """A socket that ignores writes."""
 
     direct_write = None
 
     def __init__(self) -> None:
         self.closed: list[int] = []
 
-    def write(self, burst: Any) -> None:
+    def write(self, batch: Any) -> None:
         pass
 
     def close(self, code: int, reason: str) -> None:
@@ -30,8 +30,8 @@ class Socket:
         self.closed.append(0)
 
 
-def test_who_is_full_again_and_again_is_not_let_off_what_else_is_due() -> None:
-    """Here the hello; it is the same with a token that expires."""
+def test_paused_connection_still_meets_hello_deadline() -> None:
+    """The deadline here is that of hello; an expired token behaves the same."""
     nothing: Any = None
     now = time.monotonic()
     wheel: TimerWheel[Connection] = TimerWheel(now)
@@ -53,7 +53,7 @@ def test_who_is_full_again_and_again_is_not_let_off_what_else_is_due() -> None:
     assert socket.closed == [4408]
 
 
-def test_nothing_is_due_of_one_that_closes() -> None:
+def test_closing_connection_has_no_timer() -> None:
     nothing: Any = None
     now = time.monotonic()
     wheel: TimerWheel[Connection] = TimerWheel(now)

@@ -1,4 +1,4 @@
-"""The widget's files over HTTP, as a page of another origin asks for them."""
+"""The files of the widget over HTTP, requested by a page of another origin."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def client() -> TestClient:
     return TestClient(Starlette(routes=widget_routes()))
 
 
-def test_the_launcher_is_asked_for_each_time_and_its_chunks_are_kept_for_good(client: TestClient) -> None:
+def test_launcher_is_revalidated_and_chunks_are_immutable(client: TestClient) -> None:
     launcher = client.get("/widget.js")
     assert launcher.status_code == 200
     assert launcher.headers["cache-control"] == "no-cache"
@@ -35,7 +35,7 @@ def test_the_launcher_is_asked_for_each_time_and_its_chunks_are_kept_for_good(cl
         assert f"sha384-{base64.b64encode(hashlib.sha384(chunk.content).digest()).decode()}" == promised
 
 
-def test_every_file_may_be_read_by_every_page(client: TestClient) -> None:
+def test_widget_files_allow_any_origin(client: TestClient) -> None:
     folder = next(folder for folder in FOLDERS if folder.is_dir())
     names = ["/widget.js", *(f"/widget/{path.name}" for path in (folder / "widget").glob("*.js"))]
     assert len(names) == 4
@@ -47,7 +47,7 @@ def test_every_file_may_be_read_by_every_page(client: TestClient) -> None:
         assert response.headers["content-type"].startswith("text/javascript")
 
 
-def test_a_file_is_gzipped_for_who_understands_it_and_not_sent_again_to_who_has_it(client: TestClient) -> None:
+def test_file_is_gzipped_on_request_and_revalidated(client: TestClient) -> None:
     plain = client.get("/widget.js", headers={"accept-encoding": "identity"})
     small = client.get("/widget.js", headers={"accept-encoding": "gzip, br"})
     assert "content-encoding" not in plain.headers
@@ -58,17 +58,17 @@ def test_a_file_is_gzipped_for_who_understands_it_and_not_sent_again_to_who_has_
     assert (again.status_code, again.content) == (304, b"")
 
 
-def test_a_chunk_of_another_version_is_not_found(client: TestClient) -> None:
+def test_chunk_of_other_version_is_not_found(client: TestClient) -> None:
     for name in ("panel-00000000.js", "..%2fwidget.js", "%2e%2e/widget.js", ""):
         assert client.get(f"/widget/{name}").status_code == 404
 
 
-def test_integrity_is_that_of_the_launcher(client: TestClient) -> None:
+def test_integrity_matches_the_launcher(client: TestClient) -> None:
     digest = hashlib.sha384(client.get("/widget.js").content).digest()
     assert integrity() == f"sha384-{base64.b64encode(digest).decode()}"
 
 
-def test_nothing_is_served_where_nothing_was_built(tmp_path: Path) -> None:
+def test_missing_build_has_no_routes(tmp_path: Path) -> None:
     assert widget_routes((tmp_path,)) == []
     with pytest.raises(FileNotFoundError, match="npm run build"):
         integrity((tmp_path,))
