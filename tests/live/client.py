@@ -1,4 +1,4 @@
-"""A client on a real socket, which a test can cut off at any moment."""
+"""A client on a real socket, which a test can disconnect at any moment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIMEOUT_S = 30.0
 
 
 class Client:
-    """One client of one conversation: a transcript, and a socket that brings it frames."""
+    """One client of one conversation: a transcript and a socket."""
 
     def __init__(self, conversation: str, token: str | None = None) -> None:
         self.transcript = Transcript(conversation)
@@ -31,10 +31,10 @@ class Client:
         self._token = token
         self._socket: ClientConnection | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._news = asyncio.Condition()
+        self._changed = asyncio.Condition()
 
     async def connect(self, url: str, *, watch: bool = True, origin: str | None = None) -> Self:
-        """Say hello, and go on from what the transcript has."""
+        """Connect, send hello, and resume from the cursors of the transcript."""
         self.close_code = None
         self._socket = await connect(url, max_size=None, compression=None, origin=origin)  # type: ignore[arg-type]
         await self.send({"type": "hello", **({"token": self._token} if self._token else {})})
@@ -44,7 +44,7 @@ class Client:
         return self
 
     async def send(self, frame: dict[str, Any] | str | bytes) -> None:
-        """Send a frame, or what is to look like one."""
+        """Send a frame, or any text or bytes."""
         assert self._socket is not None
         await self._socket.send(json.dumps(frame) if isinstance(frame, dict) else frame)
 
@@ -56,7 +56,7 @@ class Client:
         return await self.response_of(key)
 
     async def response_of(self, key: str) -> str:
-        """The response that was accepted for a key."""
+        """Return the response that was accepted for a key."""
         await self.until(lambda: key in self.accepted or any(error.get("key") == key for error in self.errors))
         return str(self.accepted[key]["response"])
 
@@ -64,18 +64,18 @@ class Client:
         await self.send({"type": "stop", "response": response})
 
     def answer(self, response: str) -> Answer:
-        """What is shown of a response; an empty one while nothing is."""
+        """Return what the client shows of a response; an empty answer if it shows nothing."""
         return self.transcript.answers.get(response, Answer())
 
     async def until(self, condition: Callable[[], Any], seconds: float = TIMEOUT_S) -> Any:
-        """Wait until the condition holds, looking at each frame; return what it returned."""
-        async with self._news:
+        """Wait until the condition holds, checked after each frame; return its result."""
+        async with self._changed:
             try:
                 async with asyncio.timeout(seconds):
                     while not (result := condition()):
                         if self.broken is not None:
                             raise self.broken
-                        await self._news.wait()
+                        await self._changed.wait()
             except TimeoutError:
                 last = [{**frame, "text": "..."} if "text" in frame else frame for frame in self.frames[-5:]]
                 raise AssertionError(f"not within {seconds} s; the last frames: {last}") from None
@@ -84,35 +84,35 @@ class Client:
         return result
 
     async def more(self, count: int, response: str) -> None:
-        """Wait for so many more frames, or for the response's end."""
+        """Wait for so many more frames, or for the end of the response."""
         wanted = len(self.frames) + count
         await self.until(lambda: len(self.frames) >= wanted or self.answer(response).ends)
 
     async def sees(self, response: str) -> None:
-        """Wait until anything at all is known of the response."""
+        """Wait until the first frame of the response was received."""
         await self.until(lambda: response in self.transcript.answers)
 
     async def shows(self, response: str, characters: int = 1) -> Answer:
-        """The response once more than so many characters of it are shown."""
+        """Wait until so many characters of the response are shown, and return it."""
         await self.until(lambda: len(self.answer(response).text) >= characters)
         return self.answer(response)
 
     async def attempted(self, response: str, attempt: int, seconds: float = TIMEOUT_S) -> Answer:
-        """The response once that attempt has begun."""
+        """Wait until that attempt has begun, and return the response."""
         await self.until(lambda: self.answer(response).attempt == attempt, seconds)
         return self.answer(response)
 
     async def watches(self) -> None:
-        """Wait until the watch has been answered with a snapshot."""
+        """Wait for a snapshot."""
         await self.until(lambda: self.transcript.snapshots)
 
     async def closed(self) -> int | None:
-        """The close code, once the other side has closed the socket."""
+        """Wait until the server closes the socket, and return the close code."""
         await self.until(lambda: self.close_code is not None)
         return self.close_code
 
     async def received_frames(self, count: int, **fields: Any) -> list[dict[str, Any]]:
-        """The first so many frames that have these fields."""
+        """Wait for so many frames with these fields, and return them."""
 
         def found() -> list[dict[str, Any]]:
             return [frame for frame in self.frames if fields.items() <= frame.items()]
@@ -121,19 +121,19 @@ class Client:
         return found()[:count]
 
     async def ended(self, response: str, seconds: float = TIMEOUT_S) -> Answer:
-        """The response once it has its end."""
+        """Wait for the end of the response, and return it."""
         await self.until(lambda: self.answer(response).ends, seconds)
         return self.answer(response)
 
     async def settled(self, response: str, seconds: float = TIMEOUT_S) -> str:
-        """The text of the response in the history."""
+        """Wait until the response is settled, and return its text in the history."""
         message = await self.until(
             lambda: next((m for m in self.transcript.messages.values() if m.get("response") == response), None), seconds
         )
         return str(message["text"])
 
     def cut(self) -> None:
-        """The network is gone: nothing is said to the other side."""
+        """Disconnect without a close frame."""
         if self._socket is not None:
             self._socket.transport.abort()
         if self._reader is not None:
@@ -158,21 +158,21 @@ class Client:
         assert socket is not None
         try:
             async for data in socket:
-                await self._take(json.loads(data))
+                await self._receive(json.loads(data))
         except ConnectionClosed:
             pass
         except AssertionError as error:
             self.broken = error
         self.close_code = socket.close_code
-        async with self._news:
-            self._news.notify_all()
+        async with self._changed:
+            self._changed.notify_all()
 
-    async def _take(self, frame: dict[str, Any]) -> None:
+    async def _receive(self, frame: dict[str, Any]) -> None:
         self.frames.append(frame)
         if frame["type"] == "accepted":
             self.accepted[frame["key"]] = frame
         elif frame["type"] == "error":
             self.errors.append(frame)
         self.transcript.fold(frame)
-        async with self._news:
-            self._news.notify_all()
+        async with self._changed:
+            self._changed.notify_all()

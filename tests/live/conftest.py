@@ -1,4 +1,4 @@
-"""A Valkey server, a fake provider, two gateways and a worker, once a session; and what a test needs of its own."""
+"""Fixtures: a deployment that the session shares (store, provider, two gateways, a worker), and separate ones."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ SERVERS: Final[dict[str, Callable[[], RealServer | RealSentinels | RealCluster]]
     "redis-sentinel": partial(RealSentinels, "redis"),
     "redis-cluster": partial(RealCluster, "redis"),
 }
-"""What a deployment may stand on; of the make Valkey where no other is named."""
+"""Kinds of stores. Valkey, unless the name says Redis."""
 
 TOPOLOGY_MODULES: Final = ("test_delivery", "test_outage", "test_stop", "test_worker_death")
-"""Modules that hold over sentinels and over a cluster, too: the whole of them in the long form, and these always."""
+"""Modules that also run on Sentinel and Cluster: all their tests in the long form, the tests of ALWAYS in each run."""
 ALWAYS: Final = (
     "test_random_disconnects_lose_and_duplicate_nothing",
     "test_hundred_submits_with_one_key_are_one",
@@ -47,7 +47,7 @@ LEASE_S = 1.0
 
 @dataclass
 class Deployment:
-    """A whole deployment on this machine."""
+    """A store, a provider, gateways and workers on this machine."""
 
     server: RealServer | RealSentinels | RealCluster
     provider: ProviderServer
@@ -56,7 +56,7 @@ class Deployment:
     workers: list[WorkerProcess] = field(default_factory=list)
 
     def worker(self, *options: str, **environment: str) -> WorkerProcess:
-        """One more worker, which lives until it is closed, or as long as the deployment."""
+        """Start another worker; the deployment closes it."""
         worker = WorkerProcess(
             self.server.url,
             *("--models", json.dumps(MODELS), "--lease", str(LEASE_S), "--demo-rate", "80", "--drain", "5"),
@@ -70,19 +70,19 @@ class Deployment:
         return worker
 
     def logs(self) -> str:
-        """What gateways and workers have logged."""
+        """Return the output of all gateways and workers."""
         return "".join(process.text for process in (*self.gateways, *self.workers))
 
     def urls(self) -> list[str]:
         return [gateway.socket_url for gateway in self.gateways]
 
     def calls(self, prompt: str) -> int:
-        """How often the provider was asked this."""
+        """Return the number of provider calls with this prompt."""
         return sum(call.prompt == prompt for call in self.provider.calls)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Let the tests of the spine run on every kind of servers."""
+    """Run the tests of TOPOLOGY_MODULES on each kind of store."""
     fixture = next(
         (name for name in ("deployment", "deployment_without_worker") if name in metafunc.fixturenames), None
     )
@@ -96,7 +96,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def build(stack: ExitStack, *options: str, on: str = "server") -> Deployment:
-    """A deployment without workers, which stands as long as `stack`."""
+    """Start a deployment without workers; `stack` closes it."""
     server = SERVERS[on]()
     stack.callback(server.close)
     server.start()
@@ -107,7 +107,7 @@ def build(stack: ExitStack, *options: str, on: str = "server") -> Deployment:
 
 @pytest.fixture(scope="session")
 def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
-    """The deployment that most tests share, with one worker: they differ in their conversations."""
+    """The deployment that most tests share, with one worker. Tests use different conversations."""
     with ExitStack() as stack:
         built = build(stack, on=getattr(request, "param", "server"))
         built.worker()
@@ -116,7 +116,7 @@ def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
 
 @pytest.fixture
 def deployment_without_worker(request: pytest.FixtureRequest) -> Iterator[Deployment]:
-    """A deployment of one's own, without a worker."""
+    """A separate deployment without a worker."""
     with ExitStack() as stack:
         yield build(stack, on=getattr(request, "param", "server"))
 
@@ -126,7 +126,7 @@ OPERATOR = "an-operator's-planted-token"
 
 @dataclass
 class Operated:
-    """A gateway and a worker as an operator runs them: with ports for metrics, and logs for machines."""
+    """A gateway and a worker with metrics ports, as in production."""
 
     server: RealServer
     provider: ProviderServer
@@ -134,7 +134,7 @@ class Operated:
     worker: WorkerProcess
 
     async def answered(self, conversation: str, text: str, **fields: str) -> str:
-        """Ask, watch the answer until it has settled, and return the response's id."""
+        """Send a message, wait until its answer is settled, and return the id of the response."""
         async with Client(conversation) as client:
             await client.connect(self.gateway.socket_url)
             await client.watches()
@@ -169,14 +169,14 @@ def conversation() -> str:
 
 @pytest.fixture
 async def store(deployment: Deployment) -> AsyncIterator[Store]:
-    """The shared deployment's store, to look into."""
+    """A client of the store of the shared deployment."""
     opened = await open_store(deployment.server.url)
     yield opened
     await opened.close()
 
 
 async def entries(url: str, response: str) -> list[tuple[LogId, bytes]]:
-    """A response's log, as it stands."""
+    """Return the current entries of a response log."""
     store = await open_store(url)
     try:
         return list(await response_log.read(store, response))
@@ -185,7 +185,7 @@ async def entries(url: str, response: str) -> list[tuple[LogId, bytes]]:
 
 
 def text_of(entries: list[tuple[LogId, bytes]]) -> str:
-    """The text of a log: what every client must show in the end."""
+    """Return the text of a log, which every client must show at its end."""
     text = b""
     for _, value in entries:
         if value[:1] == log_entries.START:

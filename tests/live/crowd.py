@@ -1,4 +1,4 @@
-"""A thousand clients in one process: each keeps a transcript, and comes back as PROTOCOL.md asks for."""
+"""A thousand clients in one process: each keeps a transcript and reconnects as PROTOCOL.md requires."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Member(asyncio.Protocol):
     """One client of one conversation."""
 
     def __init__(self, conversation: str, urls: list[str], chance: random.Random, *, obeys: bool) -> None:
-        """`urls` are tried in turn. `obeys`: it moves when it is told to; otherwise it waits until it is closed."""
+        """`urls` are tried in turn. `obeys`: it follows the reconnect hint; otherwise it waits for the close."""
         self.transcript = Transcript(conversation)
         self.obeys = obeys
         self.codes: list[int] = []
-        """Close codes of sockets that had been greeted; 1006 for none."""
+        """Close codes of sockets whose watch was answered; 1006 without a close frame."""
         self.refusals = 0
         self.returned: list[float] = []
-        """Moments at which it came back."""
-        self.away: list[float] = []
+        """Times at which it reconnected."""
+        self.downtimes: list[float] = []
         """Seconds between the loss of a socket and the answer to the watch on the next one."""
         self.broken: BaseException | None = None
         self._urls = urls
@@ -49,16 +49,16 @@ class Member(asyncio.Protocol):
 
     @property
     def live(self) -> bool:
-        """Whether its watch was answered on the socket that it has."""
+        """Whether the watch on the current socket was answered."""
         return self._greeted
 
     async def connect(self) -> None:
-        """Open a socket; what fails is tried again."""
+        """Open a socket; try again on failure."""
         url = urlsplit(self._urls[self._attempt % len(self._urls)])
         try:
             await asyncio.get_running_loop().create_connection(lambda: self, str(url.hostname), int(url.port or 80))
         except OSError:
-            self._come_back()
+            self._reconnect()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -81,10 +81,10 @@ class Member(asyncio.Protocol):
                 return
             self._upgraded = True
             self._buffer[:] = rest
-            self._say({"type": "hello"})
-            self._say(self.transcript.watch())
+            self._send({"type": "hello"})
+            self._send(self.transcript.watch())
         while (frame := self._next()) is not None:
-            self._take(*frame)
+            self._receive(*frame)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -96,21 +96,21 @@ class Member(asyncio.Protocol):
             self.refusals += 1
         self._greeted = False
         if not self._over:
-            self._come_back()
+            self._reconnect()
 
     def cut(self) -> None:
-        """The network is gone."""
+        """Disconnect without a close frame."""
         if self._transport is not None:
             self._transport.abort()
 
     def close(self) -> None:
-        """Be done."""
+        """Disconnect and do not reconnect."""
         self._over = True
         for task in self._tasks:
             task.cancel()
         self.cut()
 
-    def _come_back(self) -> None:
+    def _reconnect(self) -> None:
         wait = self._chance.random() * min(MAX_WAIT, FIRST_WAIT * 2**self._attempt)
         self._attempt += 1
         task = asyncio.create_task(self._connect_after(wait if self._hint is None else self._hint))
@@ -123,7 +123,7 @@ class Member(asyncio.Protocol):
             await self.connect()
 
     def _next(self) -> tuple[int, bytes] | None:
-        """One whole frame of a server (RFC 6455, section 5.2): not masked, and here never in pieces."""
+        """Return one whole frame of a server (RFC 6455, section 5.2): not masked, and here never fragmented."""
         buffer = self._buffer
         if len(buffer) < 2:
             return None
@@ -140,7 +140,7 @@ class Member(asyncio.Protocol):
         del buffer[: begin + length]
         return opcode, body
 
-    def _take(self, opcode: int, body: bytes) -> None:
+    def _receive(self, opcode: int, body: bytes) -> None:
         if opcode == 8:
             self._code = int.from_bytes(body[:2])
             if self._transport is not None:
@@ -155,7 +155,7 @@ class Member(asyncio.Protocol):
         match frame["type"]:
             case "watching":
                 if self._lost_at:
-                    self.away.append(time.monotonic() - self._lost_at)
+                    self.downtimes.append(time.monotonic() - self._lost_at)
                     self.returned.append(time.monotonic())
                 self._lost_at = 0.0
                 self._greeted = True
@@ -171,12 +171,12 @@ class Member(asyncio.Protocol):
             self._write(0x88, (1000).to_bytes(2))
             transport.close()
 
-    def _say(self, frame: dict[str, Any]) -> None:
+    def _send(self, frame: dict[str, Any]) -> None:
         self._write(0x81, json.dumps(frame).encode())
 
     def _write(self, first: int, body: bytes) -> None:
         assert self._transport is not None
         length = len(body)
         size = bytes([0x80 | length]) if length < 126 else bytes([0xFE, *length.to_bytes(2)])
-        # A mask of zeros.
+        # The mask is zero.
         self._transport.write(bytes([first]) + size + bytes(4) + body)

@@ -1,4 +1,4 @@
-"""`tokenwire` with a heartbeat every second, for tests that have no minute to wait for a proxy's patience to end."""
+"""`tokenwire` with a heartbeat every second, for tests of the idle timeouts of proxies."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from gateway import frame_codec, wire
 from gateway.cli.main import main
 from gateway.transports import event_stream, websocket
 
-EVERY = 1
+INTERVAL_S = 1
 
-# Constants for everybody else.
+# They are constants in the product.
 vars(wire)["HEARTBEAT_S"] = vars(frame_codec)["HEARTBEAT_S"] = vars(websocket)["HEARTBEAT_INTERVAL_S"] = vars(
     event_stream
-)["KEEP_ALIVE_S"] = EVERY
+)["KEEP_ALIVE_S"] = INTERVAL_S
 
 if __name__ == "__main__":
     main()

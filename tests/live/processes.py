@@ -1,4 +1,4 @@
-"""Gateways and workers as processes of their own, which a test starts, stops, kills and looks into."""
+"""Gateways and workers as separate processes, which a test starts, stops, kills and inspects."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ EXIT_WITHIN_S = 20.0
 
 
 class Process:
-    """One `tokenwire` process. Everything that it prints is kept in `output`, for a test that fails."""
+    """One `tokenwire` process; `output` holds everything that it prints."""
 
     module = "gateway"
     prefix: tuple[str, ...] = ()
-    """What runs it elsewhere, as `ip netns exec` does."""
+    """Command in front of it, such as `ip netns exec`."""
 
     def __init__(self, command: str, store: str, *options: str, **environment: str) -> None:
-        """`options` as on the command line; `environment` beside a clean one."""
+        """`options` are those of the command line; `environment` is added to a clean one."""
         clean = {
             name: value
             for name, value in os.environ.items()
@@ -66,27 +66,27 @@ class Process:
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """SIGKILL: the process does nothing any more."""
+        """Send SIGKILL and wait for the exit."""
         self._process.kill()
         self._process.wait()
 
     def freeze(self) -> None:
-        """SIGSTOP: the process lives and does nothing until `resume`."""
+        """Send SIGSTOP: the process stands still until `resume`."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         self._process.send_signal(signal.SIGCONT)
 
     def terminate(self) -> None:
-        """SIGTERM: the process is asked to leave."""
+        """Send SIGTERM, which starts the graceful shutdown."""
         self._process.send_signal(signal.SIGTERM)
 
     def wait(self, seconds: float = EXIT_WITHIN_S) -> int:
-        """Wait until the process has ended; return its exit status."""
+        """Wait for the exit; return the exit status."""
         return self._process.wait(seconds)
 
     def close(self) -> None:
-        """End the process, however it stands."""
+        """End the process in any state."""
         if self.running:
             self.resume()
             self.terminate()
@@ -111,15 +111,15 @@ class Process:
 
     @property
     def metrics_url(self) -> str:
-        """Where its metrics are: on the port that it has announced for them."""
+        """URL of the metrics, on the announced port."""
         return next(line.split()[-1] for line in self.output if line.startswith("Metrics are at"))
 
     def counted(self, name: str) -> float:
-        """The sum of a metric over its labels."""
+        """Return the sum of a metric over its labels."""
         return sum(value for line, value in self._metrics() if line.partition("{")[0] == name)
 
     def counts(self, name: str) -> dict[str, float]:
-        """A metric by its labels, as Prometheus spells them."""
+        """Return the values of a metric by its labels in the Prometheus format."""
         return {line.partition("{")[2].rstrip("}"): value for line, value in self._metrics() if line.startswith(name)}
 
     def _metrics(self) -> Iterator[tuple[str, float]]:
@@ -146,7 +146,7 @@ class GatewayProcess(Process):
 
     @property
     def metrics_url(self) -> str:
-        """Where its metrics are: on the port that it has announced for them, or on its own."""
+        """URL of the metrics, on the announced port or on that of the gateway."""
         announced = any(line.startswith("Metrics are at") for line in self.output)
         return super().metrics_url if announced else f"{self.url}/metrics"
 

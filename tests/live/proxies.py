@@ -1,4 +1,4 @@
-"""Real proxies in front of gateways, each with the configuration of deploy/proxy/ and a test's own addresses in it."""
+"""Real proxies in front of gateways, with the configurations of deploy/proxy/ and the addresses of a test."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ SHIPPED_IDLE: Final = 60.0
 MAX_CLIENTS: Final = 2000
 READY_WITHIN_S: Final = 15.0
 
-# Debian puts them where only root looks.
+# Debian installs them in a folder that only the path of root contains.
 PATH: Final = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
 
 
 class Proxy:
-    """One proxy on a free port; `url` is what clients are given."""
+    """One proxy on a free port; clients connect to `url`."""
 
     name: str
-    """Of the program."""
+    """Name of the program."""
     file: str
-    """In deploy/proxy/."""
+    """Configuration in deploy/proxy/."""
     keeps_streams = True
-    """Whether a reload leaves open what is open."""
+    """Whether a reload keeps open connections."""
 
     def __init__(self, gateways: Sequence[str], idle: float = SHIPPED_IDLE, most: int = MAX_CLIENTS) -> None:
         """`gateways` are three addresses, host:port; `idle` seconds of silence, in place of the sixty that are shipped;
@@ -51,7 +51,7 @@ class Proxy:
         self.program = str(shutil.which(self.name, path=PATH))
         self.most = most
         self.folder = Path(tempfile.mkdtemp(prefix="tw-"))
-        # Its workers may run as nobody.
+        # The workers of the proxy may run as another user.
         self.folder.chmod(0o755)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -67,23 +67,23 @@ class Proxy:
 
     @classmethod
     def present(cls) -> bool:
-        """Whether this machine has one."""
+        """Whether the program is installed."""
         return shutil.which(cls.name, path=PATH) is not None
 
     def adapted(self, text: str) -> str:
-        """The shipped configuration on this machine: its port, and files of its own."""
+        """Return the shipped configuration with a free port and temporary files."""
         raise NotImplementedError
 
     def command(self) -> list[str]:
-        """How to start it, in the foreground."""
+        """Return the command that starts it in the foreground."""
         raise NotImplementedError
 
     def reload(self) -> None:
-        """Read the configuration anew, as its operator would; return when that is done."""
+        """Reload the configuration, and return when that is done."""
         raise NotImplementedError
 
     def children(self) -> set[int]:
-        """The processes that the first one has started."""
+        """Return the child processes."""
         path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         return {int(child) for child in path.read_text().split()}
 
@@ -94,7 +94,7 @@ class Proxy:
 
     @property
     def log(self) -> str:
-        """All that it has said."""
+        """Return its log."""
         return (self.folder / "log").read_text()
 
     def start(self) -> Self:
@@ -122,7 +122,7 @@ class Proxy:
 
     def close(self) -> None:
         if self._process is not None:
-            # The first one first, or it would start the others anew.
+            # The first process first, because it would restart the others.
             children = self.children() if self._process.poll() is None else set()
             self._process.kill()
             self._process.wait()
@@ -139,7 +139,7 @@ class Proxy:
 
 
 class Nginx(Proxy):
-    """nginx: reloaded, its old workers go on with what they have."""
+    """nginx: after a reload, the old workers keep their connections."""
 
     name, file = "nginx", "nginx.conf"
 
@@ -163,7 +163,7 @@ class Nginx(Proxy):
 
 
 class HAProxy(Proxy):
-    """HAProxy as master and worker: the old worker goes on with what it has."""
+    """HAProxy as master and worker: the old worker keeps its connections."""
 
     name, file = "haproxy", "haproxy.cfg"
 
@@ -182,7 +182,7 @@ class HAProxy(Proxy):
 
 
 class Caddy(Proxy):
-    """Caddy: one process, which before version 2.7 closes sockets when it is reloaded."""
+    """Caddy: one process, which before version 2.7 closes sockets on a reload."""
 
     name, file = "caddy", "Caddyfile"
     keeps_streams = False
@@ -208,14 +208,14 @@ PROXIES: Final[dict[str, type[Proxy]]] = {"nginx": Nginx, "haproxy": HAProxy, "c
 
 
 def replaced(text: str, old: str, new: str) -> str:
-    """The text with another word for one that must be in it, and not only in a comment."""
+    """Return the text with one word replaced; the word must occur outside comments."""
     lines = [line if line.lstrip().startswith("#") else line.replace(old, new) for line in text.splitlines()]
     assert lines != text.splitlines(), f"the shipped configuration has no {old!r} any more"
     return "\n".join([*lines, ""])
 
 
 def until(condition: object, explain: object) -> None:
-    """Wait for a condition, or fail with what `explain` returns."""
+    """Wait for a condition, or fail with the result of `explain`."""
     assert callable(condition)
     assert callable(explain)
     deadline = time.monotonic() + READY_WITHIN_S

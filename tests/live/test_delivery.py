@@ -1,4 +1,4 @@
-"""Over real sockets, a real Valkey server and two gateways: nothing is lost, doubled or reordered."""
+"""Delivery over real sockets, Valkey and two gateways: nothing is lost, duplicated or reordered."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ SEED = 20261122
 
 
 async def test_random_disconnects_lose_and_duplicate_nothing(deployment: Deployment) -> None:
-    """Fifty answers, each watched by a client that is cut off again and again and comes back to either gateway."""
+    """Fifty answers, each with a client that is disconnected repeatedly and reconnects to either gateway."""
     cuts = await cut_at_random(deployment, 50)
     print(f"{cuts} cuts over 50 answers")
     assert cuts >= 500
 
 
 async def cut_at_random(deployment: Deployment, answers: int) -> int:
-    """So many answers, each followed exactly by a client that is cut off at random; return the number of cuts."""
+    """Check so many answers, each with a client that is disconnected at random; return the number of disconnects."""
     chance = random.Random(SEED)
     cuts = 0
 
-    # A few at a time, so that what is measured is the gateways and not this process.
+    # A few at a time, so that this process is not the bottleneck.
     few = asyncio.Semaphore(8)
 
     async def follow(number: int) -> None:
@@ -62,7 +62,7 @@ async def cut_at_random(deployment: Deployment, answers: int) -> int:
 
 
 async def test_other_tabs_receive_the_whole_answer(deployment: Deployment, conversation: str) -> None:
-    """Two tabs on two gateways and a late third; only the first asked. Each gateway reads each log at most once."""
+    """Two tabs on two gateways and a late third; only the first one sent. Each gateway reads each log at most once."""
     before = [gateway.counts("tokenwire_log_reads_total") for gateway in deployment.gateways]
     first, second, late = (Client(conversation) for _ in range(3))
     async with first, second, late:
@@ -78,7 +78,7 @@ async def test_other_tabs_receive_the_whole_answer(deployment: Deployment, conve
             assert [m["text"] for m in client.transcript.messages.values() if m["role"] == "user"] == ["/long 150"]
         assert late.transcript.snapshots == 1
         assert late.answer(response).resets == []
-        # All of it came in fewer frames than it has tokens, and the late one's first was the snapshot.
+        # Tokens were coalesced into fewer frames, and the first frame of the late tab was the snapshot.
         assert sum(frame["type"] == "delta" for frame in late.frames) < 150
     after = [gateway.counts("tokenwire_log_reads_total") for gateway in deployment.gateways]
     for earlier, later in zip(before, after, strict=True):
@@ -88,7 +88,7 @@ async def test_other_tabs_receive_the_whole_answer(deployment: Deployment, conve
 
 
 async def test_hundred_viewers_add_no_store_reads(deployment: Deployment, conversation: str) -> None:
-    """The store is asked no more for a hundred viewers than for one."""
+    """The number of reads is that of one viewer."""
     clients = [Client(conversation) for _ in range(100)]
     before = deployment.gateways[0].counted("tokenwire_log_reads_total")
     for client in clients:
@@ -102,7 +102,7 @@ async def test_hundred_viewers_add_no_store_reads(deployment: Deployment, conver
 
 
 async def test_killed_gateway_loses_nothing(deployment_without_worker: Deployment, conversation: str) -> None:
-    """SIGKILL of the gateway in mid-answer: its clients go on at the other one, from where they are."""
+    """SIGKILL in mid-answer: the clients resume at the other gateway from their cursors."""
     deployment = deployment_without_worker
     deployment.worker()
     clients = [Client(conversation) for _ in range(5)]
@@ -124,7 +124,7 @@ async def test_killed_gateway_loses_nothing(deployment_without_worker: Deploymen
 
 
 async def test_cursor_that_cannot_be_resumed_leads_to_reset(deployment: Deployment, conversation: str) -> None:
-    """Garbage, another log's, one ahead of the log: a snapshot or a reset, and the whole text in the end."""
+    """Garbage, a cursor of another log, a cursor ahead: a snapshot or a reset, and the whole text at the end."""
     async with Client(conversation) as asking:
         await asking.connect(deployment.urls()[0])
         response = await asking.ask("/long 120")
@@ -157,7 +157,7 @@ async def test_cursor_that_cannot_be_resumed_leads_to_reset(deployment: Deployme
 
 
 async def test_hundred_submits_with_one_key_are_one(deployment: Deployment, conversation: str) -> None:
-    """One response, one message, one call of the provider, whichever gateway is asked; another body is refused."""
+    """One response, one message, one provider call at either gateway; another body is a conflict."""
     prompt = f"once {conversation}"
     clients = [Client(conversation) for _ in range(100)]
     await asyncio.gather(*(client.connect(deployment.urls()[n % 2]) for n, client in enumerate(clients)))
@@ -177,7 +177,7 @@ async def test_hundred_submits_with_one_key_are_one(deployment: Deployment, conv
 
 
 async def test_messages_are_answered_in_order(deployment: Deployment, conversation: str) -> None:
-    """Three messages at once: each is answered after the one before it, and is told of that."""
+    """Three messages at once: each is answered after its predecessor, and queued until then."""
     async with Client(conversation) as client:
         await client.connect(deployment.urls()[0])
         responses = [await client.ask(f"turn {n}", model="fake") for n in range(3)]
@@ -190,7 +190,7 @@ async def test_messages_are_answered_in_order(deployment: Deployment, conversati
 
 
 async def test_message_while_busy_interrupts_or_is_rejected(deployment: Deployment, conversation: str) -> None:
-    """`if_busy`: reject changes nothing; interrupt stops what is being written."""
+    """`if_busy`: reject changes nothing; interrupt stops the open response."""
     async with Client(conversation) as client:
         await client.connect(deployment.urls()[0])
         slow = await client.ask("/long 4000")
@@ -207,7 +207,7 @@ async def test_message_while_busy_interrupts_or_is_rejected(deployment: Deployme
 
 
 async def test_retry_replaces_failed_response(deployment: Deployment, conversation: str) -> None:
-    """The partial text stays, the retry is another response to the same message, anew or going on."""
+    """The partial text stays. The retry is another response to the same message, which restarts or continues."""
     async with Client(conversation) as client:
         await client.connect(deployment.urls()[0])
         failed = await client.ask("/fail")

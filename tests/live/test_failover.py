@@ -31,13 +31,13 @@ pytestmark = pytest.mark.live
 
 PIECES = tuple(f"word{n} " for n in range(100))
 LOST = 60
-"""Characters at least that a failover loses of each answer."""
+"""Minimum of the characters that a failover loses of each answer."""
 
 ALL = ["sentinel", "cluster", "redis-sentinel", "redis-cluster"]
 
 
 class Answers:
-    """Answers that are being written, each watched by a tab on either gateway."""
+    """Open answers, each with a tab on either gateway."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
@@ -45,7 +45,7 @@ class Answers:
         self.responses: list[str] = []
         self.prompts: list[str] = []
         self.finish = threading.Event()
-        """Until then no answer ends: what a failover takes back of one that has is answered anew."""
+        """No answer ends before that: a failover that loses an end leads to another answer."""
 
     async def begin(self, conversations: list[str]) -> None:
         for number, conversation in enumerate(conversations):
@@ -61,7 +61,7 @@ class Answers:
         await self.show(30)
 
     async def show(self, characters: int) -> None:
-        """Wait until so many more characters of each are shown."""
+        """Wait until so many more characters of each answer are shown."""
         seen = [len(self.text(number)) for number in range(len(self.clients))]
         for number, client in enumerate(self.clients):
             await client.shows(self.responses[number], seen[number] + characters)
@@ -91,7 +91,7 @@ class Answers:
 
 
 def named(partitions: set[int], count: int) -> list[str]:
-    """The names of new conversations in some partitions."""
+    """Return names of new conversations in some partitions."""
     found: list[str] = []
     while len(found) < count:
         name = f"failover-{secrets.token_hex(5)}"
@@ -101,11 +101,11 @@ def named(partitions: set[int], count: int) -> list[str]:
 
 
 class Failovers:
-    """Failovers in which the new primary lacks what the old one had acknowledged last."""
+    """Failovers to a primary without the last entries that the old primary acknowledged."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
-        self.healed = self.reset = 0
+        self.repaired = self.reset = 0
 
     async def round(self, count: int, worker: WorkerProcess | None = None) -> WorkerProcess | None:
         """Let `count` answers lose their tails at once; with `worker`, it dies too and leaves its own to another one,
@@ -127,22 +127,22 @@ class Failovers:
         await answers.show(LOST)
         if worker is not None:
             worker.kill()
-        # The old primary lives and acknowledges; it learns of the other when that is the primary.
+        # The old primary still acknowledges writes until it receives the new configuration.
         if isinstance(servers, RealCluster):
             replica.command("CLUSTER", "FAILOVER", "TAKEOVER")
         else:
             await asyncio.to_thread(servers.fail_over)
         await asyncio.to_thread(servers.restart_replication)
         another = await asyncio.to_thread(self.deployment.worker) if worker is not None else None
-        # Even a take-over may be lost with the old primary, and is made again.
+        # A take-over may be lost with the old primary, and is repeated.
         resets = await answers.end(3 if worker is not None else 1)
         self.reset += resets
-        self.healed += len(answers.clients) - resets
+        self.repaired += len(answers.clients) - resets
         return another
 
 
 async def test_lost_tail_is_invisible_until_written_again(deployment: Deployment, store: Store) -> None:
-    """However long that takes: here the provider is silent until both gateways have found that the log is behind."""
+    """The provider is silent until both gateways have detected the lost tail."""
     answers = Answers(deployment)
     await answers.begin(["tail-lost"])
     for client in answers.clients:
@@ -164,7 +164,7 @@ def failovers(deployment_without_worker: Deployment) -> Failovers:
     "deployment_without_worker", ["cluster", pytest.param("sentinel", marks=pytest.mark.long)], indirect=True
 )
 async def test_live_worker_rewrites_lost_tail(failovers: Failovers) -> None:
-    """With the same ids and the same bytes: who had seen it sees no seam, and the provider is not asked again."""
+    """With the same ids and bytes: clients that had it receive no frame, and the provider is not called again."""
     failovers.deployment.worker()
     await failovers.round(5)
     assert failovers.reset == 0, failovers.deployment.logs()
@@ -173,16 +173,16 @@ async def test_live_worker_rewrites_lost_tail(failovers: Failovers) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("deployment_without_worker", ["sentinel", "cluster"], indirect=True)
 async def test_lost_tail_of_dead_worker_is_a_reset(failovers: Failovers) -> None:
-    """Another worker begins anew, with numbers that can not be taken for the lost ones."""
+    """Another worker restarts, with ids that differ from the lost ones."""
     await failovers.round(5, failovers.deployment.worker())
-    assert failovers.healed == 0
+    assert failovers.repaired == 0
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("deployment_without_worker", ALL, indirect=True)
 async def test_hundred_failovers_lose_nothing(failovers: Failovers) -> None:
-    """Of two workers neither takes the other one for silent, except for every fourth time, when one dies."""
+    """Two workers do not fence each other, except every fourth time, when one of them dies."""
     workers = [failovers.deployment.worker() for _ in range(2)]
     reset = 0
     for number in range(100):
@@ -191,11 +191,11 @@ async def test_hundred_failovers_lose_nothing(failovers: Failovers) -> None:
         if number % 4 != 3:
             assert failovers.reset == reset, failovers.deployment.logs()
         reset = failovers.reset
-    print(f"100 failovers that lost a tail: {failovers.healed} tabs healed, {failovers.reset} reset, none mixed")
+    print(f"100 failovers that lost a tail: {failovers.repaired} tabs repaired, {failovers.reset} reset, none mixed")
 
 
 async def move(deployment: Deployment, trials: int, *, at_once: bool = False) -> None:
-    """Move the slot of answers that are being written from primary to primary."""
+    """Migrate the slot of open answers from primary to primary."""
     cluster = deployment.server
     assert isinstance(cluster, RealCluster)
     deployment.worker()
@@ -214,7 +214,7 @@ async def move(deployment: Deployment, trials: int, *, at_once: bool = False) ->
         assert cluster.owner(slot) is target
         assert await answers.end() == 0
         tabs += len(answers.clients)
-    print(f"{trials} moves of slots: {tabs} tabs exact, none was told of it")
+    print(f"{trials} moves of slots: {tabs} tabs exact, none noticed it")
 
 
 @pytest.mark.parametrize("deployment_without_worker", ["cluster"], indirect=True)
@@ -233,5 +233,5 @@ async def test_fifty_slot_migrations_lose_nothing(deployment_without_worker: Dep
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("deployment_without_worker", ["cluster"], indirect=True)
 async def test_fifty_concurrent_slot_migrations_lose_nothing(deployment_without_worker: Deployment) -> None:
-    """As Valkey 9 does it by itself: the slot is at one place at any time."""
+    """With the atomic slot migration of Valkey 9."""
     await move(deployment_without_worker, 50, at_once=True)

@@ -1,4 +1,4 @@
-"""`tokenwire run --gateways 2`: one port, two gateways behind it, of which the page may kill the one that serves it."""
+"""`tokenwire run --gateways 2`: one port and two gateways behind it; the page may kill the one that serves it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WITHIN = 20.0
 
 
 def gone(process: int) -> bool:
-    """Whether a process ends, and is taken note of by its parent, in time."""
+    """Return whether a process ends and its parent reaps it in time."""
     deadline = time.monotonic() + WITHIN
     while time.monotonic() < deadline:
         try:
@@ -32,7 +32,7 @@ def gone(process: int) -> bool:
 
 
 def asked(client: httpx2.Client) -> int:
-    """The gateway that answers, which may be one that has just taken over."""
+    """Return the gateway that answers, possibly after a take-over."""
     deadline = time.monotonic() + WITHIN
     while True:
         try:
@@ -58,7 +58,7 @@ def test_page_kills_its_gateway_and_the_other_serves_it(tmp_path: Path) -> None:
                     client.post("/kill", headers={"origin": url})
                 assert gone(killed[-1])
                 killed.append(asked(client))
-            # One that was killed is started again, as a process of its own.
+            # The killed gateway is restarted as another process.
             assert len(set(killed)) == len(killed)
             assert client.get("/readyz").status_code == 200
         deployment.terminate()

@@ -1,4 +1,4 @@
-"""A gateway that is told to leave: load balancers see it first, every client has its own moment, nobody holds it up."""
+"""Graceful shutdown: readiness fails first, then clients are drained one by one, and no client delays it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.live
 
 WITHIN = 2.0
-"""Seconds beyond its drain in which a gateway is gone."""
+"""Seconds after the drain in which a gateway exits."""
 
 IMMEDIATELY_S = 2.0
 
 
 class EventReader:
-    """A reader of a conversation's event stream: what it was told, and when the stream ended."""
+    """A client of an event stream that records its events and when the stream ended."""
 
     def __init__(self, http: httpx2.AsyncClient, url: str, conversation: str) -> None:
         self.events: list[dict[str, object]] = []
@@ -73,7 +73,7 @@ async def until(condition: object, seconds: float = 5.0) -> None:
 
 @pytest.fixture
 def leaving(deployment: Deployment) -> Iterator[GatewayProcess]:
-    """A gateway beside the deployment's own, with six seconds to leave of which it gives notice for two."""
+    """Another gateway of the deployment, with a drain of six seconds and a pre-drain delay of two."""
     with GatewayProcess(deployment.server.url, "--drain", "6", "--notice", "2") as gateway:
         yield gateway
 
@@ -81,7 +81,7 @@ def leaving(deployment: Deployment) -> Iterator[GatewayProcess]:
 async def test_shutdown_fails_readiness_then_drains_and_rejects(
     deployment: Deployment, leaving: GatewayProcess, conversation: str
 ) -> None:
-    """In mid-answer: who was sent away goes on at another gateway, and has all of it."""
+    """In mid-answer: drained clients resume at another gateway and have the whole text."""
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(Client(conversation)) for _ in range(40)]
         late = await stack.enter_async_context(Client(conversation))
@@ -98,7 +98,7 @@ async def test_shutdown_fails_readiness_then_drains_and_rejects(
         begun = time.monotonic()
         leaving.terminate()
         await until(lambda: ready(leaving) == 503, IMMEDIATELY_S)
-        # A load balancer has not looked yet: whom it sends is served.
+        # The load balancer has not checked readiness yet: new clients are still accepted.
         await late.connect(leaving.socket_url)
         await late.watches()
         assert time.monotonic() - begun < 2.0
@@ -138,7 +138,7 @@ async def test_shutdown_fails_readiness_then_drains_and_rejects(
 
 
 async def test_drain_spreads_closes_over_its_window(deployment: Deployment, conversation: str) -> None:
-    """Those who wait for it; and of the window no quarter has more than its share, whether they obey or wait."""
+    """No quarter of the window has more than its share of hints or closes."""
     drain = 5.0
     with GatewayProcess(deployment.server.url, "--drain", str(drain)) as gateway:
         moments: dict[Client, float] = {}
@@ -156,7 +156,7 @@ async def test_drain_spreads_closes_over_its_window(deployment: Deployment, conv
         await asyncio.gather(*(wait(client) for client in clients))
         passed = sorted(moment - begun for moment in moments.values())
         assert passed[-1] <= drain + 0.5
-        # Told over the first three seconds, closed two seconds later.
+        # Hints are spread over the first three seconds; each close is two seconds later.
         for second in range(int(drain)):
             share = sum(second <= moment < second + 1 for moment in passed)
             assert share <= 2 * len(clients) / (drain - RECONNECT_WITHIN_S), passed
@@ -169,7 +169,7 @@ async def test_drain_spreads_closes_over_its_window(deployment: Deployment, conv
 async def test_client_that_never_reads_does_not_delay_shutdown(
     deployment: Deployment, conversation: str, command: str
 ) -> None:
-    """Clients that never read, on a socket and on an event stream, and one that never said hello."""
+    """Clients that never read, on a socket and on an event stream, and one that never sends hello."""
     drain = 2.0 if command == "gateway" else 0.0
     options = ("--drain", str(drain), "--models", json.dumps(MODELS))
     provider = {"OPENAI_BASE_URL": f"{deployment.provider.url}/v1", "OPENAI_API_KEY": "sk-planted-secret"}
@@ -187,7 +187,7 @@ async def test_client_that_never_reads_does_not_delay_shutdown(
                 each = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 each.sendall(words)
-                # The last that it reads; no frame may be sent before it (RFC 6455, section 4.1).
+                # The last read; a client may not send a frame before it (RFC 6455, section 4.1).
                 assert (await asyncio.to_thread(each.recv, 100)).startswith(b"HTTP/1.1 ")
                 each.sendall(then)
             deployment.provider.scenarios[conversation] = Scenario(pieces=("x" * 4000,) * 200)
@@ -196,7 +196,7 @@ async def test_client_that_never_reads_does_not_delay_shutdown(
             begun = time.monotonic()
             gateway.terminate()
             assert await asyncio.to_thread(gateway.wait) == 0
-            print(f"gone {time.monotonic() - begun:.2f} s after it was told, with a drain of {drain} s")
+            print(f"exited {time.monotonic() - begun:.2f} s after the signal, with a drain of {drain} s")
             assert time.monotonic() - begun < drain + WITHIN
 
 
@@ -208,7 +208,7 @@ async def test_client_that_never_reads_does_not_delay_shutdown(
 async def test_second_signal_ends_shutdown_immediately(
     deployment: Deployment, conversation: str, options: tuple[str, ...], first: signal.Signals
 ) -> None:
-    """And the same word that comes twice, to the process and to its group, is one word."""
+    """The same signal to the process and to its group counts once."""
     with GatewayProcess(deployment.server.url, "--drain", "60", "--notice", "10", *options) as gateway:
         clients = [Client(conversation) for _ in range(6)]
         for client in clients:
@@ -216,7 +216,7 @@ async def test_second_signal_ends_shutdown_immediately(
             await client.watches()
         for _ in range(2):
             gateway._process.send_signal(first)
-        # Not for a condition: that it stays.
+        # A fixed time, because the test shows that the process does not exit.
         await asyncio.sleep(1.0)
         assert gateway.running
         begun = time.monotonic()
@@ -246,7 +246,7 @@ async def test_second_signal_makes_worker_hand_over_immediately(
         response = await client.ask("/long 400")
         await client.shows(response)
         worker.terminate()
-        # Not for a condition: it goes on meanwhile.
+        # A fixed time, because the answer continues during it.
         await asyncio.sleep(1.0)
         assert client.answer(response).attempt == 1
         begun = time.monotonic()

@@ -1,7 +1,7 @@
-"""Clients that are cut off without a word: no packet comes or goes any more, and their sockets are freed.
+"""Half-open connections: no packet passes any more, and the sockets are freed.
 
-They are cut off for real: gateway and clients are in network namespaces of their own, and the router between them drops
-what it is given. To take a link down would not do, because that tells the gateway's end of it.
+Gateway and clients are in separate network namespaces, and the router between them drops all packets. Taking a link
+down would not do: the kernel of the gateway would notice.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def run(*command: str) -> None:
 
 
 class Network:
-    """A namespace for a gateway, one for clients, and one between them that routes."""
+    """Three network namespaces: for the gateway, for the clients, and a router between them."""
 
     def __init__(self, stack: ExitStack) -> None:
-        """Made on a stack, which removes it; raises CalledProcessError where that is not permitted."""
+        """Create them; `stack` removes them. Raises CalledProcessError without permission."""
         tag = secrets.token_hex(3)
         self.gateway, self._router, self.clients = (f"tw-{tag}-{end}" for end in "grc")
         for name in (self.gateway, self._router, self.clients):
@@ -75,7 +75,7 @@ class Network:
         run("-n", name, "route", "add", "default", "via", router)
 
     def cut(self) -> None:
-        """Drop every packet from now on, and tell nobody."""
+        """Drop every packet from now on, without a notification."""
         for address in (GATEWAY, CLIENTS):
             run("-n", self._router, "route", "add", "blackhole", f"{address}/32")
 
@@ -93,14 +93,14 @@ def network() -> Iterator[Network]:
 
 
 def connected(process: Process, port: int) -> int:
-    """How many clients' sockets the process's kernel holds open (proc_net_tcp in the kernel's documentation)."""
+    """Return the number of open client sockets (proc_net_tcp in the documentation of the kernel)."""
     lines = Path(f"/proc/{process.pid}/net/tcp").read_text().splitlines()[1:]
     sockets = [line.split()[1:4] for line in lines]
     return sum(own.endswith(f":{port:04X}") and state == ESTABLISHED for own, _, state in sockets)
 
 
 async def test_half_open_connections_are_freed(network: Network, conversation: str) -> None:
-    """One half is in mid-answer, the other hears nothing: both are given up by the kernel."""
+    """Half of the clients are in mid-answer, the others idle: the kernel closes both."""
 
     class Apart(Process):
         prefix = ("ip", "netns", "exec", network.gateway)

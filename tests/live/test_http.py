@@ -1,4 +1,4 @@
-"""The same logs over plain HTTP: what is posted and read, and event streams that are cut off and go on elsewhere."""
+"""The HTTP API: messages, snapshots, and event streams that are disconnected and resume at another gateway."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TIMEOUT_S: Final = 30.0
 
 @pytest.fixture(scope="module")
 def guarded(deployment: Deployment) -> Iterator[list[GatewayProcess]]:
-    """Two more gateways on the shared deployment's store, which want tokens and know the aliases and one origin."""
+    """Two more gateways of the shared deployment, with required tokens, a list of models and one allowed origin."""
     options = ("--jwt-key", JWT_KEY, "--origins", ORIGIN, "--models", json.dumps(MODELS))
     with ExitStack() as stack:
         yield [stack.enter_context(GatewayProcess(deployment.server.url, *options)) for _ in range(2)]
@@ -55,7 +55,7 @@ def bearer(*conversations: str, **claims: Any) -> dict[str, str]:
 
 
 def problem(reply: httpx2.Response) -> str:
-    """The code of an error, which has the one shape that errors have."""
+    """Return the code of an error after a check of its form."""
     body = reply.json()
     assert list(body) == ["error"]
     assert sorted(body["error"]) == ["code", "message"]
@@ -73,7 +73,7 @@ class Event:
 
 
 class EventReader:
-    """Reads an event stream as WHATWG HTML, section 9.2, has it, and keeps the last id."""
+    """Parses an event stream (WHATWG HTML, section 9.2) and keeps the last id."""
 
     def __init__(self, reply: httpx2.Response, last: str | None) -> None:
         self.headers = reply.headers
@@ -81,7 +81,7 @@ class EventReader:
         self._lines = reply.aiter_lines()
 
     async def next(self, *, comments: bool = False) -> Event | None:
-        """The next event; None at the end of the stream."""
+        """Return the next event; None at the end of the stream."""
         data: list[str] = []
         async for line in self._lines:
             if not line:
@@ -104,7 +104,7 @@ class EventReader:
 async def stream(
     client: httpx2.AsyncClient, url: str, last: str | None = None, **headers: str
 ) -> AsyncIterator[EventReader]:
-    """An event stream, from the event after `last` on."""
+    """Open an event stream after the event `last`."""
     if last is not None:
         headers["last-event-id"] = last
     async with asyncio.timeout(TIMEOUT_S), client.stream("GET", url, headers=headers) as reply:
@@ -139,7 +139,7 @@ async def whole(client: httpx2.AsyncClient, url: str, response: str) -> str:
 async def test_idempotency_key_posts_message_once(
     deployment: Deployment, client: httpx2.AsyncClient, conversation: str
 ) -> None:
-    """The same key and body are the same response, on either gateway; another body is refused."""
+    """The same key and body are the same response at either gateway; another body is a conflict."""
     urls = [f"{gateway.url}/v1/conversations/{conversation}/messages" for gateway in deployment.gateways]
     headers = {"idempotency-key": "the-key"}
     first = await client.post(urls[0], json={"text": f"once {conversation}", "model": "fake"}, headers=headers)
@@ -151,7 +151,7 @@ async def test_idempotency_key_posts_message_once(
         assert again.json() == {**first.json(), "duplicate": True}
         other = await client.post(url, json={"text": "else", "model": "fake"}, headers=headers)
         assert (other.status_code, problem(other)) == (409, "key_conflict")
-    # Without a key each is a message of its own.
+    # Without a key each request is a separate message.
     without = [await client.post(urls[0], json={"text": "twice", "model": "fake"}) for _ in range(2)]
     assert len({reply.json()["response"] for reply in [first, *without]}) == 3
     for reply in [first, *without]:
@@ -322,7 +322,7 @@ async def test_get_conversation_returns_snapshot(
 
 
 async def test_head_of_events_starts_no_stream(deployment: Deployment, conversation: str) -> None:
-    """uvicorn reads no further behind it, and would not notice that the reader goes."""
+    """uvicorn would not detect the disconnect of such a stream."""
     url = f"{deployment.gateways[0].url}/v1/conversations/{conversation}/events"
     before = deployment.gateways[0].counts("tokenwire_connections")
     async with httpx2.AsyncClient() as client:
@@ -336,7 +336,7 @@ async def test_head_of_events_starts_no_stream(deployment: Deployment, conversat
 async def test_event_stream_resumes_at_other_gateway(
     deployment: Deployment, client: httpx2.AsyncClient, conversation: str, every: int
 ) -> None:
-    """Cut off again and again while the answers are written; what is shown in the end is the log, with no reset."""
+    """With repeated disconnects during the answers, the final text is that of the log, without a reset."""
     transcript = Transcript(conversation)
     last: str | None = None
     connections = 0
@@ -353,7 +353,7 @@ async def test_event_stream_resumes_at_other_gateway(
                 assert event.id is not None or event.data["type"] == "watching"
                 transcript.fold(event.data)
                 last = event.id
-                # Whoever never gets beyond the first event does not get on.
+                # A client that never reads more than the first event makes no progress.
                 taken += event.data["type"] != "watching"
     for number, response in enumerate(asked):
         answer = transcript.answers[response]
@@ -371,7 +371,7 @@ async def test_event_stream_resumes_at_other_gateway(
 async def test_event_stream_resumes_after_each_event(
     deployment: Deployment, client: httpx2.AsyncClient, conversation: str
 ) -> None:
-    """One reader takes everything; from each id it was given the other gateway leads to the very same state."""
+    """One client reads everything. From each of its ids, the other gateway leads to the same state."""
     here, there = (f"{gateway.url}/v1/conversations/{conversation}/events" for gateway in deployment.gateways)
     places: list[tuple[str, Transcript]] = []
     transcript = Transcript(conversation)
@@ -397,7 +397,7 @@ async def test_event_stream_resumes_after_each_event(
                 place.fold(event.data)
         assert place.messages == transcript.messages
         for response, answer in place.answers.items():
-            # One that had ended before it was first heard of is only a message.
+            # A response that ended before its first frame is only a message.
             assert answer.text == transcript.answers[response].text
             assert answer.reasoning == transcript.answers[response].reasoning
             assert answer.ends == 1
@@ -471,7 +471,7 @@ async def test_response_stream_resumes_after_each_event_and_ends(
             assert going_on.answers[response].text == text
             assert going_on.answers[response].ends == 1
             assert going_on.answers[response].resets == []
-    # An id that no log ever had begins anew, with a reset that says so.
+    # An id that no log ever had leads to a reset.
     for spoiled in ("x", "0-0", "1-1", "9-9", f"{events[-1].id}0"):
         async with stream(client, f"{there}/v1/responses/{response}/events", spoiled) as reader:
             first = await reader.next()
@@ -504,7 +504,7 @@ async def test_response_stream_survives_disconnects(
 async def test_event_stream_has_keep_alive_and_is_unbuffered(
     deployment: Deployment, client: httpx2.AsyncClient, conversation: str
 ) -> None:
-    """The headers that ask proxies not to gather, and a comment where there is nothing to say."""
+    """Headers disable buffering in proxies, and an idle stream gets comments."""
     begun = time.monotonic()
     async with stream(client, f"{deployment.gateways[0].url}/v1/conversations/{conversation}/events") as reader:
         assert reader.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -517,7 +517,7 @@ async def test_event_stream_has_keep_alive_and_is_unbuffered(
     assert event_stream.KEEP_ALIVE_S - 1 < time.monotonic() - begun < event_stream.KEEP_ALIVE_S + 5
 
 
-# Who may
+# Authorization
 
 
 async def test_request_without_token_is_unauthenticated(
@@ -547,7 +547,7 @@ async def test_request_without_token_is_unauthenticated(
             reply = await client.request(method, url + path, headers=headers, json={"text": "x"})
             assert problem(reply) == "unauthenticated"
             assert reply.headers["www-authenticate"] == "Bearer"
-        # A token in the address would end in logs; it is not looked at.
+        # A token in the URL is ignored, because URLs end up in logs.
         reply = await client.request(method, f"{url}{path}?token={good.split()[1]}", json={"text": "x"})
         assert problem(reply) == "unauthenticated"
     for path in ("/healthz", "/readyz", "/"):
@@ -568,7 +568,7 @@ async def test_token_opens_only_its_conversations(
             method, f"{url}/v1/conversations/{conversation}{path}", headers=yours, json={"text": "x"}
         )
         assert problem(reply) == "forbidden"
-    # Of a response not even whether there is one is told: in another conversation, and nowhere, look the same.
+    # A response of another conversation and a missing one have the same answer.
     for method, path in [("GET", "events"), ("POST", "stop"), ("POST", "retry")]:
         replies = [
             await client.request(method, f"{url}/v1/responses/{name}/{path}", headers=yours, json={})
@@ -613,7 +613,7 @@ async def test_cors_allows_only_listed_origins(
     assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, ORIGIN)
     assert "access-control-allow-credentials" not in allowed.headers
     assert "origin" in allowed.headers["vary"].lower()
-    # A page can only tell its user what is wrong when it may read the error.
+    # A page can only show an error that it may read.
     refused = await client.get(url, headers={"origin": ORIGIN})
     assert (problem(refused), refused.headers["access-control-allow-origin"]) == ("unauthenticated", ORIGIN)
     async with stream(client, f"{url}/events", origin=ORIGIN, **bearer(conversation)) as reader:
@@ -631,7 +631,7 @@ async def test_cors_allows_only_listed_origins(
         assert problem(posted) == "forbidden"
 
 
-# What operators and browsers ask for
+# Operators and browsers
 
 
 async def test_health_readiness_and_metrics(deployment: Deployment, client: httpx2.AsyncClient) -> None:
@@ -678,7 +678,7 @@ SECRET_PLACES: Final = [
 
 @pytest.mark.parametrize("path", SECRET_PLACES, ids=lambda path: path[:40])
 async def test_only_page_files_are_served(deployment: Deployment, path: str) -> None:
-    """Spelled by hand, because every client tidies such a path before it sends it."""
+    """Sent as raw bytes, because clients normalize such paths."""
     gateway = deployment.gateways[0]
     printed = len(gateway.output)
     reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rsplit(":", 1)[1]))
@@ -706,7 +706,7 @@ async def test_unsupported_methods_change_nothing(
             "/",
         ):
             assert (await client.request(method, url + path)).status_code == 405
-    # Where a route takes other methods only, the page is looked for, and not found.
+    # A route for other methods only is passed over, and no file of the page matches.
     assert (await client.get(f"{url}/v1/conversations/{conversation}/messages")).status_code == 404
     assert (await client.post(f"{url}/v1/conversations/{conversation}/events")).status_code == 405
 
@@ -725,13 +725,13 @@ async def test_full_or_unavailable_store_is_an_error_with_retry_after(conversati
         full = await client.post(messages, json={"text": "x"})
         assert problem(full) == "store_full"
         assert int(full.headers["retry-after"]) > 0
-        # It still reads.
+        # Reads still work.
         snapshot = await client.get(f"{gateway.url}/v1/conversations/{conversation}")
         assert [message["text"] for message in snapshot.json()["messages"]] == ["kept"]
         server.command("CONFIG", "SET", "maxmemory", "0")
         assert (await client.post(messages, json={"text": "x"})).status_code == 202
         server.kill()
-        # Each waits for the store for ten seconds; together they do so once.
+        # Each waits for the store for ten seconds, so they run concurrently.
         other = f"{gateway.url}/v1/conversations/{conversation}-other"
         replies = await asyncio.gather(
             client.post(messages, json={"text": "x"}),

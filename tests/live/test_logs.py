@@ -104,7 +104,7 @@ async def test_a_response_id_finds_its_events_and_no_secret(
         key=lambda event: str(event["time"]),
     )
     assert [(event["event"], event.get("attempt")) for event in followed] == [
-        ("the response was asked for", None),
+        ("response_submitted", None),
         ("attempt_started", 1),
         ("attempt_started", 2),
         ("response_ended", 2),

@@ -1,4 +1,4 @@
-"""The store is away for longer than a lease: everybody is told, nothing is lost, and nothing is paid for twice."""
+"""The store is unavailable for longer than a lease: clients are notified, nothing is lost, no call is repeated."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_CHARS = 1_000_000
 
 
 class Asked:
-    """Answers that are being written, each with a client that has some of it."""
+    """Open answers, each with a client that has a part of the text."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
@@ -51,7 +51,7 @@ class Asked:
             await client.shows(response, characters)
 
     async def wait(self) -> None:
-        """Until every client was told that its answer waits."""
+        """Wait until every client received the status `waiting`."""
         for client, response in zip(self.clients, self.responses, strict=True):
             await client.received_frames(1, type="status", response=response, state="waiting")
 
@@ -68,12 +68,12 @@ class Asked:
 
 
 def memory(worker: WorkerProcess) -> int:
-    """Its resident bytes."""
+    """Return the resident memory in bytes."""
     return int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 async def outage(deployment: Deployment, kind: Literal["killed", "frozen"], asked: Asked, seconds: float) -> float:
-    """Take the store away, and return when it is back."""
+    """Make the store unavailable for so many seconds; return the time of its recovery."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
     if kind == "killed":
@@ -81,7 +81,7 @@ async def outage(deployment: Deployment, kind: Literal["killed", "frozen"], aske
     else:
         deployment.server.freeze()
     await asked.wait()
-    # Not for a condition: this is how long the outage is.
+    # A fixed time: the duration of the outage.
     await asyncio.sleep(begun + seconds - loop.time())
     if kind == "killed":
         deployment.server.restart()
@@ -111,7 +111,7 @@ async def test_answers_continue_after_store_outage(
 
 
 async def test_provider_output_during_outage_is_bounded_in_memory(deployment_without_worker: Deployment) -> None:
-    """A worker holds as much of an answer as it may have, and not as much as comes."""
+    """A worker buffers at most the maximum length of an answer, not all that the provider sends."""
     deployment = deployment_without_worker
     worker = deployment.worker()
     asked = Asked(deployment)

@@ -1,4 +1,4 @@
-"""More clients than a gateway takes, or faster: those inside notice nothing, and the others are told when to come."""
+"""Load shedding: connections beyond the limits are rejected with a retry time, and existing clients are unaffected."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.live
 
 
 async def entered(opened: ClientConnection) -> dict[str, Any]:
-    """The answer to hello: `ready`, or the `error` before the close."""
+    """Return the answer to hello: `ready`, or the `error` before the close."""
     with suppress(ConnectionClosed):
         await opened.send(json.dumps({"type": "hello"}))
     frame: dict[str, Any] = json.loads(await opened.recv())
@@ -53,7 +53,7 @@ async def test_connection_limit_rejects_and_keeps_existing_clients(deployment: D
                 reply = await http.get(f"{gateway.url}/v1/conversations/{conversation}/events")
                 assert reply.status_code == 503
                 assert RETRY_WHEN_FULL_S / 2 <= int(reply.headers["retry-after"]) <= RETRY_WHEN_FULL_S
-                # What takes no place is answered.
+                # A request without a stream does not count as a connection.
                 assert (await http.get(f"{gateway.url}/v1/conversations/{conversation}")).status_code == 200
             assert gateway.counts("tokenwire_refused_total")['code="1013"'] == 10
             response = await inside[0].ask("still here?", model="fake")
@@ -67,7 +67,7 @@ async def test_connection_limit_rejects_and_keeps_existing_clients(deployment: D
 
 @pytest.fixture
 def few_files(deployment: Deployment) -> Iterator[GatewayProcess]:
-    """A gateway that may open 100 files, of which it needs a dozen for itself."""
+    """A gateway that may open 100 files, and needs a dozen of them itself."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
     try:
@@ -79,7 +79,7 @@ def few_files(deployment: Deployment) -> Iterator[GatewayProcess]:
 
 
 async def test_connection_limit_keeps_spare_files(few_files: GatewayProcess, conversation: str) -> None:
-    """Then there are still descriptors to say no with, and for those who only ask."""
+    """Spare descriptors remain for rejections and plain requests."""
     places = 100 - SPARE_FILES
     async with AsyncExitStack() as stack:
         answers = []
@@ -97,7 +97,7 @@ async def test_connection_limit_keeps_spare_files(few_files: GatewayProcess, con
 
 
 async def test_clients_that_obey_retry_times_are_accepted_in_time(deployment: Deployment, conversation: str) -> None:
-    """Ten times the burst: nobody is refused more often than a busy machine makes it late, and a stream goes on."""
+    """Four times the burst: each client is accepted after at most a few rejections, and a stream continues."""
     rate, count = 40, 160
     with GatewayProcess(deployment.server.url, "--accepts", str(rate)) as gateway:
         async with Client(conversation) as watching, AsyncExitStack() as stack:
@@ -112,14 +112,14 @@ async def test_clients_that_obey_retry_times_are_accepted_in_time(deployment: De
                     if answer["type"] == "ready":
                         return refusals
                     assert answer["code"] == "overloaded"
-                    # What the client was told to wait.
+                    # The retry time.
                     await asyncio.sleep(answer["retry_after"])
                 raise AssertionError("refused ten times")
 
             begun = time.monotonic()
             refusals = await asyncio.gather(*(come() for _ in range(count)))
             took = time.monotonic() - begun
-            print(f"{count} at {rate} a second in {took:.1f} s; refused {max(refusals)} times at the most")
+            print(f"{count} at {rate} a second in {took:.1f} s; refused {max(refusals)} times at most")
             assert took <= (count / rate - BURST_S) / RESERVED_SHARE + 3
             assert sum(refusals) <= 2 * count
             assert not watching.answer(response).ends

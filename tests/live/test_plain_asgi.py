@@ -1,4 +1,4 @@
-"""The same promise under a server that offers no more than ASGI: uvicorn with its own protocols."""
+"""The gateway on a server with plain ASGI: uvicorn with its original protocols."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def plain_gateway(url: str) -> AsyncIterator[tuple[app.Gateway, str]]:
-    """A gateway in this process, and the address of its WebSocket."""
+    """Run a gateway in this process; yield it with the address of its WebSocket."""
     settings = load({"store": url})
     store = await open_store(settings.store, settings.lifetimes)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -79,7 +79,7 @@ async def test_slow_consumer_is_disconnected(
                 await stopped.send('{"type":"hello"}')
                 transport = stopped.transport
                 transport.pause_reading()
-                # Each is answered with a snapshot; the answers fill every buffer on the way.
+                # The snapshots fill every buffer on the way.
                 for number in range(16):
                     await witness.settled(await witness.ask(f"{number} " + "long " * 5_000, model="fake"))
                 while shared.connections:

@@ -37,36 +37,36 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(240)]
 WORKERS = 3
 TOKENS = tuple(f"word{n} " for n in range(40))
 EVERY = 0.05
-"""Seconds between two tokens; more than twice what a worker gathers them for."""
+"""Seconds between two tokens: more than twice the batching interval of a worker."""
 
 IDLE = 2.0
-"""Seconds of silence after which the proxies of a test give up, instead of sixty."""
+"""Idle timeout of the proxies in a test, instead of 60 seconds."""
 
 
 @dataclass
 class ProxiedDeployment(Deployment):
-    """A deployment whose clients come through proxies."""
+    """A deployment whose clients connect through proxies."""
 
     proxies: dict[str, Proxy] = field(default_factory=dict)
     workers: list[WorkerProcess] = field(default_factory=list)
     turn: Iterator[int] = field(default_factory=itertools.count)
 
     def urls(self) -> list[str]:
-        """As if each proxy was a gateway, and the first one another one each time; two of them at least."""
+        """Return the URLs of the proxies, rotated on each call; at least two."""
         urls = [proxy.socket_url for proxy in self.proxies.values()]
         first = next(self.turn) % len(urls)
         return [*urls[first:], *urls[:first], urls[first]]
 
 
 class FastHeartbeatGateway(GatewayProcess):
-    """A gateway with a heartbeat each second."""
+    """A gateway with a heartbeat every second."""
 
     module = "tests.live.fast_heartbeat_gateway"
 
 
 @pytest.fixture(scope="module")
 def whole() -> Iterator[ProxiedDeployment]:
-    """A deployment with three gateways, three workers and every proxy that this machine has."""
+    """A deployment with three gateways, three workers and every installed proxy."""
     with ExitStack() as stack:
         built = build(stack)
         gateways = [*built.gateways, stack.enter_context(GatewayProcess(built.server.url))]
@@ -79,14 +79,14 @@ def whole() -> Iterator[ProxiedDeployment]:
         if not deployment.proxies:
             pytest.skip(f"there is none of {', '.join(PROXIES)} on this machine")
         yield deployment
-        # A gateway that a test has put in another's place.
+        # A gateway that a test has replaced.
         for gateway in deployment.gateways:
             gateway.close()
 
 
 @pytest.fixture(params=["all", *(pytest.param(name, marks=pytest.mark.long) for name in PROXIES)])
 def deployment(request: pytest.FixtureRequest, whole: ProxiedDeployment) -> ProxiedDeployment:
-    """The deployment with its clients behind all proxies at once, or behind one."""
+    """The deployment with its clients behind all proxies, or behind one."""
     if request.param == "all":
         return whole
     if request.param not in whole.proxies:
@@ -105,7 +105,7 @@ def proxy(request: pytest.FixtureRequest, whole: ProxiedDeployment) -> Proxy:
     return whole.proxies[request.param]
 
 
-# The spine
+# Delivery
 
 
 tabs = test_stop.tabs
@@ -119,7 +119,7 @@ test_stop_by_everybody = test_stop.test_concurrent_stops_write_one_end
 async def test_random_disconnects_behind_proxy_lose_nothing(
     deployment: ProxiedDeployment, request: pytest.FixtureRequest
 ) -> None:
-    """Each time the client comes back it may be through another proxy, and to another gateway."""
+    """Each reconnect may use another proxy and another gateway."""
     answers = 50 if request.node.get_closest_marker("long") else 8
     cuts = await test_delivery.cut_at_random(deployment, answers)
     print(f"{cuts} cuts over {answers} answers")
@@ -127,7 +127,7 @@ async def test_random_disconnects_behind_proxy_lose_nothing(
 
 
 async def test_worker_death_behind_proxy_loses_nothing(deployment: ProxiedDeployment, whole: ProxiedDeployment) -> None:
-    """All that write are killed in mid-answer: others take over, and every client has all of it."""
+    """Workers are killed in mid-answer: others take over, and every client has the whole text."""
     clients, responses, prompts = [], [], []
     for url in (*deployment.urls()[:-1], *deployment.urls()[:-1]):
         prompt = f"deaths {secrets.token_hex(4)}"
@@ -151,11 +151,11 @@ async def test_worker_death_behind_proxy_loses_nothing(deployment: ProxiedDeploy
         await client.close()
 
 
-# What a proxy may do to a stream
+# Buffering and timeouts
 
 
 async def test_proxy_does_not_buffer_tokens(whole: ProxiedDeployment, proxy: Proxy, conversation: str) -> None:
-    """On a socket and on an event stream: a proxy that gathers them would bring them in lumps."""
+    """On a socket and on an event stream: a buffering proxy would deliver tokens in groups."""
     whole.provider.scenarios[conversation] = Scenario(pieces=TOKENS, delay=EVERY)
     sse: list[float] = []
     ws: list[float] = []
@@ -192,7 +192,7 @@ async def test_proxy_does_not_buffer_tokens(whole: ProxiedDeployment, proxy: Pro
 
 
 async def silence(proxy: Proxy, conversation: str, seconds: float) -> tuple[bool, bool]:
-    """Whether a socket and an event stream on which nothing is said are both still open after so many seconds."""
+    """Return whether an idle socket and an idle event stream are still open after so many seconds."""
     async with Client(conversation) as client, httpx2.AsyncClient(timeout=30.0) as http:
         await client.connect(proxy.socket_url)
         await client.watches()
@@ -204,7 +204,7 @@ async def silence(proxy: Proxy, conversation: str, seconds: float) -> tuple[bool
                     async for _ in reply.aiter_bytes():
                         pass
             except httpx2.RemoteProtocolError:
-                # Cut in the middle of the chunked body.
+                # Disconnected within the chunked body.
                 pass
 
         reading = asyncio.create_task(read())
@@ -215,7 +215,7 @@ async def silence(proxy: Proxy, conversation: str, seconds: float) -> tuple[bool
 
 
 async def test_heartbeats_keep_proxy_connections_open(whole: ProxiedDeployment) -> None:
-    """Three times as long as the proxy is patient. With the usual heartbeat, which is then too slow, all are cut."""
+    """For three idle timeouts. With the default heartbeat, which is slower, every connection is closed."""
     with ExitStack() as stack:
         fast = [stack.enter_context(FastHeartbeatGateway(whole.server.url)) for _ in range(3)]
         impatient: list[tuple[str, Proxy, tuple[bool, bool]]] = []
@@ -232,7 +232,7 @@ async def test_heartbeats_keep_proxy_connections_open(whole: ProxiedDeployment) 
 
 
 async def follow(client: Client, proxy: Proxy, response: str) -> list[int | None]:
-    """Stay with a response to its end, and come back through the proxy as often as needed; return the close codes."""
+    """Follow a response to its end, with reconnects through the proxy; return the close codes."""
     codes: list[int | None] = []
     async with asyncio.timeout(30.0):
         while not client.answer(response).ends:
@@ -252,12 +252,12 @@ class Audience:
     response: str
 
     async def stays(self) -> list[int | None]:
-        """Stay to the end of the answer, and come back whenever a socket is closed; return the close codes."""
+        """Follow the answer to its end, with reconnects; return the close codes."""
         codes = await asyncio.gather(*(follow(client, self.proxy, self.response) for client in self.clients))
         return [code for each in codes for code in each]
 
     async def has_all(self, deployment: Deployment) -> None:
-        """All of them have all of it, once, and nothing had to be begun anew."""
+        """Check that each client has the whole text once, without a reset."""
         text = text_of(await entries(deployment.server.url, self.response))
         assert text == "".join(TOKENS * 4)
         for client in self.clients:
@@ -280,7 +280,7 @@ async def audience(deployment: ProxiedDeployment, proxy: Proxy) -> Audience:
 
 
 async def test_killed_gateway_behind_proxy_loses_nothing(whole: ProxiedDeployment) -> None:
-    """Its clients come back through the same proxy, to another gateway, from where they were."""
+    """Its clients reconnect through the same proxy and resume at another gateway."""
     audiences = await asyncio.gather(*(audience(whole, proxy) for proxy in whole.proxies.values()))
     victim = whole.gateways[0]
     victim.kill()
@@ -294,7 +294,7 @@ async def test_killed_gateway_behind_proxy_loses_nothing(whole: ProxiedDeploymen
 
 @pytest.mark.long
 async def test_proxy_reload_under_load_loses_nothing(whole: ProxiedDeployment) -> None:
-    """Streams go on over it, and who comes while it reloads is served; Caddy before 2.7 sends its sockets away."""
+    """Streams stay open and new clients are accepted during the reload; Caddy before 2.7 closes its sockets."""
 
     async def reload(proxy: Proxy) -> None:
         reloading = asyncio.create_task(asyncio.to_thread(proxy.reload))
@@ -318,7 +318,7 @@ async def test_proxy_reload_under_load_loses_nothing(whole: ProxiedDeployment) -
 
 
 async def test_clients_never_reach_gateway_in_shutdown(whole: ProxiedDeployment) -> None:
-    """From SIGTERM to its end nobody who comes is refused: the proxy sees that it leaves, or asks another one."""
+    """From SIGTERM to the exit no new client is rejected: the proxy sees readiness fail, or tries another gateway."""
     victim = whole.gateways[1]
     port = victim.url.rsplit(":", 1)[1]
     victim.close()
@@ -340,7 +340,7 @@ async def test_clients_never_reach_gateway_in_shutdown(whole: ProxiedDeployment)
         held = [await Client("held").connect(proxy.socket_url) for proxy in whole.proxies.values() for _ in range(6)]
         leaving.terminate()
         times = await asyncio.gather(*(come(proxy) for proxy in whole.proxies.values()))
-        print(f"came {times} times while a gateway left")
+        print(f"{times} connections during the shutdown of a gateway")
         assert leaving.wait() == 0
     for client in held:
         assert client.close_code in (None, 1012)

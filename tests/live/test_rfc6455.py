@@ -76,7 +76,7 @@ async def echo(socket: WebSocket) -> None:
 
 @asynccontextmanager
 async def served(application: Any) -> AsyncIterator[int]:
-    """Serve an ASGI application by the gateway's own protocols, on the port that is given."""
+    """Serve an ASGI application with the protocols of the gateway; yield the port."""
     config = uvicorn.Config(
         application,
         port=0,
@@ -102,13 +102,13 @@ async def served(application: Any) -> AsyncIterator[int]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def port() -> AsyncIterator[int]:
-    """Where the echo is."""
+    """The port of the echo application."""
     async with served(Starlette(routes=[WebSocketRoute("/", echo)])) as where:
         yield where
 
 
 def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, reserved: int = 0, masked: bool = True) -> bytes:
-    """A client's frame (RFC 6455, section 5.2)."""
+    """Return a frame of a client (RFC 6455, section 5.2)."""
     head = bytes([(0x80 if fin else 0) | reserved << 4 | opcode])
     mask = 0x80 if masked else 0
     if len(payload) < 126:
@@ -123,7 +123,7 @@ def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, reserved: int 
 
 
 class Raw:
-    """A client that spells its frames by hand."""
+    """A client that sends raw bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -138,7 +138,7 @@ class Raw:
         await self._writer.drain()
 
     async def receive(self) -> tuple[int, bytes]:
-        """The next frame's opcode and payload; it is final and not masked."""
+        """Return opcode and payload of the next frame, which is final and not masked."""
         async with asyncio.timeout(10):
             first, length = await self._reader.readexactly(2)
             assert first & 0xF0 == 0x80
@@ -150,14 +150,14 @@ class Raw:
             return first & 0x0F, await self._reader.readexactly(length)
 
     async def closed(self) -> int | None:
-        """The code of the close frame that comes next, and the end of the connection behind it."""
+        """Return the code of the close frame; the connection must end after it."""
         opcode, payload = await self.receive()
         assert opcode == CLOSE, (opcode, payload[:100])
         try:
             async with asyncio.timeout(10):
                 assert await self._reader.read(1) == b""
         except ConnectionResetError:
-            # What was sent behind its cause had not been read.
+            # Data that followed the cause of the close was not read.
             pass
         return int(struct.unpack("!H", payload[:2])[0]) if payload else None
 
@@ -213,7 +213,7 @@ async def test_message_size_limit(port: int, size: int, pieces: int) -> None:
 @pytest.mark.parametrize("chop", [0, 1])
 async def test_pings_are_answered(port: int, payload: bytes, chop: int) -> None:
     async with client(port) as raw:
-        # A pong that nobody asked for is ignored.
+        # An unsolicited pong is ignored.
         await raw.send(frame(PONG, b"?"), *[frame(PING, payload)] * 10, chop=chop)
         for _ in range(10):
             assert await raw.receive() == (PONG, payload)
@@ -251,10 +251,10 @@ BROKEN: Final = {
 async def test_protocol_violation_is_closed_with_1002(port: int, name: str) -> None:
     async with client(port) as raw:
         await raw.send(BROKEN[name])
-        heard: Any = None
-        while heard is None or heard[0] != CLOSE:
-            heard = await raw.receive()
-        assert struct.unpack("!H", heard[1][:2]) == (1002,)
+        received: Any = None
+        while received is None or received[0] != CLOSE:
+            received = await raw.receive()
+        assert struct.unpack("!H", received[1][:2]) == (1002,)
 
 
 @pytest.mark.parametrize("chop", [0, 1])
@@ -269,10 +269,10 @@ async def test_fragmented_message_is_echoed(port: int, chop: int) -> None:
             frame(CONTINUATION, b""),
             chop=chop,
         )
-        # A pong may overtake what is read in the same moment, or be overtaken.
-        heard = [await raw.receive() for _ in range(3)]
-        assert [said for said in heard if said[0] != PONG] == [(TEXT, UTF8), (BINARY, b"")]
-        assert (PONG, b"between") in heard
+        # The order of a pong and a message that was read with it is not defined.
+        received = [await raw.receive() for _ in range(3)]
+        assert [said for said in received if said[0] != PONG] == [(TEXT, UTF8), (BINARY, b"")]
+        assert (PONG, b"between") in received
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
@@ -340,6 +340,6 @@ async def test_close_is_answered_with_same_code(port: int, code: int | None, rea
         said = struct.pack("!H", code) + reason if code is not None else b""
         await raw.send(frame(TEXT, b"Hello"))
         assert await raw.receive() == (TEXT, b"Hello")
-        # What comes behind a close is not heard.
+        # Frames after a close are ignored.
         await raw.send(frame(CLOSE, said), frame(PING), frame(TEXT, b"?"))
         assert await raw.closed() == code

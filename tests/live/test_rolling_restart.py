@@ -35,7 +35,7 @@ CAUGHT_UP_WITHIN = 10.0
 
 @dataclass
 class Crowd:
-    """Clients of several conversations, in each of which something is being answered."""
+    """Clients of several conversations, each with an open answer."""
 
     deployment: Deployment
     members: list[Member]
@@ -49,7 +49,7 @@ class Crowd:
                 await asyncio.sleep(0.05)
 
     async def exact(self, seconds: float) -> None:
-        """Everybody has all of its answer, once, in order, and nothing was begun anew."""
+        """Check that each client has its whole answer once, in order, without a reset."""
         for asker in self.askers:
             await asker.ended(self.responses[asker.transcript.conversation], seconds)
         texts = {
@@ -75,7 +75,7 @@ class Crowd:
 async def crowd(
     deployment: Deployment, urls: list[Sequence[str]], count: int, conversations: int, seconds: float, every: float
 ) -> AsyncIterator[Crowd]:
-    """`urls` for each client in turn; each answer goes on for so many seconds."""
+    """`urls` are assigned to the clients in turn; each answer lasts so many seconds."""
     chance = random.Random(SEED)
     names = [f"crowd-{secrets.token_hex(4)}" for _ in range(conversations)]
     pieces = tuple(f"word{n} " for n in range(int(seconds / every)))
@@ -85,7 +85,7 @@ async def crowd(
     ]
     gathered = Crowd(deployment, members)
     try:
-        # Not all at once: the storm comes later.
+        # Spread, because the simultaneous reconnect is tested later.
         for begin in range(0, count, 200):
             await asyncio.gather(*(member.connect() for member in members[begin : begin + 200]))
             await gathered.until(lambda begin=begin: all(m.live for m in members[begin : begin + 200]), 30.0)
@@ -109,7 +109,7 @@ async def crowd(
     ("count", "drain", "notice"), [(90, 5, 1), pytest.param(1000, 13, 3, marks=pytest.mark.long)], ids=["90", "1000"]
 )
 async def test_rolling_restart_loses_nothing(count: int, drain: float, notice: float) -> None:
-    """Half of the clients obey `moving`, half wait to be closed: none loses a token or sees a 1006."""
+    """Half of the clients follow the reconnect hint, half wait for the close: none loses a token or gets a 1006."""
     with ExitStack() as stack:
         deployment = build(stack)
         deployment.worker()
@@ -128,13 +128,13 @@ async def test_rolling_restart_loses_nothing(count: int, drain: float, notice: f
                 assert time.monotonic() - begun < drain + 2
                 moments = [at - begun for member in gathered.members for at in member.returned if at > begun]
                 rates = Counter(int(moment) for moment in moments)
-                print(f"{there:.0f} clients came back at {max(rates.values())} a second at the most, over {window} s")
+                print(f"{there:.0f} clients came back at {max(rates.values())} a second at most, over {window} s")
                 assert max(rates.values()) <= 2 * there / window
                 gateways[number] = stack.enter_context(
                     GatewayProcess(deployment.server.url, *options, "--port", address.rpartition(":")[2])
                 )
             await gathered.exact(60.0)
-            away = sorted(seconds for member in gathered.members for seconds in member.away)
+            away = sorted(seconds for member in gathered.members for seconds in member.downtimes)
             codes = Counter(code for member in gathered.members for code in member.codes)
             p99 = away[int(len(away) * 0.99)]
             refused = sum(member.refusals for member in gathered.members)
@@ -150,7 +150,7 @@ async def test_rolling_restart_loses_nothing(count: int, drain: float, notice: f
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("count", "conversations"), [(10_000, 50), (300, 10)], ids=["10000", "300"])
 async def test_simultaneous_disconnect_of_all_clients_loses_nothing(count: int, conversations: int) -> None:
-    """Behind HAProxy with two gateways; two of it, where one has not the descriptors for so many."""
+    """Behind HAProxy with two gateways; two proxies if one has too few descriptors."""
     with ExitStack() as stack:
         deployment = build(stack)
         deployment.worker()
@@ -166,7 +166,7 @@ async def test_simultaneous_disconnect_of_all_clients_loses_nothing(count: int, 
             begun = time.monotonic()
             for member in gathered.members:
                 member.cut()
-            await gathered.until(lambda: all(len(member.away) == 1 for member in gathered.members), 60.0)
+            await gathered.until(lambda: all(len(member.downtimes) == 1 for member in gathered.members), 60.0)
             took = time.monotonic() - begun
             back = sorted(moment - begun for member in gathered.members for moment in member.returned)
             refused = sum(member.refusals for member in gathered.members)

@@ -1,4 +1,4 @@
-"""Clients that stop reading, or read at 1 KB/s: others notice nothing, and who takes nothing is freed."""
+"""Slow consumers: clients that stop reading or read 1 KB/s do not affect others, and the former are disconnected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
 
 STOPPED_WITHIN = 15.0 + 15.0
-"""Seconds to a descriptor freed: those of WRITE_WITHIN, from when the buffers are full, and some of a busy machine."""
+"""Seconds until a descriptor is freed: WRITE_WITHIN_S after the buffers are full, and a margin."""
 
 PIECE = "x" * 500
 
@@ -42,7 +42,7 @@ def masked(frame: dict[str, str]) -> bytes:
 
 
 def words(conversation: str) -> bytes:
-    """What a socket says to follow a conversation, once its handshake was answered (RFC 6455, section 4.1)."""
+    """Return the frames that watch a conversation, for after the handshake (RFC 6455, section 4.1)."""
     return masked({"type": "hello"}) + masked({"type": "watch", "conversation": conversation})
 
 
@@ -51,13 +51,13 @@ def descriptors(process: Process) -> int:
 
 
 def memory(process: Process) -> int:
-    """Bytes resident."""
+    """Return the resident memory in bytes."""
     return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.long
 async def test_slow_consumers_do_not_delay_others(deployment: Deployment, conversation: str) -> None:
-    """A fast answer of some megabytes a minute: twenty that take nothing, ten that take a kilobyte a second."""
+    """A fast answer, twenty clients that do not read, and ten that read a kilobyte a second."""
     deployment.provider.scenarios[conversation] = Scenario(pieces=(PIECE,) * 1500, delay=0.02)
     with GatewayProcess(deployment.server.url) as gateway, ExitStack() as stack:
         port = int(gateway.url.rsplit(":", 1)[1])
@@ -97,7 +97,7 @@ async def test_slow_consumers_do_not_delay_others(deployment: Deployment, conver
             )
             assert descriptors(gateway) <= base + len(slow)
             assert pauses[int(len(pauses) * 0.99)] < 0.25
-            # What waits for each is bounded, and the log is there once.
+            # The buffer of each client is bounded, and the log is in memory once.
             assert grown < 16 << 20
             await witness.stop(response)
             await witness.ended(response)
@@ -106,7 +106,7 @@ async def test_slow_consumers_do_not_delay_others(deployment: Deployment, conver
 
 
 async def read_slowly(sockets: list[socket.socket]) -> None:
-    """A kilobyte a second from each."""
+    """Read a kilobyte a second from each."""
     while True:
         for each in sockets:
             try:

@@ -38,7 +38,7 @@ async def tabs(deployment: Deployment, conversation: str) -> AsyncIterator[tuple
 
 
 async def stopped(client: Client, others: list[Client], response: str) -> float:
-    """Stop a response from `client`; return the seconds until everybody has its end."""
+    """Stop a response from `client`; return the seconds until all clients have its end."""
     begun = time.monotonic()
     await client.stop(response)
     for each in (client, *others):
@@ -58,14 +58,14 @@ async def test_stop_of_queued_response_without_worker(deployment_without_worker:
     async with Client(conversation) as asking, Client(conversation) as other:
         await asking.connect(deployment_without_worker.urls()[0])
         await other.connect(deployment_without_worker.urls()[1])
-        response = await asking.ask("nobody is there")
+        response = await asking.ask("no worker is running")
         await other.until(lambda: other.answer(response).state == "queued")
         assert await stopped(other, [asking], response) < WITHIN
         assert asking.answer(response).text == ""
         deployment_without_worker.worker()
         following = await asking.ask("and now", model="fake")
         assert await asking.settled(following) == "Hello, world!"
-        assert deployment_without_worker.calls("nobody is there") == 0
+        assert deployment_without_worker.calls("no worker is running") == 0
 
 
 async def test_stop_of_response_behind_another(deployment: Deployment, tabs: tuple[Client, Client]) -> None:
@@ -162,7 +162,7 @@ async def test_stop_racing_natural_end_writes_one_end(deployment: Deployment, ta
 
 
 async def test_stop_while_worker_is_frozen(deployment_without_worker: Deployment, conversation: str) -> None:
-    """Its late tokens are refused by the store itself, and it stops when it learns of that."""
+    """The store rejects its late tokens (fencing), and then the worker stops."""
     deployment = deployment_without_worker
     deployment.provider.scenarios["slow"] = SLOW
     worker = deployment.worker("--lease", "30")

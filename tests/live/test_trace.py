@@ -1,4 +1,4 @@
-"""One trace follows one answer over processes, and what a client sent is passed on where nobody records."""
+"""One trace spans the processes of an answer; without an SDK, the traceparent of the client is forwarded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(exporter))
 trace.set_tracer_provider(provider)
 """
-"""What an operator brings: an SDK, and somewhere for spans to go."""
+"""Write the spans of an OpenTelemetry SDK to a file, as an operator configures it."""
 
 
 class Traced:
@@ -52,12 +52,12 @@ class Traced:
         self._file = file
 
     def spans(self) -> dict[str, dict[str, Any]]:
-        """The spans of the trace, by name."""
+        """Return the spans of the trace, by name."""
         lines = [json.loads(line) for line in self._file.read_text().splitlines()] if self._file.exists() else []
         return {line["name"]: line for line in lines if line["context"]["trace_id"] == f"0x{TRACE}"}
 
     async def until(self, *names: str) -> dict[str, dict[str, Any]]:
-        """Those spans, once they all are there."""
+        """Wait for all of these spans, and return them."""
         deadline = time.monotonic() + 10.0
         while not set(names) <= (found := self.spans()).keys():
             assert time.monotonic() < deadline, found
@@ -99,7 +99,7 @@ def own(span: dict[str, Any]) -> str:
 async def test_trace_has_request_store_provider_and_frame(
     traced: Callable[..., Traced], operated: Operated, conversation: str
 ) -> None:
-    # The worker that all others share serves no such model; whoever takes the job first answers, so it has to leave.
+    # The shared worker has no such model but would claim the job, so it must exit.
     operated.provider.scenarios["Trace me"] = Scenario(pieces=("Planted ", "answer"))
     operated.worker.freeze()
     try:
@@ -161,7 +161,7 @@ async def test_traceparent_is_forwarded_without_sdk(deployment: Deployment, conv
         untraced = await client.ask("Trace me not", model="fake")
         await client.settled(untraced)
         assert await trace_of(deployment, untraced) is None
-        # What is no traceparent breaks no request, but a frame's field is the protocol's.
+        # An invalid header is ignored; an invalid field of a frame is an error.
         url = f"{deployment.gateways[0].url}/v1/conversations/{conversation}/messages"
         posted = await http.post(url, json={"text": "Trace me"}, headers={"traceparent": "nonsense"})
         assert await trace_of(deployment, posted.json()["response"]) is None

@@ -1,4 +1,4 @@
-"""The users of deploy/redis/users.acl, and TLS: each can do what it must, and nothing else."""
+"""The store users of deploy/redis/users.acl have only the permissions that they need; TLS."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ FORBIDDEN_TO_BOTH = [
 
 
 def user(server: RealServer, name: str) -> str:
-    """The store's address for one of the users."""
+    """Return the address of the store for one of the users."""
     password = "GATEWAY_PASSWORD" if name == "tokenwire-gateway" else "WORKER_PASSWORD"
     return f"redis://{name}:{password}@127.0.0.1:{server.port}/0"
 
@@ -80,7 +80,7 @@ async def test_each_store_user_has_only_its_permissions(make: ServerProgram) -> 
             await client.settled(queued)
             handed_over = await client.ask("/long 300")
             await client.shows(handed_over, 20)
-            # It dies, another takes over, and that one leaves in order.
+            # The first worker is killed, another takes over, and that one shuts down gracefully.
             worker.kill()
             other = stack.enter_context(WorkerProcess(user(server, "tokenwire-worker"), *models))
             await client.settled(handed_over, 60.0)
@@ -97,7 +97,7 @@ async def test_each_store_user_has_only_its_permissions(make: ServerProgram) -> 
 
 
 def certificates(folder: Path) -> None:
-    """An authority and a server's certificate for 127.0.0.1, made now."""
+    """Create a certificate authority and a server certificate for 127.0.0.1."""
     now = datetime.datetime.now(datetime.UTC)
 
     def named(name: str) -> x509.Name:
@@ -159,6 +159,6 @@ async def test_store_over_tls_with_private_authority(tmp_path: Path) -> None:
         await writer.end()
         assert await conversation.settled_text(accepted.response) == "over TLS"
         await store.close()
-        # Nobody vouches for the server.
+        # Without the authority, the certificate is not trusted.
         with pytest.raises(StoreError, match="no store answers"):
             await open_store(f"rediss://127.0.0.1:{port}/0")

@@ -1,4 +1,4 @@
-"""A worker that is killed or frozen in mid-answer: another takes over, within its lease and two seconds.
+"""A worker is killed or frozen in mid-answer: another takes over within its lease and two seconds.
 
 `pytest tests/live/test_worker_death.py -m long` runs fifty trials of each kind.
 """
@@ -29,7 +29,7 @@ PIECES = tuple(f"word{n} " for n in range(150))
 
 
 class Deaths:
-    """Trials side by side: responses that one worker writes when it dies, and another takes over."""
+    """Concurrent trials: responses of one worker that dies, and another takes over."""
 
     def __init__(self, deployment: Deployment, recovery: Literal["restart", "continue"] = "restart") -> None:
         self.deployment = deployment
@@ -40,10 +40,10 @@ class Deaths:
         self.waits: list[float] = []
 
     async def round(self, trials: int, kind: Literal["kill", "freeze"]) -> None:
-        """Let `trials` answers come to different points, and end their worker at a random one."""
+        """Let `trials` answers reach different points, and end their worker at a random one."""
         deployment = self.deployment
         clients, prompts, responses = [], [], []
-        # However long it takes to ask and to start a worker, none has ended before that.
+        # No answer ends before the workers have started.
         dead = threading.Event()
         for number in range(trials):
             prompt = f"{kind} {secrets.token_hex(4)}"
@@ -52,7 +52,7 @@ class Deaths:
             responses.append(await client.ask(prompt, model="fake"))
             clients.append(client)
             prompts.append(prompt)
-        # The busy one has them all by now; the next one finds nothing to do.
+        # The first worker has claimed all jobs, so the next one has none.
         for client, response in zip(clients, responses, strict=True):
             await client.attempted(response, 1)
         spare = deployment.worker(*self.options)
@@ -90,7 +90,7 @@ class Deaths:
         await client.close()
 
     async def wake(self, responses: list[str]) -> None:
-        """The frozen worker wakes long after its lease, and writes nothing any more."""
+        """The frozen worker resumes long after its lease and is fenced."""
         before = [await entries(self.deployment.server.url, response) for response in responses]
         frozen: WorkerProcess = self.busy
         told = len(frozen.output)
@@ -120,7 +120,7 @@ async def test_worker_frozen_beyond_lease_is_fenced(deployment_without_worker: D
 
 
 async def test_keep_text_setting_continues_after_worker_death(deployment_without_worker: Deployment) -> None:
-    """With TOKENWIRE_RECOVERY=continue the text stays, and the provider is asked for the rest."""
+    """With TOKENWIRE_RECOVERY=continue the text stays, and the provider is called for the rest."""
     deployment = deployment_without_worker
     deployment.provider.scenarios["go on"] = Scenario(pieces=PIECES[:40], delay=0.02)
     worker = deployment.worker("--recovery", "continue")
@@ -129,7 +129,7 @@ async def test_keep_text_setting_continues_after_worker_death(deployment_without
         response = await client.ask("go on", model="fake")
         await client.until(lambda: len(client.answer(response).text) > 60)
         worker.kill()
-        # Whatever else is asked, is asked for the rest: the last message is the instruction.
+        # The last message of the call is the instruction to continue.
         deployment.provider.scenario = Scenario(pieces=(" and", " so", " on."))
         deployment.worker("--recovery", "continue")
         answer = await client.ended(response)
@@ -143,7 +143,7 @@ async def test_keep_text_setting_continues_after_worker_death(deployment_without
 
 
 async def test_job_that_kills_every_worker_fails(deployment_without_worker: Deployment) -> None:
-    """Attempts are capped: the response ends `failed`, its text kept, and can be asked for again."""
+    """Attempts are capped: the response ends `failed`, keeps its text, and can be retried."""
     deployment = deployment_without_worker
     deployment.provider.scenarios["poison"] = Scenario(pieces=PIECES, delay=0.04)
     async with Client("death-poison") as client:
@@ -165,7 +165,7 @@ async def test_job_that_kills_every_worker_fails(deployment_without_worker: Depl
 
 
 async def test_terminated_worker_hands_over_its_jobs(deployment_without_worker: Deployment) -> None:
-    """SIGTERM: what runs may finish within the drain time; the rest is taken over at once, not after a lease."""
+    """SIGTERM: jobs may finish within the drain; the others are taken over immediately, not after a lease."""
     deployment = deployment_without_worker
     deployment.provider.scenarios["short"] = Scenario(pieces=PIECES[:30], delay=0.02)
     deployment.provider.scenarios["endless"] = Scenario(pieces=PIECES * 20, delay=0.02)
@@ -202,7 +202,7 @@ async def test_fifty_worker_deaths_lose_nothing(
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 async def test_thousand_fenced_attempts_change_nothing(deployment_without_worker: Deployment) -> None:
-    """Fifty answers of a worker that is stopped past its lease and goes on: not one entry of it comes after the start
+    """Fifty answers of a worker that is frozen past its lease and resumes: none of its entries follows the start
     of the next attempt.
     """
     deaths = Deaths(deployment_without_worker)
