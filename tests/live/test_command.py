@@ -369,9 +369,9 @@ async def test_a_gateway_and_a_worker_share_an_embedded_store(
     gateway, worker = embedded
     async with Client(conversation) as client:
         await client.connect(gateway.socket_url)
-        response = await client.ask("Who keeps this?")
+        response = await client.ask("Where is this kept?")
         text = await client.settled(response)
-        assert text == demo.answer("Who keeps this?")
+        assert text == demo.answer("Where is this kept?")
     worker.terminate()
     assert await asyncio.to_thread(worker.wait, SHUTDOWN_WITHIN_S) == 0
     gateway.terminate()

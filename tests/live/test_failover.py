@@ -70,8 +70,9 @@ class Answers:
         return self.clients[number].answer(self.responses[number]).text
 
     async def end(self, calls: int = 1) -> int:
-        """Wait for the ends; return how many tabs were told that their text is void. Each shows the log, or `Client`
-        has failed: it holds that nothing is shown but what follows from frames.
+        """Wait for the ends; return the number of tabs that got a `reset`.
+
+        `Client` raises an error where the shown text does not follow from the frames.
         """
         self.finish.set()
         resets = 0

@@ -1,4 +1,4 @@
-"""What operators see of a fleet: the same on the page and in a terminal, and nothing that anybody wrote."""
+"""The fleet for operators: the page, `top` and `config` show the same state and no text of a user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is logged: one answer can be followed by its id over all processes, and nobody's words or secrets are there."""
+"""Log events: a response's id finds its events in all processes, and no event holds a text or a secret."""
 
 from __future__ import annotations
 

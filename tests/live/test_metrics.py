@@ -1,4 +1,4 @@
-"""What operators' programs can ask for, and who else can not."""
+"""Metrics, health and readiness: what is counted, and which requests may read it."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def stream() -> EventStream:
     return EventStream(Feed(store, Hub(), 0), None, math.inf)
 
 
-# Starlette raises the server's error, or from version 2.4 of the ASGI specification on an error of its own.
+# Starlette raises the server's error; from ASGI 2.4 on it raises ClientDisconnect.
 @pytest.mark.parametrize(("version", "error"), [("2.3", OSError), ("2.4", ClientDisconnect)])
 @pytest.mark.parametrize("pending", [False, True])
 async def test_stream_ends_when_client_disconnects_before_it_starts(
