@@ -1,4 +1,4 @@
-"""One conversation in this process: its replicas, its viewers by position, and the frames that a position is missing.
+"""One conversation in this process: its replicas, its viewers by position, and their frames, snapshots included.
 
 A core module: it never waits and it sends nothing; `gateway.hub` sends. Reads are queries: what a read finds to be
 missing or out of date is returned as `Findings`, which `Room.apply` records.

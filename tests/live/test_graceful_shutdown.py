@@ -32,7 +32,8 @@ pytestmark = pytest.mark.live
 WITHIN = 2.0
 """Seconds after the drain in which a gateway exits."""
 
-IMMEDIATELY_S = 2.0
+IMMEDIATELY_S = 10.0
+"""Far less than the drains of these tests, and enough for a busy machine."""
 
 
 class EventReader:
@@ -254,7 +255,7 @@ async def test_second_signal_makes_worker_hand_over_immediately(
         assert await asyncio.to_thread(worker.wait) == 0
         assert time.monotonic() - begun < IMMEDIATELY_S
         deployment_without_worker.worker()
-        await client.attempted(response, 2, 5.0)
+        await client.attempted(response, 2, 15.0)
         await client.stop(response)
         await client.ended(response)
 
