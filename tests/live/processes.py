@@ -71,7 +71,7 @@ class Process:
         self._process.wait()
 
     def freeze(self) -> None:
-        """Send SIGSTOP: the process stands still until `resume`."""
+        """Send SIGSTOP: the process is frozen until `resume`."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:

@@ -250,7 +250,7 @@ class RawSocket:
                 if opcode == CLOSE:
                     return int(struct.unpack("!H", payload[:2])[0])
 
-    async def gone(self, seconds: float = IMMEDIATELY_S) -> None:
+    async def disconnected(self, seconds: float = IMMEDIATELY_S) -> None:
         """Wait until the connection itself has ended."""
         async with asyncio.timeout(seconds):
             try:
@@ -360,11 +360,11 @@ async def test_message_of_maximum_size_is_read(gate: Gate, conversation: str) ->
         await opened.received("snapshot")
 
 
-@pytest.mark.parametrize("said", [wire.MAX_FRAME_BYTES + 1, 2**31, 2**40, 2**62])
-async def test_length_above_limit_is_refused_before_payload(gate: Gate, said: int) -> None:
+@pytest.mark.parametrize("length", [wire.MAX_FRAME_BYTES + 1, 2**31, 2**40, 2**62])
+async def test_length_above_limit_is_refused_before_payload(gate: Gate, length: int) -> None:
     before = gate.memory
     async with raw(gate) as opened:
-        opened.write(spelled(TEXT, b"{", length=said))
+        opened.write(spelled(TEXT, b"{", length=length))
         assert await opened.closed() == wire.Close.TOO_BIG
     assert gate.memory - before < 16
 
@@ -1084,7 +1084,7 @@ async def test_address_limit_ignores_forged_header(gate: Gate, conversation: str
         await sockets[0].stays(conversation)
         # A closed connection is released.
         sockets[1].write(spelled(CLOSE, struct.pack("!H", 1000)))
-        await sockets[1].gone()
+        await sockets[1].disconnected()
         async with raw(gate, source="127.0.0.9") as again:
             await again.stays(conversation)
     await until(lambda: gate.sockets <= 2)
@@ -1132,7 +1132,7 @@ async def test_slow_handshakes_do_not_delay_other_clients(gate: Gate, witness: W
                 await opened.stays(conversation)
             taken.append(time.monotonic() - begun)
             await witness.continues()
-        print(f"beside 100 slow handshakes: {statistics.median(taken) * 1000:.1f} ms to a snapshot")
+        print(f"with 100 slow handshakes: {statistics.median(taken) * 1000:.1f} ms to a snapshot")
         assert max(taken) < IMMEDIATELY_S
 
 
@@ -1205,13 +1205,13 @@ async def test_frames_after_client_close_are_ignored(gate: Gate, garbage: bytes)
     async with raw(gate) as opened:
         opened.write(spelled(CLOSE, struct.pack("!H", 1000)) + garbage)
         assert await opened.closed() == 1000
-        await opened.gone()
+        await opened.disconnected()
 
 
 @pytest.mark.parametrize("name", GARBAGE)
 async def test_client_that_ignores_close_is_disconnected(held: dict[str, RawSocket], name: str) -> None:
     """The server ends the connection if the client does not answer its close frame."""
-    await held[name].gone(20.0)
+    await held[name].disconnected(20.0)
 
 
 # Mutations
@@ -1348,7 +1348,7 @@ async def test_no_connection_is_left_open(gate: Gate) -> None:
 
 @pytest.mark.parametrize("name", HELD)
 async def test_connection_without_request_is_closed(gate: Gate, held: dict[str, RawSocket], name: str) -> None:
-    await held[name].gone(max(0.1, gate.opened + 3 * wire.HELLO_WITHIN_S - time.monotonic()))
+    await held[name].disconnected(max(0.1, gate.opened + 3 * wire.HELLO_WITHIN_S - time.monotonic()))
 
 
 async def test_endless_headers_are_refused(gate: Gate) -> None:

@@ -1,4 +1,4 @@
-"""The socket on its transport, under the real server: who closes, and who comes with something left unread."""
+"""`DirectSocket` under the real server: closing, backpressure, and a take-over with unread data."""
 
 from __future__ import annotations
 

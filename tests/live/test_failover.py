@@ -1,7 +1,7 @@
-"""The store's servers change places under answers that are being written: exact in the end, or a `reset` before it.
+"""Failovers and slot migrations of the store during answers: the final text is exact, or a `reset` came before it.
 
-`pytest tests/live/test_failover.py -m long` runs a hundred failovers that lose what was acknowledged, and fifty moves
-of slots, of each kind.
+`pytest tests/live/test_failover.py -m long` runs a hundred failovers that lose acknowledged entries, and fifty slot
+migrations of each kind.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.live
 
 WITHIN = 2.0
-"""Seconds after the drain in which a gateway exits."""
+"""Seconds after the drain within which a gateway exits."""
 
 IMMEDIATELY_S = 10.0
 """Far less than the drains of these tests, and enough for a busy machine."""
@@ -73,23 +73,23 @@ async def until(condition: object, seconds: float = 5.0) -> None:
 
 
 @pytest.fixture
-def leaving(deployment: Deployment) -> Iterator[GatewayProcess]:
+def draining_gateway(deployment: Deployment) -> Iterator[GatewayProcess]:
     """Another gateway of the deployment, with a drain of six seconds and a pre-drain delay of two."""
     with GatewayProcess(deployment.server.url, "--drain", "6", "--notice", "2") as gateway:
         yield gateway
 
 
 async def test_shutdown_fails_readiness_then_drains_and_rejects(
-    deployment: Deployment, leaving: GatewayProcess, conversation: str
+    deployment: Deployment, draining_gateway: GatewayProcess, conversation: str
 ) -> None:
     """In mid-answer: drained clients resume at another gateway and have the whole text."""
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(Client(conversation)) for _ in range(40)]
         late = await stack.enter_async_context(Client(conversation))
         for client in clients:
-            await client.connect(leaving.socket_url)
+            await client.connect(draining_gateway.socket_url)
         http = await stack.enter_async_context(httpx2.AsyncClient(timeout=30.0))
-        readers = [EventReader(http, leaving.url, conversation) for _ in range(10)]
+        readers = [EventReader(http, draining_gateway.url, conversation) for _ in range(10)]
         streams = [asyncio.create_task(reader.read()) for reader in readers]
         await until(lambda: all(reader.events for reader in readers))
         response = await clients[0].ask("/long 400")
@@ -97,20 +97,20 @@ async def test_shutdown_fails_readiness_then_drains_and_rejects(
             await client.shows(response)
 
         begun = time.monotonic()
-        leaving.terminate()
-        await until(lambda: ready(leaving) == 503, IMMEDIATELY_S)
+        draining_gateway.terminate()
+        await until(lambda: ready(draining_gateway) == 503, IMMEDIATELY_S)
         # The load balancer has not checked readiness yet: new clients are still accepted.
-        await late.connect(leaving.socket_url)
+        await late.connect(draining_gateway.socket_url)
         await late.watches()
         assert time.monotonic() - begun < 2.0
         assert not any(frame["type"] == "moving" for client in clients for frame in client.frames)
 
         await until(lambda: any(frame["type"] == "moving" for client in clients for frame in client.frames))
         with pytest.raises(InvalidStatus) as refused:
-            await connect(leaving.socket_url)
+            await connect(draining_gateway.socket_url)
         assert refused.value.response.status_code == 503
         assert refused.value.response.headers["Retry-After"] == str(math.ceil(RETRY_ELSEWHERE_S))
-        reply = await http.get(f"{leaving.url}/v1/conversations/{conversation}/events")
+        reply = await http.get(f"{draining_gateway.url}/v1/conversations/{conversation}/events")
         assert reply.status_code == 503
         assert reply.headers["retry-after"] == "1"
         assert reply.json()["error"]["code"] == "overloaded"
@@ -128,9 +128,9 @@ async def test_shutdown_fails_readiness_then_drains_and_rejects(
             assert any(event["type"] == "moving" for event in reader.events)
             assert reader.retry is not None
             assert reader.retry <= RECONNECT_WITHIN_MS
-        assert await asyncio.to_thread(leaving.wait) == 0
+        assert await asyncio.to_thread(draining_gateway.wait) == 0
         assert time.monotonic() - begun < 6 + WITHIN
-        assert "Traceback" not in leaving.text
+        assert "Traceback" not in draining_gateway.text
         text = await clients[0].settled(response)
         assert text == text_of(await entries(deployment.server.url, response))
         for client in (*clients, late):

@@ -105,23 +105,23 @@ async def test_clients_that_obey_retry_times_are_accepted_in_time(deployment: De
             response = await watching.ask("/long 4000")
             await watching.shows(response)
 
-            async def come() -> int:
-                for refusals in range(10):
+            async def connect_until_accepted() -> int:
+                for rejections in range(10):
                     opened = await stack.enter_async_context(connect(gateway.socket_url))
                     answer = await entered(opened)
                     if answer["type"] == "ready":
-                        return refusals
+                        return rejections
                     assert answer["code"] == "overloaded"
                     # The retry time.
                     await asyncio.sleep(answer["retry_after"])
-                raise AssertionError("refused ten times")
+                raise AssertionError("rejected ten times")
 
             begun = time.monotonic()
-            refusals = await asyncio.gather(*(come() for _ in range(count)))
+            rejections = await asyncio.gather(*(connect_until_accepted() for _ in range(count)))
             took = time.monotonic() - begun
-            print(f"{count} at {rate} a second in {took:.1f} s; refused {max(refusals)} times at most")
+            print(f"{count} at {rate} a second in {took:.1f} s; refused {max(rejections)} times at most")
             assert took <= (count / rate - BURST_S) / RESERVED_SHARE + 3
-            assert sum(refusals) <= 2 * count
+            assert sum(rejections) <= 2 * count
             assert not watching.answer(response).ends
             await watching.stop(response)
             await watching.ended(response)

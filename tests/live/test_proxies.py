@@ -1,7 +1,7 @@
 """Three gateways and three workers behind nginx, HAProxy and Caddy, with the configurations of deploy/proxy/.
 
-The spine's own tests run here again, their clients behind proxies: behind all three at once in `make test`, and behind
-each by itself with `pytest tests/live/test_proxies.py -m long`.
+The delivery tests run here again with clients behind proxies: behind all three together in `make test`, and behind each
+alone with `pytest tests/live/test_proxies.py -m long`.
 """
 
 from __future__ import annotations
@@ -324,7 +324,7 @@ async def test_clients_never_reach_gateway_in_shutdown(whole: ProxiedDeployment)
     victim.close()
     leaving = GatewayProcess(whole.server.url, "--port", port, "--drain", "4", "--notice", "2")
 
-    async def come(proxy: Proxy) -> int:
+    async def connect_repeatedly(proxy: Proxy) -> int:
         conversation, times = f"leaving-{secrets.token_hex(4)}", 0
         async with httpx2.AsyncClient() as http:
             while leaving.running:
@@ -339,7 +339,7 @@ async def test_clients_never_reach_gateway_in_shutdown(whole: ProxiedDeployment)
     with leaving:
         held = [await Client("held").connect(proxy.socket_url) for proxy in whole.proxies.values() for _ in range(6)]
         leaving.terminate()
-        times = await asyncio.gather(*(come(proxy) for proxy in whole.proxies.values()))
+        times = await asyncio.gather(*(connect_repeatedly(proxy) for proxy in whole.proxies.values()))
         print(f"{times} connections during the shutdown of a gateway")
         assert leaving.wait() == 0
     for client in held:

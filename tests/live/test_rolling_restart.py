@@ -1,6 +1,6 @@
-"""Many clients behind HAProxy: three gateways restarted one after the other, and all clients cut off at once.
+"""Many clients behind HAProxy: a rolling restart of three gateways, and a simultaneous disconnect of all clients.
 
-`pytest tests/live/test_rolling_restart.py -m long -s` does it with a thousand, and with ten thousand.
+`pytest tests/live/test_rolling_restart.py -m long -s` runs it with a thousand and with ten thousand clients.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ async def test_rolling_restart_loses_nothing(count: int, drain: float, notice: f
                 assert time.monotonic() - begun < drain + 2
                 moments = [at - begun for member in gathered.members for at in member.returned if at > begun]
                 rates = Counter(int(moment) for moment in moments)
-                print(f"{there:.0f} clients came back at {max(rates.values())} a second at most, over {window} s")
+                print(f"{there:.0f} clients reconnected at {max(rates.values())} a second at most, over {window} s")
                 assert max(rates.values()) <= 2 * there / window
                 gateways[number] = stack.enter_context(
                     GatewayProcess(deployment.server.url, *options, "--port", address.rpartition(":")[2])
