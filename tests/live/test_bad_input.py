@@ -748,7 +748,8 @@ async def test_response_of_other_user_looks_like_a_missing_one(
     assert all(answer == answers[0] for answer in answers)
     if request_type != "watch":
         assert answers[0]["code"] == "not_found"
-    foreign, missing = (statistics.median(each) for each in times.values())
+    # The minimum: other processes of the machine only add time.
+    foreign, missing = (min(each) for each in times.values())
     print(f"{request_type}: of another user {foreign * 1000:.2f} ms, missing {missing * 1000:.2f} ms")
     # A ratio, so that the speed of the machine does not matter.
     assert max(foreign, missing) < 3 * min(foreign, missing)
@@ -1172,7 +1173,7 @@ async def test_client_that_never_reads_is_disconnected(gate: Gate, witness: Witn
         while gate.descriptors > before + 1:
             most = max(most, gate.memory)
             await witness.continues()
-            assert time.monotonic() - begun < flooded + 22, f"{gate.descriptors - before - 1} descriptors are left"
+            assert time.monotonic() - begun < flooded + 60, f"{gate.descriptors - before - 1} descriptors are left"
         print(
             f"the flood took {flooded:.1f} s; the ten who never read were gone {time.monotonic() - begun:.1f} s after "
             f"it began; at most {most - held:.1f} MiB more were held"

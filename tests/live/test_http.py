@@ -514,7 +514,7 @@ async def test_event_stream_has_keep_alive_and_is_unbuffered(
         while (event := await reader.next(comments=True)) is not None and event.data is not None:
             pass
         assert event is not None
-    assert event_stream.KEEP_ALIVE_S - 1 < time.monotonic() - begun < event_stream.KEEP_ALIVE_S + 5
+    assert event_stream.KEEP_ALIVE_S - 1 < time.monotonic() - begun < 2 * event_stream.KEEP_ALIVE_S
 
 
 # Authorization
@@ -591,12 +591,13 @@ async def test_token_opens_only_its_conversations(
 async def test_event_stream_ends_when_token_expires(
     guarded: list[GatewayProcess], client: httpx2.AsyncClient, conversation: str
 ) -> None:
-    expires = time.time() + 1.5
+    expires = time.time() + 3.0
     headers = bearer(conversation, exp=expires)
     async with stream(client, f"{guarded[0].url}/v1/conversations/{conversation}/events", **headers) as reader:
-        while await reader.next() is not None:
-            pass
-    assert 0 <= time.time() - expires < 1.5
+        while (event := await reader.next(comments=True)) is not None:
+            # Not as late as the first keep-alive comment.
+            assert event.data is not None
+    assert time.time() >= expires
 
 
 async def test_cors_allows_only_listed_origins(

@@ -12,7 +12,7 @@ from gateway.streams.jobs import Job
 from gateway.streams.liveness import TakeOverRule
 from gateway.streams.log_entries import End
 from gateway.streams.store.store import Lifetimes, Store
-from tests.gateway.streams.steps import COMPLETE, LEASE, Conversation, dump, nothing_changes, receiving
+from tests.gateway.streams.steps import COMPLETE, LEASE, Conversation, FastRoundTrips, dump, nothing_changes, receiving
 from tests.stores import Stores, with_lost_replies
 
 ALL = range(keys.PARTITIONS)
@@ -70,7 +70,7 @@ async def test_acquire_is_limited_for_new_and_taken_over_jobs(store: Store) -> N
     rest = await jobs.acquire(store, "w2", ALL, 100, TakeOverRule(LEASE))
     assert len(rest) == 7
     # The other workers are killed; the limit of this one stays.
-    taken_over = await jobs.acquire(store, "w3", ALL, 5, TakeOverRule(0))
+    taken_over = await jobs.acquire(store, "w3", ALL, 5, FastRoundTrips(0))
     assert len(taken_over) == 5
     assert {job.response for job in taken_over} < {job.response for job in first + rest}
 

@@ -670,14 +670,14 @@ async def test_read_beyond_the_tail_returns_the_last_entry(conversation: Convers
 
 
 async def test_start_renewal_and_end_extend_the_lifetimes(stores: Stores) -> None:
-    conversation = Conversation(await stores.open(Lifetimes(log=100, conversation=1000)))
+    conversation = Conversation(await stores.open(Lifetimes(log=10_000, conversation=100_000)))
     await conversation.prepare()
     accepted, _ = await conversation.ask(), await conversation.ask()
     client = conversation.store.client
     kept = {
-        keys.log(accepted.response): 100_000,
-        keys.history(conversation.name): 1_000_000,
-        keys.response_queue(conversation.name): 1_000_000,
+        keys.log(accepted.response): 10_000_000,
+        keys.history(conversation.name): 100_000_000,
+        keys.response_queue(conversation.name): 100_000_000,
     }
 
     async def shorten_lifetimes() -> None:
@@ -689,7 +689,7 @@ async def test_start_renewal_and_end_extend_the_lifetimes(stores: Stores) -> Non
 
     await shorten_lifetimes()
     writer = await conversation.begin()
-    assert 90_000 < await life(keys.log(accepted.response)) <= 100_000
+    assert 9_000_000 < await life(keys.log(accepted.response)) <= 10_000_000
     await shorten_lifetimes()
     assert await jobs.renew(conversation.store, writer.job, "w1") == "held"
     for key, milliseconds in kept.items():

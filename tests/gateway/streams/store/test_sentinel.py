@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.streams import keys
+from gateway.streams.store import parallel_requests, sentinel
 from gateway.streams.store.errors import StoreError
 from gateway.streams.store.store import Store, open_store
 from tests.gateway.streams.steps import Conversation, receiving
-from tests.topologies import DOWN_AFTER_S, RealSentinels, until
+from tests.topologies import RealSentinels, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -81,11 +82,9 @@ async def test_connections_to_a_frozen_primary_are_closed(sentinels: RealSentine
     async with receiving(conversation) as receiver:
         frozen = sentinels.primary
         frozen.freeze()
-        started_at = asyncio.get_running_loop().time()
-        # Sent to the frozen primary; fails and is retried once the primary is replaced.
+        # Sent to the frozen primary, which never replies; retried once the primary is replaced.
         await conversation.ask()
-        assert asyncio.get_running_loop().time() - started_at < DOWN_AFTER_S + 4.0
-        await asyncio.wait_for(receiver.closed, 5)
+        await asyncio.wait_for(receiver.closed, 30)
     frozen.resume()
     await asyncio.to_thread(sentinels.wait_until_agreed)
 
@@ -103,11 +102,15 @@ async def test_demoted_primary_is_left_at_its_first_rejection(sentinels: RealSen
     assert len(await conversation.queue()) >= 1
 
 
-async def test_minority_of_dead_or_frozen_sentinels_is_tolerated(sentinels: RealSentinels) -> None:
+async def test_minority_of_dead_or_frozen_sentinels_is_tolerated(
+    sentinels: RealSentinels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Longer than the test: opening must not wait for the frozen sentinel to time out.
+    monkeypatch.setattr(sentinel, "REPLY_TIMEOUT_S", 600.0)
+    monkeypatch.setattr(parallel_requests, "REPLY_TIMEOUT_S", 600.0)
     with sentinels.one_frozen():
-        started_at = asyncio.get_running_loop().time()
-        store = await open_store(sentinels.url)
-        assert asyncio.get_running_loop().time() - started_at < 0.9
+        async with asyncio.timeout(30):
+            store = await open_store(sentinels.url)
         await Conversation(store).ask()
         await store.close()
     dead = "127.0.0.1:1"
