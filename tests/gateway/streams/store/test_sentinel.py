@@ -42,6 +42,8 @@ async def test_orderly_failover_loses_nothing(sentinels: RealSentinels, sentinel
     await conversation.prepare()
     accepted = await conversation.ask()
     writer = await conversation.begin()
+    # A claim that the new primary lacks makes the writer a fenced one.
+    assert await conversation.redis.wait(1, 30_000) == 1
     failover = asyncio.create_task(asyncio.to_thread(sentinels.promote))
     count = 0
     while not failover.done():
