@@ -75,7 +75,8 @@ class GatewaySettings(ProcessSettings):
             if item in ("", "*"):
                 continue
             try:
-                ipaddress.ip_network(item, strict=False)
+                # Strict, like uvicorn: it would take 10.0.0.5/8 as a name and trust no address.
+                ipaddress.ip_network(item)
             except ValueError:
                 raise ValueError(
                     f"{item!r} is no IP address or network such as 10.0.0.0/8; host names are not resolved"

@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import jsonschema
 import msgspec
@@ -100,6 +100,8 @@ def schema() -> dict[str, Any]:
     definitions: dict[str, Any] = {}
     for name, component in components.items():
         definitions[name] = component if name in client_names else _without_null(component)
+    for name, definition in definitions.items():
+        _restore_order(getattr(wire, name), definition["properties"])
     definitions |= {"ClientFrame": client, "ServerFrame": server}
     document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -111,6 +113,20 @@ def schema() -> dict[str, Any]:
     # Python's end of text is JSON Schema's, which uses ECMA-262 patterns.
     converted: dict[str, Any] = json.loads(json.dumps(document).replace("\\\\Z", "$"))
     return converted
+
+
+def _restore_order(struct: type, properties: dict[str, Any]) -> None:
+    """Give enumerations the order of the source, which their descriptions follow; msgspec sorts them."""
+    for name, hint in get_type_hints(struct, include_extras=True).items():
+        values = _literal_values(hint)
+        if values and "enum" in properties.get(name, {}):
+            properties[name]["enum"] = values
+
+
+def _literal_values(hint: Any) -> list[str]:
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return next((values for part in get_args(hint) if (values := _literal_values(part))), [])
 
 
 def _without_null(component: dict[str, Any]) -> dict[str, Any]:

@@ -150,7 +150,8 @@ class Generation:
             max_characters=options.max_prompt_characters,
         )
         if request is None:
-            await self._fail_expired()
+            # A retry would fail in the same way, because the question is gone.
+            await self._fail("expired", "The message is no longer kept.", retryable=False)
             return
         await self._answer(self._writer, served, request, partial, queued.trace)
 

@@ -279,7 +279,8 @@ class Pool:
                 try:
                     await self._requeue_partition(partition)
                 except (StoreError, RedisError, OSError) as error:
-                    self._store_failed(error)
+                    # No evidence against leases: a full store refuses this lock and still accepts renewals.
+                    logger.warning("requeue_failed", extra={"error": type(error).__name__})
                     break
 
     async def _requeue_partition(self, partition: int) -> None:

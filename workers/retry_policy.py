@@ -16,6 +16,7 @@ FIRST_PAUSE_S: Final = 1.0
 MAX_PAUSE_S: Final = 8.0
 """Of the exponential backoff. A provider's `Retry-After` may exceed it."""
 
+MAX_DOUBLINGS: Final = 8
 JITTER: Final = 0.1
 """Share by which a pause is lengthened at random, so that workers do not retry at the same time."""
 
@@ -34,10 +35,10 @@ class RetryPolicy:
 
         `received`: whether the failed call had produced text or reasoning.
         """
-        pause_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0**self._failures)
+        # The exponent has a limit: a provider may ask for thousands of retries without a pause.
+        backoff_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self._failures, MAX_DOUBLINGS))
         self._failures += 1
-        if error.retry_after is not None:
-            pause_s = error.retry_after
+        pause_s = error.retry_after if error.retry_after is not None else backoff_s
         pause_s *= 1 + JITTER * self._random()
         if received or not error.retryable or now + pause_s > self._deadline:
             return None

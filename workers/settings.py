@@ -20,7 +20,9 @@ class WorkerSettings(ProcessSettings):
     )
     concurrency: int = Field(300, ge=1, description="responses that one worker generates at once")
     window: Duration = Field(0.025, ge=0, le=1, description="batching interval of tokens after the first")
-    patience: Duration = Field(60.0, ge=0, description="how long a provider that refuses is retried")
+    patience: Duration = Field(
+        60.0, ge=0, description="how long a refusing provider or an unavailable store is retried"
+    )
     first_timeout: Duration = Field(120.0, gt=0, description="how long a provider may take to its first token")
     idle_timeout: Duration = Field(60.0, gt=0, description="how long a provider may be silent between tokens")
     longest: int = Field(1_000_000, ge=1000, description="bytes of text at which a response is cut off")

@@ -26,7 +26,7 @@ async def open_metrics_port(settings: ProcessSettings, ready: Callable[[], Await
     from gateway.process.listener import listen
 
     host = settings.metrics_host or settings.host
-    listener = listen(host, settings.metrics_port)
+    listener = listen(host, settings.metrics_port, setting="METRICS_PORT")
     announce(host, listener.getsockname()[1])
     serving = asyncio.create_task(MetricsServer(ready).run_on(listener))
     try:

@@ -16,6 +16,7 @@ from gateway.streams.metrics import BUILD
 from gateway.streams.settings import SettingsError, display, is_duration, load, unknown
 from gateway.streams.store import address
 from gateway.streams.store.embedded import default_folder
+from gateway.streams.store.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -75,8 +76,11 @@ def require_shared_store(settings: StoreSettings) -> None:
 
 
 def describe_store(url: str) -> str:
-    """Return the address of a store without its password, and where its data is kept; raises StoreError."""
-    parsed = address.parse(url)
+    """Return the address of a store without its password, and where its data is kept; raises ClickException."""
+    try:
+        parsed = address.parse(url)
+    except StoreError as error:
+        raise click.ClickException(str(error)) from None
     if parsed.scheme == "memory":
         return "memory:// (in this process, nothing is kept)"
     if parsed.scheme == "embedded":
@@ -86,8 +90,6 @@ def describe_store(url: str) -> str:
 
 def run_to_end(work: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine on uvloop, or on asyncio's loop where there is none; raises ClickException."""
-    from gateway.streams.store.errors import StoreError
-
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(work)

@@ -17,11 +17,11 @@ noticed when they are full."""
 BACKLOG: Final = 4096
 
 
-def reserve(host: str, port: int, *, shared: bool = True) -> socket.socket:
+def reserve(host: str, port: int, *, shared: bool = True, setting: str = "PORT") -> socket.socket:
     """Return a socket that is bound and does not listen; raises ClickException.
 
     `shared`: other processes may bind the same port, and the kernel distributes the connections (SO_REUSEPORT,
-    socket(7)).
+    socket(7)). `setting`: the one that names the port.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
@@ -33,14 +33,15 @@ def reserve(host: str, port: int, *, shared: bool = True) -> socket.socket:
     except OSError as error:
         bound.close()
         raise click.ClickException(
-            f"cannot listen on {host}:{port} ({error.strerror}): set TOKENWIRE_PORT (--port) or TOKENWIRE_HOST (--host)"
+            f"cannot listen on {host}:{port} ({error.strerror}): set TOKENWIRE_{setting} "
+            f"(--{setting.lower().replace('_', '-')}) or TOKENWIRE_{setting.replace('PORT', 'HOST')}"
         ) from None
     return bound
 
 
-def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+def listen(host: str, port: int, *, shared: bool = False, setting: str = "PORT") -> socket.socket:
     """Return a listening socket whose accepted sockets are closed when a client stops acknowledging; see `reserve`."""
-    listener = reserve(host, port, shared=shared)
+    listener = reserve(host, port, shared=shared, setting=setting)
     # Accepted sockets inherit these options. Without them a client that never reads keeps its descriptor forever.
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)

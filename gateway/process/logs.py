@@ -60,6 +60,9 @@ def fields(record: logging.LogRecord) -> dict[str, Any]:
     """
     ours = record.name.partition(".")[0] in OURS
     head = {"event": record.getMessage()} if ours else {"event": "message", "text": record.getMessage()}
+    if not ours:
+        # Other packages attach what they like, whole requests for one.
+        return head
     extra = {name: value for name, value in vars(record).items() if name not in _STANDARD and value is not None}
     return {**head, **extra}
 

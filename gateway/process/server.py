@@ -12,6 +12,7 @@ import uvicorn
 from gateway import app, wire
 from gateway.drain import DrainSchedule
 from gateway.process.collector import settle_collector
+from gateway.process.listener import BACKLOG
 from gateway.transports.uvicorn_protocol import HttpProtocol, WebSocketProtocol
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Server(uvicorn.Server):
                 server_header=False,
                 timeout_graceful_shutdown=CLOSE_WITHIN_S,
                 timeout_keep_alive=30,
+                # uvicorn calls listen() again, with this value.
+                backlog=BACKLOG,
             )
         )
         self._gateway = gateway

@@ -1,7 +1,7 @@
 """Liveness: whether a silent worker may be considered dead, so that its jobs are taken over.
 
-A worker renews each lease three times per lease. Silence is evidence of death only if a renewal could have arrived. It
-is not evidence
+A worker renews each lease three times per lease. A missing renewal shows a dead worker only if it could have arrived.
+It is not evidence
 
 - while the store was unreachable or slow for this observer: then other workers could not renew either;
 - at a server that has been the primary only briefly: it may have lost the last renewals in a failover.

@@ -92,7 +92,7 @@ class ProcessSettings(StoreSettings):
     models: Annotated[dict[str, str] | None, NoDecode] = Field(
         None,
         description='JSON object, alias to provider/model: {"default": "demo", "fast": "openai/gpt-4o-mini"}; '
-        "unset: every provider that has a key",
+        "unset: the demo, and each provider that has a key",
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     drain: Duration = Field(

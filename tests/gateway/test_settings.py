@@ -82,6 +82,7 @@ WRONG = [
     ("models", '{"default": 1}', "string"),
     ("models", '{"fast": "demo"}', 'no alias "default"'),
     ("proxies", "proxy.example", "no IP address or network"),
+    ("proxies", "10.0.0.5/8", "no IP address or network"),
     ("demo_rate", "-1", "greater than or equal to 0"),
     ("demo_rate", "inf", "finite"),
     ("lease", "0.1", "greater than 0.1"),

@@ -270,7 +270,22 @@ def test_a_port_in_use_names_the_setting() -> None:
         error = refused("run", "--port", str(port))
     assert f"127.0.0.1:{port}" in error
     assert "Address already in use" in error
-    assert "--port" in error
+    assert "TOKENWIRE_PORT (--port)" in error
+
+
+def test_a_metrics_port_in_use_names_its_own_setting() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        error = tokenwire("run", "--port", "0", "--metrics-port", str(taken.getsockname()[1])).stderr
+    assert "TOKENWIRE_METRICS_PORT (--metrics-port)" in error
+
+
+@pytest.mark.parametrize("command", [("gateway", "--processes", "2"), ("run", "--gateways", "2")], ids=" ".join)
+def test_an_unknown_store_of_several_processes_is_refused(command: tuple[str, ...]) -> None:
+    error = refused(*command, "--port", "0", "--store", "mongodb://planted-secret@localhost")
+    assert "mongodb://" in error
+    assert "planted-secret" not in error
 
 
 def test_a_foreign_host_is_refused_with_the_reason() -> None:

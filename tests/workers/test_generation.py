@@ -249,4 +249,6 @@ async def test_response_to_an_expired_message_fails_without_a_call(store: Store)
     await (await one.generation()).run()
     end = await one.end()
     assert (end.reason, end.error and end.error.code) == ("failed", "expired")
+    # A retry could only fail in the same way.
+    assert end.retryable is False
     assert one.provider.calls == 0

@@ -7,11 +7,13 @@ import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from gateway.streams import response_log
+from gateway.streams import jobs, response_log
+from gateway.streams.store.errors import StoreFullError
 from gateway.streams.store.store import open_store
 from tests.gateway.streams.steps import Conversation
 from tests.stores import RealServer
 from tests.workers.test_generation import OPTIONS
+from workers import pool as pool_module
 from workers.options import GenerationOptions
 from workers.pool import Pool
 
@@ -86,3 +88,25 @@ async def test_shut_down_releases_the_remaining_jobs(store: Store) -> None:
     # No lease to wait for: the job was released.
     job = await conversation.take("w2", lease=3600.0)
     assert job.response == accepted.response
+
+
+async def test_failed_search_for_lost_jobs_does_not_stop_take_overs(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full store refuses the lock of the search, but still accepts renewals: silence remains evidence."""
+    caplog.set_level(logging.WARNING, logger="workers.pool")
+
+    async def full(*_: object) -> list[tuple[str, str]]:
+        raise StoreFullError("the store is full")
+
+    monkeypatch.setattr(jobs, "requeue_lost", full)
+    monkeypatch.setattr(pool_module, "REQUEUE_INTERVAL_S", 0.01)
+    store = await open_store("memory://")
+    async with running_pool(store):
+
+        async def failed_twice() -> bool:
+            return sum(record.getMessage() == "requeue_failed" for record in caplog.records) >= 2
+
+        await until(failed_twice)
+    assert {record.getMessage() for record in caplog.records} == {"requeue_failed"}
+    await store.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -104,6 +104,37 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def started(provider: Provider) -> AsyncGenerator[Event, None]:
     return provider(REQUEST)
+
+
+INVALID: Final = [
+    Finish("complete", {"input_tokens": None}),  # type: ignore[dict-item]
+    Finish("complete", {"input_tokens": 1.5}),  # type: ignore[dict-item]
+    Finish("complete", {"input_tokens": True}),
+    Finish("complete", {1: 2}),  # type: ignore[dict-item]
+    Finish("complete", None),  # type: ignore[arg-type]
+    Finish("done"),  # type: ignore[arg-type]
+    Finish(None),  # type: ignore[arg-type]
+    Text(5),  # type: ignore[arg-type]
+    Reasoning(None),  # type: ignore[arg-type]
+    5,
+]
+
+
+@pytest.mark.parametrize("item", INVALID, ids=repr)
+async def test_an_invalid_yield_fails_before_it_is_written(item: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry that cannot be decoded would make its conversation unreadable."""
+
+    async def generate(_: Request) -> AsyncGenerator[object, None]:
+        yield "before "
+        yield item
+
+    connect("my_module:generate")
+    monkeypatch.setattr(sys.modules["my_module"], "generate", generate)
+    events = started(connect("my_module:generate"))
+    assert await anext(events) == Text("before ")
+    with pytest.raises(ProviderError) as caught:
+        await anext(events)
+    assert (caught.value.code, caught.value.retryable) == ("generator_failed", False)
 
 
 async def everything(model: str) -> list[Event]:

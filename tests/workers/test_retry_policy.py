@@ -32,6 +32,13 @@ def test_retry_after_of_the_provider_replaces_the_backoff() -> None:
     assert retries.pause_s(error(), 1000.0, received=False) == 4.0
 
 
+def test_thousands_of_failures_without_a_pause_are_counted_without_an_overflow() -> None:
+    retries = policy()
+    for _ in range(2000):
+        assert retries.pause_s(error(retry_after=0.0), 1000.0, received=False) == 0.0
+    assert retries.pause_s(error(), 1000.0, received=False) == MAX_PAUSE_S
+
+
 @given(st.floats(0, 1), st.floats(0, 30))
 def test_jitter_only_lengthens_a_pause(random: float, retry_after: float) -> None:
     pause_s = policy(random=random).pause_s(error(retry_after=retry_after), 1000.0, received=False)

@@ -18,7 +18,7 @@ export interface Message {
   /** The message. */
   id: string;
   /** Its author. */
-  role: "assistant" | "user";
+  role: "user" | "assistant";
   /** The whole text. */
   text: string;
   /** The response that it settles. */
@@ -44,7 +44,7 @@ export interface OpenResponse {
   /** Its cursor. */
   cursor: string;
   /** As in `status`, never `ended`. */
-  state: "ended" | "queued" | "recovering" | "running" | "waiting";
+  state: "queued" | "waiting" | "recovering" | "running" | "ended";
   /** Alias of the model. */
   model: string;
   /** Number of the attempt; 0 before the first. */
@@ -112,7 +112,7 @@ export interface Send {
   /** Response whose question this message asks again in other words. */
   replaces?: string | undefined;
   /** While another answer is open: wait for it, refuse this message, or stop the open answers. */
-  if_busy?: "interrupt" | "queue" | "reject" | undefined;
+  if_busy?: "queue" | "reject" | "interrupt" | undefined;
   /** W3C Trace Context; the answer becomes part of the trace. */
   traceparent?: string | undefined;
 }
@@ -123,7 +123,7 @@ export interface Stop {
   /** The response. */
   response: string;
   /** Stopped by the user, or by a check of its first tokens. */
-  reason?: "guarded" | "stopped" | undefined;
+  reason?: "stopped" | "guarded" | undefined;
 }
 
 /** Ask for another answer in place of a response that has ended. */
@@ -134,7 +134,7 @@ export interface Retry {
   /** Idempotency key that the client chooses. */
   key: string;
   /** Start again, or continue from its text. */
-  mode?: "continue" | "restart" | undefined;
+  mode?: "restart" | "continue" | undefined;
   /** W3C Trace Context; the answer becomes part of the trace. */
   traceparent?: string | undefined;
 }
@@ -171,7 +171,7 @@ export interface Watching {
   /** Frames continue from `after`; otherwise a `snapshot` follows. */
   resumed: boolean;
   /** Why not resumed: the cursor is not valid, or its entry is lost. */
-  reason?: "lost" | "unknown";
+  reason?: "unknown" | "lost";
 }
 
 /** The whole state of a conversation, which replaces what the client shows. */
@@ -244,7 +244,7 @@ export interface Reset {
   /** The whole reasoning so far. */
   reasoning?: string;
   /** Another worker took over, the cursor is not in the log, or the log has expired. */
-  reason: "attempt" | "gone" | "lost";
+  reason: "attempt" | "lost" | "gone";
 }
 
 /** What a response does where its text does not show it. */
@@ -256,7 +256,7 @@ export interface Status {
    * `waiting`: for the provider, for `retry_in` seconds; without `retry_in` the store is unavailable. `recovering`:
    * another worker takes over. `ended`: only as the answer to `stop`.
    */
-  state: "ended" | "queued" | "recovering" | "running" | "waiting";
+  state: "queued" | "waiting" | "recovering" | "running" | "ended";
   /** The response's cursor, where the client has everything up to it. */
   cursor?: string;
   /** The conversation. */

@@ -11,12 +11,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+from collections.abc import Mapping
 from contextlib import aclosing
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args
 
-from workers.providers import Event, Finish, Provider, ProviderError, Reasoning, Request, Text
+from workers.providers import Event, Finish, FinishReason, Provider, ProviderError, Reasoning, Request, Text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -44,14 +45,14 @@ def connect(model: str) -> Provider:
                         case str():
                             if item:
                                 yield Text(item)
-                        case Text() | Reasoning():
+                        case Text(str()) | Reasoning(str()):
                             yield item
-                        case Finish():
+                        case Finish() if _is_valid(item):
                             yield item
                             return
                         case _:
                             raise ProviderError("generator_failed", MESSAGE, retryable=False) from TypeError(
-                                f"{model} yielded {type(item).__name__}: yield str, Text, Reasoning or Finish"
+                                f"{model} yielded {type(item).__name__}: yield str or a valid Text, Reasoning or Finish"
                             )
         except ProviderError:
             raise
@@ -60,6 +61,16 @@ def connect(model: str) -> Provider:
         yield Finish("complete")
 
     return provider
+
+
+def _is_valid(finish: Finish) -> bool:
+    """Tell whether a reason and counts may be written: an entry that cannot be decoded would break its conversation."""
+    usage: Any = finish.usage
+    return (
+        finish.reason in get_args(FinishReason)
+        and isinstance(usage, Mapping)
+        and all(isinstance(name, str) and type(count) is int for name, count in usage.items())
+    )
 
 
 def _generator(model: str) -> Generator:
