@@ -271,7 +271,7 @@ async def test_a_missing_provider_key_fails() -> None:
 async def test_an_unreachable_store_or_gateway_fails() -> None:
     found = await examined("redis://127.0.0.1:1/0", "http://127.0.0.1:1")
     assert found["store"].mark == found["gateway"].mark == "FAIL"
-    assert "start it, or set TOKENWIRE_STORE" in found["store"].text
+    assert "start it, or correct TOKENWIRE_STORE" in found["store"].text
     assert "nothing answers at http://127.0.0.1:1" in found["gateway"].text
 
 

@@ -594,10 +594,10 @@ async def test_event_stream_ends_when_token_expires(
     expires = time.time() + 3.0
     headers = bearer(conversation, exp=expires)
     async with stream(client, f"{guarded[0].url}/v1/conversations/{conversation}/events", **headers) as reader:
-        while (event := await reader.next(comments=True)) is not None:
-            # Not as late as the first keep-alive comment.
-            assert event.data is not None
-    assert time.time() >= expires
+        while await reader.next() is not None:
+            pass
+    # The upper limit only distinguishes an end from a timeout of the client.
+    assert 0 <= time.time() - expires < 10.0
 
 
 async def test_cors_allows_only_listed_origins(
