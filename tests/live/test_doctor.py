@@ -259,7 +259,9 @@ def test_a_wrong_clock_warns(operated: Operated) -> None:
     wrongs = [line for line in text.splitlines() if "clock" in line]
     assert [line.split(":")[0] for line in wrongs] == ["WARN  store's clock", "WARN  gateway's clock"]
     # A second more or less, on a machine that is busy.
-    assert all(re.search(r"3(59|60)\d s behind this machine's: set both by NTP", line) for line in wrongs), wrongs
+    assert all(re.search(r"3(59|60)\d s behind this machine's: synchronize both with NTP", line) for line in wrongs), (
+        wrongs
+    )
 
 
 async def test_a_missing_provider_key_fails() -> None:
