@@ -30,6 +30,7 @@ from gateway.streams.log_fields import error_fields
 from gateway.submissions import Submissions
 from gateway.timer_wheel import STEP_S, TimerWheel
 from gateway.transports import static, websocket_endpoint
+from gateway.transports.authentication import TokenCheck
 from gateway.transports.http_api import HttpApi
 from gateway.transports.websocket_endpoint import WebSocketEndpoint
 from gateway.transports.widget_files import widget_routes
@@ -71,13 +72,17 @@ class Gateway:
             rate=settings.accepts,
             random=random.random,
         )
-        authenticator = Authenticator(settings.key, settings.jwt_audience)
+        # A weak secret is tolerated where only programs of this machine can connect.
+        authenticator = Authenticator(
+            settings.key, settings.jwt_audience, settings.jwt_issuer, allow_weak=settings.loopback
+        )
+        authenticate = TokenCheck(authenticator).check
         submissions = Submissions(store, models, self.feed.response_submitted)
         self.sockets = WebSocketEndpoint(
             hub=self.hub,
             feed=self.feed,
             submissions=submissions,
-            authenticator=authenticator,
+            authenticate=authenticate,
             admission=self.admission,
             timers=self._timers,
             models=models,
@@ -88,7 +93,7 @@ class Gateway:
             hub=self.hub,
             feed=self.feed,
             submissions=submissions,
-            authenticator=authenticator,
+            authenticate=authenticate,
             admission=self.admission,
             allows=self.allows,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -32,6 +32,9 @@ from gateway.wire import (
     Watch,
     Watching,
 )
+
+if TYPE_CHECKING:
+    from gateway.wire import TokenProblem
 
 _DECODER: Final = msgspec.json.Decoder(ClientFrame)
 _encode: Final = msgspec.json.Encoder().encode
@@ -113,6 +116,11 @@ def error(code: str, message: str, *, key: str | None = None, retry_after: float
     """Return an `error` with a code of `wire.ERRORS`."""
     assert code in ERRORS
     return encode(ErrorFrame(code=code, message=message, key=key, retry_after=retry_after))
+
+
+def unauthenticated(problem: TokenProblem, message: str) -> Frame:
+    """Return the `error` that says what is wrong with a token."""
+    return encode(ErrorFrame(code="unauthenticated", message=message, problem=problem))
 
 
 def refusal(

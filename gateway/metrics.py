@@ -57,6 +57,9 @@ REPLAYED: Final = Counter(
 CLOSED: Final = Counter(
     "tokenwire_refused", "Connections closed by the gateway, by close code.", ["code"], registry=REGISTRY
 )
+TOKENS_REJECTED: Final = Counter(
+    "tokenwire_tokens_rejected", "Rejected tokens, by what was wrong.", ["problem"], registry=REGISTRY
+)
 
 GAPS: Final = Counter(
     "tokenwire_gaps",

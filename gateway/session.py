@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from gateway import frame_codec
-from gateway.auth import Denied, Identity
+from gateway.auth import EXPIRED, Denied, Identity
 from gateway.frame_codec import BadFrame, Frame
 from gateway.streams import keys
 from gateway.wire import HELLO_WITHIN_S, Close, Hello, Retry, Send, Stop, Token, Unwatch, Watch
@@ -64,6 +64,9 @@ class Execute:
 Command: TypeAlias = SendFrame | CloseSocket | Execute
 
 
+OTHER_SUBJECT: Final = Denied("other_subject", "the token has another subject")
+
+
 class Session:
     """The state of one client."""
 
@@ -105,7 +108,7 @@ class Session:
         if self.state is State.NEW and now - self._opened_at > HELLO_WITHIN_S:
             return self._close(Close.NO_HELLO, "no hello within five seconds")
         if self.state is State.READY and self.identity is not None and wall >= self.identity.expires:
-            return self._close(Close.NOT_AUTHENTICATED, "the token has expired")
+            return self._deny(EXPIRED)
         return []
 
     def due(self, now: float, wall: float) -> float:
@@ -162,13 +165,17 @@ class Session:
 
     def _log_in(self, token: str | None, wall: float, *, first: bool) -> list[Command]:
         identity = self._authenticate(token, wall)
+        if self.identity is not None and isinstance(identity, Identity) and identity.subject != self.identity.subject:
+            identity = OTHER_SUBJECT
         if isinstance(identity, Denied):
-            return self._close(Close.NOT_AUTHENTICATED, identity.reason)
-        if self.identity is not None and identity.subject != self.identity.subject:
-            return self._close(Close.NOT_AUTHENTICATED, "the token has another subject")
+            return self._deny(identity)
         self.identity = identity
         self.state = State.READY
         return [SendFrame(frame_codec.ready(self._name, self._models))] if first else []
+
+    def _deny(self, denied: Denied) -> list[Command]:
+        explanation = frame_codec.unauthenticated(denied.problem, denied.sentence)
+        return [SendFrame(explanation), *self._close(Close.NOT_AUTHENTICATED, denied.reason)]
 
     def _reject_bad_frame(self, reason: str) -> list[Command]:
         self._bad_frames += 1

@@ -28,6 +28,7 @@ class GatewaySettings(ProcessSettings):
         None, description="secret (HS256) or public key in PEM form (RS256, ES256) that verifies tokens; @FILE reads it"
     )
     jwt_audience: str | None = Field(None, description="audience that tokens must name; unset: any")
+    jwt_issuer: str | None = Field(None, description="issuer that tokens must name; unset: any")
     origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins of the web pages that may connect, separated by commas; * for every page"
     )
@@ -104,7 +105,7 @@ class GatewaySettings(ProcessSettings):
             from gateway.auth import Authenticator, KeyUnusableError  # noqa: PLC0415
 
             try:
-                Authenticator(self.key)
+                Authenticator(self.key, allow_weak=self.loopback)
             except KeyUnusableError as error:
                 raise ValueError(f"TOKENWIRE_JWT_KEY: {error}") from error
         if self.auth is None and self.jwt_key is None and not self.loopback:

@@ -63,6 +63,24 @@ ERRORS: Final = {
 """Each error code of the protocol, and the HTTP status with the same meaning."""
 
 
+TokenProblem: TypeAlias = Literal[
+    "token_missing",
+    "malformed",
+    "wrong_algorithm",
+    "wrong_key",
+    "claims_invalid",
+    "wrong_audience",
+    "wrong_issuer",
+    "expired",
+    "not_yet_valid",
+    "lifetime_too_long",
+    "no_conversations",
+    "conversations_invalid",
+    "other_subject",
+]
+"""What is wrong with a token, in an error `unauthenticated`."""
+
+
 def _text(description: str, **limits: Any) -> Meta:
     return Meta(description=description, **limits)
 
@@ -349,6 +367,7 @@ class ErrorFrame(ServerStruct, frozen=True, kw_only=True, tag="error"):
     conversation: Annotated[str | None, _text("The refused watch.")] = None
     response: Annotated[str | None, _text("The refused stop.")] = None
     retry_after: Annotated[float | None, _text("Seconds after which to repeat the request.")] = None
+    problem: Annotated[TokenProblem | None, _text("What is wrong with the token; the socket is closed next.")] = None
 
 
 class Moving(ServerStruct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+from typing import TextIO
 
 import click
 
@@ -22,15 +23,22 @@ HOME_AND_CLEAR: str = "\x1b[H\x1b[J"
 @click.option(
     "--url", help="also probe the gateway at this address, the one that clients use, and the proxies in front of it"
 )
-@click.option("--token", help="token for conversations doctor-* there; not needed with a secret in TOKENWIRE_JWT_KEY")
+@click.option(
+    "--token-file",
+    type=click.File(),
+    help="file with a token for conversations doctor-* there, - for standard input; not needed with a secret in "
+    "TOKENWIRE_JWT_KEY",
+)
 @with_settings(Settings)
-def doctor(settings: Settings, url: str | None, token: str | None) -> None:
+def doctor(settings: Settings, url: str | None, token_file: TextIO | None) -> None:
     """Check the store, this machine, the keys and the way to a gateway, and report what to change."""
     from gateway.operations.doctor import examine
+    from gateway.operations.terminal import visible
 
+    token = token_file.read().strip() if token_file is not None else None
     findings = asyncio.run(examine(settings, url, token))
     for finding in findings:
-        click.echo(f"{finding.mark:<5} {finding.subject}: {finding.text}")
+        click.echo(visible(f"{finding.mark:<5} {finding.subject}: {finding.text}"))
     if any(finding.mark == "FAIL" for finding in findings):
         sys.exit(1)
 
@@ -96,6 +104,7 @@ async def _top(settings: StoreSettings, once: bool) -> None:
 
 
 async def _tail(settings: StoreSettings, response: str, follow: bool) -> None:
+    from gateway.operations.terminal import visible
     from gateway.streams import log_entries, response_log
     from gateway.streams.store.store import open_store
 
@@ -110,9 +119,9 @@ async def _tail(settings: StoreSettings, response: str, follow: bool) -> None:
             for entry, value in entries:
                 if last is not None and entry <= last:
                     continue
-                kind, body = value[:1], value[1:].decode()
-                name = log_entries.KINDS.get(kind, kind.decode())
-                click.echo(f"{entry!s:<20} {name:<9} {body}")
+                text = visible(value.decode("utf-8", "backslashreplace"))
+                name = log_entries.KINDS.get(value[:1], text[:1])
+                click.echo(f"{entry!s:<20} {name:<9} {text[1:]}")
             # After a lost tail the log ends before the last entry that was printed.
             last = max(last or entries[-1][0], entries[-1][0])
             if not follow or entries[-1][1][:1] == log_entries.END:

@@ -13,7 +13,16 @@ import click
 from gateway.cli.settings import Settings
 from gateway.process import logs
 from gateway.streams.metrics import BUILD
-from gateway.streams.settings import SettingsError, display, is_duration, load, unknown
+from gateway.streams.settings import (
+    SettingsError,
+    display,
+    holds_password,
+    is_duration,
+    is_secret,
+    load,
+    unknown,
+    without_password,
+)
 from gateway.streams.store import address
 from gateway.streams.store.embedded import default_folder
 from gateway.streams.store.errors import StoreError
@@ -28,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def with_settings(kind: type[StoreSettings]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that gives a command an option for each setting of `kind`.
+    """Return a decorator that gives a command an option for each setting of `kind` that is no secret.
 
     The settings are the command's first argument.
     """
@@ -37,6 +46,12 @@ def with_settings(kind: type[StoreSettings]) -> Callable[[Callable[..., None]], 
         def run(**given: Any) -> None:
             own = {name: given.pop(name) for name in list(given) if name not in kind.model_fields}
             options = {name: value for name, value in given.items() if value is not None}
+            if holds_password(options.get("store", "")):
+                # Every user of the machine can read the command lines of its processes.
+                raise click.ClickException(
+                    f"--store {without_password(options['store'])}: a password does not belong on the command line; "
+                    "set TOKENWIRE_STORE, or write the address to a file and give @FILE"
+                )
             try:
                 settings = load(kind, options, Settings.model_fields)
             except SettingsError as error:
@@ -51,6 +66,8 @@ def with_settings(kind: type[StoreSettings]) -> Callable[[Callable[..., None]], 
         run.__doc__ = command.__doc__
         run.__name__ = command.__name__
         for name, field in reversed(kind.model_fields.items()):
+            if is_secret(field):
+                continue
             default = display(name, field.default, is_duration(field))
             text = field.description if default == "-" else f"{field.description}  [default: {default}]"
             run = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=text)(run)

@@ -15,7 +15,6 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
 
 from gateway.operations.finding import Finding
-from gateway.wire import Close
 
 if TYPE_CHECKING:
     from gateway.settings import GatewaySettings
@@ -104,9 +103,13 @@ async def _upgrade(address: str, token: str | None) -> Finding:
                 answer = json.loads(await socket.recv())
             except ConnectionClosed as error:
                 code = error.rcvd.code if error.rcvd is not None else 1006
-                if code == Close.NOT_AUTHENTICATED:
-                    return Finding("ok", "upgrade", "a WebSocket connects, and a token is required")
                 return Finding("WARN", "upgrade", f"a WebSocket connects, and is closed with {code}")
+            if answer.get("problem") == "token_missing":
+                return Finding("ok", "upgrade", "a WebSocket connects, and a token is required")
+            if answer.get("code") == "unauthenticated":
+                return Finding(
+                    "WARN", "upgrade", f"a WebSocket connects, and the token is rejected ({answer['problem']})"
+                )
             return Finding("ok", "upgrade", f"a WebSocket connects ({answer.get('type')})")
     except InvalidStatus as error:
         text = f"a WebSocket is answered with {error.response.status_code}, not 101: {UPGRADE}"
@@ -120,7 +123,9 @@ async def _stream(client: httpx2.AsyncClient, url: str, token: str | None) -> Fi
     try:
         async with asyncio.timeout(FIRST_EVENT_WITHIN_S), client.stream("GET", url, headers=headers) as reply:
             if reply.status_code in (401, 403):
-                return Finding("WARN", "buffering", "not checked: pass --token with a token for conversations doctor-*")
+                return Finding(
+                    "WARN", "buffering", "not checked: pass --token-file with a token for conversations doctor-*"
+                )
             if reply.status_code != 200:
                 return Finding("FAIL", "buffering", f"events are answered with {reply.status_code}")
             async for piece in reply.aiter_raw():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from gateway.operations.terminal import visible
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -50,7 +52,7 @@ def lines(fleet: Fleet, clock: str, width: int, height: int) -> list[str]:
     shown += table(RESPONSES, [_response(each) for each in rows], width)
     if len(fleet.responses) > len(rows):
         shown.append(f"and {len(fleet.responses) - len(rows)} more")
-    return [line[:width] for line in shown[:height]]
+    return [visible(line)[:width] for line in shown[:height]]
 
 
 def wrapped(parts: Sequence[str], width: int) -> list[str]:

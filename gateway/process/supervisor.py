@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 STABLE_AFTER_S: Final = 5.0
 """A process that ran this long has started correctly: its death is not a mistake in the settings."""
 
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 MAX_FAILURES: Final = 3
 PARENT_CHECK_S: Final = 1.0
 
@@ -39,7 +40,7 @@ class ProcessGroup:
 
         After MAX_FAILURES failed starts in a row the other children are ended and the status is 1.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             signal.signal(number, self._stop)
         for index in range(self._count):
             self._start(index)
@@ -60,17 +61,20 @@ class ProcessGroup:
         return 1 if self._failures >= MAX_FAILURES else 0
 
     def _start(self, index: int) -> None:
-        child = os.fork()
+        # A signal waits until the child is in the list, and until it has replaced this process's handler, which would
+        # end its siblings.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        child = os.fork() if not self._stopping else -1
         if child:
-            self._children[child] = (index, time.monotonic())
-            if self._stopping:
-                # The signal came during the fork, before the child was in the list.
-                os.kill(child, signal.SIGTERM)
+            if child > 0:
+                self._children[child] = (index, time.monotonic())
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             return
         status = 1
         try:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in SIGNALS:
                 signal.signal(number, signal.default_int_handler)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             status = self._work(index)
         finally:
             # Without this the child would run the parent's clean-up again.

@@ -1,7 +1,8 @@
 """Settings that gateways and workers share, and how every setting is read, checked and shown.
 
-A setting is a field of a `BaseSettings` class, the environment variable `TOKENWIRE_<NAME>` and a command line option.
-Each process reads the class that it needs: `gateway.settings.GatewaySettings`, `workers.settings.WorkerSettings`.
+A setting is a field of a `BaseSettings` class, the environment variable `TOKENWIRE_<NAME>` and, unless it is a secret,
+a command line option. Each process reads the class that it needs: `gateway.settings.GatewaySettings`,
+`workers.settings.WorkerSettings`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -19,7 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from gateway.streams.store.store import Lifetimes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, MutableMapping
 
 PREFIX: Final = "TOKENWIRE_"
 SECRETS: Final = ("jwt_key", "operator_token", "store")
@@ -74,7 +75,7 @@ class StoreSettings(BaseSettings):
     store: str = Field(
         "memory://",
         repr=False,
-        description="memory://, embedded://[FOLDER], redis://, unix://, sentinel:// or cluster://",
+        description="memory://, embedded://[FOLDER], redis://, unix://, sentinel:// or cluster://; @FILE reads it",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="lowest severity that is logged"
@@ -82,6 +83,11 @@ class StoreSettings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         "text", description="format of a log event: a text line or a JSON object"
     )
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _read_store_file(cls, value: Any) -> Any:
+        return read_secret_file(value)
 
 
 class ProcessSettings(StoreSettings):
@@ -160,6 +166,25 @@ def read_secret_file(value: Any) -> Any:
     return value
 
 
+def read_credentials(environment: MutableMapping[str, str]) -> None:
+    """Replace each `@FILE` of a provider's key by the content of the file; the SDKs read the variables themselves.
+
+    Raises SettingsError.
+    """
+    for name in CREDENTIALS:
+        value = environment.get(name, "")
+        try:
+            if (content := read_secret_file(value)) != value:
+                environment[name] = content
+        except ValueError as error:
+            raise SettingsError(f"{name}={value}: {error}") from None
+
+
+def is_secret(field: Any) -> bool:
+    """Tell whether a field holds a secret, which is no command line option."""
+    return SecretStr in (field.annotation, *get_args(field.annotation))
+
+
 class EffectiveSetting(NamedTuple):
     """A setting in effect: its variable, its value with secrets masked, and `default`, `environment` or `option`."""
 
@@ -218,6 +243,13 @@ def without_password(address: str) -> str:
     return f"{scheme}://{MASK + at if at else ''}{tail if at else authority}{question and question + MASK}"
 
 
+def holds_password(address: str) -> bool:
+    """Tell whether an address names a user, or has a password in its query."""
+    _, _, rest = address.partition("://")
+    authority, _, query = rest.partition("?")
+    return "@" in authority or "password=" in query
+
+
 def unknown(environment: Mapping[str, str], names: Iterable[str]) -> dict[str, str | None]:
     """Return variables that start with TOKENWIRE_ and are no setting, each with the most similar setting, if any.
 
@@ -250,6 +282,7 @@ def load(kind: type[AnySettings], options: Mapping[str, Any], names: Iterable[st
     if misspelled:
         # A warning is not enough: a misspelled TOKENWIRE_JWT_KEY would leave the gateway open.
         raise SettingsError("\n".join(misspelled))
+    read_credentials(os.environ)
     try:
         return kind(**options)
     except ValidationError as error:

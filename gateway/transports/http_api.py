@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway import frame_codec, metrics, wire
-from gateway.auth import Authenticator, Denied, Identity
+from gateway.auth import Denied, Identity
 from gateway.frame_batch import FrameBatch
 from gateway.room import Position
 from gateway.streams import keys
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from gateway.room import Room
     from gateway.streams.history_log import Accepted
     from gateway.submissions import Submissions
+    from gateway.wire import TokenProblem
 
 Keyed = TypeVar("Keyed", Send, Retry)
 ClientRequest = TypeVar("ClientRequest", Send, Retry, Stop)
@@ -48,17 +49,17 @@ class HttpApi:
         hub: Hub,
         feed: Feed,
         submissions: Submissions,
-        authenticator: Authenticator,
+        authenticate: Callable[[str | None, float], Identity | Denied],
         admission: Admission,
         allows: Callable[[str | None], bool],
     ) -> None:
-        """`allows` tells whether a page of an origin may connect."""
+        """`authenticate`: see `Session`. `allows` tells whether a page of an origin may connect."""
         self.streams: set[EventStream] = set()
         """The open event streams."""
         self._hub = hub
         self._feed = feed
         self._submissions = submissions
-        self._authenticator = authenticator
+        self._check_token = authenticate
         self._admission = admission
         self._allows = allows
 
@@ -77,9 +78,9 @@ class HttpApi:
         if not self._allows(request.headers.get("origin")):
             return error_response("forbidden", "This page may not connect.")
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        identity = self._authenticator.check(token.strip() if scheme.lower() == "bearer" else None, time.time())
+        identity = self._check_token(token.strip() if scheme.lower() == "bearer" else None, time.time())
         if isinstance(identity, Denied):
-            return error_response("unauthenticated", f"{identity.reason[0].upper()}{identity.reason[1:]}.")
+            return error_response("unauthenticated", identity.sentence, problem=identity.problem)
         return identity
 
     def _authorize_conversation(self, request: Request) -> tuple[Identity, str] | Response:
@@ -277,12 +278,16 @@ def _submission_response(result: Accepted | Failure) -> Response:
     )
 
 
-def error_response(code: str, message: str, retry_after: float | None = None) -> Response:
-    """Return an error; `code` is one of `wire.ERRORS`, `retry_after` is in seconds."""
+def error_response(
+    code: str, message: str, retry_after: float | None = None, problem: TokenProblem | None = None
+) -> Response:
+    """Return an error; `code` is one of `wire.ERRORS`, `retry_after` in seconds; `problem`: see `ErrorFrame`."""
     headers = {"retry-after": str(math.ceil(retry_after))} if retry_after else {}
     if code == "unauthenticated":
-        headers["www-authenticate"] = "Bearer"
-    return JSONResponse({"error": {"code": code, "message": message}}, wire.ERRORS[code], headers)
+        # RFC 6750, section 3.1: a request without a token gets no error code.
+        headers["www-authenticate"] = "Bearer" if problem == "token_missing" else 'Bearer error="invalid_token"'
+    error = {"code": code, "message": message, **({"problem": problem} if problem else {})}
+    return JSONResponse({"error": error}, wire.ERRORS[code], headers)
 
 
 def rejection_response(rejection: Rejection) -> Response:

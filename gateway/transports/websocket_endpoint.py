@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from gateway.admission import Admission
-    from gateway.auth import Authenticator
+    from gateway.auth import Denied, Identity
     from gateway.feed.feed import Feed
     from gateway.frame_codec import Frame
     from gateway.hub import Hub
@@ -45,18 +45,18 @@ class WebSocketEndpoint:
         hub: Hub,
         feed: Feed,
         submissions: Submissions,
-        authenticator: Authenticator,
+        authenticate: Callable[[str | None, float], Identity | Denied],
         admission: Admission,
         timers: TimerWheel[Connection],
         models: tuple[str, ...] | None,
         allows: Callable[[str | None], bool],
     ) -> None:
-        """`allows` tells whether a page of an origin may connect. `models`: see `frame_codec.ready`."""
+        """`authenticate`, `models`: see `Session`. `allows` tells whether a page of an origin may connect."""
         self.connections: set[Connection] = set()
         self._hub = hub
         self._feed = feed
         self._submissions = submissions
-        self._authenticator = authenticator
+        self._authenticate = authenticate
         self._admission = admission
         self._timers = timers
         self._models = models
@@ -102,7 +102,7 @@ class WebSocketEndpoint:
             opened = AsgiSocket(socket) if take_over is None else take_over()
             connection = Connection(
                 socket=opened,
-                session=Session(secrets.token_hex(8), self._authenticator.check, self._models, time.monotonic()),
+                session=Session(secrets.token_hex(8), self._authenticate, self._models, time.monotonic()),
                 hub=self._hub,
                 feed=self._feed,
                 submissions=self._submissions,

@@ -18,8 +18,14 @@ from hypothesis import strategies as st
 
 from gateway.auth import (
     ANONYMOUS,
+    EXPIRED,
     LEEWAY,
+    MAX_CONVERSATIONS,
+    MAX_LIFETIME_S,
+    MAX_PATTERN,
+    MAX_SUBJECT,
     MIN_SECRET_BYTES,
+    SEPARATORS,
     Authenticator,
     Denied,
     Identity,
@@ -53,6 +59,12 @@ def claims(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in {**good, **changes}.items() if value is not None}
 
 
+def problem(checked: Identity | Denied) -> str:
+    """Return the code of a denial."""
+    assert isinstance(checked, Denied), checked
+    return checked.problem
+
+
 def signed(said: bytes, header: dict[str, Any] | None = None, secret: bytes = SECRET.encode()) -> str:
     """Return a token built by hand, because the library refuses to make an invalid one."""
     head = json.dumps(header or {"alg": "HS256", "typ": "JWT"}).encode()
@@ -76,7 +88,7 @@ def test_a_token_of_another_key_is_denied(algorithm: str) -> None:
         "ES256": ec.generate_private_key(ec.SECP256R1()),
     }
     token = jwt.encode(claims(), others[algorithm], algorithm)
-    assert Authenticator(KEYS[algorithm][1]).check(token, NOW) == Denied("the token is not valid")
+    assert problem(Authenticator(KEYS[algorithm][1]).check(token, NOW)) == "wrong_key"
 
 
 @pytest.mark.parametrize("configured", KEYS)
@@ -106,27 +118,71 @@ def test_a_token_without_a_valid_signature_is_denied(configured: str, name: Any)
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("changes", "expected"),
     [
-        ({"exp": NOW}, "the token has expired"),
-        ({"exp": NOW - 1e9}, "the token has expired"),
-        ({"nbf": NOW + LEEWAY + 1}, "the token is not valid yet"),
-        ({"exp": None}, "the token is not valid"),
-        ({"exp": "tomorrow"}, "the token is not valid"),
-        ({"exp": float("nan")}, "the token is not valid"),
-        ({"exp": 10**400}, "the token is not valid"),
-        ({"nbf": float("nan")}, "the token is not valid"),
-        ({"nbf": [1]}, "the token is not valid"),
-        ({"sub": None}, "the token is not valid"),
-        ({"sub": 5}, "the token is not valid"),
-        ({"conversations": "c1"}, "the token's conversations are not a list of names"),
-        ({"conversations": ["c1", 2]}, "the token's conversations are not a list of names"),
-        ({"conversations": {"c1": True}}, "the token's conversations are not a list of names"),
+        ({"exp": NOW}, "expired"),
+        ({"exp": NOW - 1e9}, "expired"),
+        ({"exp": True}, "claims_invalid"),
+        ({"exp": None}, "claims_invalid"),
+        ({"exp": "tomorrow"}, "claims_invalid"),
+        ({"exp": str(NOW + 60)}, "claims_invalid"),
+        ({"exp": float("nan")}, "claims_invalid"),
+        ({"exp": float("inf")}, "claims_invalid"),
+        ({"exp": 10**400}, "claims_invalid"),
+        ({"exp": NOW + MAX_LIFETIME_S + 1}, "lifetime_too_long"),
+        ({"nbf": NOW + LEEWAY + 1}, "not_yet_valid"),
+        ({"nbf": float("nan")}, "claims_invalid"),
+        ({"nbf": [1]}, "claims_invalid"),
+        ({"sub": None}, "claims_invalid"),
+        ({"sub": ""}, "claims_invalid"),
+        ({"sub": True}, "claims_invalid"),
+        ({"sub": ["ann"]}, "claims_invalid"),
+        ({"sub": "x" * (MAX_SUBJECT + 1)}, "claims_invalid"),
+        ({"sub": "ann\n"}, "claims_invalid"),
+        ({"sub": "\u202eann"}, "claims_invalid"),
+        ({"conversations": None}, "no_conversations"),
+        ({"conversations": []}, "no_conversations"),
+        ({"conversations": "c1"}, "conversations_invalid"),
+        ({"conversations": ["c1", 2]}, "conversations_invalid"),
+        ({"conversations": {"c1": True}}, "conversations_invalid"),
+        ({"conversations": [""]}, "conversations_invalid"),
+        ({"conversations": ["user-1*"]}, "conversations_invalid"),
+        ({"conversations": ["a-*b"]}, "conversations_invalid"),
+        ({"conversations": ["a-*-*"]}, "conversations_invalid"),
+        ({"conversations": ["**"]}, "conversations_invalid"),
+        ({"conversations": ["c"] * (MAX_CONVERSATIONS + 1)}, "conversations_invalid"),
+        ({"conversations": ["c" * (MAX_PATTERN + 1)]}, "conversations_invalid"),
     ],
 )
-def test_a_token_with_invalid_claims_is_denied(changes: dict[str, Any], reason: str) -> None:
+def test_a_token_with_invalid_claims_is_denied(changes: dict[str, Any], expected: str) -> None:
     token = signed(json.dumps(claims(**changes)).encode())
-    assert Authenticator(SECRET).check(token, NOW) == Denied(reason)
+    assert problem(Authenticator(SECRET).check(token, NOW)) == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"exp": NOW + MAX_LIFETIME_S},
+        {"sub": "x" * MAX_SUBJECT},
+        {"conversations": ["c"] * MAX_CONVERSATIONS},
+        {"conversations": ["c" * (MAX_PATTERN - 2) + "-*"]},
+        {"conversations": ["*"]},
+        {"conversations": [f"user-1{separator}*" for separator in SEPARATORS]},
+    ],
+)
+def test_a_token_at_a_limit_is_accepted(changes: dict[str, Any]) -> None:
+    token = signed(json.dumps(claims(**changes)).encode())
+    assert isinstance(Authenticator(SECRET).check(token, NOW), Identity)
+
+
+def test_a_subject_that_is_a_number_is_taken_as_text() -> None:
+    checked = Authenticator(SECRET).check(signed(json.dumps(claims(sub=5)).encode()), NOW)
+    assert isinstance(checked, Identity)
+    assert checked.subject == "5"
+
+
+def test_a_denial_is_a_sentence_for_the_client() -> None:
+    assert EXPIRED.sentence == "The token has expired."
 
 
 def test_a_token_is_valid_up_to_its_expiry() -> None:
@@ -146,14 +202,29 @@ def test_an_audience_is_required_where_configured() -> None:
         assert isinstance(check(jwt.encode(claims(aud=audience), SECRET, "HS256"), NOW), Identity)
     for wrong in ("shop", ["shop"], [], "", None, 5):
         token = signed(json.dumps(claims(aud=wrong)).encode())
-        assert check(token, NOW) == Denied("the token is not valid")
+        assert problem(check(token, NOW)) == "wrong_audience"
+    assert problem(check(jwt.encode(claims(), SECRET, "HS256"), NOW)) == "wrong_audience"
     # Otherwise it is ignored: a token may serve several services.
     assert isinstance(Authenticator(SECRET).check(jwt.encode(claims(aud="shop"), SECRET, "HS256"), NOW), Identity)
 
 
+def test_an_issuer_is_required_where_configured() -> None:
+    check = Authenticator(SECRET, issuer="https://id.example").check
+    assert isinstance(check(jwt.encode(claims(iss="https://id.example"), SECRET, "HS256"), NOW), Identity)
+    for wrong in ("https://evil.example", "https://id.example.evil.example", "", ["https://id.example"], 5):
+        assert problem(check(signed(json.dumps(claims(iss=wrong)).encode()), NOW)) == "wrong_issuer"
+    assert problem(check(jwt.encode(claims(), SECRET, "HS256"), NOW)) == "wrong_issuer"
+
+
 @pytest.mark.parametrize("token", [None, ""])
 def test_a_missing_token_is_denied(token: str | None) -> None:
-    assert Authenticator(SECRET).check(token, NOW) == Denied("a token is required")
+    assert problem(Authenticator(SECRET).check(token, NOW)) == "token_missing"
+
+
+def test_a_token_of_another_form_or_algorithm_has_its_own_code() -> None:
+    check = Authenticator(SECRET).check
+    assert problem(check("no token", NOW)) == "malformed"
+    assert problem(check(jwt.encode(claims(), SECRET * 2, "HS512"), NOW)) == "wrong_algorithm"
 
 
 @given(
@@ -202,8 +273,9 @@ def test_without_a_key_every_client_is_accepted() -> None:
         (private(EC), "not a public key"),
         (public(ed25519.Ed25519PrivateKey.generate()), "neither an RSA nor an elliptic-curve key"),
         (public(ec.generate_private_key(ec.SECP384R1())), "P-256"),
+        (public(rsa.generate_private_key(65537, 1024)), "1024 bits; 2048 are needed"),
     ],
-    ids=["empty", "short", "broken", "private RSA", "private EC", "Ed25519", "P-384"],
+    ids=["empty", "short", "broken", "private RSA", "private EC", "Ed25519", "P-384", "RSA 1024"],
 )
 def test_an_unusable_key_is_refused_at_configuration(key: str, why: str) -> None:
     with pytest.raises(KeyUnusableError, match=why) as caught:
@@ -212,7 +284,16 @@ def test_an_unusable_key_is_refused_at_configuration(key: str, why: str) -> None
 
 
 def test_a_secret_is_measured_in_bytes() -> None:
-    Authenticator("é" * (MIN_SECRET_BYTES // 2))
+    Authenticator("éèêëàâäôöùû" * 2)
+
+
+@pytest.mark.parametrize("secret", ["a" * 32, "password" * 4, "123456789" * 4])
+def test_a_secret_of_few_characters_is_refused_unless_allowed(secret: str) -> None:
+    with pytest.raises(KeyUnusableError, match="different characters") as caught:
+        Authenticator(secret)
+    assert secret not in str(caught.value)
+    Authenticator(secret, allow_weak=True)
+    Authenticator("0123456789" * 4)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +308,10 @@ def test_a_secret_is_measured_in_bytes() -> None:
         (("support-*",), "support", False),
         (("support-*",), "my-support-42", False),
         (("*",), "anything", True),
+        (("user-1*",), "user-10", False),
+        (("user-1*",), "user-1", False),
+        (("user-1:*",), "user-1:a", True),
+        (("user-1:*",), "user-10:a", False),
         (("a*b",), "acb", False),
         (("*b",), "ab", False),
         (("c1", "support-*"), "support-1", True),

@@ -18,7 +18,9 @@ from gateway.streams.settings import (
     StoreSettings,
     effective,
     format_duration,
+    holds_password,
     parse_duration,
+    read_credentials,
     without_password,
 )
 from gateway.streams.settings import unknown as unknown_settings
@@ -130,7 +132,7 @@ def test_a_wrong_value_is_named_with_the_allowed_values(
 
 
 def test_every_setting_has_a_wrong_value_above() -> None:
-    anything_goes = {"store", "host", "jwt_key", "jwt_audience", "metrics_host", "operator_token"}
+    anything_goes = {"store", "host", "jwt_key", "jwt_audience", "jwt_issuer", "metrics_host", "operator_token"}
     assert {name for name, _, _ in WRONG} == set(Settings.model_fields) - anything_goes
 
 
@@ -233,6 +235,36 @@ def test_a_public_host_needs_a_key_or_auth_none(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_a_loopback_host_needs_no_key(host: str) -> None:
     assert load({"host": host}).loopback
+
+
+def test_a_weak_secret_is_tolerated_on_loopback_only() -> None:
+    assert load({"jwt_key": "k" * 48, "host": "127.0.0.1"}).key == "k" * 48
+    assert "different characters" in refused(jwt_key="k" * 48, host="0.0.0.0")
+
+
+def test_provider_keys_are_read_from_files(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk-one\n")
+    environment = {"OPENAI_API_KEY": f"@{tmp_path / 'key'}", "ANTHROPIC_API_KEY": "sk-two"}
+    read_credentials(environment)
+    assert environment == {"OPENAI_API_KEY": "sk-one", "ANTHROPIC_API_KEY": "sk-two"}
+    with pytest.raises(SettingsError, match="OPENAI_API_KEY=@/nowhere: the file cannot be read"):
+        read_credentials({"OPENAI_API_KEY": "@/nowhere"})
+
+
+@pytest.mark.parametrize(
+    ("address", "holds"),
+    [
+        ("redis://127.0.0.1:6379/0", False),
+        ("redis://:secret@127.0.0.1/0", True),
+        ("redis://user@127.0.0.1/0", True),
+        ("sentinel://a:1,b:1/name?sentinel_username=n&sentinel_password=p", True),
+        ("rediss://127.0.0.1?ssl_ca_certs=/ca.pem", False),
+        ("localhost:6379", False),
+        ("memory://", False),
+    ],
+)
+def test_a_store_address_with_a_password_is_recognized(address: str, holds: bool) -> None:
+    assert holds_password(address) is holds
 
 
 def test_a_key_requires_tokens_unless_auth_is_none() -> None:

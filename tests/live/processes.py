@@ -36,8 +36,8 @@ class Process:
         self.output: list[str] = []
         self._announced: queue.Queue[str] = queue.Queue()
         self._process = subprocess.Popen(
-            [*self.prefix, sys.executable, "-m", self.module, command, "--store", store, *options],
-            env={**clean, **environment, "PYTHONUNBUFFERED": "1"},
+            [*self.prefix, sys.executable, "-m", self.module, command, *options],
+            env={**clean, "TOKENWIRE_STORE": store, **environment, "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -125,8 +125,9 @@ def guarded() -> Iterator[GuardedGateway]:
         gateway = stack.enter_context(
             GatewayProcess(
                 server.url,
-                *("--jwt-key", JWT_KEY, "--origins", ",".join(ORIGINS), "--log-level", "debug"),
+                *("--origins", ",".join(ORIGINS), "--log-level", "debug"),
                 *("--sockets-per-address", str(MAX_PER_ADDRESS), "--models", json.dumps(MODELS)),
+                TOKENWIRE_JWT_KEY=JWT_KEY,
                 **planted,
             )
         )

@@ -258,8 +258,26 @@ def test_an_unusable_key_is_refused_and_not_shown(key: str, reason: str) -> None
 def test_a_key_is_read_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "key.pem"
     file.write_text(pem(rsa.generate_private_key(65537, 2048)))
-    with GatewayProcess("memory://", "--jwt-key", f"@{file}", command="run") as process:
+    with GatewayProcess("memory://", command="run", TOKENWIRE_JWT_KEY=f"@{file}") as process:
         assert process.running
+
+
+def test_a_secret_is_no_command_line_option() -> None:
+    """Every user of a machine can read the command lines of its processes."""
+    described = tokenwire("run", "--help").stdout
+    assert "--jwt-audience" in described
+    assert not {"--jwt-key", "--operator-token", "--token"} & set(described.replace("[", " ").split())
+    error = refused("gateway", "--store", "redis://user:planted-secret@127.0.0.1:1/0")
+    assert "a password does not belong on the command line" in error
+    assert "planted-secret" not in error
+
+
+def test_the_address_of_the_store_is_read_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "store"
+    file.write_text("redis://user:planted-secret@127.0.0.1:1/0\n")
+    error = refused("gateway", TOKENWIRE_STORE=f"@{file}")
+    assert "redis://127.0.0.1:1" in error
+    assert "planted-secret" not in error
 
 
 def test_a_port_in_use_names_the_setting() -> None:
@@ -283,7 +301,7 @@ def test_a_metrics_port_in_use_names_its_own_setting() -> None:
 
 @pytest.mark.parametrize("command", [("gateway", "--processes", "2"), ("run", "--gateways", "2")], ids=" ".join)
 def test_an_unknown_store_of_several_processes_is_refused(command: tuple[str, ...]) -> None:
-    error = refused(*command, "--port", "0", "--store", "mongodb://planted-secret@localhost")
+    error = refused(*command, "--port", "0", TOKENWIRE_STORE="mongodb://planted-secret@localhost")
     assert "mongodb://" in error
     assert "planted-secret" not in error
 
@@ -307,7 +325,7 @@ def test_a_foreign_host_is_refused_with_the_reason() -> None:
 )
 @pytest.mark.parametrize("command", ["gateway", "worker"])
 def test_an_unreachable_store_is_refused_with_advice(command: str, store: str, reason: str) -> None:
-    error = refused(command, "--store", store)
+    error = refused(command, TOKENWIRE_STORE=store)
     assert reason in error
     assert "planted-secret" not in error.replace("/nowhere/planted-secret.sock", "")
     assert "planted/secret" not in error

@@ -242,7 +242,7 @@ async def test_the_doctor_signs_a_token_where_it_has_the_secret(
         assert wrong(await examined(operated.server.url, gateway.url, jwt_key=KEY)) == set()
         found = await examined(operated.server.url, gateway.url)
         assert wrong(found) == {"buffering"}
-        assert "pass --token" in found["buffering"].text
+        assert "pass --token-file" in found["buffering"].text
         assert "a token is required" in found["upgrade"].text
 
 

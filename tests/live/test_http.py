@@ -38,9 +38,12 @@ TIMEOUT_S: Final = 30.0
 @pytest.fixture(scope="module")
 def guarded(deployment: Deployment) -> Iterator[list[GatewayProcess]]:
     """Two more gateways of the shared deployment, with required tokens, a list of models and one allowed origin."""
-    options = ("--jwt-key", JWT_KEY, "--origins", ORIGIN, "--models", json.dumps(MODELS))
+    options = ("--origins", ORIGIN, "--models", json.dumps(MODELS))
     with ExitStack() as stack:
-        yield [stack.enter_context(GatewayProcess(deployment.server.url, *options)) for _ in range(2)]
+        yield [
+            stack.enter_context(GatewayProcess(deployment.server.url, *options, TOKENWIRE_JWT_KEY=JWT_KEY))
+            for _ in range(2)
+        ]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -30,10 +31,11 @@ async def page(operated: Operated) -> AsyncIterator[httpx2.AsyncClient]:
         yield client
 
 
-async def console(operated: Operated, *command: str) -> str:
+async def console(operated: Operated, *command: str, **environment: str) -> str:
     """Return the standard output of a command."""
     arguments = [sys.executable, "-m", "gateway", *command, "--store", operated.server.url]
-    done = await asyncio.to_thread(subprocess.run, arguments, capture_output=True, text=True, timeout=20)
+    variables = {**os.environ, **environment}
+    done = await asyncio.to_thread(subprocess.run, arguments, capture_output=True, text=True, timeout=20, env=variables)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -106,10 +108,10 @@ async def test_without_an_operator_token_the_page_is_absent(deployment: Deployme
 
 
 async def test_config_prints_settings_with_their_source(operated: Operated) -> None:
-    printed = await console(operated, "config", "--operator-token", OPERATOR, "--lease", "3")
+    printed = await console(operated, "config", "--lease", "3", TOKENWIRE_OPERATOR_TOKEN=OPERATOR)
     lines = {line.split()[0]: line.split()[1:] for line in printed.splitlines()}
     assert lines["TOKENWIRE_STORE"] == ["option", operated.server.url]
-    assert lines["TOKENWIRE_OPERATOR_TOKEN"] == ["option", "********"]
+    assert lines["TOKENWIRE_OPERATOR_TOKEN"] == ["environment", "********"]
     assert lines["TOKENWIRE_LEASE"] == ["option", "3s"]
     assert lines["TOKENWIRE_DRAIN"] == ["default", "30s"]
     assert OPERATOR not in printed

@@ -96,6 +96,7 @@ async def test_a_response_id_finds_its_events_and_no_secret(
     async with Client(conversation, f"{token}x") as stranger:
         await stranger.connect(gateway.socket_url)
         assert await stranger.closed() == 4401
+        assert stranger.errors[-1]["problem"] == "wrong_key"
     processes: list[Process] = [gateway, *workers]
     for process in processes:
         process.close()
@@ -110,6 +111,8 @@ async def test_a_response_id_finds_its_events_and_no_secret(
         ("response_ended", 2),
     ]
     assert {event["conversation"] for event in followed} == {conversation}
+    rejected = [event for event in events_of(gateway) if event["event"] == "token_rejected"]
+    assert [(event["problem"], event["suppressed"]) for event in rejected] == [("wrong_key", 0)]
     everything = "".join(process.text for process in processes)
     for planted in (KEY, OPERATOR, API_KEY, PASSWORD, QUESTION, ANSWER, INSTRUCTIONS, token, token.split(".")[2]):
         assert planted not in everything

@@ -67,6 +67,10 @@ function size(value) {
 
 const count = (/** @type {number | undefined} */ value) => Math.round(value ?? 0).toLocaleString("en");
 
+/** Escape control characters, bidirectional ones for instance. @param {string} text */
+const visible = (text) =>
+  text.replace(/[\p{Cc}\p{Cf}]/gu, (character) => `\\u{${/** @type {number} */ (character.codePointAt(0)).toString(16)}}`);
+
 /** @param {string} value @param {string} name */
 function figure(value, name, mark = "") {
   const box = document.createElement("div");
@@ -107,7 +111,7 @@ function table(node, columns, rows, mark, key = false) {
       const shown = content(row);
       cell.className = style === "id" ? "id left" : style;
       if (shown instanceof Node) cell.append(shown);
-      else cell.textContent = String(shown);
+      else cell.textContent = visible(String(shown));
     }
   }
   // Restore the focus after the rows were replaced.

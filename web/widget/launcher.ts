@@ -30,7 +30,10 @@ export interface Chat {
   remove(): void;
 }
 
-const script = document.currentScript as HTMLScriptElement | null;
+// Of the prototype: on the document itself, an element named `currentScript` in the text of a user hides the property,
+// and its `src` would get the token. It is read while the file runs; later it is null.
+const running = Object.getOwnPropertyDescriptor(Document.prototype, "currentScript")?.get?.call(document) as unknown;
+const script = running instanceof HTMLScriptElement ? running : undefined;
 const folder = new URL("widget/", script?.src ?? location.href).href;
 const gateway = new URL(".", script?.src ?? location.href).href.replace(/\/$/, "");
 const nonce = script?.nonce;
@@ -257,10 +260,12 @@ const api = {
 const chats: Chat[] = [];
 
 function start(): void {
-  const page = window as unknown as { Tokenwire?: typeof api | Call[] };
+  const page = window as unknown as { Tokenwire?: typeof api | Call[] | Element };
   const before = page.Tokenwire;
-  // A second script tag uses the API of the first, and creates a second chat.
-  const target = before !== undefined && !Array.isArray(before) ? before : api;
+  // A second script tag uses the API of the first, and creates a second chat. An element with the id `Tokenwire` is
+  // visible under the same name.
+  const loaded = before !== undefined && !Array.isArray(before) && "init" in before && typeof before.init === "function";
+  const target = loaded ? (before as typeof api) : api;
   page.Tokenwire = target;
   if (target === api && !customElements.get("tokenwire-chat")) customElements.define("tokenwire-chat", InlineChat);
   const data = script?.dataset ?? {};

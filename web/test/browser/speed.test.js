@@ -87,8 +87,8 @@ group("a long answer", { skip: missing }, () => {
     for (let round = 0; round < 2; round += 1) rounds.push({ short: await measure(500), long: await measure(48_000) });
     context.diagnostic(JSON.stringify(rounds));
     const least = (length, name) => Math.min(...rounds.map((round) => round[length][name]));
-    const most = (length, name) => Math.max(...rounds.map((round) => round[length][name]));
     assert.ok(least("long", "script") < 2 * least("short", "script") + 2, JSON.stringify(rounds));
-    assert.ok(most("long", "frames") > 0.6 * most("short", "frames"), JSON.stringify(rounds));
+    // Not the frames a second: they fall by half at the first frame that misses its 16 ms.
+    assert.ok(least("long", "task") < 4 * least("short", "task"), JSON.stringify(rounds));
   });
 });

@@ -119,17 +119,9 @@ describe("authentication", () => {
   }
 
   before(async () => {
-    gateway = await Process.start(
-      "run",
-      "--store",
-      "memory://",
-      "--demo-rate",
-      "80",
-      "--auth",
-      "jwt",
-      "--jwt-key",
-      KEY,
-    );
+    gateway = await Process.start("run", "--store", "memory://", "--demo-rate", "80", "--auth", "jwt", {
+      TOKENWIRE_JWT_KEY: KEY,
+    });
   });
   after(endProcesses);
 

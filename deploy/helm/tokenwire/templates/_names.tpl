@@ -44,7 +44,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
   valueFrom:
     secretKeyRef:
       name: {{ .root.Values.store.existingSecret | default (include "tokenwire.name" .root) }}
+      {{- if .root.Values.store.existingSecret }}
+      key: {{ index .root.Values.store (printf "%sKey" .part) }}
+      {{- else }}
       key: store
+      {{- end }}
 {{- end }}
 
 {{- /* Security context and scheduling of a pod. */}}
