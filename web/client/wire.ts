@@ -331,7 +331,20 @@ export interface ErrorFrame {
   /** Seconds after which to repeat the request. */
   retry_after?: number;
   /** What is wrong with the token; the socket is closed next. */
-  problem?: "token_missing" | "malformed" | "wrong_algorithm" | "wrong_key" | "claims_invalid" | "wrong_audience" | "wrong_issuer" | "expired" | "not_yet_valid" | "lifetime_too_long" | "no_conversations" | "conversations_invalid" | "other_subject";
+  problem?:
+    | "token_missing"
+    | "malformed"
+    | "wrong_algorithm"
+    | "wrong_key"
+    | "claims_invalid"
+    | "wrong_audience"
+    | "wrong_issuer"
+    | "expired"
+    | "not_yet_valid"
+    | "lifetime_too_long"
+    | "no_conversations"
+    | "conversations_invalid"
+    | "other_subject";
 }
 
 /** Reconnect hint: the gateway shuts down and closes with 1012 after `within` seconds. */

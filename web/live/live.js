@@ -69,7 +69,10 @@ const count = (/** @type {number | undefined} */ value) => Math.round(value ?? 0
 
 /** Escape control characters, bidirectional ones for instance. @param {string} text */
 const visible = (text) =>
-  text.replace(/[\p{Cc}\p{Cf}]/gu, (character) => `\\u{${/** @type {number} */ (character.codePointAt(0)).toString(16)}}`);
+  text.replace(
+    /[\p{Cc}\p{Cf}]/gu,
+    (character) => `\\u{${/** @type {number} */ (character.codePointAt(0)).toString(16)}}`,
+  );
 
 /** @param {string} value @param {string} name */
 function figure(value, name, mark = "") {

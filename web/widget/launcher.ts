@@ -264,7 +264,8 @@ function start(): void {
   const before = page.Tokenwire;
   // A second script tag uses the API of the first, and creates a second chat. An element with the id `Tokenwire` is
   // visible under the same name.
-  const loaded = before !== undefined && !Array.isArray(before) && "init" in before && typeof before.init === "function";
+  const loaded =
+    before !== undefined && !Array.isArray(before) && "init" in before && typeof before.init === "function";
   const target = loaded ? (before as typeof api) : api;
   page.Tokenwire = target;
   if (target === api && !customElements.get("tokenwire-chat")) customElements.define("tokenwire-chat", InlineChat);
