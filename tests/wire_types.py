@@ -52,7 +52,10 @@ def _interface(name: str, definition: dict[str, Any], *, sent: bool) -> str:
         optional = "" if field in required else "?"
         # In a sent frame a field may be undefined, because JSON.stringify leaves it out.
         undefined = " | undefined" if optional and sent else ""
-        lines.append(f"  {field}{optional}: {_type(kind)}{undefined};")
+        line = f"  {field}{optional}: {_type(kind)}{undefined};"
+        if len(line) > WIDTH:
+            line = f"  {field}{optional}:" + "".join(f"\n    | {each}" for each in _type(kind).split(" | ")) + ";"
+        lines.append(line)
     return "\n".join([*lines, "}"])
 
 

@@ -45,7 +45,7 @@ const MAX_BYTES = {
   "dist/react.js": 1_000,
   // Excluding the client. The AI SDK is imported only for its types.
   "dist/ai-sdk.js": 2_000,
-  "served/widget.js": 3_000,
+  "served/widget.js": 3_100,
   "served/widget/panel.js": 22_000,
   "served/widget/markdown.js": 22_000,
   "served/widget/highlight.js": 10_000,

@@ -32,7 +32,7 @@ export interface Chat {
 
 // Of the prototype: on the document itself, an element named `currentScript` in the text of a user hides the property,
 // and its `src` would get the token. It is read while the file runs; later it is null.
-const running = Object.getOwnPropertyDescriptor(Document.prototype, "currentScript")?.get?.call(document) as unknown;
+const running: unknown = Reflect.get(Document.prototype, "currentScript", document);
 const script = running instanceof HTMLScriptElement ? running : undefined;
 const folder = new URL("widget/", script?.src ?? location.href).href;
 const gateway = new URL(".", script?.src ?? location.href).href.replace(/\/$/, "");
@@ -260,13 +260,11 @@ const api = {
 const chats: Chat[] = [];
 
 function start(): void {
-  const page = window as unknown as { Tokenwire?: typeof api | Call[] | Element };
+  const page = window as unknown as { Tokenwire?: typeof api | Call[] };
   const before = page.Tokenwire;
-  // A second script tag uses the API of the first, and creates a second chat. An element with the id `Tokenwire` is
-  // visible under the same name.
-  const loaded =
-    before !== undefined && !Array.isArray(before) && "init" in before && typeof before.init === "function";
-  const target = loaded ? (before as typeof api) : api;
+  // A second script tag uses the API of the first, and creates a second chat. An element with the id `Tokenwire` has the
+  // same name, but no function `init`.
+  const target = (before as typeof api | undefined)?.init?.call ? (before as typeof api) : api;
   page.Tokenwire = target;
   if (target === api && !customElements.get("tokenwire-chat")) customElements.define("tokenwire-chat", InlineChat);
   const data = script?.dataset ?? {};

@@ -420,6 +420,15 @@ group("the widget", { skip: missing }, () => {
     await context.close();
   });
 
+  test("believes only the script element that runs", async () => {
+    // Elements of a comment take the names of the document's and the window's properties.
+    const clobbering = `<img name="currentScript" src="https://attacker.example/x/picture" alt=""><a id="Tokenwire"></a>`;
+    const tab = await open("/clobbered", `${clobbering}${tag("clobbered", "data-open")}`);
+    await tab.locator(".empty").waitFor();
+    assert.deepEqual(tab.foreign, ["https://attacker.example/x/picture"]);
+    await tab.context().close();
+  });
+
   test("is isolated from the styles of the page", async () => {
     const noisy = `<style nonce="n0nce">* { color: red !important; font-size: 40px !important; display: inline !important } button { background: blue !important }</style>`;
     const policy = `${strictPolicy(gateway.url)}; style-src 'nonce-n0nce'`;
