@@ -59,10 +59,9 @@ ENDS: Final = (
 """Commands that end with status 0."""
 
 SHELL: Final = (
-    "mkdir -p deploy/secrets && openssl rand -base64 48 > deploy/secrets/jwt_key && chmod 444 deploy/secrets/jwt_key",
     "echo OPENAI_API_KEY=... > deploy/worker.env && chmod 600 deploy/worker.env",
     "echo TOKENWIRE_OPERATOR_TOKEN=$(openssl rand -hex 16) > deploy/gateway.env && chmod 600 deploy/gateway.env",
-    """install -D -m 600 /dev/stdin /etc/tokenwire/jwt_key <<< "$(openssl rand -base64 48)\"""",
+    """install -D -m 400 /dev/stdin /etc/tokenwire/jwt_key <<< "$(openssl rand -hex 32)\"""",
     "install -D -m 600 /dev/stdin /etc/tokenwire/tokenwire.env <<< TOKENWIRE_STORE=redis://127.0.0.1:6379/0",
     "install -D -m 600 /dev/stdin /etc/tokenwire/worker-9101.env <<< OPENAI_API_KEY=...",
 )
@@ -82,6 +81,7 @@ ELSEWHERE: Final = {
     "python -m tests.generated": "tests/test_wire_types.py",
     "TOKENWIRE_JWT_KEY=... uvicorn fastapi_backend:app": "tests/deploy/test_backends.py",
     "TOKENWIRE_JWT_KEY=... node express_backend.cjs": "tests/deploy/test_backends.py",
+    "sudo sh deploy/secrets.sh": "tests/deploy/test_compose.py",
     "cp deploy/systemd/*.service /etc/systemd/system/ && systemctl daemon-reload": "tests/deploy/test_units.py",
 }
 """Commands that another test runs, or of which it runs the part that this machine can."""
