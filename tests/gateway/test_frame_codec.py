@@ -360,6 +360,11 @@ ENCODED = [
         {"type": "error", "code": "too_fast", "message": "Too many frames at once.", "key": "k1", "retry_after": 1.0},
         (None, None),
     ),
+    (
+        frame_codec.unauthenticated("expired", "The token has expired."),
+        {"type": "error", "code": "unauthenticated", "message": "The token has expired.", "problem": "expired"},
+        (None, None),
+    ),
     (frame_codec.encode(wire.Moving(within=5.0)), {"type": "moving", "within": 5.0}, (None, None)),
     (frame_codec.HEARTBEAT_FRAME, {"type": "heartbeat"}, (None, None)),
 ]
