@@ -145,7 +145,11 @@ class Gateway:
             await asyncio.sleep(STEP_S)
             now, wall = time.monotonic(), time.time()
             for connection in self._timers.due(now):
-                connection.tick(now, wall)
+                try:
+                    connection.tick(now, wall)
+                except Exception as error:
+                    # Without this, a fault of one connection would end the process.
+                    connection.fail(error)
 
     def allows(self, origin: str | None) -> bool:
         """Tell whether a page of this origin may connect."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -34,6 +36,9 @@ class ReplicaEntry(NamedTuple):
     entry: HistoryEntry | None
     message: Message | None
     frame: Frame | None
+
+
+_ID: Final = attrgetter("id")
 
 
 class HistoryReplica:
@@ -71,7 +76,8 @@ class HistoryReplica:
         if isinstance(new, Outcome):
             return new
         for entry, value in new:
-            self._append(entry, value)
+            if entry > self.tail:
+                self._append(entry, value)
         if len(self._entries) > 2 * MAX_ENTRIES:
             self._trim(len(self._entries) - MAX_ENTRIES)
         return Outcome.ACCEPTED if new else Outcome.KNOWN
@@ -93,7 +99,7 @@ class HistoryReplica:
 
     def _append(self, entry: HistoryId, value: bytes) -> None:
         message: Message | None = None
-        decoded = log_entries.decode_history_entry(value)
+        decoded = log_entries.decode_history_entry(value, self.conversation)
         match decoded:
             case UserMessage(id=name, text=text, replaces=replaces):
                 message = Message(id=name, role="user", text=msgspec.Raw(msgspec.json.encode(text)), replaces=replaces)
@@ -114,7 +120,7 @@ class HistoryReplica:
             case Opened() as opened:
                 self.opened[opened.response] = opened
             case _:
-                # An entry of a newer release: it is kept for its id and not shown.
+                # An entry of a newer release, or one that cannot be read: it is kept for its id and not shown.
                 pass
         frame: Frame | None = None
         if message is not None:
@@ -140,12 +146,13 @@ class HistoryReplica:
         """Tell whether a read from `cursor` skips no entry."""
         if cursor == ORIGIN:
             return not self._entries or self._entries[0].id.seq == 1
-        position = cursor.seq - self._entries[0].id.seq if self._entries else -1
-        return 0 <= position < len(self._entries) and self._entries[position].id == cursor
+        # By search: an entry of another program leaves a gap in the numbers.
+        position = bisect_left(self._entries, cursor, key=_ID)
+        return position < len(self._entries) and self._entries[position].id == cursor
 
     def after(self, cursor: HistoryId) -> list[ReplicaEntry]:
         """Return the entries after `cursor`; `has(cursor)` must hold."""
-        return self._entries[cursor.seq - self._entries[0].id.seq + 1 :] if cursor != ORIGIN else list(self._entries)
+        return self._entries[bisect_right(self._entries, cursor, key=_ID) :]
 
     def messages(self) -> tuple[list[Message], bool]:
         """Return the newest messages, oldest first, and whether there are older ones."""

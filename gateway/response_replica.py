@@ -12,6 +12,7 @@ from gateway import frame_codec, wire
 from gateway.replica import ACCEPTED, UNKNOWN, Outcome, TextIndex, new_entries
 from gateway.streams import log_entries
 from gateway.streams.log_entries import End, LogId, Published, Queued, Settled, Start, Waiting
+from gateway.streams.unreadable import TALLY
 from gateway.wire import OpenResponse, ResponseState
 
 if TYPE_CHECKING:
@@ -126,10 +127,21 @@ class ResponseReplica:
             return Outcome.CONFLICT
         if not new:
             return Outcome.KNOWN
+        before = self.tail
         for entry, value in new:
-            self._append(entry, value)
+            if self._follows(entry):
+                self._append(entry, value)
+            else:
+                TALLY.add(self.response)
+        if self.tail == before:
+            return Outcome.KNOWN
         self._tail_bytes = str(self.tail).encode()
         return Outcome.ACCEPTED
+
+    def _follows(self, entry: LogId) -> bool:
+        """Tell whether an entry is the next one. Another program's id is none: it says nothing about the order."""
+        tail = self.tail
+        return entry.seq == 1 if tail is None else entry.seq == tail.seq + 1 and entry.attempt >= tail.attempt
 
     def repair(self, cursor: LogId | None, entries: Sequence[tuple[LogId, bytes]]) -> Outcome:
         """Apply what the store returned from `cursor` on, that entry included; None: from the beginning.
@@ -153,13 +165,13 @@ class ResponseReplica:
             self._attempts.append((entry.seq, entry.attempt))
             self._attempt_first = entry.seq
         if kind == log_entries.TEXT:
-            self.text.append(entry.seq, value[1:])
+            self.text.append(entry.seq, log_entries.text_body(value, self.response))
             self.waiting = None
         elif kind == log_entries.REASONING:
-            self.reasoning.append(entry.seq, value[1:])
+            self.reasoning.append(entry.seq, log_entries.text_body(value, self.response))
             self.waiting = None
         else:
-            match log_entries.decode_response_entry(value):
+            match log_entries.decode_response_entry(value, self.response):
                 case Queued() as queued:
                     self.queued = queued
                 case Start() as start:
@@ -175,7 +187,7 @@ class ResponseReplica:
                     self.end, self.waiting = end, None
                     self.chars = len(log_entries.unescape(bytes(self.text.data)))
                 case _:
-                    # An entry of a newer release is not shown.
+                    # An entry of a newer release, or one that cannot be read, is not shown; its id counts.
                     pass
         self.tail = entry
 

@@ -100,7 +100,7 @@ class Generation:
     async def _run(self) -> None:
         job, store, options = self._job, self._store, self._options
         entries = await response_log.read(store, job.response, timeout_s=options.retry_timeout_s)
-        queued = log_entries.decode_response_entry(entries[0][1]) if entries else None
+        queued = log_entries.decode_response_entry(entries[0][1], job.response) if entries else None
         if not isinstance(queued, Queued):
             await self._fail_expired()
             return
@@ -119,6 +119,9 @@ class Generation:
                 pass
             case "exhausted":
                 await self._fail("attempts", "The answer was interrupted too often.", retryable=True)
+                return
+            case "unreadable":
+                await self._fail("unreadable", "The answer could not be continued.", retryable=True)
                 return
             case "expired":
                 await self._fail_expired()

@@ -69,3 +69,17 @@ TOKENS: Final = Histogram(
     buckets=tuple(4**power for power in range(13)),
     registry=REGISTRY,
 )
+
+MAX_CODES: Final = 64
+"""Error codes that become labels; a generator may raise any number of them, and each label stays in memory."""
+
+_codes: Final[set[str]] = set()
+
+
+def code_label(code: str) -> str:
+    """Return an error code as a label, `other` once there are `MAX_CODES`."""
+    if code not in _codes:
+        if len(_codes) >= MAX_CODES:
+            return "other"
+        _codes.add(code)
+    return code

@@ -15,7 +15,7 @@ from gateway.streams.liveness import StoreObserver, renewal_interval_s
 from gateway.streams.log_entries import End, Problem
 from gateway.streams.log_fields import error_fields
 from gateway.streams.records import MAX_RESPONSES, Worker
-from gateway.streams.store.errors import StoreError
+from gateway.streams.store.errors import StoreError, is_transient
 from workers import metrics
 from workers.batch import BatchingInterval
 from workers.generation import Generation
@@ -23,7 +23,7 @@ from workers.providers import Served, connect
 from workers.ticks import SharedTick
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from gateway.streams.store.store import Store
     from workers.options import GenerationOptions
@@ -35,6 +35,9 @@ POLL_INTERVAL_S: Final = 1.0
 
 RETRY_PAUSE_S: Final = POLL_INTERVAL_S / 4
 REQUEUE_INTERVAL_S: Final = 10.0
+CONSUMER_LEASES: Final = 10
+"""Leases after which a consumer without a job is removed. A worker that was only slow creates it again."""
+
 CANCEL_RETRY_S: Final = 1.0
 
 
@@ -88,20 +91,22 @@ class Pool:
         return list(self._providers)
 
     async def run(self) -> None:
-        """Work until `shut_down` is called. Not safe to cancel: jobs are taken over only after their leases.
-
-        Raises StoreUnavailableError if the store is unavailable at the start.
-        """
-        await jobs.prepare(self._store)
+        """Work until `shut_down` is called. Not safe to cancel: jobs are taken over only after their leases."""
+        try:
+            await jobs.prepare(self._store)
+        except StoreError as error:
+            # Acquiring tries again. A full store refuses this even where the groups exist, and a worker that runs is
+            # what ends the answers that fill it.
+            self._store_failed(error)
         if self._draining:
             return
         self._loops = [
             asyncio.create_task(loop)
             for loop in (
-                self._acquire_jobs(),
-                self._keep_leases(),
-                self._subscribe_control(),
-                self._requeue_lost(),
+                _repeat("acquire", self._acquire_jobs),
+                _repeat("leases", self._keep_leases),
+                _repeat("control", self._subscribe_control),
+                _repeat("requeue", self._requeue_lost),
                 presence.heartbeat_loop(self._store, self._record),
             )
         ]
@@ -210,7 +215,9 @@ class Pool:
             )
             failed = [result for result in results if isinstance(result, BaseException)]
             for error in failed:
-                self._store_failed(error)
+                # A key of another type concerns one job: it says nothing about the leases of others.
+                if isinstance(error, StoreError) or (isinstance(error, Exception) and is_transient(error)):
+                    self._store_failed(error)
             if held and not failed and len(held) >= self._concurrency:
                 # A full pool acquires nothing, so only renewals show that the store answers.
                 self._store_recovered()
@@ -235,7 +242,8 @@ class Pool:
                     await subscription.closed
                 finally:
                     await subscription.close()
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, RuntimeError) as error:
+                # RuntimeError: uvloop's for a write to a connection that was lost in this moment.
                 reason = type(error).__name__
             if not lost:
                 logger.warning("control_subscription_lost", extra={"error": reason})
@@ -251,7 +259,7 @@ class Pool:
         if data == b"job":
             self._on_subscribed(channel)
             return
-        running = self._running.get(data.removeprefix(b"end ").decode())
+        running = self._running.get(data.removeprefix(b"end ").decode(errors="replace"))
         if running is not None and not running.generation.ending:
             metrics.FENCES.labels("control").inc()
             running.task.cancel()
@@ -280,13 +288,27 @@ class Pool:
                     await self._requeue_partition(partition)
                 except (StoreError, RedisError, OSError) as error:
                     # No evidence against leases: a full store refuses this lock and still accepts renewals.
-                    logger.warning("requeue_failed", extra={"error": type(error).__name__})
-                    break
+                    logger.warning("requeue_failed", extra={"partition": partition, "error": type(error).__name__})
+                    if isinstance(error, StoreError) or is_transient(error):
+                        break
 
     async def _requeue_partition(self, partition: int) -> None:
-        for conversation, response in await jobs.requeue_lost(self._store, partition, REQUEUE_INTERVAL_S):
+        min_idle_s = CONSUMER_LEASES * self._options.lease_s
+        for conversation, response in await jobs.requeue_lost(self._store, partition, REQUEUE_INTERVAL_S, min_idle_s):
             problem = Problem("expired", "The message waited too long to be answered.")
             await response_log.end(self._store, conversation, response, End("failed", error=problem, retryable=True))
+
+
+async def _repeat(task: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Run a task of the pool again after an exception: a fault of one job must not end the others."""
+    while True:
+        try:
+            await work()
+        except Exception as error:
+            logger.error("pool_task_failed", extra={"task": task, **error_fields(error)})
+            await asyncio.sleep(RETRY_PAUSE_S)
+        else:
+            return
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -57,7 +57,7 @@ def text_before(entries: Iterable[tuple[LogId, bytes]], start: LogId) -> str:
         if entry.seq >= start.seq:
             break
         if value[:1] == log_entries.TEXT:
-            text += value[1:]
+            text += log_entries.text_body(value)
         elif value[:1] == log_entries.START:
             text = b""
     return log_entries.unescape(text)

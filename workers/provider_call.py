@@ -67,4 +67,6 @@ class ProviderCall:
             self._span.set_attribute("error.type", error)
             self._span.set_status(StatusCode.ERROR)
         self._span.end()
-        metrics.DURATION.labels(*self._labels, error).observe(time.perf_counter() - self._started_at)
+        metrics.DURATION.labels(*self._labels, metrics.code_label(error)).observe(
+            time.perf_counter() - self._started_at
+        )

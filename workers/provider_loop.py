@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.streams import log_entries
 from gateway.streams.log_entries import End, Problem, Waiting
+from gateway.streams.log_fields import error_fields
 from workers import metrics
 from workers.provider_call import ProviderCall
-from workers.providers import Finish, ProviderError, Reasoning, Text
+from workers.providers import Finish, ProviderError, Reasoning, Text, checked
 from workers.retry_policy import RetryPolicy
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class ProviderLoop:
         policy = RetryPolicy(self._options.retry_timeout_s, _now(), random.random)
         while True:
             call = ProviderCall(self._served.name, self._served.model, request, self._trace)
-            code = "internal"
+            code, cause = "internal", None
             try:
                 end = await self._read(call, request, overlap)
                 code = ""
@@ -56,8 +57,10 @@ class ProviderLoop:
                 error = ProviderError("provider_silent", "The model stopped responding.", retryable=True)
                 code = error.code
             except ProviderError as failure:
-                error = failure
+                # Checked here, so that it holds for every provider: the code is written, and labels a metric.
+                error = checked.failure(failure)
                 code = error.code
+                cause = failure.__cause__ or (failure if error is not failure else None)
             except asyncio.CancelledError:
                 code = "cancelled"
                 raise
@@ -68,8 +71,10 @@ class ProviderLoop:
             pause_s = policy.pause_s(error, _now(), received=call.received)
             if pause_s is None:
                 logger.info("provider_failed", extra={**self._log_fields, "code": error.code})
+                if cause is not None:
+                    logger.warning("generator_failed", extra={**self._log_fields, **error_fields(cause)})
                 return End("failed", error=Problem(error.code, error.message), retryable=error.retryable)
-            metrics.PROVIDER_WAITS.labels(error.code).inc()
+            metrics.PROVIDER_WAITS.labels(metrics.code_label(error.code)).inc()
             self._writer.add_entry(log_entries.encode(log_entries.WAITING, Waiting(round(pause_s, 1))))
             await asyncio.sleep(pause_s)
 
@@ -89,14 +94,17 @@ class ProviderLoop:
                 if not call.received:
                     call.first_event(is_output=not isinstance(event, Finish))
                 match event:
-                    case Text(text):
+                    case Text(str(text)):
                         self._writer.add_text(log_entries.TEXT, overlap.feed(text))
-                    case Reasoning(text):
+                    case Reasoning(str(text)):
                         self._writer.add_text(log_entries.REASONING, text)
-                    case Finish(reason, usage):
-                        call.used(usage)
+                    case Finish() as last if (finish := checked.finish(last)) is not None:
+                        call.used(finish.usage)
                         self._writer.add_text(log_entries.TEXT, overlap.close())
-                        return End(reason, usage=dict(usage) or None, retryable=reason != "complete")
+                        usage = dict(finish.usage) or None
+                        return End(finish.reason, usage=usage, retryable=finish.reason != "complete")
+                    case _:
+                        raise ProviderError(checked.FAILED, checked.MESSAGE, retryable=False)
                 if self._writer.full:
                     return End("length", retryable=False)
         raise ProviderError("provider_incomplete", "The answer ended before it was complete.", retryable=True)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from workers.providers import ProviderError
 
 FIRST_PAUSE_S: Final = 1.0
+MIN_PAUSE_S: Final = 0.1
+"""Of a provider's `Retry-After`: each call adds an entry to the log."""
+
 MAX_PAUSE_S: Final = 8.0
 """Of the exponential backoff. A provider's `Retry-After` may exceed it."""
 
@@ -35,10 +38,10 @@ class RetryPolicy:
 
         `received`: whether the failed call had produced text or reasoning.
         """
-        # The exponent has a limit: a provider may ask for thousands of retries without a pause.
+        # The exponent has a limit: a provider may ask for thousands of retries with the shortest pause.
         backoff_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self._failures, MAX_DOUBLINGS))
         self._failures += 1
-        pause_s = error.retry_after if error.retry_after is not None else backoff_s
+        pause_s = max(error.retry_after, MIN_PAUSE_S) if error.retry_after is not None else backoff_s
         pause_s *= 1 + JITTER * self._random()
         if received or not error.retryable or now + pause_s > self._deadline:
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import traceback
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import click
 
 from gateway.cli.settings import Settings
 from gateway.process import logs
+from gateway.streams.log_fields import error_fields
 from gateway.streams.metrics import BUILD
 from gateway.streams.settings import (
     SettingsError,
@@ -114,6 +116,12 @@ def run_to_end(work: Coroutine[Any, Any, None]) -> None:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         pass
+    except click.ClickException:
+        raise
+    except BaseException as error:
+        # Such as the exception of an operator's module, whose traceback follows.
+        logger.critical("process_failed", extra=error_fields(error))
+        raise
 
 
 def exit_status(work: Coroutine[Any, Any, None]) -> int:
@@ -123,6 +131,9 @@ def exit_status(work: Coroutine[Any, Any, None]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        return 1
     return 0
 
 

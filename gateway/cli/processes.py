@@ -6,7 +6,10 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from gateway.streams.log_fields import error_fields
+from gateway.streams.store.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -38,15 +41,24 @@ class Parts:
             watch.cancel()
 
     def raise_failure(self) -> None:
-        """Raise the exception with which the first failed part ended, if one did."""
-        if self._failure is not None:
+        """Raise StoreError or ClickException if a part failed. The text of any other exception may quote a user."""
+        if isinstance(self._failure, StoreError | click.ClickException):
             raise self._failure
+        if self._failure is not None:
+            raise click.ClickException("the process failed: see the event process_part_failed in its log")
 
     async def _run(self, name: str, work: Awaitable[Any]) -> None:
         try:
             await work
+            if not self.stopped.is_set():
+                logger.info("process_stopping", extra={"part": name})
         except Exception as error:
             logger.critical("process_part_failed", extra={"part": name, **error_fields(error)})
             self._failure = self._failure or error
+        except BaseException as error:
+            if not self.stopped.is_set():
+                # Nobody asked for it: the process would end without a word.
+                logger.critical("process_part_failed", extra={"part": name, **error_fields(error)})
+            raise
         finally:
             self.stopped.set()

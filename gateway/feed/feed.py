@@ -158,12 +158,16 @@ class Feed:
     async def _monitor(self) -> None:
         while True:
             await asyncio.sleep(MONITOR_INTERVAL_S)
-            metrics.MESSAGES.inc(self._subscription_health.messages)
-            starved = self._subscription_health.end_interval()
-            self._update_metrics()
-            if starved:
-                await self._listener.replace_subscription()
-            self._evict()
+            try:
+                metrics.MESSAGES.inc(self._subscription_health.messages)
+                starved = self._subscription_health.end_interval()
+                self._update_metrics()
+                if starved:
+                    await self._listener.replace_subscription()
+                self._evict()
+            except Exception as error:
+                # A fault of one room or of the subscription must not end the process.
+                logger.error("monitor_failed", extra=error_fields(error))
 
     def _update_metrics(self) -> None:
         rooms = self._hub.rooms.values()

@@ -64,7 +64,8 @@ class Listener:
         while True:
             try:
                 subscription = await self._store.subscribe(self._receive, self._acknowledge)
-            except (RedisError, OSError) as error:
+            except Exception as error:
+                # Any: without a subscription this process could serve nobody, and the next attempt may succeed.
                 self._report_loss(type(error).__name__)
             else:
                 try:
@@ -75,6 +76,9 @@ class Listener:
                     await subscription.closed
                     self._report_loss("connection closed")
                     pause = pause if self._health.starved else MIN_PAUSE_S
+                except RuntimeError as error:
+                    # uvloop's for a write to a connection that was lost in this moment.
+                    self._report_loss(type(error).__name__)
                 finally:
                     self._subscription = None
                     try:

@@ -77,6 +77,9 @@ class Reconciler:
                     logger.warning(
                         "reconciliation_failed", extra={"partition": partition, "error": type(error).__name__}
                     )
+            except Exception as error:
+                # A fault of one room must not end the process; the next interval compares the others again.
+                logger.error("room_reconciliation_failed", extra={"partition": partition, **error_fields(error)})
 
     async def _reconcile(self, partition: int, number: int) -> None:
         compared: list[tuple[Room, Log]] = []

@@ -9,6 +9,8 @@ import signal
 import time
 from typing import TYPE_CHECKING, Final
 
+from gateway.streams.log_fields import error_fields
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
@@ -76,6 +78,8 @@ class ProcessGroup:
                 signal.signal(number, signal.default_int_handler)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             status = self._work(index)
+        except BaseException as error:
+            logger.critical("process_failed", extra=error_fields(error))
         finally:
             # Without this the child would run the parent's clean-up again.
             os._exit(status)

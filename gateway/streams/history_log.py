@@ -158,4 +158,5 @@ async def read(
 
 def entries(reply: Any) -> list[tuple[HistoryId, bytes]]:
     """Return the history entries in a reply to XRANGE."""
-    return [(HistoryId(*map(int, entry.split(b"-"))), fields[FIELD]) for entry, fields in reply]
+    # An entry of another program may lack the field; readers skip its empty value.
+    return [(HistoryId(*map(int, entry.split(b"-"))), fields.get(FIELD, b"")) for entry, fields in reply]

@@ -17,6 +17,7 @@ from gateway.streams import keys
 from gateway.streams.liveness import RELEASED_MS
 from gateway.streams.store.store import Store, milliseconds
 from gateway.streams.store.topology import key_of
+from gateway.streams.unreadable import TALLY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,14 +46,24 @@ Renewal = Literal["held", "ended", "expired", "lost"]
 
 
 async def prepare(store: Store) -> None:
-    """Create the consumer group of every partition that has none. Safe to cancel; raises StoreUnavailableError."""
+    """Create the consumer group of every partition that has none. Safe to cancel.
+
+    Raises StoreUnavailableError, StoreFullError.
+    """
     for partition in range(keys.PARTITIONS):
         create = partial(store.client.xgroup_create, keys.jobs(partition), keys.GROUP, id="0", mkstream=True)
         try:
             await store.retry(create)
         except ResponseError as error:
-            if "BUSYGROUP" not in str(error):
+            if _is_foreign_key(error):
+                TALLY.add(keys.jobs(partition))
+            elif "BUSYGROUP" not in str(error):
                 raise
+
+
+def _is_foreign_key(error: ResponseError) -> bool:
+    """Tell whether a key holds another type: one partition cannot be used, and the others can."""
+    return "WRONGTYPE" in str(error)
 
 
 async def acquire(store: Store, consumer: str, partitions: Iterable[int], limit: int, rule: TakeOverRule) -> list[Job]:
@@ -77,8 +88,10 @@ async def acquire(store: Store, consumer: str, partitions: Iterable[int], limit:
         remaining -= len(ids)
         if ids:
             claims.append(("XCLAIM", keys.jobs(partition), keys.GROUP, consumer, min_idle_ms, *ids))
-    # An entry that was deleted is None, or has no fields.
-    found = [_job(*entry) for entries in await _send(store, *claims) for entry in entries if entry and entry[1]]
+    found: list[Job] = []
+    for claim, entries in zip(claims, await _send(store, *claims), strict=False):
+        # An entry that was deleted is None, or has no fields.
+        found += await _jobs(store, str(claim[1]), [entry for entry in entries if entry and entry[1]])
     for partition in names:
         if len(found) >= limit:
             break
@@ -87,24 +100,53 @@ async def acquire(store: Store, consumer: str, partitions: Iterable[int], limit:
         for streams in await _send(store, read):
             # A mapping in RESP3, pairs in RESP2.
             for _, entries in streams.items() if isinstance(streams, dict) else streams or ():
-                found += [_job(*entry) for entry in entries]
+                found += await _jobs(store, keys.jobs(partition), entries)
     return found
 
 
 async def _send(store: Store, *commands: tuple[Argument, ...]) -> list[Any]:
+    """Return the reply to each command; an empty one for a key of another type, and for all if a group is missing."""
     # Without retries: a job whose reply was lost is taken over one lease later.
-    try:
-        return await asyncio.gather(*(store.send_command(str(key_of(words)), *words) for words in commands))
-    except ResponseError as error:
-        if "NOGROUP" not in str(error):
-            raise
-        await prepare(store)
-        return []
+    replies = await asyncio.gather(
+        *(store.send_command(str(key_of(words)), *words) for words in commands), return_exceptions=True
+    )
+    for position, reply in enumerate(replies):
+        if isinstance(reply, ResponseError) and _is_foreign_key(reply):
+            TALLY.add(str(key_of(commands[position])))
+            replies[position] = ()
+        elif isinstance(reply, ResponseError) and "NOGROUP" in str(reply):
+            await prepare(store)
+            return []
+        elif isinstance(reply, BaseException):
+            raise reply
+    return replies
 
 
-def _job(entry: bytes, fields: Sequence[bytes]) -> Job:
-    values = dict(zip(fields[::2], fields[1::2], strict=True))
-    return Job(entry.decode(), values[b"response"].decode(), values[b"conversation"].decode())
+async def _jobs(store: Store, stream: str, entries: Iterable[Sequence[Any]]) -> list[Job]:
+    """Return the jobs in entries of a job stream; delete the entries that are none.
+
+    Left there, each worker would acquire them again after each lease. A response whose job is deleted here gets a new
+    one: see `requeue_lost`.
+    """
+    found: list[Job] = []
+    for entry, fields in entries:
+        job = _job(entry, fields)
+        if job is not None and keys.jobs(_partition(job)) == stream:
+            found.append(job)
+            continue
+        TALLY.add(stream)
+        await store.send_command(stream, "XACK", stream, keys.GROUP, entry)
+        await store.send_command(stream, "XDEL", stream, entry)
+    return found
+
+
+def _job(entry: bytes, fields: Sequence[bytes]) -> Job | None:
+    values = dict(zip(fields[::2], fields[1::2], strict=False))
+    response = values.get(b"response", b"").decode(errors="replace")
+    conversation = values.get(b"conversation", b"").decode(errors="replace")
+    if not keys.is_response_of(response, conversation):
+        return None
+    return Job(entry.decode(), response, conversation)
 
 
 async def renew(store: Store, job: Job, consumer: str) -> Renewal:
@@ -156,9 +198,11 @@ async def release(store: Store, job: Job, consumer: str) -> None:
     )
 
 
-async def requeue_lost(store: Store, partition: int, interval_s: float) -> list[tuple[str, str]]:
+async def requeue_lost(
+    store: Store, partition: int, interval_s: float, min_idle_s: float = float("inf")
+) -> list[tuple[str, str]]:
     """Create new jobs for open responses of a partition that lost theirs; return (conversation, response) of those
-    without a log, which the caller ends.
+    without a log, which the caller ends. Remove consumers that hold no job and did nothing for `min_idle_s` seconds.
 
     At most one worker per partition does this in `interval_s` seconds. Safe to cancel; raises StoreError, RedisError,
     OSError.
@@ -166,22 +210,36 @@ async def requeue_lost(store: Store, partition: int, interval_s: float) -> list[
     client = store.client
     if not await client.set(keys.requeue_lock(partition), "1", nx=True, px=milliseconds(interval_s)):
         return []
+    if min_idle_s < float("inf"):
+        await _remove_consumers(store, partition, min_idle_s)
     open_responses: dict[Any, Any] = await client.hgetall(keys.open_responses(partition))
     without_log: list[tuple[str, str]] = []
     for name, value in open_responses.items():
-        response = name.decode()
-        conversation = value.decode().partition(" ")[0]
-        if not await client.exists(keys.log(response)):
-            without_log.append((conversation, response))
+        response = name.decode(errors="replace")
+        conversation = _conversation_in(value)
+        if not keys.is_response_of(response, conversation):
+            TALLY.add(keys.open_responses(partition))
             continue
-        await store.call(
-            "requeue",
-            [keys.open_responses(partition), keys.jobs(partition), keys.response_queue(conversation)],
-            response,
-            conversation,
-            keys.control(partition),
-        )
+        try:
+            if not await client.exists(keys.log(response)):
+                without_log.append((conversation, response))
+                continue
+            await store.call(
+                "requeue",
+                [keys.open_responses(partition), keys.jobs(partition), keys.response_queue(conversation)],
+                response,
+                conversation,
+                keys.control(partition),
+            )
+        except ResponseError:
+            # A key of this conversation has another type; the other responses are examined.
+            TALLY.add(response)
     return without_log
+
+
+def _conversation_in(value: bytes) -> str:
+    """Return the conversation in a value of the hash of open responses."""
+    return value.decode(errors="replace").partition(" ")[0]
 
 
 async def conversation_of(store: Store, response: str) -> str | None:
@@ -189,18 +247,21 @@ async def conversation_of(store: Store, response: str) -> str | None:
     value: bytes | None = await store.retry(
         lambda: store.client.hget(keys.open_responses(keys.partition_of_response(response)), response)
     )
-    return value.decode().partition(" ")[0] if value else None
+    conversation = _conversation_in(value) if value else ""
+    return conversation if keys.is_response_of(response, conversation) else None
 
 
 async def remove_consumer(store: Store, consumer: str) -> None:
     """Delete a worker from the consumer groups, except where it still holds a job. Safe to cancel.
 
-    Raises RedisError, OSError.
+    Raises StoreError, RedisError, OSError.
     """
     for partition in range(keys.PARTITIONS):
-        held = await store.client.xpending_range(keys.jobs(partition), keys.GROUP, "-", "+", 1, consumer)
-        if not held:
-            await store.client.xgroup_delconsumer(keys.jobs(partition), keys.GROUP, consumer)
+        await _remove_consumers(store, partition, 0.0, consumer)
+
+
+async def _remove_consumers(store: Store, partition: int, min_idle_s: float, consumer: str = "") -> None:
+    await store.call("consumers", [keys.jobs(partition)], keys.GROUP, milliseconds(min_idle_s), consumer)
 
 
 def _partition(job: Job) -> int:

@@ -32,6 +32,15 @@ def is_response(name: str) -> bool:
     return match is not None and int(match[1]) < PARTITIONS
 
 
+def is_response_of(response: str, conversation: str) -> bool:
+    """Return whether both have the form of ids and share a partition; neither need exist."""
+    return (
+        is_response(response)
+        and is_conversation(conversation)
+        and partition_of_response(response) == partition_of(conversation)
+    )
+
+
 def partition_of(conversation: str) -> int:
     """Return the partition of a conversation: the same in every process and version."""
     return crc32(conversation.encode()) % PARTITIONS

@@ -8,9 +8,12 @@ keeps the bytes and a delta is a slice of them. No body contains a raw line feed
 from __future__ import annotations
 
 import re
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
+
+from gateway.streams.unreadable import TALLY
 
 FIELD: Final = b"e"
 NONCES: Final = 1_000_000_000
@@ -18,6 +21,15 @@ NONCES: Final = 1_000_000_000
 
 MAX_ENTRIES: Final = 2000
 """A history keeps about this many entries; older ones are trimmed."""
+
+MAX_WAIT_S: Final = 86_400.0
+"""Seconds; a provider that asks for a longer pause is not called again."""
+
+MAX_COUNT: Final = 2**53
+"""The largest token count: JavaScript, which reads it, rounds larger integers."""
+
+Usage: TypeAlias = dict[str, Annotated[int, Meta(ge=-MAX_COUNT, le=MAX_COUNT)]]
+"""Token counts by name. A larger number could be read but not written again."""
 
 _ID: Final = re.compile(r"(0|[1-9]\d{0,15})-(0|[1-9]\d{0,15})", re.ASCII)
 
@@ -120,7 +132,7 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True):
 class Waiting(msgspec.Struct, frozen=True, omit_defaults=True):
     """The provider call failed before its first token; the worker calls again in `retry_in` seconds."""
 
-    retry_in: float
+    retry_in: Annotated[float, Meta(ge=0, le=MAX_WAIT_S)]
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -138,7 +150,7 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     reason: str
-    usage: dict[str, int] | None = None
+    usage: Usage | None = None
     error: Problem | None = None
     retryable: bool | None = None
 
@@ -168,7 +180,7 @@ class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str
     reason: str
     text: msgspec.Raw
-    usage: dict[str, int] | None = None
+    usage: Usage | None = None
     error: Problem | None = None
     retryable: bool | None = None
 
@@ -188,7 +200,14 @@ _HISTORY_DECODERS: Final[dict[bytes, msgspec.json.Decoder[Any]]] = {
     OPENED: msgspec.json.Decoder(Opened),
     SETTLED: msgspec.json.Decoder(Settled),
 }
+_TEXT: Final = msgspec.json.Decoder(str)
+_MALFORMED: Final = (ValueError, RecursionError)
 _encode: Final = msgspec.json.Encoder().encode
+
+UNREADABLE_END: Final = End(
+    "failed", error=Problem("unreadable", "The end of this answer cannot be read."), retryable=True
+)
+"""Stands for an end whose body is malformed."""
 
 
 def encode(kind: bytes, body: ResponseEntry | HistoryEntry) -> bytes:
@@ -196,21 +215,52 @@ def encode(kind: bytes, body: ResponseEntry | HistoryEntry) -> bytes:
     return kind + _encode(body)
 
 
-def decode_response_entry(value: bytes) -> ResponseEntry | None:
-    """Decode an entry of a response log; raise ValueError or RecursionError for a malformed body.
+def decode_response_entry(value: bytes, log: str = "") -> ResponseEntry | None:
+    """Decode an entry of a response log; `log` names it where an entry that cannot be read is counted.
 
-    Return None for text, reasoning and kinds of a newer release, which readers skip.
+    Return None for what readers skip: text, reasoning, kinds of a newer release, and a malformed body. A malformed end
+    is a failed end, because the scripts treat the log as closed.
     """
-    decoder = _RESPONSE_DECODERS.get(value[:1])
-    entry: ResponseEntry | None = decoder.decode(value[1:]) if decoder else None
+    kind = value[:1]
+    decoder = _RESPONSE_DECODERS.get(kind)
+    if decoder is None:
+        return None
+    try:
+        entry: ResponseEntry = decoder.decode(value[1:])
+    except _MALFORMED:
+        TALLY.add(log)
+        return UNREADABLE_END if kind == END else None
     return entry
 
 
-def decode_history_entry(value: bytes) -> HistoryEntry | None:
-    """Decode a history entry, as `decode_response_entry` does."""
+def decode_history_entry(value: bytes, log: str = "") -> HistoryEntry | None:
+    """Decode a history entry, as `decode_response_entry` does; readers skip None."""
     decoder = _HISTORY_DECODERS.get(value[:1])
-    entry: HistoryEntry | None = decoder.decode(value[1:]) if decoder else None
+    if decoder is None:
+        return None
+    try:
+        entry: HistoryEntry = decoder.decode(value[1:])
+        if isinstance(entry, Settled):
+            # Sent to clients as it is: a malformed text would make the frame malformed.
+            _TEXT.decode(entry.text)
+    except _MALFORMED:
+        TALLY.add(log)
+        return None
     return entry
+
+
+def text_body(value: bytes, log: str = "") -> bytes:
+    """Return the body of a text or reasoning entry; empty, and counted, if it is not escaped text.
+
+    Bodies are concatenated and sent as they are, so a malformed one would make every frame around it malformed.
+    """
+    body = value[1:]
+    try:
+        _TEXT.decode(b'"%b"' % body)
+    except _MALFORMED:
+        TALLY.add(log)
+        return b""
+    return body
 
 
 def settled_head(response: str, message: str, end: End) -> bytes:
@@ -225,7 +275,7 @@ def escape(text: str) -> bytes:
 
 def unescape(escaped: bytes) -> str:
     """Return the text of concatenated text bodies; raise ValueError if they are not escaped text."""
-    text: str = msgspec.json.decode(b'"%b"' % escaped, type=str)
+    text: str = _TEXT.decode(b'"%b"' % escaped)
     return text
 
 

@@ -64,3 +64,8 @@ STORE_ERRORS: Final = Counter(
 )
 STORE_UNAVAILABLE: Final = STORE_ERRORS.labels("unavailable")
 STORE_FULL: Final = STORE_ERRORS.labels("full")
+SKIPPED: Final = Counter(
+    "tokenwire_skipped_entries",
+    "Entries of the store that this process could not read and skipped.",
+    registry=REGISTRY,
+)

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.streams import keys, records
+from gateway.streams import keys, metrics, records
 from gateway.streams.records import Queue
 from gateway.streams.store.store import Store, milliseconds
+from gateway.streams.unreadable import TALLY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -27,6 +28,9 @@ TIMEOUT_S: Final = 3.0
 """Seconds that the store may take: a later reply would be outdated."""
 
 RECORD_TTL_S: Final = 5.0
+SKIPPED_HEARTBEATS: Final = 10
+"""Heartbeats between two reports of entries that could not be read; a log is read many times."""
+
 STATM: Final = Path("/proc/self/statm")
 """Memory in pages; the second number is the resident set, see proc(5)."""
 
@@ -88,11 +92,12 @@ async def heartbeat_loop(
 
     `observe` is awaited after every second heartbeat. Cancelling takes up to `TIMEOUT_S`.
     """
-    count = 0
+    count = skipped = 0
     try:
         while True:
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
             count += 1
+            skipped = _report_skipped(skipped, count)
             try:
                 await report(store, record())
                 if observe is not None and count % 2 == 0:
@@ -107,6 +112,19 @@ async def heartbeat_loop(
         except Exception as error:
             # The record expires anyway.
             logger.debug("heartbeat_removal_failed", extra={"error": type(error).__name__})
+
+
+def _report_skipped(before: int, heartbeat: int) -> int:
+    """Count entries that this process could not read; sometimes log how many there were, `before` included.
+
+    Return the number that is not logged yet.
+    """
+    metrics.SKIPPED.inc(TALLY.count - before)
+    if heartbeat % SKIPPED_HEARTBEATS or not TALLY.count:
+        return TALLY.count
+    skipped = TALLY.take()
+    logger.warning("entries_skipped", extra={"log": skipped.log, "entries": skipped.entries})
+    return 0
 
 
 async def live_processes(store: Store) -> list[Record]:
@@ -140,7 +158,7 @@ async def counts(store: Store) -> dict[str, int]:
 
 async def _names(store: Store) -> list[str]:
     reply: Any = await store.retry(lambda: store.client.smembers(keys.presence()), TIMEOUT_S)
-    return sorted(name.decode() for name in reply)
+    return sorted(name.decode(errors="replace") for name in reply)
 
 
 async def queue(store: Store) -> Queue:

@@ -33,7 +33,7 @@ class Claimed:
     start: LogId
 
 
-NotClaimed = Literal["exhausted", "ended", "expired", "lost"]
+NotClaimed = Literal["exhausted", "unreadable", "ended", "expired", "lost"]
 
 
 async def claim(
@@ -41,8 +41,8 @@ async def claim(
 ) -> Claimed | NotClaimed:
     """Begin the next attempt at a response and fence all earlier ones. Call it before the provider. Safe to cancel.
 
-    Not claimed: `exhausted` (`max_attempts` were made), `ended` (its job is deleted), `expired` (the log expired or was
-    lost), `lost` (another worker holds the job).
+    Not claimed: `exhausted` (`max_attempts` were made), `unreadable` (another program wrote to the log), `ended` (its
+    job is deleted), `expired` (the log expired or was lost), `lost` (another worker holds the job).
     """
     partition = keys.partition_of(job.conversation)
     # Generated here, not in the script: after a lost reply the repeated script recognizes its own start by it.
@@ -70,6 +70,8 @@ async def claim(
             return Claimed(before, begun)
         case b"exhausted":
             return "exhausted"
+        case b"unreadable":
+            return "unreadable"
         case b"ended":
             return "ended"
         case b"expired":
@@ -192,7 +194,8 @@ async def read(
 
 def entries(reply: Any) -> list[tuple[LogId, bytes]]:
     """Return the log entries in a reply to XRANGE."""
-    return [(LogId(*map(int, entry.split(b"-"))), fields[FIELD]) for entry, fields in reply]
+    # An entry of another program may lack the field; readers skip its empty value.
+    return [(LogId(*map(int, entry.split(b"-"))), fields.get(FIELD, b"")) for entry, fields in reply]
 
 
 async def request(store: Store, response: str) -> Queued | None:
@@ -200,5 +203,6 @@ async def request(store: Store, response: str) -> Queued | None:
     reply = await store.retry(lambda: store.client.xrange(keys.log(response), count=1))
     if not reply:
         return None
-    entry = log_entries.decode_response_entry(reply[0][1][FIELD])
+    ((_, value),) = entries(reply)
+    entry = log_entries.decode_response_entry(value, response)
     return entry if isinstance(entry, Queued) else None

@@ -129,7 +129,7 @@ class Connection:
                 self._unwatch_forbidden()
                 self._set_timer(now, wall)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
 
     def pause_writing(self) -> None:
         """Stop writing (backpressure): the write buffer is full."""
@@ -214,9 +214,10 @@ class Connection:
 
     def _executed_all(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail(error)
+            self.fail(error)
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """Log a fault of this connection and close it."""
         logger.error("connection_failed", extra=error_fields(error))
         self._close(Close.RESTART, "the gateway failed")
 

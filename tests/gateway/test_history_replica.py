@@ -93,6 +93,31 @@ def test_entry_of_newer_release_is_skipped() -> None:
     assert [t.frame is None for t in conversation.after(ENTRIES[1][0])] == [False, True]
 
 
+def test_unreadable_entry_is_skipped_and_its_cursor_resumes() -> None:
+    replica = HistoryReplica("c1")
+    bad = entry(3, b'X{"usage":{"cost":0.5}}')
+    after = entry(4, log_entries.encode(log_entries.MESSAGE, UserMessage("m2", "Again")))
+    assert replica.repair(None, [*ENTRIES[:2], bad, after]) is Outcome.ACCEPTED
+    assert replica.tail == after[0]
+    assert replica.has(bad[0])
+    assert [item.id for item in replica.after(bad[0])] == [after[0]]
+    assert [message.id for message in replica.messages()[0]] == ["m1", "m2"]
+
+
+def test_entry_with_an_id_of_another_program_is_skipped_and_its_cursor_resumes() -> None:
+    """`XADD *` chooses the time as a number: a gap that no later number fills."""
+    replica = HistoryReplica("c1")
+    foreign = entry(1_700_000_000_000, b"", nonce=0)
+    later = entry(1_700_000_000_001, log_entries.encode(log_entries.MESSAGE, UserMessage("m2", "Again")))
+    assert replica.repair(None, [*ENTRIES, foreign, later]) is Outcome.ACCEPTED
+    for position, (each, _) in enumerate([*ENTRIES, foreign, later], 1):
+        assert replica.has(each)
+        assert len(replica.after(each)) == 5 - position
+    assert not replica.has(HistoryId(5, 1))
+    assert replica.receive(Published(None, b"7-1", str(later[0]).encode(), [ENTRIES[1][1]])) is Outcome.ACCEPTED
+    assert replica.tail == later[0], "an id that is not larger is skipped"
+
+
 def test_published_entries_are_applied_and_unknown_ids_are_gaps() -> None:
     replica = HistoryReplica("c1")
     assert replica.receive(Published(None, b"1-1", b"-", [ENTRIES[0][1]])) is Outcome.ACCEPTED

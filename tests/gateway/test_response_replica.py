@@ -83,6 +83,53 @@ def test_receive_matches_extend(parts: list[tuple[int, int]], spoil: bool) -> No
     assert received.receive(Published(RESPONSE, b"1-1", b"-", [])) is Outcome.GAP
 
 
+UNREADABLE = [
+    log_entries.TEXT + b'"},"injected":{"a":"',
+    log_entries.TEXT + b"\\",
+    log_entries.REASONING + b"\xff",
+    b"W{}",
+    b"S[",
+    b"",
+    b"?new",
+]
+
+
+@pytest.mark.parametrize("value", UNREADABLE)
+def test_unreadable_entry_is_skipped_and_its_cursor_resumes(value: bytes) -> None:
+    bad, end = (LogId(FIRST, 6), value), (LogId(FIRST, 7), COMPLETE[1])
+    replica = copy_of(*LOG, bad)
+    assert replica.tail == bad[0]
+    assert replica.has(bad[0])
+    assert replica.receive(Published(RESPONSE, b"%d-7" % FIRST, b"%d-6" % FIRST, [COMPLETE[1]])) is Outcome.ACCEPTED
+    assert kinds(read(replica, bad[0])) == ["end"]
+    frames = read(copy_of(*LOG, bad, end), None)
+    assert kinds(frames) == ["start", "delta", "end"]
+    assert frames[1]["text"] == "Hello, wörld\n"
+    assert frames[1]["reasoning"] == "hm"
+
+
+def test_unreadable_end_is_a_failed_end() -> None:
+    frames = read(copy_of(*LOG, (LogId(FIRST, 6), b'E{"reason":"complete","usage":{"cost":0.5}}')), WORLD[0])
+    assert [(frame["type"], frame["reason"], frame["error"]["code"]) for frame in frames] == [
+        ("end", "failed", "unreadable")
+    ]
+
+
+@pytest.mark.parametrize("foreign", [LogId(1_700_000_000_000, 0), LogId(2**63, 2**63), LogId(FIRST, 8)])
+def test_entry_with_an_id_of_another_program_is_skipped(foreign: LogId) -> None:
+    """`XADD *` chooses the time: its number says nothing about the order, and may be larger than any memory."""
+    replica = copy_of(*LOG, (foreign, HELLO[1]), (LogId(foreign.attempt, foreign.seq + 2), COMPLETE[1]))
+    assert (replica.tail, replica.end) == (WORLD[0], None)
+    assert replica.repair(WORLD[0], [WORLD, (foreign, HELLO[1])]) is Outcome.KNOWN
+    assert read(replica, WORLD[0]) == []
+
+
+def test_log_that_begins_with_a_foreign_id_is_not_shown() -> None:
+    replica = ResponseReplica(RESPONSE)
+    assert replica.repair(None, [(LogId(1_700_000_000_000, 0), QUEUED[1])]) is Outcome.KNOWN
+    assert not replica.belongs_to("c1")
+
+
 def test_gap_is_returned_and_changes_nothing() -> None:
     replica = copy_of(*LOG[:2])
     assert replica.extend(HELLO[0], [THINKS]) is Outcome.GAP

@@ -11,6 +11,7 @@ from gateway.streams import jobs, keys, log_entries, response_log
 from gateway.streams.log_entries import End, Waiting
 from gateway.streams.store.store import open_store
 from tests.gateway.streams.steps import Conversation, fold
+from workers import metrics
 from workers.batch import BatchingInterval
 from workers.generation import Generation
 from workers.options import GenerationOptions
@@ -252,3 +253,41 @@ async def test_response_to_an_expired_message_fails_without_a_call(store: Store)
     # A retry could only fail in the same way.
     assert end.retryable is False
     assert one.provider.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (ProviderError(429, "Too many.", retryable=False), "generator_failed"),  # type: ignore[arg-type]
+        (ProviderError("mine", "Mine.", retryable=False), "mine"),
+    ],
+)
+async def test_error_of_a_provider_is_checked_before_it_is_written(
+    answer: Begin, failure: ProviderError, code: str
+) -> None:
+    one = await answer()
+    one.provider.send("a")
+    one.provider.fail(failure)
+    await one.task
+    end = await one.end()
+    assert end.error is not None
+    assert (end.reason, end.error.code) == ("failed", code)
+
+
+@pytest.mark.parametrize("last", [Finish("complete", {"cost_usd": 0.00012}), "text"])  # type: ignore[dict-item]
+async def test_invalid_event_of_a_provider_fails_the_answer_and_keeps_its_text(answer: Begin, last: Any) -> None:
+    one = await answer()
+    one.provider.send("a")
+    one.provider.events.put_nowait(last)
+    await one.task
+    end = await one.end()
+    assert end.error is not None
+    assert (end.reason, end.error.code, end.retryable) == ("failed", "generator_failed", False)
+    assert await one.texts() == ["a"]
+
+
+def test_codes_are_limited_as_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_codes", set())
+    labels = {metrics.code_label(f"code_{number}") for number in range(metrics.MAX_CODES + 10)}
+    assert len(labels) == metrics.MAX_CODES + 1
+    assert "other" in labels

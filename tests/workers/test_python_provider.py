@@ -64,6 +64,21 @@ async def impatient(request):
     raise asyncio.CancelledError
     yield
 
+async def leaving(request):
+    raise SystemExit(3)
+    yield
+
+async def endless(request):
+    while True:
+        yield ""
+
+class Counts(dict):
+    def items(self):
+        raise LookupError
+
+async def counting(request):
+    yield Finish("complete", Counts())
+
 async def awkward():
     yield "takes no request"
 
@@ -217,6 +232,33 @@ async def test_exception_is_a_retryable_failure_with_its_cause() -> None:
     assert "sk-secret" not in failure.value.message
 
 
+@pytest.mark.parametrize(
+    ("name", "cause", "retryable"),
+    [
+        ("impatient", asyncio.CancelledError, True),
+        ("leaving", SystemExit, True),
+        ("counting", LookupError, False),
+    ],
+)
+async def test_exception_that_would_end_more_than_the_answer_fails_the_answer(
+    name: str, cause: type[BaseException], retryable: bool
+) -> None:
+    with pytest.raises(ProviderError) as failure:
+        await everything(f"my_module:{name}")
+    assert (failure.value.code, failure.value.retryable) == ("generator_failed", retryable)
+    assert isinstance(failure.value.__cause__, cause)
+
+
+async def test_generator_that_never_waits_leaves_turns_to_other_answers() -> None:
+    task = asyncio.create_task(everything("my_module:endless"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def test_generator_without_a_parameter_fails_at_the_call() -> None:
     with pytest.raises(ProviderError) as failure:
         await everything("my_module:awkward")
@@ -257,11 +299,6 @@ async def test_cancelling_closes_the_generator() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert closed() == ["patient"]
-
-
-async def test_cancellation_inside_is_passed_on() -> None:
-    with pytest.raises(asyncio.CancelledError):
-        await everything("my_module:impatient")
 
 
 async def test_generator_is_connected_by_name() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.providers import ProviderError
-from workers.retry_policy import FIRST_PAUSE_S, JITTER, MAX_PAUSE_S, RetryPolicy
+from workers.retry_policy import FIRST_PAUSE_S, JITTER, MAX_PAUSE_S, MIN_PAUSE_S, RetryPolicy
 
 
 def error(*, retryable: bool = True, retry_after: float | None = None) -> ProviderError:
@@ -27,15 +27,15 @@ def test_pauses_double_up_to_a_maximum() -> None:
 def test_retry_after_of_the_provider_replaces_the_backoff() -> None:
     retries = policy()
     assert retries.pause_s(error(retry_after=20.0), 1000.0, received=False) == 20.0
-    assert retries.pause_s(error(retry_after=0.0), 1000.0, received=False) == 0.0
+    assert retries.pause_s(error(retry_after=MIN_PAUSE_S), 1000.0, received=False) == MIN_PAUSE_S
     # Each failure counts for the backoff.
     assert retries.pause_s(error(), 1000.0, received=False) == 4.0
 
 
-def test_thousands_of_failures_without_a_pause_are_counted_without_an_overflow() -> None:
+def test_thousands_of_failures_with_the_shortest_pause_are_counted_without_an_overflow() -> None:
     retries = policy()
     for _ in range(2000):
-        assert retries.pause_s(error(retry_after=0.0), 1000.0, received=False) == 0.0
+        assert retries.pause_s(error(retry_after=0.0), 1000.0, received=False) == MIN_PAUSE_S
     assert retries.pause_s(error(), 1000.0, received=False) == MAX_PAUSE_S
 
 
@@ -43,7 +43,8 @@ def test_thousands_of_failures_without_a_pause_are_counted_without_an_overflow()
 def test_jitter_only_lengthens_a_pause(random: float, retry_after: float) -> None:
     pause_s = policy(random=random).pause_s(error(retry_after=retry_after), 1000.0, received=False)
     assert pause_s is not None
-    assert retry_after <= pause_s <= retry_after * (1 + JITTER)
+    asked = max(retry_after, MIN_PAUSE_S)
+    assert asked <= pause_s <= asked * (1 + JITTER)
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,18 @@ The generator gets a `workers.providers.Request`. It yields strings, or Text, Re
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping
 from contextlib import aclosing
+from itertools import count
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-from workers.providers import Event, Finish, FinishReason, Provider, ProviderError, Reasoning, Request, Text
+from workers.providers import Event, Finish, Provider, ProviderError, Reasoning, Request, Text
+from workers.providers.checked import FAILED, MESSAGE, finish
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 # Untyped: the items of the operator's code are validated.
 Generator: TypeAlias = "Callable[[Request], AsyncGenerator[Any, None]]"
 
-MESSAGE = "The answer could not be finished."
+MAX_ITEMS_AT_ONCE: Final = 64
+"""Items after which other answers get a turn."""
 
 
 def connect(model: str) -> Provider:
@@ -37,40 +40,69 @@ def connect(model: str) -> Provider:
     generate = _generator(model)
 
     async def provider(request: Request) -> AsyncGenerator[Event, None]:
-        try:
-            # Closed explicitly, so that its `finally` runs when the answer is stopped, not at garbage collection.
-            async with aclosing(generate(request)) as items:
-                async for item in items:
-                    match item:
-                        case str():
-                            if item:
-                                yield Text(item)
-                        case Text(str()) | Reasoning(str()):
-                            yield item
-                        case Finish() if _is_valid(item):
-                            yield item
-                            return
-                        case _:
-                            raise ProviderError("generator_failed", MESSAGE, retryable=False) from TypeError(
-                                f"{model} yielded {type(item).__name__}: yield str or a valid Text, Reasoning or Finish"
-                            )
-        except ProviderError:
-            raise
-        except Exception as error:
-            raise ProviderError("generator_failed", MESSAGE, retryable=True) from error
-        yield Finish("complete")
+        # Closed explicitly, so that its `finally` runs when the answer is stopped, not at garbage collection.
+        async with aclosing(_started(generate, request)) as items:
+            for number in count(1):
+                item = await _next(items)
+                match item:
+                    case str():
+                        if item:
+                            yield Text(item)
+                    case Text(str()) | Reasoning(str()):
+                        yield item
+                    case Finish():
+                        yield _checked(item, model)
+                        return
+                    case _:
+                        raise _invalid(item, model)
+                if number % MAX_ITEMS_AT_ONCE == 0:
+                    # A generator that never waits would keep every other answer of the worker waiting.
+                    await asyncio.sleep(0)
 
     return provider
 
 
-def _is_valid(finish: Finish) -> bool:
-    """Tell whether a reason and counts may be written: an entry that cannot be decoded would break its conversation."""
-    usage: Any = finish.usage
-    return (
-        finish.reason in get_args(FinishReason)
-        and isinstance(usage, Mapping)
-        and all(isinstance(name, str) and type(count) is int for name, count in usage.items())
+def _started(generate: Generator, request: Request) -> AsyncGenerator[Any, None]:
+    try:
+        return generate(request)
+    except Exception as error:
+        raise ProviderError(FAILED, MESSAGE, retryable=True) from error
+
+
+async def _next(items: AsyncGenerator[Any, None]) -> Any:
+    """Return the next item, a Finish after the last one. Raises ProviderError for every fault of the generator."""
+    try:
+        return await anext(items)
+    except StopAsyncIteration:
+        return Finish("complete")
+    except ProviderError:
+        raise
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ProviderError(FAILED, MESSAGE, retryable=True) from error
+    except BaseException as error:
+        # SystemExit too: it would end the worker, and with it the answers of other users.
+        raise ProviderError(FAILED, MESSAGE, retryable=True) from error
+
+
+def _checked(event: Finish, model: str) -> Finish:
+    try:
+        checked = finish(event)
+    except Exception as error:
+        raise ProviderError(FAILED, MESSAGE, retryable=False) from error
+    if checked is None:
+        raise _invalid(event, model)
+    return checked
+
+
+def _invalid(item: Any, model: str) -> ProviderError:
+    error = ProviderError(FAILED, MESSAGE, retryable=False)
+    error.__cause__ = TypeError(
+        f"{model} yielded {type(item).__name__}: yield str or a valid Text, Reasoning or Finish"
     )
+    return error
 
 
 def _generator(model: str) -> Generator:

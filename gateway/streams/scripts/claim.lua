@@ -1,6 +1,6 @@
 -- Begin an attempt: write its start entry. This fences every earlier attempt, because Redis rejects smaller ids.
 -- KEYS: jobs, log, open
--- Returns {'claimed', id before, id of start}, {'exhausted'}, {'ended'}, {'expired'} or {'lost'}.
+-- Returns {'claimed', id before, id of start}, {'exhausted'}, {'unreadable'}, {'ended'}, {'expired'} or {'lost'}.
 local jobs, log, open = KEYS[1], KEYS[2], KEYS[3]
 local publish, group, consumer, job = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local nonce, nonces = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -14,15 +14,20 @@ if not owner[1] or owner[1][2] ~= consumer then return {'lost'} end
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 2)
 if not last[1] then return {'expired'} end
 local id, entry = last[1][1], last[1][2][2]
-if string.sub(entry, 1, 1) == 'E' then
+local attempt, seq = string.match(id, '^(%d+)-(%d+)$')
+attempt, seq = tonumber(attempt), tonumber(seq)
+-- Ids are dense and an end closes the response, unless another program wrote to the log.
+local ended = string.sub(entry, 1, 1) == 'E'
+if redis.call('XLEN', log) ~= seq or (ended and redis.call('HEXISTS', open, response) == 1) then
+  return {'unreadable'}
+end
+if ended then
   redis.call('XACK', jobs, group, job)
   redis.call('XDEL', jobs, job)
   redis.call('HDEL', open, response)
   return {'ended'}
 end
 
-local attempt, seq = string.match(id, '^(%d+)-(%d+)$')
-attempt, seq = tonumber(attempt), tonumber(seq)
 -- This claim was made before and its reply was lost.
 if last[2] and attempt % nonces == nonce and entry == start_entry then
   return {'claimed', last[2][1], id}

@@ -4,7 +4,8 @@
 -- Returns the 1-based positions of the logs that differ.
 local differing = {}
 for i = 1, #KEYS do
-  local last = redis.call('XREVRANGE', KEYS[i], '+', '-', 'COUNT', 1)
-  if (last[1] and last[1][1] or '') ~= ARGV[i + 1] then differing[#differing + 1] = i end
+  local last = redis.pcall('XREVRANGE', KEYS[i], '+', '-', 'COUNT', 1)
+  -- A key of another type is one log that cannot be read; the others are compared.
+  if not last.err and (last[1] and last[1][1] or '') ~= ARGV[i + 1] then differing[#differing + 1] = i end
 end
 return differing

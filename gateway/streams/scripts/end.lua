@@ -18,13 +18,19 @@ local owned_job, consumer = ARGV[17], ARGV[18]
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
 local message, id = {}, ''
 if last[1] then id = last[1][1] end
-if last[1] and string.sub(last[1][2][2], 1, 1) == 'E' then return {'ended', 0, id} end
+local is_open = redis.call('HEXISTS', open, response) == 1
+local ended = last[1] and string.sub(last[1][2][2], 1, 1) == 'E'
+-- Another program wrote to the log: no readable entry can follow, so the log is dropped once its text is settled.
+local unreadable = last[1]
+  and (redis.call('XLEN', log) ~= tonumber(string.match(id, '%d+$')) or (ended and is_open))
+if unreadable and not is_open then return {'expired'} end
+if ended and not unreadable then return {'ended', 0, id} end
 if owned_job ~= '' then
   local owner = redis.pcall('XPENDING', jobs, group, owned_job, owned_job, 1)
   if owner.err or not owner[1] or owner[1][2] ~= consumer then return {'refused', id} end
 end
-if last[1] then
-  if expected_id ~= '' and id ~= expected_id then return {'refused', id} end
+if last[1] and expected_id ~= '' and id ~= expected_id then return {'refused', id} end
+if last[1] and not unreadable then
   local attempt, seq = string.match(id, '^(%d+)-(%d+)$')
   if own_attempt ~= '' then
     attempt = own_attempt
@@ -36,7 +42,7 @@ if last[1] then
   redis.call('PEXPIRE', log, log_ttl_ms)
   message[1] = '@' .. response .. ' ' .. id .. ' ' .. last[1][1]
   message[2] = 'E' .. end_body
-elseif redis.call('HEXISTS', open, response) == 0 then
+elseif not is_open then
   return {'expired'}
 elseif own_attempt ~= '' then
   -- The entries of the attempt are lost: settling would add an empty answer to the history.
@@ -47,8 +53,19 @@ local text = {}
 for _, entry in ipairs(redis.call('XRANGE', log, '-', '+')) do
   local value = entry[2][2]
   local kind = string.sub(value, 1, 1)
-  if kind == 'T' then text[#text + 1] = string.sub(value, 2) elseif kind == 'S' then text = {} end
+  if kind == 'T' then
+    local body = string.sub(value, 2)
+    -- As readers do: a body that is not escaped text is left out, or the whole message could not be read.
+    local plain = body
+    if string.find(body, '\\', 1, true) then
+      plain = string.gsub(string.gsub(body, '\\["\\/bfnrt]', ''), '\\u%x%x%x%x', '')
+    end
+    if not string.find(plain, '["\\]') and not string.find(plain, '[^\32-\255]') then text[#text + 1] = body end
+  elseif kind == 'S' then
+    text = {}
+  end
 end
+if unreadable then redis.call('DEL', log) end
 local newest = redis.call('XREVRANGE', history, '+', '-', 'COUNT', 1)
 -- As in submit: an empty stream would reject its first id.
 if not newest[1] then redis.call('DEL', history) end

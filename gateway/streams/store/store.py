@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from gateway.streams.store.pipeline import Argument
     from gateway.streams.store.subscription import OnAcknowledged, OnMessage, Subscription
 
-SCRIPTS: Final = ("submit", "claim", "append", "end", "renew", "release", "requeue", "compare", "heartbeat", "queue")
+SCRIPTS: Final = (
+    *("submit", "claim", "append", "end", "renew", "release", "requeue", "consumers"),
+    *("compare", "heartbeat", "queue"),
+)
 
 FIRST_RETRY_PAUSE_S: Final = 0.05
 MAX_RETRY_PAUSE_S: Final = 0.25

@@ -78,7 +78,10 @@ async def test_acquire_is_limited_for_new_and_taken_over_jobs(store: Store) -> N
 async def test_expired_lease_is_found_among_many_held_ones(conversation: Conversation) -> None:
     partition = keys.jobs(conversation.partition)
     for each in range(60):
-        await conversation.redis.xadd(partition, {"response": f"r{each}", "conversation": conversation.name})
+        await conversation.redis.xadd(
+            partition,
+            {"response": f"r{conversation.partition:02d}{each:016d}", "conversation": conversation.name},
+        )
     held = await conversation.takes("w1")
     assert len(held) == 60
     silent = held.pop()

@@ -114,3 +114,17 @@ def test_responses_and_conversations_do_not_share_keys(one: str, other: str, ran
     assert (keys.answer_id(response) == keys.answer_id(second)) is (response == second)
     for key_of in (keys.history, keys.response_queue, keys.feed):
         assert (key_of(one) == key_of(other)) is (one == other)
+
+
+@pytest.mark.parametrize(
+    ("response", "conversation", "valid"),
+    [
+        (keys.response_id("c1", "a" * 16), "c1", True),
+        (keys.response_id("c1", "a" * 16), "c3", False),
+        (keys.response_id("c1", "a" * 16), "", False),
+        ("r99aaaaaaaaaaaaaaaa", "c1", False),
+        ("", "c1", False),
+    ],
+)
+def test_response_belongs_to_a_conversation_of_its_partition(response: str, conversation: str, valid: bool) -> None:
+    assert keys.is_response_of(response, conversation) is valid

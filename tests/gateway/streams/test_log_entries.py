@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from typing import Any
 
@@ -28,6 +27,7 @@ from gateway.streams.log_entries import (
     UserMessage,
     Waiting,
 )
+from gateway.streams.unreadable import TALLY
 
 PARTS = st.integers(0, 10**16 - 1)
 NAMES = st.text(max_size=10)
@@ -40,7 +40,7 @@ LOG_ENTRIES: dict[bytes, st.SearchStrategy[Any]] = {
     log_entries.QUEUED: st.builds(Queued, NAMES, NAMES, NAMES, MAYBE, st.none() | st.integers(1, 2**31), MAYBE, MODES),
     log_entries.START: st.builds(Start, NAMES, NAMES),
     log_entries.CONTINUE: st.builds(Start, NAMES, NAMES),
-    log_entries.WAITING: st.builds(Waiting, st.floats(0, 1e6)),
+    log_entries.WAITING: st.builds(Waiting, st.floats(0, log_entries.MAX_WAIT_S)),
     log_entries.END: st.builds(End, NAMES, USAGE, PROBLEMS, st.none() | st.booleans()),
 }
 HISTORY_ENTRIES: dict[bytes, st.SearchStrategy[Any]] = {
@@ -137,10 +137,52 @@ def test_settled_head_is_completed_by_the_text(response: str, message: str, end:
 )
 @example(b'Q{"conversation":"\xff"}')
 @example(b'Q{"x":' + b"[" * 100_000)
-def test_decoding_any_bytes_raises_only_documented_errors(value: bytes) -> None:
-    for decode in (log_entries.decode_response_entry, log_entries.decode_history_entry):
-        with contextlib.suppress(ValueError, RecursionError):
-            decode(value)
+def test_decoding_any_bytes_never_raises_and_counts_malformed_bodies(value: bytes) -> None:
+    TALLY.take()
+    for decode, kinds in ((log_entries.decode_response_entry, b"QSKWE"), (log_entries.decode_history_entry, b"MOX")):
+        entry = decode(value, "r1")
+        unreadable = value[:1] in {bytes([kind]) for kind in kinds} and entry in (None, log_entries.UNREADABLE_END)
+        assert TALLY.take() == ((1, "r1") if unreadable else (0, ""))
+    body = log_entries.text_body(value, "r2")
+    try:
+        log_entries.unescape(value[1:])
+    except ValueError:
+        assert (body, TALLY.take()) == (b"", (1, "r2"))
+    else:
+        assert (body, TALLY.take()) == (value[1:], (0, ""))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'W{"retry_in":-1}',
+        b'W{"retry_in":86401}',
+        b'S{"model":1}',
+        b'X{"response":"r","message":"m","reason":"complete","text":5}',
+        b'X{"response":"r","message":"m","reason":"complete","text":"\xff"}',
+        b'X{"response":"r","message":"m","reason":"complete","text":"","usage":{"cost":0.5}}',
+        b'X{"response":"r","message":"m","reason":"complete","text":"","usage":{"n":1%b}}' % (b"0" * 16),
+    ],
+)
+def test_entry_with_a_value_that_cannot_be_sent_is_skipped(value: bytes) -> None:
+    assert log_entries.decode_response_entry(value) is None
+    assert log_entries.decode_history_entry(value) is None
+
+
+@pytest.mark.parametrize("body", [b'{"reason":5}', b'{"reason":"complete","usage":{"cost":0.00012}}', b"", b"\xff"])
+def test_malformed_end_is_a_failed_end(body: bytes) -> None:
+    end = log_entries.decode_response_entry(log_entries.END + body)
+    assert end is log_entries.UNREADABLE_END
+    assert end.error is not None
+    assert (end.reason, end.error.code) == ("failed", "unreadable")
+
+
+def test_largest_count_is_read_and_a_larger_one_is_not() -> None:
+    end = End("complete", usage={"output_tokens": log_entries.MAX_COUNT})
+    value = log_entries.encode(log_entries.END, end)
+    assert log_entries.decode_response_entry(value) == end
+    larger = value.replace(b"%d" % log_entries.MAX_COUNT, b"%d" % (log_entries.MAX_COUNT + 1))
+    assert log_entries.decode_response_entry(larger) is log_entries.UNREADABLE_END
 
 
 @pytest.mark.parametrize("kind", [log_entries.TEXT, log_entries.REASONING, b"?", b""])

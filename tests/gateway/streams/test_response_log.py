@@ -110,24 +110,24 @@ async def test_ids_are_exact_for_every_nonce(
     assert [entry.attempt for entry in ids] == [number * NONCES + nonce for number in (0, 1, 1, 2, 2, 3, 3, 4)]
 
 
-async def test_ids_are_exact_for_large_logs(conversation: Conversation) -> None:
+async def test_ids_are_exact_for_many_attempts(conversation: Conversation) -> None:
     accepted = await conversation.ask()
     job = await conversation.take()
     # The largest cursor has 16 digits.
-    far = LogId(999_999 * NONCES + 123_456_789, 10**15)
+    far = LogId(999_999 * NONCES + 123_456_789, 2)
     await conversation.redis.xadd(keys.log(accepted.response), {log_entries.FIELD: b"Ta"}, id=str(far))
     claimed = await claim_as(conversation.store, job, "w1", most=10**9)
     assert isinstance(claimed, Claimed)
     assert claimed.before == far
-    assert (claimed.start.number, claimed.start.seq) == (1_000_000, 10**15 + 1)
+    assert (claimed.start.number, claimed.start.seq) == (1_000_000, 3)
     attempt = claimed.start.attempt
-    first = LogId(attempt, 10**15 + 2)
+    first = LogId(attempt, 4)
     assert await append(conversation, accepted, claimed.start, first, "b", "c") == "appended"
-    assert await tail(conversation.store, accepted.response) == LogId(attempt, 10**15 + 3)
+    assert await tail(conversation.store, accepted.response) == LogId(attempt, 5)
     ended = await conversation.stop(accepted.response)
     assert isinstance(ended, Ended)
     assert ended.cursor is not None
-    assert (ended.cursor.number, ended.cursor.seq) == (1_000_001, 10**15 + 4)
+    assert (ended.cursor.number, ended.cursor.seq) == (1_000_001, 6)
 
 
 async def test_attempts_are_limited_and_the_last_text_is_kept(conversation: Conversation) -> None:
