@@ -26,6 +26,7 @@ from gateway.operations.live_page import LivePage
 from gateway.operations.metrics_server import readiness
 from gateway.operations.probes import Probes
 from gateway.origins import origin_allowed
+from gateway.rate_limits import RateLimits
 from gateway.streams.log_fields import error_fields
 from gateway.submissions import Submissions
 from gateway.timer_wheel import STEP_S, TimerWheel
@@ -72,6 +73,7 @@ class Gateway:
             rate=settings.accepts,
             random=random.random,
         )
+        limits = RateLimits(settings.requests)
         # A weak secret is tolerated where only programs of this machine can connect.
         authenticator = Authenticator(
             settings.key, settings.jwt_audience, settings.jwt_issuer, allow_weak=settings.loopback
@@ -87,6 +89,7 @@ class Gateway:
             timers=self._timers,
             models=models,
             allows=self.allows,
+            limits=limits,
         )
         self.connections = self.sockets.connections
         self.api = HttpApi(
@@ -96,6 +99,7 @@ class Gateway:
             authenticate=authenticate,
             admission=self.admission,
             allows=self.allows,
+            limits=limits,
         )
         self.streams = self.api.streams
         self.probes = Probes(

@@ -20,6 +20,8 @@ class FrameBatch(list["Frame"]):
     _encoded = b""
     entries = 0
     """Number of log entries by which these frames advance a viewer."""
+    partial = False
+    """Whether the viewer is not up to date after these frames: the next flush continues."""
 
     @property
     def encoded(self) -> bytes:

@@ -18,7 +18,10 @@ from gateway.wire import (
     ErrorFrame,
     Heartbeat,
     Limits,
+    Message,
     MessageFrame,
+    Messages,
+    Older,
     Ready,
     Reset,
     Retry,
@@ -34,6 +37,7 @@ from gateway.wire import (
 )
 
 if TYPE_CHECKING:
+    from gateway.streams.log_entries import HistoryId
     from gateway.wire import TokenProblem
 
 _DECODER: Final = msgspec.json.Decoder(ClientFrame)
@@ -124,7 +128,7 @@ def unauthenticated(problem: TokenProblem, message: str) -> Frame:
 
 
 def refusal(
-    request: Watch | Unwatch | Send | Stop | Retry, code: str, message: str, retry_after: float | None = None
+    request: Watch | Older | Unwatch | Send | Stop | Retry, code: str, message: str, retry_after: float | None = None
 ) -> Frame:
     """Return the `error` that names the refused request."""
     assert code in ERRORS
@@ -135,6 +139,19 @@ def refusal(
         case Stop(response=response):
             return encode(msgspec.structs.replace(frame, response=response))
     return encode(msgspec.structs.replace(frame, conversation=request.conversation))
+
+
+def page(request: Older, messages: list[Message], earlier: HistoryId | None) -> Frame:
+    """Return the answer to `older`: a page, and the cursor before which there are older messages, if there are any."""
+    return encode(
+        Messages(
+            conversation=request.conversation,
+            before=request.before,
+            messages=messages,
+            more=earlier is not None,
+            earlier=str(earlier) if earlier is not None else None,
+        )
+    )
 
 
 HEARTBEAT_FRAME: Final = encode(Heartbeat())

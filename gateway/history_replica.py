@@ -11,7 +11,7 @@ import msgspec
 from gateway import frame_codec, wire
 from gateway.replica import Outcome, new_entries
 from gateway.streams import log_entries
-from gateway.streams.log_entries import MAX_ENTRIES, HistoryEntry, HistoryId, Opened, Published, Settled, UserMessage
+from gateway.streams.log_entries import MAX_ENTRIES, HistoryId, Opened, Published, Settled, UserMessage
 from gateway.wire import Message
 
 if TYPE_CHECKING:
@@ -23,19 +23,35 @@ ORIGIN: Final = HistoryId(0, 0)
 """The cursor of a viewer that has nothing of a history, and of one that has all of an empty history."""
 
 MAX_MESSAGES: Final = 200
-"""A snapshot holds at most this many messages."""
+"""A snapshot and a page hold at most this many messages."""
+
+MAX_SNAPSHOT_BYTES: Final = 262_144
+"""Bytes of the messages of a snapshot or a page, except that one message is always there."""
+
+MAX_HISTORY_BYTES: Final = 1_048_576
+"""Bytes that a replica keeps, except that the last entry is always there. Older messages are read from the store."""
+
+ENTRY_BYTES: Final = 700
+"""Bytes of an entry without its text."""
 
 RECONCILE_AFTER_ACTIVITY: Final = 15
 """Reconciliations that include a history after it received entries, because a failover may lose the last ones."""
 
 
 class ReplicaEntry(NamedTuple):
-    """One history entry. `message` and `frame` are None for an entry that clients do not see."""
+    """One history entry. `message` is None for an entry that clients do not see.
+
+    `entry` is None for a user's message, so that its text is held once, and for an entry of a newer release.
+    """
 
     id: HistoryId
-    entry: HistoryEntry | None
+    entry: Opened | Settled | None
     message: Message | None
-    frame: Frame | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory held."""
+        return ENTRY_BYTES + (memoryview(self.message.text).nbytes if self.message is not None else 0)
 
 
 _ID: Final = attrgetter("id")
@@ -57,7 +73,7 @@ class HistoryReplica:
         self.checks_since_activity = RECONCILE_AFTER_ACTIVITY
         """Reconciliations since entries were published."""
         self.size = 0
-        """Bytes of the frames, about half of the memory used."""
+        """Bytes of memory held."""
 
     def open_responses(self) -> list[str]:
         """Return the responses without an end, oldest first."""
@@ -78,8 +94,9 @@ class HistoryReplica:
         for entry, value in new:
             if entry > self.tail:
                 self._append(entry, value)
-        if len(self._entries) > 2 * MAX_ENTRIES:
-            self._trim(len(self._entries) - MAX_ENTRIES)
+        if len(self._entries) > 2 * MAX_ENTRIES or self.size > 2 * MAX_HISTORY_BYTES:
+            # Twice the bound, so that trimming does not copy the list for every entry.
+            self._trim()
         return Outcome.ACCEPTED if new else Outcome.KNOWN
 
     def repair(self, cursor: HistoryId | None, entries: Sequence[tuple[HistoryId, bytes]]) -> Outcome:
@@ -98,49 +115,49 @@ class HistoryReplica:
         return self.has(entry) or entry.seq < self._entries[0].id.seq
 
     def _append(self, entry: HistoryId, value: bytes) -> None:
+        kept: Opened | Settled | None = None
         message: Message | None = None
-        decoded = log_entries.decode_history_entry(value, self.conversation)
-        match decoded:
+        match log_entries.decode_history_entry(value, self.conversation):
             case UserMessage(id=name, text=text, replaces=replaces):
                 message = Message(id=name, role="user", text=msgspec.Raw(msgspec.json.encode(text)), replaces=replaces)
-            case Settled() as settled:
-                opened = self.opened.get(settled.response)
+            case Settled() as kept:
+                opened = self.opened.get(kept.response)
                 message = Message(
-                    id=settled.message,
+                    id=kept.message,
                     role="assistant",
-                    text=settled.text,
-                    response=settled.response,
+                    text=kept.text,
+                    response=kept.response,
                     replies_to=opened.message if opened else None,
                     replaces=opened.replaces if opened else None,
-                    reason=settled.reason,
-                    retryable=settled.retryable,
-                    error=settled.error,
-                    usage=settled.usage,
+                    reason=kept.reason,
+                    retryable=kept.retryable,
+                    error=kept.error,
+                    usage=kept.usage,
                 )
-            case Opened() as opened:
-                self.opened[opened.response] = opened
+            case Opened() as kept:
+                self.opened[kept.response] = kept
             case _:
                 # An entry of a newer release, or one that cannot be read: it is kept for its id and not shown.
                 pass
-        frame: Frame | None = None
-        if message is not None:
-            frame = frame_codec.encode(
-                wire.MessageFrame(conversation=self.conversation, cursor=str(entry), message=message)
-            )
-        added = ReplicaEntry(id=entry, entry=decoded, message=message, frame=frame)
-        if isinstance(decoded, Settled):
-            self.settled[decoded.response] = added
+        added = ReplicaEntry(entry, kept, message)
+        if isinstance(kept, Settled):
+            self.settled[kept.response] = added
         self._entries.append(added)
         self.tail = entry
-        self.size += len(frame.body) if frame else 0
+        self.size += added.size
 
-    def _trim(self, count: int) -> None:
+    def _trim(self) -> None:
+        count = max(0, len(self._entries) - MAX_ENTRIES)
+        size = self.size - sum(each.size for each in self._entries[:count])
+        while size > MAX_HISTORY_BYTES and count < len(self._entries) - 1:
+            size -= self._entries[count].size
+            count += 1
         for trimmed in self._entries[:count]:
-            self.size -= len(trimmed.frame.body) if trimmed.frame else 0
             if isinstance(trimmed.entry, Settled):
                 self.settled.pop(trimmed.entry.response, None)
                 self.opened.pop(trimmed.entry.response, None)
         del self._entries[:count]
+        self.size = size
 
     def has(self, cursor: HistoryId) -> bool:
         """Tell whether a read from `cursor` skips no entry."""
@@ -150,12 +167,41 @@ class HistoryReplica:
         position = bisect_left(self._entries, cursor, key=_ID)
         return position < len(self._entries) and self._entries[position].id == cursor
 
+    def lost(self, cursor: HistoryId) -> bool:
+        """Tell whether the log lost the entry `cursor`; an entry that was trimmed is not lost."""
+        return not self.has(cursor) and not (self._entries and cursor.seq < self._entries[0].id.seq)
+
     def after(self, cursor: HistoryId) -> list[ReplicaEntry]:
         """Return the entries after `cursor`; `has(cursor)` must hold."""
         return self._entries[bisect_right(self._entries, cursor, key=_ID) :]
 
-    def messages(self) -> tuple[list[Message], bool]:
-        """Return the newest messages, oldest first, and whether there are older ones."""
-        messages = [each.message for each in self._entries if each.message]
-        trimmed = bool(self._entries) and self._entries[0].id.seq > 1
-        return messages[-MAX_MESSAGES:], trimmed or len(messages) > MAX_MESSAGES
+    def frame(self, item: ReplicaEntry) -> Frame | None:
+        """Return the frame of an entry; None for one that clients do not see."""
+        if item.message is None:
+            return None
+        return frame_codec.encode(
+            wire.MessageFrame(conversation=self.conversation, cursor=str(item.id), message=item.message)
+        )
+
+    def backlog(self, cursor: HistoryId) -> int:
+        """Return about how many bytes of messages a viewer at `cursor` is missing; `has(cursor)` must hold."""
+        return sum(item.size for item in self.after(cursor) if item.message is not None)
+
+    def newest(self, max_bytes: int = MAX_SNAPSHOT_BYTES) -> tuple[list[Message], HistoryId | None]:
+        """Return the newest messages, oldest first, and the cursor before which there are older ones, if there are any.
+
+        The older ones may be in the store only, if entries were trimmed.
+        """
+        chosen: list[ReplicaEntry] = []
+        size = 0
+        for item in reversed(self._entries):
+            if item.message is not None:
+                size += item.size
+                if chosen and (size > max_bytes or len(chosen) == MAX_MESSAGES):
+                    break
+                chosen.append(item)
+        else:
+            if not self._entries or self._entries[0].id.seq == 1:
+                return [item.message for item in reversed(chosen) if item.message is not None], None
+        first = chosen[-1] if chosen else self._entries[0]
+        return [item.message for item in reversed(chosen) if item.message is not None], first.id

@@ -52,6 +52,8 @@ class Hub:
         self.first_text_sent: list[ResponseReplica] = []
         """Responses whose first text was sent to viewers; the feed removes them."""
         self.tally = Tally()
+        self._unfinished: list[Room] = []
+        """Rooms in which a viewer got only a piece of what it is missing."""
         self._watched: dict[Viewer, set[Room]] = {}
         self._paused: set[Viewer] = set()
 
@@ -105,6 +107,9 @@ class Hub:
             else:
                 replica = room.responses.get(part.response)
                 if replica is None:
+                    if part.response in room.unreadable:
+                        # Each of its publishes would request the log again.
+                        continue
                     if part.previous != b"-":
                         # No viewer reads this response, or its first entries were missed.
                         room.to_load.update({part.response} & set(room.history.open_responses()))
@@ -154,26 +159,40 @@ class Hub:
 
         A replica that contradicts the store is used until the history was read from its beginning; then it is replaced.
         """
-        replaced = room.stale and cursor is None
-        if replaced:
-            room.history, room.stale = HistoryReplica(room.name), False
-            # The new history may have responses whose logs the old one had lost. Entries that were published during
-            # the read went to the old replica, so the history is read once more.
-            room.expired.clear()
-            room.to_load.add(HISTORY)
+        if cursor is None:
+            history = HistoryReplica(room.name)
+            history.repair(None, entries)
+            return self.replace_history(room, history)
         result = room.history.repair(cursor, entries)
         if result is Outcome.CONFLICT:
             room.stale = True
             room.to_load.add(HISTORY)
             return True
-        room.to_load.update(
-            name for name in room.history.open_responses() if name not in room.responses and name not in room.expired
-        )
-        # An empty history adds no entry, but viewers of the lost one need a snapshot.
-        changed = replaced or result is not Outcome.KNOWN
+        self._request_open_logs(room)
+        if result is not Outcome.KNOWN:
+            self._mark_dirty(room)
+        return result is not Outcome.KNOWN
+
+    def replace_history(self, room: Room, history: HistoryReplica) -> bool:
+        """Use a history that was read from its beginning; return whether that changed the replica."""
+        # Viewers of a lost history need a snapshot, even of an empty one.
+        changed = room.stale or history.tail != ORIGIN
+        if room.stale:
+            # The new history may have responses whose logs the old one had lost.
+            room.expired.clear()
+        if room.stale or room.history.tail != ORIGIN:
+            # Entries that were published during the read went to the old replica, so the history is read once more.
+            room.to_load.add(HISTORY)
+        room.history, room.stale = history, False
+        self._request_open_logs(room)
         if changed:
             self._mark_dirty(room)
         return changed
+
+    def _request_open_logs(self, room: Room) -> None:
+        room.to_load.update(
+            name for name in room.history.open_responses() if name not in room.responses and name not in room.expired
+        )
 
     def load_response(
         self, room: Room, response: str, cursor: LogId | None, entries: Sequence[tuple[LogId, bytes]]
@@ -202,6 +221,20 @@ class Hub:
             self._mark_dirty(room)
         return result is not Outcome.KNOWN
 
+    def discard_unreadable(self, room: Room, log: Log) -> bool:
+        """Stop to request a log whose content cannot be applied; return whether that is new.
+
+        Viewers of a response get its settled text, or an end without one. A history is requested again when it differs
+        from the store.
+        """
+        new = log not in room.unreadable
+        room.unreadable.add(log)
+        if isinstance(log, str):
+            room.responses.pop(log, None)
+            room.expired.add(log)
+            self._mark_dirty(room)
+        return new
+
     def notify_store_status(self, rooms: Iterable[Room], *, unavailable: bool) -> None:
         """Notify the viewers of open responses in these rooms that the store is unavailable, or available again."""
         for room in rooms:
@@ -212,7 +245,10 @@ class Hub:
                 self._send(tuple(group.viewers.items()), room.status_frames(group.position))
 
     def flush(self) -> None:
-        """Send every viewer that is not paused what it is missing: one read per position, for any number of viewers."""
+        """Send every viewer that is not paused what it is missing: one read per position, for any number of viewers.
+
+        A viewer that is far behind gets a piece. Its room is then dirty again, for the next flush.
+        """
         self.rooms_to_load.clear()
         while self.dirty:
             room = self.dirty.pop()
@@ -225,6 +261,8 @@ class Hub:
                 self._detect_first_text(room)
             if room.to_load:
                 self.rooms_to_load.append(room)
+        while self._unfinished:
+            self._mark_dirty(self._unfinished.pop())
 
     def _detect_first_text(self, room: Room) -> None:
         for response in tuple(room.awaiting_first_text):
@@ -244,6 +282,8 @@ class Hub:
         batch, group.position, findings = room.read(group.position)
         if findings is not None:
             room.apply(findings)
+        if batch.partial:
+            self._unfinished.append(room)
         if not batch:
             return
         if batch.entries > 0:

@@ -47,7 +47,7 @@ SUBMITS: Final = Counter(
 STOPS: Final = Counter("tokenwire_stops", "Responses ended by a client's stop.", ["reason"], registry=REGISTRY)
 WATCHES: Final = Counter(
     "tokenwire_watches",
-    "Watches: new, resumed from a cursor, or with a cursor that could not be resumed (lost, unknown).",
+    "Watches: new, resumed from a cursor, or with a cursor that could not be resumed (lost, unknown, behind).",
     ["outcome"],
     registry=REGISTRY,
 )

@@ -15,6 +15,13 @@ from gateway.streams.log_entries import HistoryId, LogId
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+MAX_PIECE_BYTES: Final = 65_536
+"""Bytes of text that one read returns at most, except that an entry and a message are never divided.
+
+What follows is read by the next flush, so a viewer that is far behind neither holds more than a piece in its write
+buffer nor delays others.
+"""
+
 UNKNOWN: Final = LogId(-1, -1)
 """Stands for a cursor that a client sent and that no log ever had."""
 
@@ -87,6 +94,20 @@ class TextIndex:
         if seq >= len(self._ends):
             return b""
         return self.data[self._ends[seq - 1] if seq else 0 :]
+
+    def length(self, seq: int) -> int:
+        """Return the bytes of all entries up to `seq`."""
+        ends = self._ends
+        return ends[min(seq, len(ends)) - 1] if seq > 0 and ends else 0
+
+    def between(self, seq: int, last: int) -> bytes | bytearray:
+        """Return the text of the entries after `seq` up to `last`, coalesced."""
+        return self.data[self.length(seq) : self.length(last)]
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory held."""
+        return len(self.data) + len(self._ends) * self._ends.itemsize
 
     def clear(self) -> None:
         """Drop all text."""

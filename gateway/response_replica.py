@@ -1,15 +1,18 @@
 """A replica of one response log: the text so far, its state, and the frames from any cursor.
 
-Adjacent text is coalesced: a viewer that lags gets one larger delta.
+Adjacent text is coalesced: a viewer that lags gets one larger delta, up to a bound; then a further one.
+
+A cursor `<attempt>-<seq>` names the entry `seq`. If `seq` is before the start of `attempt`, it stands for the text that
+this start kept, up to `seq`: a viewer that has only the first piece of the text must not be reset again.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway import frame_codec, wire
-from gateway.replica import ACCEPTED, UNKNOWN, Outcome, TextIndex, new_entries
+from gateway.replica import ACCEPTED, MAX_PIECE_BYTES, UNKNOWN, Outcome, TextIndex, new_entries
 from gateway.streams import log_entries
 from gateway.streams.log_entries import End, LogId, Published, Queued, Settled, Start, Waiting
 from gateway.streams.unreadable import TALLY
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.frame_codec import Frame
+
+
+RESPONSE_BYTES: Final = 2_000
+"""Bytes of a replica without text."""
 
 
 class ResponseReplica:
@@ -71,8 +78,8 @@ class ResponseReplica:
 
     @property
     def size(self) -> int:
-        """Bytes of text held."""
-        return len(self.text.data) + len(self.reasoning.data)
+        """Bytes of memory held."""
+        return RESPONSE_BYTES + self.text.size + self.reasoning.size
 
     def belongs_to(self, conversation: str) -> bool:
         """Tell whether this is a response of that conversation."""
@@ -200,32 +207,41 @@ class ResponseReplica:
         position = bisect_right(self._attempts, (cursor.seq, log_entries.NONCES**2)) - 1
         return self._attempts[position][1] == cursor.attempt
 
-    def read(self, after: LogId | None) -> list[Frame]:
-        """Return the frames that bring a viewer from `after` (None: from nothing) to the tail.
+    def read(self, after: LogId | None, limit: int = MAX_PIECE_BYTES) -> tuple[list[Frame], LogId | None]:
+        """Return the frames that move a viewer from `after` (None: from nothing) towards the tail, and its next cursor.
 
-        The number of frames does not depend on the number of entries.
+        The cursor is `tail` itself, unless the text has more than `limit` bytes. The number of frames does not depend
+        on the number of entries.
         """
         tail = self.tail
-        if tail is None or after == tail:
-            return []
+        if tail is None:
+            return [], after
+        if after == tail:
+            return [], tail
         queued = self.queued
         assert queued is not None
         frames: list[Frame] = []
+        continued = after is None or self._continues(after)
+        begun = after is not None and after.attempt == self._start_id.attempt
+        older = continued and after is not None and after.seq < self._reset_at and after.number > 0 and not begun
+        seen = after.seq if after is not None and continued and not older else 0
         # The end has a separate frame, so the cursor of the frames before it must not include the end.
-        last = tail.seq - 1
-        at = str(self._tail_bytes, "ascii") if self.end is None else f"{self._attempt_at(last)}-{last}"
-        continued = after is None or self.has(after)
-        older = continued and after is not None and after.seq < self._reset_at and after.number > 0
+        last = tail.seq if self.end is None else tail.seq - 1
+        reached = last
+        if len(self.text.data) + len(self.reasoning.data) > limit:
+            reached = self._reach(seen, last, limit)
+        at = str(self._tail_bytes, "ascii") if reached == tail.seq else str(self._cursor(reached))
         if older:
             frames.append(frame_codec.encode(wire.Status(response=self.response, state="recovering")))
         if older or not continued:
+            reasoning = bytes(self.reasoning.between(0, reached))
             frames.append(
                 frame_codec.encode(
                     wire.Reset(
                         response=self.response,
                         cursor=at,
-                        text=frame_codec.raw(bytes(self.text.data)),
-                        reasoning=frame_codec.raw(bytes(self.reasoning.data)) if self.reasoning.data else None,
+                        text=frame_codec.raw(bytes(self.text.between(0, reached))),
+                        reasoning=frame_codec.raw(reasoning) if reasoning else None,
                         reason="attempt" if older else "lost",
                     )
                 )
@@ -234,12 +250,18 @@ class ResponseReplica:
             frames += self._start_frames(at)
             seen = self._start_id.seq
         else:
-            seen = after.seq if after is not None else 0
-            if seen < self._start_id.seq:
-                frames += self._start_frames(str(self._start_id))
-            text, reasoning = self.text.after(seen), self.reasoning.after(seen)
-            if text or reasoning:
-                frames.append(frame_codec.delta(self.response, at, text, reasoning))
+            if seen < self._start_id.seq and not begun:
+                # The text that the start kept is in the delta after it.
+                kept = self._length(seen) < self._length(self._start_id.seq)
+                frames += self._start_frames(str(LogId(self._start_id.attempt, seen) if kept else self._start_id))
+            if reached == last:
+                text, more = self.text.after(seen), self.reasoning.after(seen)
+            else:
+                text, more = self.text.between(seen, reached), self.reasoning.between(seen, reached)
+            if text or more:
+                frames.append(frame_codec.delta(self.response, at, text, more))
+        if reached < last:
+            return frames, self._cursor(reached)
         if self.end is not None:
             frames.append(
                 frame_codec.encode(
@@ -257,7 +279,37 @@ class ResponseReplica:
             )
         elif (self.waiting and seen < self._waiting_at) or (self.start is None and (after is None or not continued)):
             frames.append(self.status(tail))
-        return frames
+        return frames, tail
+
+    def backlog(self, after: LogId | None) -> int:
+        """Return about how many bytes of text a viewer at `after` is missing."""
+        seen = after.seq if after is not None and self._continues(after) else 0
+        return self._length(self.tail.seq) - self._length(seen) if self.tail is not None else 0
+
+    def _continues(self, cursor: LogId) -> bool:
+        """Tell whether a viewer at `cursor` has a prefix of this log's text."""
+        if self.has(cursor):
+            return True
+        start = self._start_id
+        return cursor.attempt == start.attempt and 0 <= cursor.seq < start.seq and self._length(start.seq) > 0
+
+    def _length(self, seq: int) -> int:
+        return self.text.length(seq) + self.reasoning.length(seq)
+
+    def _reach(self, seen: int, last: int, limit: int) -> int:
+        """Return the last entry whose text fits in `limit` bytes after `seen`, at least the first entry with text."""
+        begin = self._length(seen)
+        if self._length(last) - begin <= limit:
+            return last
+        entries = range(seen + 1, last + 1)
+        reached = seen + bisect_right(entries, begin + limit, key=self._length)
+        if self._length(reached) == begin:
+            reached = seen + 1 + bisect_right(entries, begin, key=self._length)
+        return reached
+
+    def _cursor(self, seq: int) -> LogId:
+        """Return the cursor of a viewer that has the text up to `seq`, in the view of the last start."""
+        return LogId(self._start_id.attempt if seq < self._reset_at else self._attempt_at(seq), seq)
 
     def matches(self, settled: Settled) -> bool:
         """Tell whether a settled message has the text of this log."""
@@ -294,20 +346,25 @@ class ResponseReplica:
         )
         return frame_codec.encode(status)
 
-    def snapshot(self) -> OpenResponse:
-        """Return this response as a part of a snapshot, up to the tail."""
+    def snapshot(self, limit: int = MAX_PIECE_BYTES) -> tuple[OpenResponse, LogId]:
+        """Return this response, which has no end, as a part of a snapshot, and the cursor after it; see `read`."""
         assert self.queued is not None
-        return OpenResponse(
+        assert self.tail is not None
+        reached = self._reach(0, self.tail.seq, limit)
+        cursor = self.tail if reached == self.tail.seq else self._cursor(reached)
+        reasoning = bytes(self.reasoning.between(0, reached))
+        shown = OpenResponse(
             response=self.response,
-            cursor=str(self.tail),
+            cursor=str(cursor),
             state=self.state,
             model=self.start.model if self.start else self.queued.model,
             attempt=self._start_id.number if self.start else 0,
-            text=frame_codec.raw(bytes(self.text.data)),
-            reasoning=frame_codec.raw(bytes(self.reasoning.data)) if self.reasoning.data else None,
+            text=frame_codec.raw(bytes(self.text.between(0, reached))),
+            reasoning=frame_codec.raw(reasoning) if reasoning else None,
             replies_to=self.queued.message,
             replaces=self.queued.replaces,
         )
+        return shown, cursor
 
     def _attempt_at(self, seq: int) -> int:
         return self._attempts[bisect_right(self._attempts, (seq, log_entries.NONCES**2)) - 1][1]

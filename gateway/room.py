@@ -14,17 +14,21 @@ import msgspec
 
 from gateway import frame_codec, wire
 from gateway.frame_batch import FrameBatch
-from gateway.replica import UNKNOWN
-from gateway.streams import log_entries
+from gateway.history_replica import MAX_SNAPSHOT_BYTES
+from gateway.replica import MAX_PIECE_BYTES, UNKNOWN
+from gateway.streams import keys, log_entries
 from gateway.streams.log_entries import HistoryId, LogId, Opened, Settled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from gateway.frame_codec import Frame
     from gateway.history_replica import HistoryReplica
     from gateway.response_replica import ResponseReplica
     from gateway.wire import CursorProblem
+
+ROOM_BYTES: Final = 8_000
+"""Bytes of a room without entries, with its subscription."""
 
 Cursors: TypeAlias = tuple[tuple[str, LogId | None], ...]
 
@@ -99,6 +103,10 @@ class Room:
     """Lagging viewers that have not been notified of the last change of the store status; no log holds it."""
     expired: set[str] = field(default_factory=set)
     """Responses whose log is not in the store any more."""
+    piece_bytes: int = MAX_PIECE_BYTES
+    """Bytes that one read returns at most; see `gateway.replica.MAX_PIECE_BYTES`."""
+    unreadable: set[Log] = field(default_factory=set)
+    """Logs whose content could not be applied. A response log among them is not read again; see `expired`."""
     to_load: set[Log] = field(default_factory=set)
     """Logs that must be read from the store."""
     stale: bool = False
@@ -112,8 +120,8 @@ class Room:
 
     @property
     def size(self) -> int:
-        """Bytes of text held."""
-        return self.history.size + sum(replica.size for replica in self.responses.values())
+        """Bytes of memory held."""
+        return ROOM_BYTES + self.history.size + sum(replica.size for replica in self.responses.values())
 
     @property
     def watched(self) -> bool:
@@ -164,64 +172,95 @@ class Room:
         self.to_load |= findings.missing
 
     def read(self, position: Position) -> tuple[FrameBatch, Position, Findings | None]:
-        """Return the frames that bring a viewer from `position` up to date, and its position after them.
+        """Return the frames that bring a viewer from `position` towards the tails, and its position after them.
 
-        Findings are for `apply`; None on the hot path.
+        They have about `piece_bytes`; if there is more, the batch is `partial`. Findings are for `apply`; None on the
+        hot path.
         """
         cursor, followed = position.history, position.responses
         frames = FrameBatch()
         findings: Findings | None = None
+        left = self.piece_bytes
         if cursor is not None and cursor != self.history.tail:
             if not self.history.has(cursor):
                 # The snapshot has the settled message of what ended, or shows that the end was lost too.
                 unended = {name: at for name, at in followed if not self._has_end(name, at)}
-                begun, position = self.begin_with_snapshot("lost", unended)
+                reason: CursorProblem = "lost" if self.history.lost(cursor) else "behind"
+                begun, position = self.begin_with_snapshot(reason, unended)
                 rest, position, findings = self.read(position)
-                return FrameBatch(begun + rest), position, findings
+                batch = FrameBatch(begun + rest)
+                batch.partial = rest.partial
+                return batch, position, findings
             findings = Findings()
             cursor, followed = self._read_history(cursor, dict(followed), frames, findings)
+            left -= _size(frames)
         cursors: list[tuple[str, LogId | None]] = []
+        several = len(followed) > 1
         for response, at in followed:
+            if left <= 0:
+                frames.partial = True
+                cursors.append((response, at))
+                continue
             replica = self.responses.get(response)
             if replica is None:
                 findings = findings or Findings()
-                ending = self._ending(response, at, findings)
+                ending = self._ending(response, at, findings, left)
                 if ending is None:
                     cursors.append((response, at))
                 else:
-                    frames += ending
+                    frames += ending[0]
+                    left -= _size(ending[0])
                 continue
-            frames += replica.read(at)
-            if replica.tail is not None:
-                # Inlined `_missing_entries`: this runs for every token.
-                frames.entries += replica.tail.seq - at.seq if at is not None else replica.tail.seq
-            if replica.end is None or not self._is_settled(response, cursor):
+            added, reached = replica.read(at, left)
+            frames += added
+            if reached is not None:
+                # Inlined `_advance`: this runs for every token.
+                frames.entries += reached.seq - at.seq if at is not None else reached.seq
+            if several:
+                left -= _size(added)
+            if reached is not replica.tail and replica.tail is not None:
+                frames.partial = True
+                cursors.append((response, reached))
+            elif replica.end is None or not self._is_settled(response, cursor):
                 # The cursor is kept until the settled message is sent: if a failover loses the end, a reset follows.
-                cursors.append((response, replica.tail))
+                cursors.append((response, reached))
         return frames, Position(cursor, tuple(cursors)), findings
 
     def _read_history(
         self, cursor: HistoryId, followed: dict[str, LogId | None], frames: FrameBatch, findings: Findings
     ) -> tuple[HistoryId, Cursors]:
         """Add the frames of the history after `cursor`; return the new cursor, and the responses followed then."""
+        left = self.piece_bytes
         for item in self.history.after(cursor):
+            if left <= 0:
+                frames.partial = True
+                break
             if isinstance(item.entry, Settled):
                 response = item.entry.response
                 if response in followed:
-                    ending = self._ending(response, followed[response], findings)
+                    at = followed[response]
+                    ending = self._ending(response, at, findings, left)
                     if ending is None:
                         # The end has not arrived yet; the settled message must follow it.
                         break
-                    frames += ending
+                    added, reached = ending
+                    frames += added
+                    left -= _size(added)
                     replica = self.responses.get(response)
                     if replica is not None and response not in findings.superseded:
-                        frames.entries += _missing_entries(followed[response], replica)
+                        frames.entries += _advance(at, reached or replica.tail)
+                    if reached is not None:
+                        frames.partial = True
+                        followed[response] = reached
+                        break
                     del followed[response]
             elif isinstance(item.entry, Opened):
                 # A viewer that reconnects may have more of the response than of the history.
                 followed.setdefault(item.entry.response, None)
-            if item.frame:
-                frames.append(item.frame)
+            frame = self.history.frame(item)
+            if frame is not None:
+                frames.append(frame)
+                left -= len(frame.body)
             cursor = item.id
         return cursor, tuple(followed.items())
 
@@ -233,20 +272,27 @@ class Room:
         replica = self.responses.get(response)
         return replica is not None and replica.end is not None and replica.tail == cursor
 
-    def _ending(self, response: str, cursor: LogId | None, findings: Findings) -> list[Frame] | None:
-        """Return the frames after `cursor` of a response, with its end. None: the end is not known; see `findings`."""
+    def _ending(
+        self, response: str, cursor: LogId | None, findings: Findings, limit: int
+    ) -> tuple[list[Frame], LogId | None] | None:
+        """Return the frames after `cursor` of a response, with its end.
+
+        If they have more than `limit` bytes, return the first of them and the cursor after them. None: the end is not
+        known; see `findings`.
+        """
         replica, item = self.responses.get(response), self.history.settled.get(response)
         settled = item.entry if item is not None and isinstance(item.entry, Settled) else None
         if replica is not None and replica.end is not None:
             if settled is None or replica.matches(settled):
-                return replica.read(cursor)
+                frames, reached = replica.read(cursor, limit)
+                return frames, None if reached is replica.tail else reached
             # A failover lost this end, and this process missed the one that replaced it: the settled message is right.
             findings.superseded.add(response)
-        elif response not in self.expired:
+        elif response not in self.expired and self._may_have(response):
             findings.missing.add(response)
             return None
         if item is not None and settled is not None:
-            return self._settled_frames(item.id, settled)
+            return self._settled_frames(item.id, settled), None
         if response in self.history.opened:
             # The log was lost while the response was open. A worker will settle it, and the end must be the same.
             return None
@@ -254,7 +300,7 @@ class Room:
         lost = wire.End(
             conversation=self.name, response=response, cursor="", reason="failed", error=problem, retryable=False
         )
-        return [frame_codec.encode(lost)]
+        return [frame_codec.encode(lost)], None
 
     def _settled_frames(self, cursor: HistoryId, settled: Settled) -> list[Frame]:
         """Return the reset and the end of a response of which only the settled message is left."""
@@ -284,9 +330,13 @@ class Room:
             # A client that names a response does not have its end, even if its cursor is that of the end.
             cursors[response] = UNKNOWN if self._has_end(response, cursor) else cursor
         position = log_entries.parse_history_id(after) if after is not None else None
-        if position is None or not self.history.has(position):
-            reason: CursorProblem | None = None if after is None else "unknown" if position is None else "lost"
-            return self.begin_with_snapshot(reason, cursors)
+        if position is None:
+            return self.begin_with_snapshot(None if after is None else "unknown", cursors)
+        if self.history.lost(position):
+            return self.begin_with_snapshot("lost", cursors)
+        if not self.history.has(position) or self.history.backlog(position) > MAX_SNAPSHOT_BYTES:
+            # A snapshot is smaller, and a client that needs the older messages requests pages of them.
+            return self.begin_with_snapshot("behind", cursors)
         frames = [frame_codec.encode(wire.Watching(conversation=self.name, cursor=str(position), resumed=True))]
         # A response that the client does not name is unknown to it, or it has the end. Two kinds start with a reset,
         # because the client may have an end of them: a retry, whose opening has no frame, and an open response, whose
@@ -305,26 +355,40 @@ class Room:
     ) -> tuple[list[Frame], Position]:
         """Return a snapshot as the first frames of a watch, and its position; see `begin`."""
         cursor = self.history.tail
-        messages, more = self.history.messages()
+        messages, earlier = self.history.newest()
+        open_responses = self.history.open_responses()
         shown = [
             replica
-            for response in self.history.open_responses()
+            for response in open_responses
             if (replica := self.responses.get(response)) is not None and replica.tail and not replica.end
         ]
+        # The snapshot has the first piece of each text; the rest follows from its cursor.
+        pieces = [replica.snapshot(max(1, self.piece_bytes // len(shown))) for replica in shown]
         watching = wire.Watching(conversation=self.name, cursor=str(cursor), resumed=False, reason=reason)
         snapshot = wire.Snapshot(
             conversation=self.name,
             cursor=str(cursor),
             messages=messages,
-            responses=[replica.snapshot() for replica in shown],
-            more=more,
+            responses=[response for response, _ in pieces],
+            more=earlier is not None,
+            earlier=str(earlier) if earlier is not None else None,
         )
         frames = [frame_codec.encode(watching), frame_codec.encode(snapshot)]
         # The client may still show open responses that are not in the snapshot. A reset is right in both cases.
-        cursors: dict[str, LogId | None] = {**named, **dict.fromkeys(self.history.open_responses(), UNKNOWN)}
-        for replica in shown:
-            cursors[replica.response] = replica.tail
+        cursors: dict[str, LogId | None] = {**named, **dict.fromkeys(open_responses, UNKNOWN)}
+        for response, reached in pieces:
+            cursors[response.response] = reached
         return frames, Position(cursor, tuple(cursors.items()))
+
+    def backlog(self, position: Position) -> int:
+        """Return about how many bytes a viewer at `position` is missing; they are counted against its rate limit."""
+        size = 0
+        if position.history is not None and self.history.has(position.history):
+            size = self.history.backlog(position.history)
+        for response, at in position.responses:
+            if (replica := self.responses.get(response)) is not None:
+                size += replica.backlog(at)
+        return size
 
     def status_frames(self, position: Position) -> FrameBatch:
         """Return the status of each open response that a viewer at `position` follows."""
@@ -348,7 +412,7 @@ class Room:
         for response, text in named.items():
             replica, cursor = self.responses.get(response), log_entries.parse_log_id(text)
             if replica is None:
-                if response not in self.expired:
+                if response not in self.expired and self._may_have(response):
                     missing.add(response)
             elif replica.tail and cursor and cursor.seq > replica.tail.seq:
                 missing.add(response)
@@ -357,6 +421,20 @@ class Room:
             missing.add(HISTORY)
         return missing
 
+    def _may_have(self, response: str) -> bool:
+        """Tell whether a response that a client names can be of this conversation: its log is in the same partition."""
+        return keys.is_response(response) and keys.partition_of_response(response) == keys.partition_of(self.name)
+
+    def next_log(self) -> Log:
+        """Remove and return a log of `to_load`: what all viewers need first, what only one client named last."""
+        log: Log | None = HISTORY if HISTORY in self.to_load else None
+        if log is None:
+            log = next((name for name in self.history.open_responses() if name in self.to_load), None)
+        if log is None:
+            return self.to_load.pop()
+        self.to_load.remove(log)
+        return log
+
     def drop_ended_logs(self) -> None:
         """Drop the replicas of ended responses that no viewer reads any more."""
         followed = {response for position in self.positions() for response, _ in position.responses}
@@ -364,8 +442,13 @@ class Room:
             if replica.end is not None and response not in followed:
                 del self.responses[response]
         self.expired &= followed
+        self.unreadable &= {HISTORY, *followed}
 
 
-def _missing_entries(cursor: LogId | None, replica: ResponseReplica) -> int:
-    """Return the number of entries after `cursor`, which must be of this log."""
-    return replica.tail.seq - (cursor.seq if cursor is not None else 0) if replica.tail is not None else 0
+def _advance(cursor: LogId | None, reached: LogId | None) -> int:
+    """Return the number of entries from `cursor` to `reached`, which must be of one log."""
+    return reached.seq - (cursor.seq if cursor is not None else 0) if reached is not None else 0
+
+
+def _size(frames: Sequence[Frame]) -> int:
+    return sum(len(frame.body) for frame in frames)

@@ -1,4 +1,7 @@
-"""The protocol state of one WebSocket client: frames and time in, commands out. It also enforces the rate limit.
+"""The protocol state of one WebSocket client: frames and time in, commands out. It also enforces the rate limits.
+
+Two limits hold: one of this socket, which rejects a frame before it is parsed, and one of the client's subject, which
+all of its sockets and HTTP requests share.
 
 A core module: it never waits and reads no clock; times are arguments, in seconds. It never raises for what a client
 sends: the answer is a command.
@@ -14,21 +17,24 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from gateway import frame_codec
 from gateway.auth import EXPIRED, Denied, Identity
 from gateway.frame_codec import BadFrame, Frame
-from gateway.streams import keys
-from gateway.wire import HELLO_WITHIN_S, Close, Hello, Retry, Send, Stop, Token, Unwatch, Watch
+from gateway.rate_limits import BYTES_PER_UNIT, NAMES_PER_UNIT, subject_of
+from gateway.streams import keys, log_entries
+from gateway.wire import HELLO_WITHIN_S, Close, Hello, Older, Retry, Send, Stop, Token, Unwatch, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.rate_limits import RateLimits
+
 MAX_FRAMES_PER_S: Final = 20.0
-"""Rate limit of one client's frames: a token bucket of MAX_BURST_FRAMES."""
+"""Rate limit of one socket's frames: a token bucket of MAX_BURST_FRAMES."""
 
 MAX_BURST_FRAMES: Final = 60.0
 MAX_BAD_FRAMES: Final = 10
 MAX_REJECTED_FRAMES: Final = 100
 """Frames in a row that the rate limit rejects, before the socket is closed."""
 
-Request: TypeAlias = Watch | Unwatch | Send | Stop | Retry
+Request: TypeAlias = Watch | Older | Unwatch | Send | Stop | Retry
 
 
 class State(Enum):
@@ -71,8 +77,10 @@ class Session:
     """The state of one client."""
 
     __slots__ = (
+        "_address",
         "_authenticate",
         "_bad_frames",
+        "_limits",
         "_models",
         "_name",
         "_opened_at",
@@ -81,6 +89,7 @@ class Session:
         "_spent_at",
         "identity",
         "state",
+        "subject",
     )
 
     def __init__(
@@ -89,13 +98,23 @@ class Session:
         authenticate: Callable[[str | None, float], Identity | Denied],
         models: tuple[str, ...] | None,
         now: float,
+        *,
+        limits: RateLimits,
+        address: str = "",
     ) -> None:
-        """`authenticate` checks a token at a time in seconds since 1970. `models`: see `frame_codec.ready`."""
+        """`authenticate` checks a token at a time in seconds since 1970. `models`: see `frame_codec.ready`.
+
+        `limits`: the rate limit of subjects. `address`: of the client.
+        """
         self.state = State.NEW
         self.identity: Identity | None = None
         self._name = name
         self._authenticate = authenticate
         self._models = models
+        self._limits = limits
+        self._address = address
+        self.subject: str | None = None
+        """Names the client's bucket in `limits`."""
         self._opened_at = now
         self._bad_frames = 0
         self._rejected_frames = 0
@@ -144,24 +163,39 @@ class Session:
                 return self._reject_bad_frame("hello may be sent only once")
             case Token(token):
                 return self._log_in(token, wall, first=False)
-            case Watch() | Send():
-                return self._authorize(frame)
+            case Watch() | Older() | Send():
+                return self._authorize(frame, now)
             case Stop() | Retry():
                 if not keys.is_response(frame.response):
                     return [SendFrame(frame_codec.refusal(frame, "not_found", "There is no such response."))]
-                return [Execute(frame)]
-            case _:
-                return [Execute(frame)]
+                return self._admit(frame, now)
+            case Unwatch():
+                pass
+        # Without the limit of the subject: an unwatch costs nothing, and a refused one would keep the watch's cost up.
+        return [Execute(frame)]
 
-    def _authorize(self, request: Watch | Send) -> list[Command]:
+    def _admit(self, request: Request, now: float) -> list[Command]:
+        names = len(request.responses) if isinstance(request, Watch) else 0
+        retry_after = self._limits.admit(self.subject, now, 1.0 + names / NAMES_PER_UNIT)
+        if retry_after is None:
+            return [Execute(request)]
+        return [SendFrame(frame_codec.refusal(request, "too_fast", "Too many requests.", round(retry_after, 3)))]
+
+    def charge(self, size: int, now: float) -> None:
+        """Count the bytes that an executed request brought against the rate limit of the client's subject."""
+        self._limits.spend(self.subject, now, size / BYTES_PER_UNIT)
+
+    def _authorize(self, request: Watch | Older | Send, now: float) -> list[Command]:
         if not keys.is_conversation(request.conversation):
             return self._reject_bad_frame("a conversation is 1 to 128 letters, digits and _ . : ~ -")
         if self.identity is None or not self.identity.opens(request.conversation):
             text = "This conversation is not open to you."
             return [SendFrame(frame_codec.refusal(request, "forbidden", text))]
+        if isinstance(request, Older) and log_entries.parse_history_id(request.before) is None:
+            return self._reject_bad_frame("`before` is not the `earlier` of a snapshot or page")
         if isinstance(request, Watch) and not all(keys.is_response(response) for response in request.responses):
             return self._reject_bad_frame("`responses` has a key that is not the id of a response")
-        return [Execute(request)]
+        return self._admit(request, now)
 
     def _log_in(self, token: str | None, wall: float, *, first: bool) -> list[Command]:
         identity = self._authenticate(token, wall)
@@ -170,6 +204,7 @@ class Session:
         if isinstance(identity, Denied):
             return self._deny(identity)
         self.identity = identity
+        self.subject = subject_of(identity, self._address)
         self.state = State.READY
         return [SendFrame(frame_codec.ready(self._name, self._models))] if first else []
 

@@ -46,6 +46,12 @@ class GatewaySettings(ProcessSettings):
     accepts: int = Field(
         1000, ge=0, description="rate limit of new connections of one gateway process, a second; 0: no limit"
     )
+    requests: int = Field(
+        20,
+        ge=0,
+        description="rate limit of the requests of one subject (without authentication: of one address but loopback), "
+        "a second, over all transports of one gateway process; a snapshot costs more; 0: no limit",
+    )
     notice: Duration = Field(
         5.0,
         ge=0,

@@ -126,6 +126,13 @@ class Watch(ClientStruct, frozen=True):
     ] = {}
 
 
+class Older(ClientStruct, frozen=True):
+    """Ask for messages that a `snapshot` left out; no watch is needed."""
+
+    conversation: Annotated[Id, _text("The conversation.")]
+    before: Annotated[Cursor, _text("`earlier` of the snapshot, or of the last page.")]
+
+
 class Unwatch(ClientStruct, frozen=True):
     """Unsubscribe from a conversation."""
 
@@ -177,13 +184,13 @@ class Token(ClientStruct, frozen=True):
     token: Annotated[str, _text("JSON Web Token with the same `sub`.")]
 
 
-ClientFrame: TypeAlias = Hello | Watch | Unwatch | Send | Stop | Retry | Token
+ClientFrame: TypeAlias = Hello | Watch | Older | Unwatch | Send | Stop | Retry | Token
 
 
 # What a server sends. Text is escaped once, in the worker, so it is carried as raw JSON.
 
 RawText: TypeAlias = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "string"})]
-CursorProblem: TypeAlias = Literal["unknown", "lost"]
+CursorProblem: TypeAlias = Literal["unknown", "lost", "behind"]
 ResponseState: TypeAlias = Literal["queued", "waiting", "recovering", "running", "ended"]
 
 
@@ -246,7 +253,8 @@ class Watching(ServerStruct, frozen=True, kw_only=True):
     cursor: Annotated[str, _text("Its cursor.")]
     resumed: Annotated[bool, _text("Frames continue from `after`; otherwise a `snapshot` follows.")]
     reason: Annotated[
-        CursorProblem | None, _text("Why not resumed: the cursor is not valid, or its entry is lost.")
+        CursorProblem | None,
+        _text("Why not resumed: the cursor is not valid, its entry is lost, or more follows it than a snapshot holds."),
     ] = None
 
 
@@ -258,6 +266,17 @@ class Snapshot(ServerStruct, frozen=True, kw_only=True):
     messages: Annotated[list[Message], _text("The newest messages, oldest first.")]
     responses: Annotated[list[OpenResponse], _text("Responses without an end.")]
     more: Annotated[bool, _text("Older messages were left out.")] = False
+    earlier: Annotated[str | None, _text("With `more`: what `older` takes to return the messages before these.")] = None
+
+
+class Messages(ServerStruct, frozen=True, kw_only=True):
+    """Answer to `older`: a page of messages. It moves no cursor."""
+
+    conversation: Annotated[str, _text("The conversation.")]
+    before: Annotated[str, _text("As in `older`.")]
+    messages: Annotated[list[Message], _text("The messages before it, oldest first; bounded like those of a snapshot.")]
+    more: Annotated[bool, _text("There are older messages.")] = False
+    earlier: Annotated[str | None, _text("With `more`: what `older` takes to return the messages before these.")] = None
 
 
 class MessageFrame(ServerStruct, frozen=True, kw_only=True, tag="message"):
@@ -384,6 +403,7 @@ ServerFrame: TypeAlias = (
     Ready
     | Watching
     | Snapshot
+    | Messages
     | MessageFrame
     | Start
     | Delta

@@ -32,6 +32,7 @@ CORE: Final = {
     "gateway.operations.fleet": "tests/gateway/operations/test_fleet.py",
     "gateway.hub": "tests/gateway/test_hub.py",
     "gateway.origins": "tests/gateway/test_auth.py",
+    "gateway.rate_limits": "tests/gateway/test_rate_limits.py",
     "gateway.replica": "tests/gateway/test_response_replica.py",
     "gateway.response_replica": "tests/gateway/test_response_replica.py",
     # One model tests both.

@@ -33,6 +33,7 @@ TYPES: Final = ROOT / "web" / "client" / "wire.ts"
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Hello": {"token": "eyJ...", "client": "my-app 1.2"},
     "Watch": {"conversation": "c1", "after": "2-5544", "responses": {"r00aaaaaaaaaaaaaaaa": "1000000077-8"}},
+    "Older": {"conversation": "c1", "before": "1-7730"},
     "Unwatch": {"conversation": "c1"},
     "Send": {"key": "k1", "conversation": "c1", "text": "Why is the sky blue?"},
     "Stop": {"response": "r00aaaaaaaaaaaaaaaa"},
@@ -60,6 +61,13 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
                 "replies_to": "m7",
             }
         ],
+    },
+    "Messages": {
+        "conversation": "c1",
+        "before": "1204-7730",
+        "messages": [{"id": "m5", "role": "user", "text": "Why is grass green?"}],
+        "more": True,
+        "earlier": "1198-2054",
     },
     "MessageFrame": {
         "conversation": "c1",

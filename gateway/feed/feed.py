@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from gateway.frame_codec import Frame
     from gateway.hub import Hub
     from gateway.room import Position, Room, Viewer
+    from gateway.streams.log_entries import HistoryId
     from gateway.streams.store.store import Store
+    from gateway.wire import Message
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +84,13 @@ class Feed:
             await self._loader.load(room)
         return room
 
+    async def page(self, name: str, before: HistoryId) -> tuple[list[Message], HistoryId | None]:
+        """Return the messages of a conversation before an entry; see `Loader.page`. Safe to cancel.
+
+        Raises StoreUnavailableError.
+        """
+        return await self._loader.page(name, before)
+
     async def _open(self, room: Room) -> None:
         self._reconciler.add(room)
         # Subscribe first, then read: an entry that is published in between arrives twice, and the overlap filter
@@ -105,7 +114,8 @@ class Feed:
             return frames, position
         cursor = log_entries.parse_history_id(after)
         if cursor is None or position.history != cursor:
-            metrics.WATCHES.labels("unknown" if cursor is None else "lost").inc()
+            problem = "unknown" if cursor is None else "lost" if room.history.lost(cursor) else "behind"
+            metrics.WATCHES.labels(problem).inc()
             return frames, position
         metrics.WATCHES.labels("resumed").inc()
         missed = room.history.tail.seq - cursor.seq
@@ -149,6 +159,8 @@ class Feed:
         except Exception as error:
             # A failure of one room must not affect the others, which are still marked dirty.
             logger.error("flush_failed", extra=error_fields(error))
+        if self._hub.dirty:
+            # Rooms after one that failed, and viewers that got a piece of what they are missing.
             self.schedule_flush()
         if self._latency.received_at or self._hub.first_text_sent:
             self._latency.flushed(self._hub.first_text_sent, asyncio.get_running_loop().time())

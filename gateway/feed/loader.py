@@ -6,23 +6,46 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
+from redis.exceptions import RedisError
+
 from gateway import metrics
+from gateway.history_replica import MAX_MESSAGES, MAX_SNAPSHOT_BYTES, HistoryReplica
+from gateway.replica import Outcome
+from gateway.room import HISTORY
 from gateway.streams import history_log, keys, response_log
 from gateway.streams.log_fields import error_fields
 from gateway.streams.store.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from gateway.feed.health import StoreHealth
     from gateway.hub import Hub
     from gateway.room import Log, Room
+    from gateway.streams.log_entries import HistoryId
     from gateway.streams.store.store import Store
+    from gateway.wire import Message
 
 logger = logging.getLogger(__name__)
 
 MAX_READS: Final = 4
 """Concurrent reads per partition. The limit is per partition because a cluster node that hangs blocks its reads."""
+
+
+FIRST_COUNT: Final = 64
+MIN_COUNT: Final = 4
+MAX_COUNT: Final = 2_000
+"""Entries of one read of a log. A read of a whole log at once would hold all of its messages in memory."""
+
+PIECE_BYTES: Final = 1_048_576
+"""Bytes of one read, as far as the size of the entries before tells."""
+
+MAX_ENTRIES_OF_PAGE: Final = 4 * MAX_MESSAGES
+"""Entries that are searched for the messages of a page. About half of a history's entries are messages."""
+
+
+class LogUnreadableError(StoreError):
+    """A history cannot be applied: only its conversation is affected."""
 
 
 class Loader:
@@ -40,20 +63,32 @@ class Loader:
     async def load(self, room: Room) -> None:
         """Read all logs that a room needs. Safe to cancel: what was not read stays in `room.to_load`.
 
-        Raises StoreUnavailableError.
+        A log that cannot be applied does not keep the others from being read. Raises StoreUnavailableError, and
+        LogUnreadableError for a history.
         """
         async with self._locks.setdefault(room.name, asyncio.Lock()):
+            history_unreadable = False
             while room.to_load:
                 # Removed before the read: a log that is requested again during the read is read again.
-                log = room.to_load.pop()
+                log = room.next_log()
                 try:
                     async with self._reads[keys.partition_of(room.name)]:
                         await self._read(room, log)
+                    room.unreadable.discard(log)
+                except Exception as error:
+                    if not _concerns_one_log(error):
+                        room.to_load.add(log)
+                        raise
+                    history_unreadable |= log is HISTORY
+                    if self._hub.discard_unreadable(room, log):
+                        self._report(room, log, error)
                 except BaseException:
                     room.to_load.add(log)
                     raise
         if self._hub.dirty:
             self._schedule_flush()
+        if history_unreadable:
+            raise LogUnreadableError("the history of a conversation has content that this release cannot read")
 
     def load_soon(self, room: Room) -> None:
         """Load a room in a background task, unless a client is already loading it for the first time."""
@@ -71,26 +106,99 @@ class Loader:
         """Free the lock of a room that is evicted."""
         self._locks.pop(room.name, None)
 
+    async def page(self, name: str, before: HistoryId) -> tuple[list[Message], HistoryId | None]:
+        """Return the messages of a history before an entry, as `HistoryReplica.newest` does. Safe to cancel.
+
+        They are read from the store, in pieces: a page holds about MAX_SNAPSHOT_BYTES. Raises StoreUnavailableError.
+        """
+        entries: list[tuple[HistoryId, bytes]] = []
+        size, count = 0, FIRST_COUNT
+        async with self._reads[keys.partition_of(name)]:
+            while True:
+                piece = await history_log.read_before(self._store, name, entries[0][0] if entries else before, count)
+                complete = size > MAX_SNAPSHOT_BYTES or len(entries) > MAX_ENTRIES_OF_PAGE
+                entries[:0] = piece
+                if complete or len(piece) < count:
+                    # One piece more than the page needs: an answer's opening is a few entries before it.
+                    break
+                size += _bytes(piece)
+                count = _next_count(piece)
+        history = HistoryReplica(name)
+        history.repair(None, entries)
+        return history.newest()
+
     async def _read(self, room: Room, log: Log) -> None:
         if isinstance(log, str):
-            response_cursor = self._hub.response_cursor(room, log)
-            if response_cursor is None:
-                metrics.READS.labels("response").inc()
-            read = await response_log.read(self._store, log, response_cursor)
-            self._hub.load_response(room, log, response_cursor, read)
-        else:
-            cursor = self._hub.history_cursor(room)
-            if cursor is None:
-                metrics.READS.labels("conversation").inc()
-            self._hub.load_history(room, cursor, await history_log.read(self._store, room.name, cursor))
+            await self._read_response(room, log)
+            return
+        cursor = self._hub.history_cursor(room)
+        if cursor is None:
+            metrics.READS.labels("conversation").inc()
+            history = await self._whole_history(room.name)
+            if history is None:
+                room.to_load.add(HISTORY)
+            else:
+                self._hub.replace_history(room, history)
+            return
+        count = FIRST_COUNT
+        while True:
+            piece = await history_log.read(self._store, room.name, cursor, count=count)
+            self._hub.load_history(room, cursor, piece)
+            if len(piece) < count or room.stale:
+                return
+            cursor, count = piece[-1][0], _next_count(piece)
+
+    async def _whole_history(self, name: str) -> HistoryReplica | None:
+        """Return a replica of a history, read in pieces; None if a failover changed it meanwhile."""
+        history, cursor, count = HistoryReplica(name), None, FIRST_COUNT
+        while True:
+            piece = await history_log.read(self._store, name, cursor, count=count)
+            if history.repair(cursor, piece) is Outcome.CONFLICT:
+                return None
+            if len(piece) < count:
+                return history
+            cursor, count = piece[-1][0], _next_count(piece)
+
+    async def _read_response(self, room: Room, response: str) -> None:
+        cursor, count = self._hub.response_cursor(room, response), FIRST_COUNT
+        if cursor is None:
+            metrics.READS.labels("response").inc()
+        while True:
+            piece = await response_log.read(self._store, response, cursor, count=count)
+            self._hub.load_response(room, response, cursor, piece)
+            replica = room.responses.get(response)
+            if len(piece) < count or replica is None or replica.tail == cursor:
+                return
+            cursor, count = replica.tail, _next_count(piece)
 
     async def _try_to_load(self, room: Room) -> None:
-        fields: dict[str, Any] = {"conversation": room.name}
         try:
             await self.load(room)
-        except StoreError as error:
+        except LogUnreadableError:
+            # Reported when it was found.
+            pass
+        except Exception as error:
             # The next reconciliation tries again. During an outage that would be an event for each room and try.
             if not self._health.is_unavailable(keys.partition_of(room.name)):
-                logger.warning("log_read_failed", extra={**fields, "error": type(error).__name__})
-        except Exception as error:
-            logger.error("log_apply_failed", extra={**fields, **error_fields(error)})
+                logger.warning("log_read_failed", extra={"conversation": room.name, "error": type(error).__name__})
+
+    def _report(self, room: Room, log: Log, error: Exception) -> None:
+        response = log if isinstance(log, str) else None
+        logger.error("log_apply_failed", extra={"conversation": room.name, "response": response, **error_fields(error)})
+
+
+def _bytes(entries: Sequence[tuple[Any, bytes]]) -> int:
+    return sum(len(value) for _, value in entries)
+
+
+def _next_count(entries: Sequence[tuple[Any, bytes]]) -> int:
+    """Return the entries to read next: about PIECE_BYTES, if they are as large as the last ones."""
+    average = max(1, _bytes(entries) // len(entries))
+    return min(max(MIN_COUNT, PIECE_BYTES // average), MAX_COUNT)
+
+
+def _concerns_one_log(error: Exception) -> bool:
+    """Tell whether other logs can be read: the error is in the content of this one, or its key is no stream."""
+    if isinstance(error, RedisError):
+        return "WRONGTYPE" in str(error)
+    return not isinstance(error, (StoreError, OSError))

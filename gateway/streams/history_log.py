@@ -145,15 +145,30 @@ async def submit(
 
 
 async def read(
-    store: Store, name: str, after: HistoryId | None = None, timeout_s: float = 10.0
+    store: Store, name: str, after: HistoryId | None = None, timeout_s: float = 10.0, *, count: int | None = None
 ) -> Sequence[tuple[HistoryId, bytes]]:
-    """Return the history entries from `after` on, including it; all entries by default.
+    """Return the history entries from `after` on, including it, at most `count`; all entries by default.
 
     Safe to cancel; raises StoreUnavailableError after `timeout_s` seconds.
     """
     first = str(after) if after else "-"
-    reply = await store.retry(lambda: store.client.xrange(keys.history(name), min=first), timeout_s)
+    reply = await store.retry(lambda: store.client.xrange(keys.history(name), min=first, count=count), timeout_s)
     return entries(reply)
+
+
+async def read_before(
+    store: Store, name: str, before: HistoryId, count: int, timeout_s: float = 10.0
+) -> Sequence[tuple[HistoryId, bytes]]:
+    """Return the last `count` history entries before `before`, oldest first.
+
+    Safe to cancel; raises StoreUnavailableError after `timeout_s` seconds.
+    """
+    if before.seq <= 1:
+        return []
+    # Without its second part, the id stands for all that begin with this number.
+    last = str(before.seq - 1)
+    reply = await store.retry(lambda: store.client.xrevrange(keys.history(name), max=last, count=count), timeout_s)
+    return entries(reply[::-1])
 
 
 def entries(reply: Any) -> list[tuple[HistoryId, bytes]]:

@@ -178,15 +178,15 @@ async def end(
 
 
 async def read(
-    store: Store, response: str, after: LogId | None = None, timeout_s: float = 10.0
+    store: Store, response: str, after: LogId | None = None, timeout_s: float = 10.0, *, count: int | None = None
 ) -> Sequence[tuple[LogId, bytes]]:
-    """Return the entries of a log from `after` on, including it; all entries by default, none if there is no log.
+    """Return the entries of a log from `after` on, including it, at most `count`; all entries by default.
 
-    If the last id is smaller than `after`, return the last entry. Safe to cancel.
+    None if there is no log. If the last id is smaller than `after`, return the last entry. Safe to cancel.
     """
     name = keys.log(response)
     first = str(after) if after else "-"
-    reply = await store.retry(lambda: store.client.xrange(name, min=first), timeout_s)
+    reply = await store.retry(lambda: store.client.xrange(name, min=first, count=count), timeout_s)
     if not reply and after:
         reply = await store.retry(lambda: store.client.xrevrange(name, max=first, count=1), timeout_s)
     return entries(reply)

@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 from gateway import frame_codec, wire
 from gateway.frame_batch import FrameBatch
 from gateway.replica import UNKNOWN
-from gateway.streams import log_entries
+from gateway.streams import keys, log_entries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -37,6 +37,7 @@ RECONNECT_WITHIN_MS: Final = 500
 """Clients of a stream that ends for a shutdown reconnect within this time; a browser's default is seconds."""
 
 _CURSORS: Final = re.compile(r"(\d+-\d+)((?:~r[0-9a-z]{18}=\d+-\d+){0,64})", re.ASCII)
+"""The form of an event id; `keys.is_response` decides whether a name in it is one."""
 
 
 class OpenResponse(msgspec.Struct):
@@ -71,7 +72,10 @@ class StreamCursors:
         if match is None:
             return cls(str(UNKNOWN), {})
         pairs = (pair.partition("=") for pair in match[2].split("~")[1:])
-        return cls(match[1], {response: cursor for response, _, cursor in pairs})
+        responses = {response: cursor for response, _, cursor in pairs}
+        if not all(keys.is_response(response) for response in responses):
+            return cls(str(UNKNOWN), {})
+        return cls(match[1], responses)
 
     def advance(self, frame: Frame) -> None:
         """Move the cursors past a frame that is sent."""

@@ -15,13 +15,14 @@ from starlette.routing import Route
 from gateway import frame_codec, metrics, wire
 from gateway.auth import Denied, Identity
 from gateway.frame_batch import FrameBatch
+from gateway.rate_limits import BYTES_PER_UNIT, NAMES_PER_UNIT, subject_of
 from gateway.room import Position
-from gateway.streams import keys
+from gateway.streams import keys, log_entries
 from gateway.streams.store.errors import StoreError
 from gateway.streams.tracing import HEADER
 from gateway.submissions import Failure
 from gateway.transports.event_stream import HEADERS, EventResponse, EventStream, StreamCursors, parse_response_cursor
-from gateway.wire import Retry, Send, Stop
+from gateway.wire import Older, Retry, Send, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from gateway.admission import Admission, Rejection
     from gateway.feed.feed import Feed
     from gateway.hub import Hub
+    from gateway.rate_limits import RateLimits
     from gateway.room import Room
     from gateway.streams.history_log import Accepted
     from gateway.submissions import Submissions
@@ -52,8 +54,12 @@ class HttpApi:
         authenticate: Callable[[str | None, float], Identity | Denied],
         admission: Admission,
         allows: Callable[[str | None], bool],
+        limits: RateLimits,
     ) -> None:
-        """`authenticate`: see `Session`. `allows` tells whether a page of an origin may connect."""
+        """`authenticate`: see `Session`. `allows` tells whether a page of an origin may connect.
+
+        `limits`: the rate limit of subjects.
+        """
         self.streams: set[EventStream] = set()
         """The open event streams."""
         self._hub = hub
@@ -62,12 +68,14 @@ class HttpApi:
         self._check_token = authenticate
         self._admission = admission
         self._allows = allows
+        self._limits = limits
 
     def routes(self) -> list[Route]:
         """Return the routes of the API."""
         return [
             Route("/v1/conversations/{conversation}", self.conversation),
             Route("/v1/conversations/{conversation}/messages", self.send, methods=["POST"]),
+            Route("/v1/conversations/{conversation}/messages", self.messages),
             Route("/v1/conversations/{conversation}/events", self.conversation_events),
             Route("/v1/responses/{response}/events", self.response_events),
             Route("/v1/responses/{response}/stop", self.stop, methods=["POST"]),
@@ -81,7 +89,15 @@ class HttpApi:
         identity = self._check_token(token.strip() if scheme.lower() == "bearer" else None, time.time())
         if isinstance(identity, Denied):
             return error_response("unauthenticated", identity.sentence, problem=identity.problem)
+        retry_after = self._limits.admit(_subject_of(request, identity), time.monotonic())
+        if retry_after is not None:
+            return error_response("too_fast", "Too many requests.", retry_after)
         return identity
+
+    def _charge(self, request: Request, identity: Identity, size: int, names: int = 0) -> None:
+        """Count the bytes that a request brought, and the responses that it named, against its subject's limit."""
+        units = size / BYTES_PER_UNIT + names / NAMES_PER_UNIT
+        self._limits.spend(_subject_of(request, identity), time.monotonic(), units)
 
     def _authorize_conversation(self, request: Request) -> tuple[Identity, str] | Response:
         identity = self._authenticate(request)
@@ -152,7 +168,25 @@ class HttpApi:
             return error_response("unavailable", "The conversation cannot be read at the moment.", 2.0)
         frames, _ = room.begin(None, {})
         body = next(frame.body for frame in frames if frame.type == "snapshot")
+        self._charge(request, authorized[0], len(body))
         return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
+
+    async def messages(self, request: Request) -> Response:
+        """`GET /v1/conversations/{id}/messages?before=ID`: a page of older messages. Safe to cancel."""
+        authorized = self._authorize_conversation(request)
+        if isinstance(authorized, Response):
+            return authorized
+        identity, name = authorized
+        older = Older(conversation=name, before=request.query_params.get("before", ""))
+        before = log_entries.parse_history_id(older.before)
+        if before is None:
+            return error_response("bad_frame", "`before` must be the `earlier` of a snapshot or page.")
+        try:
+            frame = frame_codec.page(older, *await self._feed.page(name, before))
+        except StoreError:
+            return error_response("unavailable", "The conversation cannot be read at the moment.", 2.0)
+        self._charge(request, identity, len(frame.body))
+        return Response(frame.body, media_type="application/json", headers={"cache-control": "no-store"})
 
     async def conversation_events(self, request: Request) -> Response:
         """`GET /v1/conversations/{id}/events`: all that a WebSocket's watch sends. Safe to cancel."""
@@ -164,7 +198,9 @@ class HttpApi:
 
         async def begin() -> tuple[EventStream, Room, Position]:
             room = await self._feed.open(name, cursors.responses, cursors.history)
+            named = len(cursors.responses)
             frames, position = self._feed.begin(room, cursors.history, cursors.responses)
+            self._charge(request, identity, sum(len(frame.body) for frame in frames), named)
             stream = EventStream(self._feed, cursors, identity.expires)
             stream.send(FrameBatch(frames))
             return stream, room, position
@@ -226,6 +262,10 @@ class HttpApi:
 
         metrics.EVENT_STREAMS.inc()
         return EventResponse(stream, ended)
+
+
+def _subject_of(request: Request, identity: Identity) -> str | None:
+    return subject_of(identity, request.client.host if request.client else "")
 
 
 async def _keyed_request(request: Request, kind: type[Keyed], **fields: str) -> Keyed | Response:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 from gateway import frame_codec, metrics, wire
 from gateway.frame_batch import FrameBatch
 from gateway.session import CloseSocket, Execute, SendFrame
+from gateway.streams import log_entries
 from gateway.streams.log_fields import error_fields
 from gateway.streams.store.errors import StoreError
 from gateway.submissions import Failure, Stopped
-from gateway.wire import Close, Retry, Send, Stop, Unwatch, Watch
+from gateway.wire import Close, Older, Retry, Send, Stop, Unwatch, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -245,6 +246,8 @@ class Connection:
         match request:
             case Watch():
                 await self._watch(request)
+            case Older():
+                await self._older(request)
             case Unwatch(conversation):
                 self._unwatch(conversation)
             case Send(key=key):
@@ -294,10 +297,28 @@ class Connection:
             self._send_frame(frame_codec.refusal(request, "forbidden", "This conversation is not open to you."))
             return
         frames, position = self._feed.begin(room, request.after, named)
+        self._session.charge(sum(len(frame.body) for frame in frames), time.monotonic())
         self.send(FrameBatch(frames))
         self._rooms[name] = room
         self._hub.subscribe(room, self, position)
         self._feed.schedule_flush()
+
+    async def _older(self, request: Older) -> None:
+        while self._writable is not None:
+            # As for a watch: at most one page is in the write buffer of a client that reads none.
+            await self._writable.wait()
+        before = log_entries.parse_history_id(request.before)
+        assert before is not None
+        try:
+            frame = frame_codec.page(request, *await self._feed.page(request.conversation, before))
+        except StoreError:
+            text = "The conversation cannot be read at the moment."
+            self._send_frame(frame_codec.refusal(request, "unavailable", text, 2.0))
+            return
+        self._session.charge(len(frame.body), time.monotonic())
+        identity = self._session.identity
+        if identity is not None and identity.opens(request.conversation):
+            self._send_frame(frame)
 
     def _unwatch_forbidden(self) -> None:
         """Unsubscribe from the conversations that a new token does not open."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.feed.feed import Feed
     from gateway.frame_codec import Frame
     from gateway.hub import Hub
+    from gateway.rate_limits import RateLimits
     from gateway.submissions import Submissions
     from gateway.timer_wheel import TimerWheel
 
@@ -50,6 +51,7 @@ class WebSocketEndpoint:
         timers: TimerWheel[Connection],
         models: tuple[str, ...] | None,
         allows: Callable[[str | None], bool],
+        limits: RateLimits,
     ) -> None:
         """`authenticate`, `models`: see `Session`. `allows` tells whether a page of an origin may connect."""
         self.connections: set[Connection] = set()
@@ -61,6 +63,7 @@ class WebSocketEndpoint:
         self._timers = timers
         self._models = models
         self._allows = allows
+        self._limits = limits
 
     def in_front_of(self, application: ASGIApp) -> ASGIApp:
         """Return an application that handles sockets first and passes everything else to `application`.
@@ -102,7 +105,14 @@ class WebSocketEndpoint:
             opened = AsgiSocket(socket) if take_over is None else take_over()
             connection = Connection(
                 socket=opened,
-                session=Session(secrets.token_hex(8), self._authenticate, self._models, time.monotonic()),
+                session=Session(
+                    secrets.token_hex(8),
+                    self._authenticate,
+                    self._models,
+                    time.monotonic(),
+                    limits=self._limits,
+                    address=address,
+                ),
                 hub=self._hub,
                 feed=self._feed,
                 submissions=self._submissions,

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from gateway import frame_codec, wire
 from gateway.frame_codec import BadFrame, Frame
 from gateway.streams import log_entries
+from gateway.streams.log_entries import HistoryId
 from gateway.wire import (
     ClientFrame,
     Close,
     Hello,
     Message,
+    Older,
     OpenResponse,
     Retry,
     Send,
@@ -35,6 +37,7 @@ ALIASES = st.from_regex(r"[A-Za-z0-9_.:-]{1,64}", fullmatch=True)
 CLIENT_FRAMES: st.SearchStrategy[Any] = st.one_of(
     st.builds(Hello, st.none() | st.text(), st.none() | st.text(max_size=200)),
     st.builds(Watch, IDS, st.none() | CURSORS, st.dictionaries(st.text(), CURSORS, max_size=64)),
+    st.builds(Older, IDS, CURSORS),
     st.builds(Unwatch, IDS),
     st.builds(
         Send,
@@ -79,6 +82,7 @@ def test_every_client_frame_is_decoded_as_encoded(frame: ClientFrame) -> None:
             '{"type":"watch","conversation":"c1","after":"5-1","responses":{"r":"1-7"}}',
             Watch("c1", "5-1", {"r": "1-7"}),
         ),
+        ('{"type":"older","conversation":"c1","before":"9-1"}', Older("c1", "9-1")),
         ('{"type":"unwatch","conversation":"c1"}', Unwatch("c1")),
         ('{"type":"send","key":"k","conversation":"c1","text":"Why?"}', Send("k", "c1", "Why?")),
         ('{"type":"stop","response":"r"}', Stop("r", "stopped")),
@@ -112,6 +116,8 @@ def test_an_omitted_field_has_its_default(text: str, frame: ClientFrame) -> None
         '{"type":"watch","conversation":"c","after":"%s"}' % ("1" * 129),
         '{"type":"watch","conversation":"c","responses":["r"]}',
         json.dumps({"type": "watch", "conversation": "c", "responses": {f"r{n}": "1-1" for n in range(65)}}),
+        '{"type":"older","conversation":"c"}',
+        '{"type":"older","conversation":"c","before":"%s"}' % ("1" * 129),
         '{"type":"send","conversation":"c","text":"x"}',
         '{"type":"send","key":"k","conversation":"c","text":""}',
         '{"type":"send","key":"k","conversation":"c","text":"%s"}' % ("x" * (wire.MAX_TEXT + 1)),
@@ -365,6 +371,16 @@ ENCODED = [
         {"type": "error", "code": "unauthenticated", "message": "The token has expired.", "problem": "expired"},
         (None, None),
     ),
+    (
+        frame_codec.page(Older("c1", "9-1"), [], HistoryId(5, 7)),
+        {"type": "messages", "conversation": "c1", "before": "9-1", "messages": [], "more": True, "earlier": "5-7"},
+        (None, None),
+    ),
+    (
+        frame_codec.page(Older("c1", "9-1"), [], None),
+        {"type": "messages", "conversation": "c1", "before": "9-1", "messages": []},
+        (None, None),
+    ),
     (frame_codec.encode(wire.Moving(within=5.0)), {"type": "moving", "within": 5.0}, (None, None)),
     (frame_codec.HEARTBEAT_FRAME, {"type": "heartbeat"}, (None, None)),
 ]
@@ -385,8 +401,8 @@ def test_every_server_frame_is_encoded_above() -> None:
 
 def test_frame_types_are_unique() -> None:
     names = [member.__struct_config__.tag for member in get_args(ClientFrame)]
-    assert len(set(names)) == len(names) == 7
-    assert len(SERVER_FRAMES) == len(get_args(wire.ServerFrame)) == 13
+    assert len(set(names)) == len(names) == 8
+    assert len(SERVER_FRAMES) == len(get_args(wire.ServerFrame)) == 14
 
 
 def test_ready_without_known_models_omits_the_field() -> None:

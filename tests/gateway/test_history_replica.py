@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
-from gateway.history_replica import MAX_MESSAGES, ORIGIN, HistoryReplica
+from gateway.history_replica import (
+    ENTRY_BYTES,
+    MAX_HISTORY_BYTES,
+    MAX_MESSAGES,
+    MAX_SNAPSHOT_BYTES,
+    ORIGIN,
+    HistoryReplica,
+)
 from gateway.replica import Outcome
 from gateway.streams import log_entries
 from gateway.streams.log_entries import MAX_ENTRIES, End, HistoryId, Opened, Problem, Published, UserMessage
+
+if TYPE_CHECKING:
+    from gateway.wire import Message
 
 RESPONSE = "r01aaaaaaaaaaaaaaaa"
 
@@ -39,12 +50,12 @@ def test_history_has_messages_and_open_responses() -> None:
     assert replica.extend(ENTRIES[1][0], ENTRIES[2:]) is Outcome.ACCEPTED
     assert replica.extend(ENTRIES[1][0], ENTRIES[2:]) is Outcome.KNOWN
     assert replica.open_responses() == []
-    messages, more = replica.messages()
+    messages, earlier = replica.newest()
     assert [(m.role, json.loads(bytes(m.text)), m.reason, m.replies_to) for m in messages] == [
         ("user", "Hi", None, None),
         ("assistant", "Hello", "failed", "m1"),
     ]
-    assert not more
+    assert earlier is None
     assert [t.id.seq for t in replica.after(HistoryId(1, 1))] == [2, 3]
     assert [t.id.seq for t in replica.after(ORIGIN)] == [1, 2, 3]
 
@@ -67,8 +78,8 @@ def test_trimmed_history_has_no_older_cursors() -> None:
     assert replica.has(HistoryId(50, 1))
     # An entry older than the replica cannot be compared and is ignored.
     assert replica.extend(None, [entry(1, ENTRIES[0][1])]) is Outcome.KNOWN
-    messages, more = replica.messages()
-    assert more
+    messages, earlier = replica.newest()
+    assert earlier == HistoryId(50, 1)
     assert messages[0].replies_to is None
 
 
@@ -82,15 +93,16 @@ def test_old_entries_are_trimmed() -> None:
     assert replica.extend(None, entries) is Outcome.ACCEPTED
     assert len(replica.opened) <= MAX_ENTRIES
     assert len(replica.settled) <= MAX_ENTRIES
-    messages, more = replica.messages()
+    messages, earlier = replica.newest()
     assert len(messages) == MAX_MESSAGES
-    assert more
+    assert earlier is not None
 
 
 def test_entry_of_newer_release_is_skipped() -> None:
     conversation = HistoryReplica("c1")
     assert conversation.repair(None, [*ENTRIES, entry(4, b"?{}")]) is Outcome.ACCEPTED
-    assert [t.frame is None for t in conversation.after(ENTRIES[1][0])] == [False, True]
+    frames = [conversation.frame(item) for item in conversation.after(ENTRIES[1][0])]
+    assert [frame is None for frame in frames] == [False, True]
 
 
 def test_unreadable_entry_is_skipped_and_its_cursor_resumes() -> None:
@@ -124,3 +136,73 @@ def test_published_entries_are_applied_and_unknown_ids_are_gaps() -> None:
     assert replica.tail == ENTRIES[0][0]
     assert replica.receive(Published(None, b"2-1", b"1-1", [ENTRIES[1][1]])) is Outcome.ACCEPTED
     assert replica.receive(Published(None, b"two", b"2-1", [ENTRIES[2][1]])) is Outcome.GAP
+
+
+def question(seq: int, size: int) -> tuple[HistoryId, bytes]:
+    return entry(seq, log_entries.encode(log_entries.MESSAGE, UserMessage(f"m{seq}", "x" * size)))
+
+
+def shown(messages: list[Message]) -> list[str]:
+    return [message.id for message in messages]
+
+
+def test_snapshot_holds_the_newest_messages_that_fit() -> None:
+    replica = HistoryReplica("c1")
+    opened = entry(1, ENTRIES[0][1])
+    replica.extend(None, [opened, *(question(seq, 1000 - ENTRY_BYTES - 2) for seq in range(2, 12))])
+    for size, count in ((999, 1), (1000, 1), (1999, 1), (2000, 2), (2999, 2), (9999, 9)):
+        messages, earlier = replica.newest(size)
+        assert shown(messages) == [f"m{seq}" for seq in range(12 - count, 12)]
+        assert earlier == HistoryId(12 - count, 1)
+    messages, earlier = replica.newest(10_000)
+    assert (len(messages), earlier) == (10, None)
+
+
+def test_snapshot_holds_a_message_beyond_its_bound() -> None:
+    replica = HistoryReplica("c1")
+    replica.extend(None, [question(1, 10), question(2, 2 * MAX_SNAPSHOT_BYTES)])
+    messages, earlier = replica.newest()
+    assert (shown(messages), earlier) == (["m2"], HistoryId(2, 1))
+
+
+def test_history_without_messages_that_was_trimmed_has_older_ones() -> None:
+    replica = HistoryReplica("c1")
+    assert replica.newest() == ([], None)
+    replica.extend(None, [entry(7, ENTRIES[0][1])])
+    assert replica.newest() == ([], HistoryId(7, 1))
+
+
+def test_replica_keeps_a_bounded_number_of_bytes() -> None:
+    replica = HistoryReplica("c1")
+    size = MAX_HISTORY_BYTES // 16 - ENTRY_BYTES - 2
+    for seq in range(1, 33):
+        replica.extend(HistoryId(seq - 1, 1) if seq > 1 else None, [question(seq, size)])
+    assert replica.size == 2 * MAX_HISTORY_BYTES
+    assert replica.has(ORIGIN)
+    replica.extend(HistoryId(32, 1), [question(33, size)])
+    assert replica.size == MAX_HISTORY_BYTES
+    assert not replica.has(HistoryId(17, 1))
+    assert not replica.lost(HistoryId(17, 1))
+    assert replica.lost(HistoryId(18, 2))
+    assert replica.has(HistoryId(18, 1))
+    replica.extend(HistoryId(33, 1), [question(34, 3 * MAX_HISTORY_BYTES)])
+    assert shown(replica.newest()[0]) == ["m34"]
+    assert replica.after(ORIGIN) == replica.after(HistoryId(33, 1))
+
+
+def test_backlog_is_what_a_viewer_is_missing() -> None:
+    replica = HistoryReplica("c1")
+    replica.extend(None, [entry(1, ENTRIES[0][1]), question(2, 10), question(3, 20)])
+    assert [replica.backlog(HistoryId(seq, 1)) for seq in (1, 2, 3)] == [
+        2 * ENTRY_BYTES + 34,
+        ENTRY_BYTES + 22,
+        0,
+    ]
+
+
+def test_entry_of_another_program_leaves_a_gap() -> None:
+    replica = HistoryReplica("c1")
+    replica.extend(None, [question(1, 1), entry(9, b"?"), question(10, 1)])
+    assert [item.id.seq for item in replica.after(HistoryId(1, 1))] == [9, 10]
+    assert replica.has(HistoryId(9, 1))
+    assert not replica.has(HistoryId(5, 1))

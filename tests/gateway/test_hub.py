@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ from hypothesis.stateful import (
 from gateway.frame_batch import FrameBatch
 from gateway.history_replica import RECONCILE_AFTER_ACTIVITY
 from gateway.hub import Hub, Tally
-from gateway.replica import UNKNOWN
+from gateway.replica import MAX_PIECE_BYTES, UNKNOWN
 from gateway.response_replica import ResponseReplica
 from gateway.room import HISTORY, Log, Position, Room, Write
 from gateway.streams import keys, log_entries
@@ -95,10 +96,19 @@ class Client:
 class Gateway:
     """A hub with the operations of the feed."""
 
+    piece_bytes = MAX_PIECE_BYTES
+
     def __init__(self) -> None:
         self.hub = Hub()
         self.room: Room = self.hub.open(CONVERSATION)
+        self.room.piece_bytes = self.piece_bytes
         self.loaded = False
+
+    def flush_all(self) -> None:
+        """Flush until no viewer that reads is missing anything."""
+        self.hub.flush()
+        while self.hub.dirty:
+            self.hub.flush()
 
     def load(self, logs: Logs) -> None:
         while self.room.to_load:
@@ -131,11 +141,13 @@ class Gateway:
 class Delivery(RuleBasedStateMachine):
     """The model; see the module docstring."""
 
+    gateway_class = Gateway
+
     def __init__(self) -> None:
         super().__init__()
         self.logs = Logs()
         self.saved: list[Logs] = []
-        self.gateways: list[Gateway] = [Gateway(), Gateway()]
+        self.gateways: list[Gateway] = [self.gateway_class(), self.gateway_class()]
         self.clients: list[Client] = []
         self.nonce = 1
         self.lost: dict[str, list[tuple[LogId, bytes]]] = {}
@@ -154,18 +166,24 @@ class Delivery(RuleBasedStateMachine):
             for _ in range(fate):
                 gateway.hub.apply(gateway.room, copy.deepcopy(parts))
 
-    def text_of(self, response: str) -> str:
+    def text_of(self, response: str, last: float = math.inf) -> str:
+        """Return the text of a log, of what was written up to the entry `last`."""
         text = b""
-        for _, value in self.logs.responses[response]:
+        for entry, value in self.logs.responses[response]:
             if value[:1] == log_entries.START:
                 text = b""
-            elif value[:1] == log_entries.TEXT:
+            elif value[:1] == log_entries.TEXT and entry.seq <= last:
                 text += value[1:]
         return log_entries.unescape(text)
 
     def put(self, response: str, entry: LogId, value: bytes) -> Published:
         log = self.logs.responses[response]
         previous = str(log[-1][0]) if log else "-"
+        if value[:1] in (log_entries.START, log_entries.CONTINUE):
+            # Cursors before a start stand for the text that it kept, up to there.
+            for seq in range(entry.seq):
+                kept = self.text_of(response, seq) if value[:1] == log_entries.CONTINUE else ""
+                self.texts[response, f"{entry.attempt}-{seq}"] = kept
         log.append((entry, value))
         self.texts[response, str(entry)] = self.text_of(response)
         return Published(response, str(entry).encode(), previous.encode(), [value])
@@ -336,7 +354,7 @@ class Delivery(RuleBasedStateMachine):
         for client in self.clients:
             if client.gateway is self.gateways[gateway]:
                 client.in_flight, client.gateway, client.paused = [], None, False
-        self.gateways[gateway] = Gateway()
+        self.gateways[gateway] = self.gateway_class()
 
     @precondition(lambda self: len(self.clients) < 5)
     @rule(gateway=st.integers(0, 1))
@@ -412,17 +430,17 @@ class Delivery(RuleBasedStateMachine):
         for _ in range(4):
             for gateway in self.gateways:
                 if gateway.loaded:
-                    gateway.hub.flush()
+                    gateway.flush_all()
                     gateway.hub.logs_to_reconcile(gateway.room, idle=True)
                     gateway.compare(self.logs)
-                    gateway.hub.flush()
+                    gateway.flush_all()
                     gateway.load(self.logs)
             for client in self.clients:
                 client.receive()
                 client.paused = False
                 assert client.gateway is not None
                 client.gateway.hub.resume(client)
-                client.gateway.hub.flush()
+                client.gateway.flush_all()
         for client in self.clients:
             client.receive()
             self.check(client.transcript)
@@ -462,6 +480,22 @@ TestDelivery.settings = settings(
 )
 
 
+class PieceGateway(Gateway):
+    """A gateway whose reads return a few bytes."""
+
+    piece_bytes = 7
+
+
+class PieceDelivery(Delivery):
+    """The model with snapshots, resets and deltas in pieces."""
+
+    gateway_class = PieceGateway
+
+
+TestPieceDelivery = pytest.mark.timeout(400)(PieceDelivery.TestCase)
+TestPieceDelivery.settings = TestDelivery.settings
+
+
 class UnreconciledGateway(Gateway):
     """A gateway that never reconciles."""
 
@@ -472,9 +506,7 @@ class UnreconciledGateway(Gateway):
 class UnreconciledDelivery(Delivery):
     """The model without reconciliation."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.gateways = [UnreconciledGateway(), UnreconciledGateway()]
+    gateway_class = UnreconciledGateway
 
 
 def test_model_without_reconciliation_loses_entries() -> None:
@@ -795,6 +827,47 @@ def test_unknown_response_ends_as_failed() -> None:
     assert "chars" not in viewer.frames[-1]
 
 
+def test_response_of_other_partition_ends_without_a_read() -> None:
+    """It cannot be of this conversation, so a client that names thousands causes no read."""
+    hub = Hub()
+    room = room_with(hub, [], [])
+    other = f"r{(keys.partition_of(CONVERSATION) + 1) % keys.PARTITIONS:02d}" + "a" * 16
+    assert room.missing_logs({other: "1-1"}) == set()
+    viewer = RecordingViewer()
+    watch(hub, room, viewer, None, **{other: "1-1"})
+    assert viewer.kinds() == ["watching", "snapshot", "end"]
+    assert (room.to_load, room.expired) == (set(), set())
+
+
+def test_logs_of_the_history_are_loaded_before_named_ones() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [])
+    named = {keys.response_id(CONVERSATION, f"{number:016d}") for number in range(64)}
+    room.to_load |= {*named, RESPONSE, HISTORY}
+    assert [room.next_log(), room.next_log()] == [HISTORY, RESPONSE]
+    assert {room.next_log() for _ in named} == named
+    assert not room.to_load
+
+
+def test_unreadable_log_is_not_requested_again() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED, SETTLED], [QUEUED, STARTED, TEXT])
+    viewer = RecordingViewer()
+    watch(hub, room, viewer, str(SETTLED[0]), **{RESPONSE: str(TEXT[0])})
+    viewer.kinds()
+    assert hub.discard_unreadable(room, RESPONSE)
+    assert not hub.discard_unreadable(room, RESPONSE)
+    hub.flush()
+    assert viewer.kinds() == ["reset", "end"]
+    hub.apply(room, published(ENDED, TEXT[0]))
+    hub.flush()
+    assert (room.to_load, viewer.kinds()) == (set(), [])
+    assert hub.discard_unreadable(room, HISTORY)
+    assert room.unreadable == {RESPONSE, HISTORY}
+    room.drop_ended_logs()
+    assert room.unreadable == {HISTORY}
+
+
 def test_open_response_without_log_ends_when_settled() -> None:
     """Found by tests.chaos, seed 2041: it ended immediately, and another text was settled later."""
     hub = Hub()
@@ -830,9 +903,10 @@ def test_viewer_can_follow_a_single_response() -> None:
     assert viewer.kinds() == ["end"]
     assert room.size > len("Hello")
     other = RecordingViewer()
-    hub.subscribe(room, other, Position(None, (("r0" + "0" * 17, None),)))
+    unknown = keys.response_id(CONVERSATION, "0" * 16)
+    hub.subscribe(room, other, Position(None, ((unknown, None),)))
     hub.flush()
-    assert room.to_load == {"r0" + "0" * 17}
+    assert room.to_load == {unknown}
 
 
 def test_resumed_client_gets_status_of_open_response() -> None:
@@ -943,7 +1017,8 @@ def test_log_with_unpublished_first_entry_is_read() -> None:
     viewer.kinds()
     hub.load_response(room, RESPONSE, None, [QUEUED, STARTED, TEXT])
     hub.flush()
-    assert viewer.kinds() == ["start", "delta"]
+    # A reset, because a viewer without a cursor may show text: the empty replica must not count as all of it.
+    assert viewer.kinds() == ["reset", "start"]
 
 
 def test_viewers_get_empty_snapshot_of_lost_history() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -45,7 +46,7 @@ def copy_of(*entries: tuple[LogId, bytes]) -> ResponseReplica:
 
 
 def read(replica: ResponseReplica, after: LogId | None) -> list[dict[str, Any]]:
-    return [json.loads(frame.body) for frame in replica.read(after)]
+    return [json.loads(frame.body) for frame in replica.read(after)[0]]
 
 
 def kinds(frames: list[dict[str, Any]]) -> list[str]:
@@ -54,7 +55,8 @@ def kinds(frames: list[dict[str, Any]]) -> list[str]:
 
 def test_next_entries_are_accepted_and_known_ones_ignored() -> None:
     replica = ResponseReplica(RESPONSE)
-    assert replica.read(None) == []
+    assert replica.read(None) == ([], None)
+    assert replica.read(UNKNOWN) == ([], UNKNOWN)
     assert replica.extend(None, LOG[:2]) is Outcome.ACCEPTED
     assert replica.extend(STARTED[0], [HELLO]) is Outcome.ACCEPTED
     assert replica.extend(STARTED[0], [HELLO]) is Outcome.KNOWN
@@ -208,7 +210,7 @@ def test_viewer_reads_only_entries_after_its_cursor() -> None:
     replica = copy_of(*LOG)
     assert [frame["text"] for frame in read(replica, HELLO[0])] == [", wörld\n"]
     assert read(replica, WORLD[0]) == []
-    assert replica.size == len("Hello, wörld\\nhm".encode())
+    assert replica.size > len("Hello, wörld\\nhm".encode())
 
 
 def test_end_has_length_of_the_text() -> None:
@@ -281,11 +283,125 @@ def test_stop_ends_response_in_any_state() -> None:
 
 
 def test_snapshot_has_text_so_far() -> None:
-    queued, running = copy_of(QUEUED).snapshot(), copy_of(*LOG).snapshot()
+    (queued, at), (running, _) = copy_of(QUEUED).snapshot(), copy_of(*LOG).snapshot()
+    assert at == QUEUED[0]
     assert (queued.state, queued.attempt, bytes(queued.text), queued.reasoning) == ("queued", 0, b'""', None)
     assert (running.state, running.attempt, running.cursor) == ("running", 1, str(WORLD[0]))
     assert json.loads(bytes(running.text)) == "Hello, wörld\n"
     assert running.reasoning is not None
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[tuple[LogId, bytes]]:
+    """Return a log of several attempts, with entries of all kinds."""
+    log = [QUEUED]
+    for number in range(1, draw(st.integers(1, 4))):
+        kind = draw(st.sampled_from([log_entries.START, log_entries.CONTINUE, log_entries.CONTINUE]))
+        attempt = number * NONCES + number
+        values = [log_entries.encode(kind, Start("default", "w"))]
+        for letter, size in draw(st.lists(st.tuples(st.sampled_from("TTTRW"), st.integers(0, 12)), max_size=8)):
+            body = b'{"retry_in":1.5}' if letter == "W" else "ä".encode() * size
+            values.append(letter.encode() + body)
+        log += [(LogId(attempt, log[-1][0].seq + index), value) for index, value in enumerate(values, 1)]
+    if draw(st.booleans()):
+        log.append((LogId(9 * NONCES, log[-1][0].seq + 1), COMPLETE[1]))
+    return log
+
+
+@dataclass
+class Shown:
+    """What a client shows of a response."""
+
+    text: str = ""
+    reasoning: str = ""
+    attempt: int = 0
+    ends: int = 0
+    cursor: LogId | None = None
+
+    def fold(self, frame: dict[str, Any]) -> None:
+        if frame["type"] == "reset":
+            self.text, self.reasoning = frame["text"], frame.get("reasoning", "")
+        elif frame["type"] == "delta":
+            self.text += frame["text"]
+            self.reasoning += frame.get("reasoning", "")
+        elif frame["type"] == "start":
+            self.attempt = frame["attempt"]
+        elif frame["type"] == "end":
+            assert frame["chars"] == len(self.text)
+            self.ends += 1
+        if frame.get("cursor"):
+            self.cursor = log_entries.parse_log_id(frame["cursor"])
+
+
+CUTS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=12)
+"""At each step: the entries that the log grows by, and the frames that arrive before the connection is lost."""
+
+
+@given(logs(), st.integers(1, 40), st.booleans(), CUTS)
+def test_pieces_assemble_to_the_log_from_every_cursor(
+    log: list[tuple[LogId, bytes]], limit: int, snapshot: bool, cuts: list[tuple[int, int]]
+) -> None:
+    """A viewer that is cut off after any frame, while the log grows, resumes with the same text."""
+    whole, replica, shown = copy_of(*log), copy_of(*log[: len(log) // 2 + 1]), Shown()
+    if snapshot and replica.end is None:
+        opened, shown.cursor = replica.snapshot(limit)
+        shown.text, shown.reasoning = json.loads(bytes(opened.text)), json.loads(bytes(opened.reasoning or b'""'))
+        shown.attempt = opened.attempt
+    for step in range(len(cuts) + 4 * len(log)):
+        grown, received = cuts[step] if step < len(cuts) else (len(log), 99)
+        if replica.tail is not None:
+            replica.repair(replica.tail, log[replica.tail.seq - 1 : replica.tail.seq + grown])
+        frames, reached = replica.read(shown.cursor, limit)
+        bodies = [json.loads(frame.body) for frame in frames]
+        # At most the limit, except that one entry is never divided.
+        texts = [each.get("text", "") + each.get("reasoning", "") for each in bodies]
+        assert len("".join(texts).encode()) <= max(limit, 24)
+        for body in bodies[:received]:
+            shown.fold(body)
+        if received >= len(frames):
+            assert reached == (shown.cursor if frames else replica.tail)
+    assert (shown.text, shown.reasoning) == (
+        log_entries.unescape(bytes(whole.text.data)),
+        log_entries.unescape(bytes(whole.reasoning.data)),
+    )
+    assert shown.ends == (whole.end is not None)
+    assert replica.read(shown.cursor, limit) == ([], whole.tail)
+
+
+def test_text_beyond_the_limit_is_read_in_pieces() -> None:
+    replica = copy_of(*LOG, COMPLETE)
+    frames, reached = replica.read(STARTED[0], limit=len("Hello"))
+    assert [json.loads(frame.body)["text"] for frame in frames] == ["Hello"]
+    assert reached == HELLO[0]
+    assert replica.read(STARTED[0], limit=len("Hellohm"))[1] == THINKS[0]
+    frames, reached = replica.read(STARTED[0], limit=replica.backlog(STARTED[0]))
+    assert [frame.type for frame in frames] == ["delta", "end"]
+    assert reached is replica.tail
+    assert (replica.backlog(COMPLETE[0]), ResponseReplica(RESPONSE).backlog(None)) == (0, 0)
+    assert replica.backlog(UNKNOWN) == replica.backlog(None) == len("Hello, wörld\\nhm".encode())
+
+
+def test_entry_beyond_the_limit_is_not_divided() -> None:
+    replica = copy_of(*LOG)
+    frames, reached = replica.read(None, limit=1)
+    assert [frame.type for frame in frames] == ["start", "delta"]
+    assert reached == HELLO[0]
+    assert replica.read(THINKS[0], limit=1)[1] is replica.tail
+
+
+def test_first_piece_of_kept_text_is_not_reset_again() -> None:
+    """Its cursor is before the start that kept the text, so it names that start's attempt."""
+    kept = copy_of(*LOG, (LogId(SECOND, 6), log_entries.encode(log_entries.CONTINUE, Start("default"))))
+    frames, reached = kept.read(STARTED[0], limit=5)
+    assert [frame.type for frame in frames] == ["status", "reset", "start"]
+    assert reached == LogId(SECOND, HELLO[0].seq + 0)
+    frames, reached = kept.read(reached, limit=100)
+    assert [frame.type for frame in frames] == ["delta"]
+    assert reached is kept.tail
+    # A viewer that gets only the start, and not the delta with the kept text, continues before that text.
+    (start, _), _ = kept.read(QUEUED[0])
+    assert start.cursor == str(LogId(SECOND, 1))
+    assert [frame["text"] for frame in read(kept, LogId(SECOND, 1))] == ["Hello, wörld\n"]
 
 
 def test_replica_belongs_to_conversation_of_its_request() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gateway import frame_codec
 from gateway.auth import ANONYMOUS, EXPIRED, Denied, Identity
+from gateway.rate_limits import BURST_S, BYTES_PER_UNIT, NAMES_PER_UNIT, RateLimits
 from gateway.session import (
     MAX_BAD_FRAMES,
     MAX_BURST_FRAMES,
@@ -27,7 +28,7 @@ from gateway.session import (
     State,
 )
 from gateway.streams import keys
-from gateway.wire import HELLO_WITHIN_S, Close, ErrorFrame, Retry, Send, Stop, Unwatch, Watch
+from gateway.wire import HELLO_WITHIN_S, Close, ErrorFrame, Older, Retry, Send, Stop, Unwatch, Watch
 
 BEGIN: Final = 1_800_000_000.0
 LIFETIME: Final = 30.0
@@ -53,12 +54,15 @@ def check(token: str | None, now: float) -> Identity | Denied:
     return WRONG_KEY
 
 
+NO_LIMITS: Final = RateLimits(0)
+
+
 class Client:
     """A client and its session, with a clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.session = Session("s1", check, ("default",), self.now)
+        self.session = Session("s1", check, ("default",), self.now, limits=NO_LIMITS)
 
     def send_json(self, **fields: Any) -> list[Command]:
         return self.send(json.dumps(fields))
@@ -146,6 +150,7 @@ def test_second_hello_is_a_bad_frame(client: Client) -> None:
             json.dumps({"type": "watch", "conversation": "c1", "responses": {RESPONSE: "1-1"}}),
             Watch("c1", None, {RESPONSE: "1-1"}),
         ),
+        ('{"type":"older","conversation":"open-1","before":"9-1"}', Older("open-1", "9-1")),
         ('{"type":"unwatch","conversation":"never watched"}', Unwatch("never watched")),
         ('{"type":"send","key":"k","conversation":"c1","text":"Why?"}', Send("k", "c1", "Why?")),
         (json.dumps({"type": "stop", "response": RESPONSE}), Stop(RESPONSE)),
@@ -162,6 +167,8 @@ def test_authorized_request_is_executed(client: Client, text: str, request_: Any
         ('{"type":"watch","conversation":"c2"}', ("forbidden", None)),
         ('{"type":"watch","conversation":"open"}', ("forbidden", None)),
         ('{"type":"send","key":"k","conversation":"c2","text":"Why?"}', ("forbidden", "k")),
+        ('{"type":"older","conversation":"c2","before":"9-1"}', ("forbidden", None)),
+        ('{"type":"older","conversation":"c1","before":"9"}', ("bad_frame", None)),
         ('{"type":"watch","conversation":"c 1"}', ("bad_frame", None)),
         ('{"type":"watch","conversation":"open-{x}"}', ("bad_frame", None)),
         ('{"type":"watch","conversation":"c1","responses":{"r1":"1-1"}}', ("bad_frame", None)),
@@ -223,7 +230,7 @@ def test_new_token_of_other_subject_closes(client: Client, token: str, denied: D
 
 def test_new_token_changes_open_conversations() -> None:
     opened = ["c1"]
-    session = Session("s1", lambda _, now: Identity("ann", now + 60, tuple(opened)), None, 0.0)
+    session = Session("s1", lambda _, now: Identity("ann", now + 60, tuple(opened)), None, 0.0, limits=NO_LIMITS)
     session.receive('{"type":"hello"}', 0.0, BEGIN)
     assert refusal(session.receive('{"type":"watch","conversation":"c2"}', 0.0, BEGIN)) == ("forbidden", None)
     opened[:] = ["c2"]
@@ -233,7 +240,7 @@ def test_new_token_changes_open_conversations() -> None:
 
 
 def test_anonymous_identity_never_expires() -> None:
-    session = Session("s1", lambda *_: ANONYMOUS, None, 0.0)
+    session = Session("s1", lambda *_: ANONYMOUS, None, 0.0, limits=NO_LIMITS)
     session.receive('{"type":"hello"}', 0.0, BEGIN)
     assert session.tick(1e9, BEGIN + 1e9) == []
     assert session.receive('{"type":"watch","conversation":"c1"}', 1e9, BEGIN + 1e9) == [Execute(Watch("c1"))]
@@ -289,6 +296,46 @@ def test_closed_session_returns_no_commands(client: Client) -> None:
     assert client.tick() == []
 
 
+def subject_client(limits: RateLimits, token: str = "ann", address: str = "192.0.2.1") -> Client:
+    """Return a client that is authenticated, with limits that it may share with others."""
+    client = Client()
+    client.session = Session("s1", check, ("default",), 0.0, limits=limits, address=address)
+    client.send_json(type="hello", token=token)
+    return client
+
+
+def test_sockets_of_one_subject_share_its_rate_limit() -> None:
+    limits = RateLimits(2)
+    burst = int(2 * BURST_S)
+    first, second, other = subject_client(limits), subject_client(limits), subject_client(limits, "bob")
+    assert watch(first, burst - 1) == ["executed"] * (burst - 1)
+    assert watch(second, 2) == ["executed", "too_fast"]
+    assert watch(other, 1) == ["executed"]
+    (command,) = first.send_json(type="watch", conversation="c1")
+    assert (shown(command)["conversation"], shown(command)["retry_after"]) == ("c1", 0.5)
+    first.now = 0.5
+    assert watch(first, 2) == ["executed", "too_fast"]
+
+
+def test_unwatch_is_executed_beyond_the_rate_limit() -> None:
+    limits = RateLimits(1)
+    client = subject_client(limits)
+    limits.spend(client.session.subject, 0.0, 60.0)
+    assert refusal(client.send_json(type="stop", response=RESPONSE))[0] == "too_fast"
+    assert client.send_json(type="unwatch", conversation="c1") == [Execute(Unwatch("c1"))]
+    assert client.send_json(type="token", token="ann") == []
+
+
+def test_bytes_and_names_of_a_watch_cost_units() -> None:
+    client = subject_client(RateLimits(1))
+    client.session.charge(2 * BYTES_PER_UNIT, 0.0)
+    assert watch(client, 2) == ["executed", "too_fast"]
+    client = subject_client(RateLimits(1))
+    names = {keys.response_id("c1", f"{n:016d}"): "1-1" for n in range(NAMES_PER_UNIT)}
+    assert client.send_json(type="watch", conversation="c1", responses=names) == [Execute(Watch("c1", None, names))]
+    assert watch(client, 2) == ["executed", "too_fast"]
+
+
 # The model: each kind of frame, and its outcome once a client is ready.
 KINDS: Final[dict[str, tuple[str | bytes, str]]] = {
     "hello": ('{"type":"hello","token":"ann"}', "bad"),
@@ -302,6 +349,7 @@ KINDS: Final[dict[str, tuple[str | bytes, str]]] = {
     "watch, bad response": ('{"type":"watch","conversation":"c1","responses":{"x":""}}', "bad"),
     "send": ('{"type":"send","key":"k","conversation":"c1","text":"x"}', "execute Send"),
     "send, forbidden": ('{"type":"send","key":"k","conversation":"c2","text":"x"}', "error forbidden"),
+    "older": ('{"type":"older","conversation":"c1","before":"9-1"}', "execute Older"),
     "unwatch": ('{"type":"unwatch","conversation":"c1"}', "execute Unwatch"),
     "stop": (json.dumps({"type": "stop", "response": RESPONSE}), "execute Stop"),
     "stop, unknown": ('{"type":"stop","response":"r1"}', "error not_found"),

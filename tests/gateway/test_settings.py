@@ -77,6 +77,7 @@ WRONG = [
     ("sockets_per_address", "0", "greater than or equal to 1"),
     ("sockets", "0", "greater than or equal to 1"),
     ("accepts", "-1", "greater than or equal to 0"),
+    ("requests", "-1", "greater than or equal to 0"),
     ("notice", "-1", "greater than or equal to 0"),
     ("models", "demo", "not JSON"),
     ("models", "{}", 'such as {"default": "demo"}'),

@@ -87,6 +87,15 @@ export interface Watch {
   responses?: Record<string, string> | undefined;
 }
 
+/** Ask for messages that a `snapshot` left out; no watch is needed. */
+export interface Older {
+  type: "older";
+  /** The conversation. */
+  conversation: string;
+  /** `earlier` of the snapshot, or of the last page. */
+  before: string;
+}
+
 /** Unsubscribe from a conversation. */
 export interface Unwatch {
   type: "unwatch";
@@ -170,8 +179,8 @@ export interface Watching {
   cursor: string;
   /** Frames continue from `after`; otherwise a `snapshot` follows. */
   resumed: boolean;
-  /** Why not resumed: the cursor is not valid, or its entry is lost. */
-  reason?: "unknown" | "lost";
+  /** Why not resumed: the cursor is not valid, its entry is lost, or more follows it than a snapshot holds. */
+  reason?: "unknown" | "lost" | "behind";
 }
 
 /** The whole state of a conversation, which replaces what the client shows. */
@@ -187,6 +196,23 @@ export interface Snapshot {
   responses: OpenResponse[];
   /** Older messages were left out. */
   more?: boolean;
+  /** With `more`: what `older` takes to return the messages before these. */
+  earlier?: string;
+}
+
+/** Answer to `older`: a page of messages. It moves no cursor. */
+export interface Messages {
+  type: "messages";
+  /** The conversation. */
+  conversation: string;
+  /** As in `older`. */
+  before: string;
+  /** The messages before it, oldest first; bounded like those of a snapshot. */
+  messages: Message[];
+  /** There are older messages. */
+  more?: boolean;
+  /** With `more`: what `older` takes to return the messages before these. */
+  earlier?: string;
 }
 
 /** A new message in the history. For an answer it comes after its `end`, and settles it. */
@@ -359,12 +385,13 @@ export interface Heartbeat {
   type: "heartbeat";
 }
 
-export type ClientFrame = Hello | Watch | Unwatch | Send | Stop | Retry | Token;
+export type ClientFrame = Hello | Watch | Older | Unwatch | Send | Stop | Retry | Token;
 
 export type ServerFrame =
   | Ready
   | Watching
   | Snapshot
+  | Messages
   | MessageFrame
   | Start
   | Delta

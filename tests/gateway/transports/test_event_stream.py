@@ -13,7 +13,8 @@ from gateway.feed.feed import Feed
 from gateway.frame_batch import FrameBatch
 from gateway.frame_codec import HEARTBEAT_FRAME
 from gateway.hub import Hub
-from gateway.transports.event_stream import EventResponse, EventStream
+from gateway.replica import UNKNOWN
+from gateway.transports.event_stream import EventResponse, EventStream, StreamCursors
 
 if TYPE_CHECKING:
     from starlette.types import Message
@@ -49,3 +50,28 @@ async def test_stream_ends_when_client_disconnects_before_it_starts(
         with pytest.raises(error):
             await response(scope, receive, send)
     assert ended == [True]
+
+
+NAME = "r15" + "0" * 16
+
+
+@pytest.mark.parametrize(
+    ("text", "history", "responses"),
+    [
+        (None, None, {}),
+        ("3-7", "3-7", {}),
+        (f"3-7~{NAME}=1-1", "3-7", {NAME: "1-1"}),
+        # Partition 16 and a partition that is no number do not exist.
+        ("3-7~r16" + "0" * 16 + "=1-1", str(UNKNOWN), {}),
+        ("3-7~rzz" + "0" * 16 + "=1-1", str(UNKNOWN), {}),
+        ("3-7~" + NAME.upper() + "=1-1", str(UNKNOWN), {}),
+        ("$", str(UNKNOWN), {}),
+        ("3-7" + f"~{NAME}=1-1" * 64, "3-7", {NAME: "1-1"}),
+        ("3-7" + f"~{NAME}=1-1" * 65, str(UNKNOWN), {}),
+    ],
+)
+def test_event_id_with_a_name_of_no_response_is_unknown(
+    text: str | None, history: str | None, responses: dict[str, str]
+) -> None:
+    cursors = StreamCursors.parse(text)
+    assert (cursors.history, cursors.responses) == (history, responses)

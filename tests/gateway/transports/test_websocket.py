@@ -7,6 +7,7 @@ from typing import Any
 
 from gateway.feed.feed import Feed
 from gateway.hub import Hub
+from gateway.rate_limits import RateLimits
 from gateway.session import Session
 from gateway.timer_wheel import STEP_S, TimerWheel
 from gateway.transports.websocket import WRITE_WITHIN_S, Connection
@@ -36,7 +37,7 @@ def test_paused_connection_still_meets_hello_deadline() -> None:
     now = time.monotonic()
     wheel: TimerWheel[Connection] = TimerWheel(now)
     hub, socket = Hub(), Socket()
-    session = Session("s", nothing, None, now)
+    session = Session("s", nothing, None, now, limits=RateLimits(0))
     connection = Connection(
         socket=socket,
         session=session,
@@ -58,7 +59,7 @@ def test_closing_connection_has_no_timer() -> None:
     now = time.monotonic()
     wheel: TimerWheel[Connection] = TimerWheel(now)
     hub = Hub()
-    session = Session("s", nothing, None, now)
+    session = Session("s", nothing, None, now, limits=RateLimits(0))
     connection = Connection(
         socket=Socket(),
         session=session,
