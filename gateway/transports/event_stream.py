@@ -64,8 +64,11 @@ class StreamCursors:
         self.responses = responses
 
     @classmethod
-    def parse(cls, text: str | None) -> StreamCursors:
-        """Parse a `Last-Event-ID`. Text in another form becomes a cursor that cannot be resumed."""
+    def parse(cls, text: str | None) -> StreamCursors | None:
+        """Parse a `Last-Event-ID`; return None if a name in it is not the id of a response.
+
+        Text in another form becomes a cursor that cannot be resumed.
+        """
         if text is None:
             return cls(None, {})
         match = _CURSORS.fullmatch(text)
@@ -74,7 +77,7 @@ class StreamCursors:
         pairs = (pair.partition("=") for pair in match[2].split("~")[1:])
         responses = {response: cursor for response, _, cursor in pairs}
         if not all(keys.is_response(response) for response in responses):
-            return cls(str(UNKNOWN), {})
+            return None
         return cls(match[1], responses)
 
     def advance(self, frame: Frame) -> None:

@@ -195,6 +195,8 @@ class HttpApi:
             return authorized
         identity, name = authorized
         cursors = StreamCursors.parse(request.headers.get("last-event-id"))
+        if cursors is None:
+            return error_response("bad_frame", "The event id has a name that is not the id of a response.")
 
         async def begin() -> tuple[EventStream, Room, Position]:
             room = await self._feed.open(name, cursors.responses, cursors.history)

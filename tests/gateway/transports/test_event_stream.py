@@ -61,17 +61,19 @@ NAME = "r15" + "0" * 16
         (None, None, {}),
         ("3-7", "3-7", {}),
         (f"3-7~{NAME}=1-1", "3-7", {NAME: "1-1"}),
-        # Partition 16 and a partition that is no number do not exist.
-        ("3-7~r16" + "0" * 16 + "=1-1", str(UNKNOWN), {}),
-        ("3-7~rzz" + "0" * 16 + "=1-1", str(UNKNOWN), {}),
-        ("3-7~" + NAME.upper() + "=1-1", str(UNKNOWN), {}),
         ("$", str(UNKNOWN), {}),
+        ("3-7~" + NAME.upper() + "=1-1", str(UNKNOWN), {}),
         ("3-7" + f"~{NAME}=1-1" * 64, "3-7", {NAME: "1-1"}),
         ("3-7" + f"~{NAME}=1-1" * 65, str(UNKNOWN), {}),
     ],
 )
-def test_event_id_with_a_name_of_no_response_is_unknown(
-    text: str | None, history: str | None, responses: dict[str, str]
-) -> None:
+def test_event_id_in_another_form_is_unknown(text: str | None, history: str | None, responses: dict[str, str]) -> None:
     cursors = StreamCursors.parse(text)
+    assert cursors is not None
     assert (cursors.history, cursors.responses) == (history, responses)
+
+
+# Partition 16, and a partition that is no number.
+@pytest.mark.parametrize("partition", ["16", "zz"])
+def test_event_id_with_a_name_of_no_response_is_refused(partition: str) -> None:
+    assert StreamCursors.parse(f"3-7~r{partition}" + "0" * 16 + "=1-1") is None
