@@ -710,8 +710,7 @@ async def test_unsupported_methods_change_nothing(
             "/",
         ):
             assert (await client.request(method, url + path)).status_code == 405
-    # A route for other methods only is passed over, and no file of the page matches.
-    assert (await client.get(f"{url}/v1/conversations/{conversation}/messages")).status_code == 404
+    assert (await client.get(f"{url}/v1/conversations/{conversation}/messages")).status_code == 400
     assert (await client.post(f"{url}/v1/conversations/{conversation}/events")).status_code == 405
 
 
