@@ -113,7 +113,7 @@ def test_unreadable_entry_is_skipped_and_its_cursor_resumes() -> None:
     assert replica.tail == after[0]
     assert replica.has(bad[0])
     assert [item.id for item in replica.after(bad[0])] == [after[0]]
-    assert [message.id for message in replica.messages()[0]] == ["m1", "m2"]
+    assert [message.id for message in replica.newest()[0]] == ["m1", "m2"]
 
 
 def test_entry_with_an_id_of_another_program_is_skipped_and_its_cursor_resumes() -> None:
