@@ -52,6 +52,8 @@ class Hub:
         self.first_text_sent: list[ResponseReplica] = []
         """Responses whose first text was sent to viewers; the feed removes them."""
         self.tally = Tally()
+        self.held = 0
+        """Bytes that all rooms hold, as of the last `measure`, and what was loaded since."""
         self._unfinished: list[Room] = []
         """Rooms in which a viewer got only a piece of what it is missing."""
         self._watched: dict[Viewer, set[Room]] = {}
@@ -62,12 +64,17 @@ class Hub:
         room = self.rooms.get(name)
         if room is None:
             room = self.rooms[name] = Room(name, HistoryReplica(name))
+            self.held += room.size
         return room
 
     def close(self, room: Room) -> None:
         """Drop a room without viewers."""
         assert not room.watched
         del self.rooms[room.name]
+
+    def measure(self) -> None:
+        """Update `held`. Once a second, because live entries are not counted one by one."""
+        self.held = sum(room.size for room in self.rooms.values())
 
     def invalidate(self, room: Room) -> None:
         """Invalidate a room's replicas until they have been re-read from the store."""

@@ -16,6 +16,10 @@ LAGGING_VIEWERS: Final = Gauge(
     "tokenwire_viewers_behind", "Lagging viewers: writes to them are paused (backpressure).", registry=REGISTRY
 )
 ROOMS: Final = Gauge("tokenwire_rooms", "Conversations held in memory.", registry=REGISTRY)
+HELD: Final = Gauge("tokenwire_replica_bytes", "Estimated memory of the logs held here.", registry=REGISTRY)
+MEMORY_REFUSALS: Final = Counter(
+    "tokenwire_memory_refusals", "Watches refused because TOKENWIRE_MEMORY is used up.", registry=REGISTRY
+)
 OPEN_LOGS: Final = Gauge("tokenwire_open_logs", "Response logs without an end held in memory.", registry=REGISTRY)
 SHUTTING_DOWN: Final = Gauge("tokenwire_leaving", "1 during the graceful shutdown of this gateway.", registry=REGISTRY)
 

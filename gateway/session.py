@@ -169,10 +169,9 @@ class Session:
                 if not keys.is_response(frame.response):
                     return [SendFrame(frame_codec.refusal(frame, "not_found", "There is no such response."))]
                 return self._admit(frame, now)
-            case Unwatch():
-                pass
-        # Without the limit of the subject: an unwatch costs nothing, and a refused one would keep the watch's cost up.
-        return [Execute(frame)]
+            case _:
+                # An unwatch costs nothing, and a refused one would keep the watch's cost up.
+                return [Execute(frame)]
 
     def _admit(self, request: Request, now: float) -> list[Command]:
         names = len(request.responses) if isinstance(request, Watch) else 0

@@ -57,7 +57,7 @@ class GatewaySettings(ProcessSettings):
         ge=0,
         description="part of the drain (at most half) during which /readyz fails but new clients are still accepted",
     )
-    memory: int = Field(256, ge=16, description="MiB of unwatched logs that a gateway keeps in memory at most")
+    memory: int = Field(256, ge=16, description="MiB of logs that a gateway process keeps in memory at most")
     operator_token: SecretStr | None = Field(
         None,
         description="bearer token of operators, for /live and for /metrics from other machines; @FILE reads it; unset: "

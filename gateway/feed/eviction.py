@@ -1,4 +1,4 @@
-"""Which rooms without viewers to evict from memory: expired ones, and the oldest ones beyond the memory limit.
+"""Which rooms without viewers to evict from memory: expired ones, and the oldest ones if memory is short.
 
 A core module: it reads no clock. Times are seconds of any steady clock.
 """
@@ -18,7 +18,7 @@ class IdleRooms:
     """The rooms without viewers, and since when."""
 
     def __init__(self, max_bytes: int) -> None:
-        """`max_bytes`: limit of the text that idle rooms hold together."""
+        """`max_bytes`: limit of the memory that all rooms hold together."""
         self._max_bytes = max_bytes
         self._idle_since: dict[str, float] = {}
 
@@ -26,10 +26,12 @@ class IdleRooms:
         """Remove a room that gets a viewer; return whether it was idle, so that nothing reconciled it."""
         return self._idle_since.pop(name, None) is not None
 
-    def evict(self, sizes: Mapping[str, int], now: float) -> list[str]:
-        """Remove and return the rooms to evict. `sizes`: the bytes of each room that is idle now."""
+    def evict(self, sizes: Mapping[str, int], held: int, now: float) -> list[str]:
+        """Remove and return the rooms to evict.
+
+        `sizes`: the bytes of each room that is idle now. `held`: the bytes of all rooms, watched ones too.
+        """
         self._idle_since = {name: self._idle_since.get(name, now) for name in sizes}
-        held = sum(sizes.values())
         evicted: list[str] = []
         for name, since in sorted(self._idle_since.items(), key=lambda item: item[1]):
             # A room that became idle just now is kept: a client may have loaded it and subscribe in a moment.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +21,7 @@ from gateway.streams import keys, log_entries
 from gateway.streams.log_fields import error_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gateway.frame_codec import Frame
     from gateway.hub import Hub
@@ -35,15 +36,29 @@ MONITOR_INTERVAL_S: Final = 1.0
 """Interval of the subscription check, the metrics and the eviction."""
 
 
+REPORT_INTERVAL_S: Final = 60.0
+"""Interval of the event `memory_full` while clients are refused."""
+
+MEMORY_RETRY_S: Final = 10.0
+"""Time after which a client that was refused for want of memory should retry."""
+
+
+class MemoryFullError(Exception):
+    """The logs of watched conversations take all the memory that this gateway may use."""
+
+
 class Feed:
     """Keeps the replicas of the hub current."""
 
-    def __init__(self, store: Store, hub: Hub, max_idle_bytes: int) -> None:
-        """`max_idle_bytes`: limit of the text that rooms without viewers hold."""
+    def __init__(self, store: Store, hub: Hub, max_bytes: int) -> None:
+        """`max_bytes`: limit of the memory that all rooms hold; one more log may exceed it."""
         self._hub = hub
         self._subscription_health = SubscriptionHealth()
         self._store_health = StoreHealth()
-        self._idle = IdleRooms(max_idle_bytes)
+        self._max_bytes = max_bytes
+        self._idle = IdleRooms(max_bytes)
+        self._reported_at = -math.inf
+        """When `memory_full` was logged last."""
         self._latency = Latency()
         self._loader = Loader(store, hub, self._store_health, self.schedule_flush)
         self._listener = Listener(store, hub, self._subscription_health, self._received, self._loader.load_soon)
@@ -66,8 +81,10 @@ class Feed:
         """Return the room of a conversation, with its logs loaded at least up to these cursors; see `Room.begin`.
 
         Concurrent calls share one read of each log. Safe to cancel: the read continues for other callers. Raises
-        StoreError.
+        StoreError, and MemoryFullError instead of loading logs beyond the limit.
         """
+        if name not in self._hub.rooms:
+            self._require_memory()
         room = self._hub.open(name)
         if not room.loaded:
             opening = self._opening.get(name)
@@ -76,6 +93,8 @@ class Feed:
                 opening.add_done_callback(partial(self._opened, name))
             await asyncio.shield(opening)
         missing = room.missing_logs(named, after)
+        if missing - {HISTORY}:
+            self._require_memory()
         if self._idle.remove(name):
             # An idle room is not reconciled, and a failover does not always close the subscription.
             missing |= {HISTORY, *room.history.open_responses()}
@@ -83,6 +102,20 @@ class Feed:
             room.to_load |= missing
             await self._loader.load(room)
         return room
+
+    def _require_memory(self) -> None:
+        """Make room for a log, by evicting idle rooms; raise MemoryFullError if watched ones alone hold too much."""
+        if self._hub.held < self._max_bytes:
+            return
+        self._evict()
+        if self._hub.held < self._max_bytes:
+            return
+        metrics.MEMORY_REFUSALS.inc()
+        now = asyncio.get_running_loop().time()
+        if now - self._reported_at > REPORT_INTERVAL_S:
+            self._reported_at = now
+            logger.warning("memory_full", extra={"bytes": self._hub.held})
+        raise MemoryFullError
 
     async def page(self, name: str, before: HistoryId) -> tuple[list[Message], HistoryId | None]:
         """Return the messages of a conversation before an entry; see `Loader.page`. Safe to cancel.
@@ -125,6 +158,10 @@ class Feed:
                 missed += replica.tail.seq - max(at.seq, 0)
         metrics.REPLAYED.inc(max(missed, 0))
         return frames, position
+
+    def cost(self, room: Room, frames: Sequence[Frame], position: Position) -> int:
+        """Return the bytes that a watch brings: of its first frames, and of what follows them now."""
+        return sum(len(frame.body) for frame in frames) + room.backlog(position)
 
     def response_submitted(self, response: str, submitted_at: float) -> None:
         """Start to measure the time to first token; see `Latency.response_submitted`."""
@@ -184,6 +221,7 @@ class Feed:
     def _update_metrics(self) -> None:
         rooms = self._hub.rooms.values()
         metrics.ROOMS.set(len(rooms))
+        metrics.HELD.set(self._hub.held)
         metrics.VIEWERS.set(sum(room.viewers for room in rooms))
         metrics.LAGGING_VIEWERS.set(sum(len(room.lagging) for room in rooms))
         metrics.OPEN_LOGS.set(sum(replica.end is None for room in rooms for replica in room.responses.values()))
@@ -198,9 +236,11 @@ class Feed:
         metrics.GAPS.inc(tally.gaps)
 
     def _evict(self) -> None:
+        self._hub.measure()
         sizes = {room.name: room.size for room in self._hub.rooms.values() if self._is_idle(room)}
-        for name in self._idle.evict(sizes, asyncio.get_running_loop().time()):
+        for name in self._idle.evict(sizes, self._hub.held, asyncio.get_running_loop().time()):
             room = self._hub.rooms[name]
+            self._hub.held -= sizes[name]
             self._hub.close(room)
             self._reconciler.remove(room)
             self._loader.forget(room)

@@ -73,7 +73,9 @@ class Loader:
                 log = room.next_log()
                 try:
                     async with self._reads[keys.partition_of(room.name)]:
+                        before = room.size
                         await self._read(room, log)
+                        self._hub.held += max(0, room.size - before)
                     room.unreadable.discard(log)
                 except Exception as error:
                     if not _concerns_one_log(error):

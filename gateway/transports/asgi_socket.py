@@ -25,6 +25,8 @@ class AsgiSocket:
         """`socket` is accepted."""
         self._socket = socket
         self._pending = FrameBatch()
+        self.unsent = 0
+        """See `Socket.unsent`; counted by frames, because ASGI does not show the write buffer."""
         self._connection: Connection | None = None
         self._closing: tuple[int, str] | None = None
         self._wake = asyncio.Event()
@@ -33,6 +35,7 @@ class AsgiSocket:
     def write(self, batch: FrameBatch) -> None:
         """Write frames; see `Socket.write`."""
         self._pending += batch
+        self.unsent += sum(len(frame.body) for frame in batch)
         self._wake.set()
         if self._connection is not None:
             self._connection.pause_writing()
@@ -80,6 +83,7 @@ class AsgiSocket:
             frames, self._pending = self._pending, FrameBatch()
             for frame in frames:
                 await self._send({"type": "websocket.send", "text": frame.body.decode()})
+                self.unsent -= len(frame.body)
             if self._pending:
                 continue
             if self._closing is not None:

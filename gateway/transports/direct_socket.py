@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import State
 
+from gateway.transports.send_queue import unsent_bytes
+
 if TYPE_CHECKING:
     from websockets.protocol import Protocol
 
@@ -66,6 +68,11 @@ class DirectSocket(asyncio.Protocol):
         for message in self._early:
             connection.receive(message)
         self._early.clear()
+
+    @property
+    def unsent(self) -> int:
+        """See `Socket.unsent`."""
+        return unsent_bytes(self._transport)
 
     def write(self, batch: FrameBatch) -> None:
         """Write frames; see `Socket.write`."""

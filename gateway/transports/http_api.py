@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from gateway import frame_codec, metrics, wire
 from gateway.auth import Denied, Identity
+from gateway.feed.feed import MEMORY_RETRY_S, MemoryFullError
 from gateway.frame_batch import FrameBatch
 from gateway.rate_limits import BYTES_PER_UNIT, NAMES_PER_UNIT, subject_of
 from gateway.room import Position
@@ -166,6 +167,8 @@ class HttpApi:
             room = await self._feed.open(authorized[1], {})
         except StoreError:
             return error_response("unavailable", "The conversation cannot be read at the moment.", 2.0)
+        except MemoryFullError:
+            return _memory_full()
         frames, _ = room.begin(None, {})
         body = next(frame.body for frame in frames if frame.type == "snapshot")
         self._charge(request, authorized[0], len(body))
@@ -202,7 +205,7 @@ class HttpApi:
             room = await self._feed.open(name, cursors.responses, cursors.history)
             named = len(cursors.responses)
             frames, position = self._feed.begin(room, cursors.history, cursors.responses)
-            self._charge(request, identity, sum(len(frame.body) for frame in frames), named)
+            self._charge(request, identity, self._feed.cost(room, frames, position), named)
             stream = EventStream(self._feed, cursors, identity.expires)
             stream.send(FrameBatch(frames))
             return stream, room, position
@@ -227,7 +230,9 @@ class HttpApi:
             if replica is not None and replica.end is not None and after == replica.tail:
                 return Response(status_code=204)
             stream = EventStream(self._feed, None, identity.expires)
-            return stream, room, Position(None, ((response, after),))
+            position = Position(None, ((response, after),))
+            self._charge(request, identity, self._feed.cost(room, (), position))
+            return stream, room, position
 
         return await self._stream(request, begin)
 
@@ -246,6 +251,8 @@ class HttpApi:
             begun = await begin()
         except StoreError:
             return error_response("unavailable", "The log cannot be read at the moment.", 2.0)
+        except MemoryFullError:
+            return _memory_full()
         finally:
             if not isinstance(begun, tuple):
                 self._admission.release(address)
@@ -330,6 +337,10 @@ def error_response(
         headers["www-authenticate"] = "Bearer" if problem == "token_missing" else 'Bearer error="invalid_token"'
     error = {"code": code, "message": message, **({"problem": problem} if problem else {})}
     return JSONResponse({"error": error}, wire.ERRORS[code], headers)
+
+
+def _memory_full() -> Response:
+    return error_response("overloaded", "This gateway holds too many conversations.", MEMORY_RETRY_S)
 
 
 def rejection_response(rejection: Rejection) -> Response:

@@ -1,7 +1,7 @@
 """One WebSocket client: its frames go through a session, the hub's frames go to its socket.
 
 Backpressure: while the socket's write buffer is full, the client is a lagging viewer and its requests wait. A slow
-consumer that reads nothing for WRITE_WITHIN_S is disconnected.
+consumer that makes no progress is disconnected; see `gateway.write_progress`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway import frame_codec, metrics, wire
+from gateway.feed.feed import MEMORY_RETRY_S, MemoryFullError
 from gateway.frame_batch import FrameBatch
 from gateway.session import CloseSocket, Execute, SendFrame
 from gateway.streams import log_entries
@@ -20,6 +21,7 @@ from gateway.streams.log_fields import error_fields
 from gateway.streams.store.errors import StoreError
 from gateway.submissions import Failure, Stopped
 from gateway.wire import Close, Older, Retry, Send, Stop, Unwatch, Watch
+from gateway.write_progress import WRITE_WITHIN_S, WriteProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,9 +40,6 @@ logger = logging.getLogger(__name__)
 MAX_WAITING_REQUESTS: Final = 32
 """Requests of one client that wait; further ones get the error `too_fast`."""
 
-WRITE_WITHIN_S: Final = 15.0
-"""Time in which a client must read enough for its write buffer to drain; otherwise it is disconnected."""
-
 HEARTBEAT_INTERVAL_S: Final = wire.HEARTBEAT_S - 1.0
 """Heartbeats are sent whether or not other frames are: recording the time of each frame would cost more."""
 
@@ -51,6 +50,10 @@ class Socket(Protocol):
     @property
     def direct_write(self) -> Write | None:
         """Writes encoded frame batches; None if the socket needs single frames."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written and that the client has not taken."""
 
     def write(self, batch: FrameBatch) -> None:
         """Write frames whole and in order. Calls `Connection.pause_writing` when the write buffer is full."""
@@ -75,7 +78,7 @@ class Connection:
         "_heartbeat_at",
         "_hub",
         "_lost",
-        "_paused_at",
+        "_progress",
         "_requests",
         "_rooms",
         "_session",
@@ -114,7 +117,8 @@ class Connection:
         self._closed = False
         self._writable: asyncio.Event | None = None
         """Set when writing resumes; None while it is not paused."""
-        self._paused_at = 0.0
+        self._progress: WriteProgress | None = None
+        """Whether the client reads, while writing is paused."""
         self._heartbeat_at = timers.now + HEARTBEAT_INTERVAL_S
         self._set_timer(timers.now, time.time())
 
@@ -138,7 +142,7 @@ class Connection:
             return
         if self._writable is None:
             self._writable = asyncio.Event()
-            self._paused_at = self._timers.now
+            self._progress = WriteProgress(self._socket.unsent, self._timers.now)
             self._set_timer(self._timers.now, time.time())
         self._feed.pause(self)
 
@@ -146,7 +150,7 @@ class Connection:
         """Continue writing: the write buffer has drained."""
         if self._writable is not None:
             self._writable.set()
-            self._writable = None
+            self._writable = self._progress = None
         self._feed.resume(self)
 
     def closing(self) -> None:
@@ -169,17 +173,18 @@ class Connection:
         self._run(self._session.tick(now, wall))
         if self._closed:
             return
-        if self._writable is not None:
-            if now - self._paused_at >= WRITE_WITHIN_S:
+        if self._progress is not None:
+            if self._progress.stalled(self._socket.unsent, now):
                 logger.info("slow_consumer_disconnected", extra={"after_s": WRITE_WITHIN_S})
                 self._socket.abort()
+                return
         elif now >= self._heartbeat_at:
             self._heartbeat_at = now + HEARTBEAT_INTERVAL_S
             self._send_frame(frame_codec.HEARTBEAT_FRAME)
         self._set_timer(now, wall)
 
     def _set_timer(self, now: float, wall: float) -> None:
-        due = self._paused_at + WRITE_WITHIN_S if self._writable is not None else self._heartbeat_at
+        due = self._progress.due if self._progress is not None else self._heartbeat_at
         self._timers.set(self, max(now, min(due, self._session.due(now, wall))))
 
     def send_reconnect_hint(self, within: float) -> None:
@@ -288,6 +293,10 @@ class Connection:
             text = "The conversation cannot be read at the moment."
             self._send_frame(frame_codec.refusal(request, "unavailable", text, 2.0))
             return
+        except MemoryFullError:
+            text = "This gateway holds too many conversations."
+            self._send_frame(frame_codec.refusal(request, "overloaded", text, MEMORY_RETRY_S))
+            return
         if self._closed:
             return
         self._unwatch(name)
@@ -297,7 +306,7 @@ class Connection:
             self._send_frame(frame_codec.refusal(request, "forbidden", "This conversation is not open to you."))
             return
         frames, position = self._feed.begin(room, request.after, named)
-        self._session.charge(sum(len(frame.body) for frame in frames), time.monotonic())
+        self._session.charge(self._feed.cost(room, frames, position), time.monotonic())
         self.send(FrameBatch(frames))
         self._rooms[name] = room
         self._hub.subscribe(room, self, position)

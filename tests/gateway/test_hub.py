@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from gateway.frame_batch import FrameBatch
-from gateway.history_replica import RECONCILE_AFTER_ACTIVITY
+from gateway.history_replica import MAX_SNAPSHOT_BYTES, RECONCILE_AFTER_ACTIVITY, HistoryReplica
 from gateway.hub import Hub, Tally
 from gateway.replica import MAX_PIECE_BYTES, UNKNOWN
 from gateway.response_replica import ResponseReplica
@@ -939,6 +939,137 @@ def test_named_cursor_overrules_opening_in_history() -> None:
     hub.load_history(room, ASKED[0], [ASKED, SETTLED, again])
     _frames, position = room.begin(str(SETTLED[0]), {})
     assert dict(position.responses) == {RESPONSE + "x": UNKNOWN}
+
+
+def long_log(entries: int, size: int, *, ended: bool = False) -> list[tuple[LogId, bytes]]:
+    log = [QUEUED, STARTED]
+    log += [(LogId(NONCES, 3 + index), log_entries.TEXT + b"x" * size) for index in range(entries)]
+    return [*log, (LogId(NONCES, 3 + entries), ENDED[1])] if ended else log
+
+
+def test_viewer_far_behind_gets_a_piece_each_flush() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], long_log(10, 1000))
+    room.piece_bytes = 3000
+    behind, current = RecordingViewer(), RecordingViewer()
+    hub.subscribe(room, behind, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
+    hub.subscribe(room, current, Position(ASKED[0], ((RESPONSE, LogId(NONCES, 12)),)))
+    for pieces in range(1, 5):
+        assert hub.dirty == [room]
+        hub.flush()
+        assert len(behind.batches) == pieces
+    assert hub.dirty == []
+    assert [len(frame["text"]) for frame in behind.frames] == [3000, 3000, 3000, 1000]
+    assert [frame["cursor"] for frame in behind.frames] == [str(LogId(NONCES, seq)) for seq in (5, 8, 11, 12)]
+    assert current.batches == []
+    assert len(room.groups) == 1
+
+
+def test_paused_viewer_gets_the_next_piece_when_it_resumes() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], long_log(4, 1000))
+    room.piece_bytes = 1000
+    viewer = RecordingViewer(hub)
+    hub.subscribe(room, viewer, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
+    for pieces in range(1, 5):
+        hub.flush()
+        hub.flush()
+        assert len(viewer.batches) == pieces
+        hub.resume(viewer)
+
+
+def test_settled_message_follows_the_last_piece() -> None:
+    hub = Hub()
+    log = long_log(3, 1000, ended=True)
+    text = b',"text":"' + b"x" * 3000 + b'"}'
+    head = log_entries.settled_head(RESPONSE, "m2", End("complete", retryable=False))
+    room = room_with(hub, [OPENED, ASKED, (SETTLED[0], log_entries.SETTLED + head + text)], log)
+    room.piece_bytes = 1500
+    viewer = RecordingViewer()
+    position = Position(ASKED[0], ((RESPONSE, STARTED[0]),))
+    assert room.backlog(position) > 6000
+    hub.subscribe(room, viewer, position)
+    while hub.dirty:
+        hub.flush()
+    assert viewer.kinds() == ["delta", "delta", "delta", "end", "message"]
+    assert [each.responses for each in room.positions()] == [()]
+    assert room.backlog(Position(SETTLED[0])) == room.backlog(Position(None, (("r", None),))) == 0
+
+
+def test_messages_and_answers_share_the_bytes_of_a_read() -> None:
+    hub = Hub()
+    other = keys.response_id(CONVERSATION, "b" * 16)
+    asked = [
+        (HistoryId(2 + n, 1), log_entries.encode(log_entries.MESSAGE, UserMessage(f"m{n}", "x" * 1000)))
+        for n in range(3)
+    ]
+    room = room_with(hub, [OPENED, *asked], long_log(2, 1000))
+    room.responses[other] = ResponseReplica(other)
+    room.responses[other].extend(None, long_log(2, 1000))
+    room.piece_bytes = 1000
+    viewer = RecordingViewer()
+    cursors = ((RESPONSE, STARTED[0]), (other, STARTED[0]))
+    hub.subscribe(room, viewer, Position(HistoryId(1, 1), cursors))
+    rounds = []
+    while hub.dirty:
+        hub.flush()
+        rounds.append(viewer.kinds())
+    assert rounds == [["message"], ["message"], ["message"], ["delta"], ["delta"], ["delta"], ["delta"]]
+    assert {position.responses for position in room.positions()} == {
+        ((RESPONSE, LogId(NONCES, 4)), (other, LogId(NONCES, 4)))
+    }
+
+
+def test_snapshot_has_the_first_pieces_and_deltas_follow() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], long_log(10, 1000))
+    room.piece_bytes = 4000
+    viewer = RecordingViewer()
+    watch(hub, room, viewer)
+    while hub.dirty:
+        hub.flush()
+    assert viewer.frames[1]["responses"][0]["cursor"] == str(LogId(NONCES, 6))
+    assert [len(frame["text"]) for frame in viewer.frames[2:]] == [4000, 2000]
+
+
+def test_viewer_behind_more_than_a_snapshot_gets_a_snapshot() -> None:
+    hub = Hub()
+    size = MAX_SNAPSHOT_BYTES // 4
+    asked = [
+        (HistoryId(seq, 1), log_entries.encode(log_entries.MESSAGE, UserMessage(f"m{seq}", "x" * size)))
+        for seq in range(1, 7)
+    ]
+    room = room_with(hub, asked, [])
+    _, position = room.begin("3-1", {})
+    assert position.history == HistoryId(3, 1)
+    frames, position = room.begin("2-1", {})
+    assert (json.loads(frames[0].body)["reason"], position.history) == ("behind", HistoryId(6, 1))
+    snapshot = json.loads(frames[1].body)
+    assert [message["id"] for message in snapshot["messages"]] == ["m4", "m5", "m6"]
+    assert (snapshot["more"], snapshot["earlier"]) == (True, "4-1")
+
+
+def test_lagging_viewer_whose_messages_were_trimmed_gets_a_snapshot() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [])
+    viewer = RecordingViewer()
+    hub.subscribe(room, viewer, Position(OPENED[0]))
+    room.history = HistoryReplica(CONVERSATION)
+    room.history.extend(None, [(HistoryId(9, 1), ASKED[1])])
+    hub.flush()
+    assert viewer.frames[0]["reason"] == "behind"
+    assert viewer.kinds() == ["watching", "snapshot"]
+
+
+def test_history_published_during_its_first_read_is_read_again() -> None:
+    hub = Hub()
+    room = hub.open(CONVERSATION)
+    hub.apply(room, [Published(None, b"1-1", b"-", [OPENED[1]])])
+    history = HistoryReplica(CONVERSATION)
+    history.extend(None, [OPENED, ASKED])
+    room.to_load.clear()
+    assert hub.replace_history(room, history)
+    assert room.to_load == {HISTORY, RESPONSE}
 
 
 def test_publish_without_predecessor_requests_the_log() -> None:

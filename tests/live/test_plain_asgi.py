@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import uvicorn
 from websockets.asyncio.client import connect
 
-from gateway import app
+from gateway import app, write_progress
 from gateway.cli.settings import load
 from gateway.streams.store.store import open_store
-from gateway.transports import websocket
 from tests.live.client import Client
 from tests.live.conftest import entries, text_of
 
@@ -71,7 +70,7 @@ async def test_answer_arrives_whole_and_can_be_stopped(deployment: Deployment, c
 async def test_slow_consumer_is_disconnected(
     deployment: Deployment, conversation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(websocket, "WRITE_WITHIN_S", 1.0)
+    monkeypatch.setattr(write_progress, "WRITE_WITHIN_S", 1.0)
     async with plain_gateway(deployment.server.url) as (shared, url):
         async with Client(conversation) as witness:
             await witness.connect(deployment.urls()[0])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from gateway.auth import ANONYMOUS
 from gateway.feed.feed import Feed
 from gateway.hub import Hub
 from gateway.rate_limits import RateLimits
 from gateway.session import Session
 from gateway.timer_wheel import STEP_S, TimerWheel
-from gateway.transports.websocket import WRITE_WITHIN_S, Connection
+from gateway.transports.websocket import Connection
+from gateway.write_progress import MIN_BYTES_PER_S, WRITE_WITHIN_S
 
 
 class Socket:
@@ -20,6 +22,7 @@ class Socket:
 
     def __init__(self) -> None:
         self.closed: list[int] = []
+        self.unsent = 0
 
     def write(self, batch: Any) -> None:
         pass
@@ -72,3 +75,32 @@ def test_closing_connection_has_no_timer() -> None:
     connection.closing()
     connection.pause_writing()
     assert wheel.due(now + 1000.0) == []
+
+
+def test_slow_client_is_disconnected_when_it_stops_reading() -> None:
+    nothing: Any = None
+    now = time.monotonic()
+    wheel: TimerWheel[Connection] = TimerWheel(now)
+    hub, socket = Hub(), Socket()
+    session = Session("s", lambda *_: ANONYMOUS, None, now, limits=RateLimits(0))
+    connection = Connection(
+        socket=socket,
+        session=session,
+        hub=hub,
+        feed=Feed(nothing, hub, 0),
+        submissions=nothing,
+        timers=wheel,
+        lost=lambda _: None,
+    )
+    connection.receive('{"type":"hello"}')
+    socket.unsent = 1_000_000
+    connection.pause_writing()
+    for _ in range(10):
+        now += WRITE_WITHIN_S + STEP_S
+        socket.unsent -= int(MIN_BYTES_PER_S * WRITE_WITHIN_S)
+        assert wheel.due(now) == [connection]
+        connection.tick(now, time.time())
+    assert socket.closed == []
+    now += WRITE_WITHIN_S + STEP_S
+    connection.tick(now, time.time())
+    assert socket.closed == [0]
