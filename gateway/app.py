@@ -28,6 +28,7 @@ from gateway.operations.probes import Probes
 from gateway.origins import origin_allowed
 from gateway.rate_limits import RateLimits
 from gateway.streams.log_fields import error_fields
+from gateway.streams.quota import Limits
 from gateway.submissions import Submissions
 from gateway.timer_wheel import STEP_S, TimerWheel
 from gateway.transports import static, websocket_endpoint
@@ -79,7 +80,12 @@ class Gateway:
             settings.key, settings.jwt_audience, settings.jwt_issuer, allow_weak=settings.loopback
         )
         authenticate = TokenCheck(authenticator).check
-        submissions = Submissions(store, models, self.feed.response_submitted)
+        limits = Limits(
+            open_responses=settings.open_per_subject,
+            subject_bytes=settings.daily_per_subject << 20,
+            conversation_bytes=settings.daily_per_conversation << 20,
+        )
+        submissions = Submissions(store, models, self.feed.response_submitted, limits)
         self.sockets = WebSocketEndpoint(
             hub=self.hub,
             feed=self.feed,

@@ -52,6 +52,15 @@ class GatewaySettings(ProcessSettings):
         description="rate limit of the requests of one subject (without authentication: of one address but loopback), "
         "a second, over all transports of one gateway process; a snapshot costs more; 0: no limit",
     )
+    open_per_subject: int = Field(
+        200, ge=0, description="open answers of one subject (`sub` of its tokens); 0: no limit"
+    )
+    daily_per_subject: int = Field(
+        64,
+        ge=0,
+        description="MiB that one subject may store a day, with its messages, instructions and answers; 0: no limit",
+    )
+    daily_per_conversation: int = Field(64, ge=0, description="MiB that one conversation may store a day; 0: no limit")
     notice: Duration = Field(
         5.0,
         ge=0,

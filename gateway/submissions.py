@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from opentelemetry.trace import SpanKind
 
 from gateway import metrics
-from gateway.streams import history_log, jobs, keys, response_log, tracing
+from gateway.auth import ANONYMOUS
+from gateway.streams import history_log, jobs, keys, quota, response_log, tracing
 from gateway.streams.history_log import Accepted, Refused, Submission
 from gateway.streams.log_entries import End
+from gateway.streams.quota import Exceeded, Limits
 from gateway.streams.store.errors import StoreFullError, StoreUnavailableError
+from gateway.streams.store.room import StoreRoom
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +49,8 @@ class Stopped:
 
 
 _NOT_FOUND = Failure("not_found", "There is no such response.")
+STORE_FULL: Final = Failure("store_full", "The service is full; nothing was accepted.", 30.0)
+NO_LIMITS: Final = Limits()
 
 
 def _ignore(response: str, submitted_at: float) -> None:
@@ -56,24 +61,31 @@ class Submissions:
     """Executes requests of clients on the store."""
 
     def __init__(
-        self, store: Store, models: tuple[str, ...] | None, submitted: Callable[[str, float], None] = _ignore
+        self,
+        store: Store,
+        models: tuple[str, ...] | None,
+        submitted: Callable[[str, float], None] = _ignore,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         """`models`: the aliases that clients may request; None: the workers decide.
 
-        `submitted` is called with each accepted response and the event loop's time of its request.
+        `submitted` is called with each accepted response and the event loop's time of its request. `limits`: those of
+        each subject and conversation.
         """
         self._store = store
         self._models = models
         self._submitted = submitted
+        self._limits = limits
+        self._room = StoreRoom(store)
 
-    async def send(self, request: Send) -> Accepted | Failure:
+    async def send(self, request: Send, identity: Identity) -> Accepted | Failure:
         """Accept a message. The caller has checked that the client may use the conversation.
 
         Safe to cancel: the message may be accepted all the same, and a repeated call returns the result.
         """
-        return _counted("send", await self._send(request))
+        return _counted("send", await self._send(request, identity))
 
-    async def _send(self, request: Send) -> Accepted | Failure:
+    async def _send(self, request: Send, identity: Identity) -> Accepted | Failure:
         if self._models is not None and request.model not in self._models:
             return Failure("unknown_model", "There is no such model.")
         if request.replaces is not None:
@@ -90,7 +102,7 @@ class Submissions:
             max_tokens=request.max_tokens,
             replaces=request.replaces,
         )
-        return await self._submit(submission, request.if_busy, request.traceparent)
+        return await self._submit(submission, identity, request.if_busy, request.traceparent)
 
     async def stop(self, request: Stop, identity: Identity) -> Stopped | Failure:
         """End a response in any state. Safe to cancel and to repeat."""
@@ -132,19 +144,24 @@ class Submissions:
             model=queued.model,
             message=queued.message,
             instructions=queued.instructions,
+            instructions_id=queued.instructions_id,
             max_tokens=queued.max_tokens,
             replaces=request.response,
             mode=request.mode,
         )
-        return await self._submit(submission, "queue", request.traceparent)
+        return await self._submit(submission, identity, "queue", request.traceparent)
 
     async def _submit(
-        self, submission: Submission, if_busy: Literal["queue", "reject", "interrupt"], parent: str | None
+        self,
+        submission: Submission,
+        identity: Identity,
+        if_busy: Literal["queue", "reject", "interrupt"],
+        parent: str | None,
     ) -> Accepted | Failure:
         attributes = {tracing.CONVERSATION: submission.conversation}
         span = tracing.begin("submit", SpanKind.SERVER, parent, attributes)
         try:
-            result = await self._submit_in(span, submission, if_busy)
+            result = await self._submit_in(span, submission, identity, if_busy)
             if isinstance(result, Accepted):
                 span.set_attribute(tracing.RESPONSE, result.response)
             else:
@@ -154,12 +171,16 @@ class Submissions:
             span.end()
 
     async def _submit_in(
-        self, span: Span, submission: Submission, if_busy: Literal["queue", "reject", "interrupt"]
+        self,
+        span: Span,
+        submission: Submission,
+        identity: Identity,
+        if_busy: Literal["queue", "reject", "interrupt"],
     ) -> Accepted | Failure:
         submitted_at = asyncio.get_running_loop().time()
         try:
             busy: history_log.IfBusy = "reject" if if_busy == "reject" else "queue"
-            result = await history_log.submit(self._store, submission, busy, tracing.traceparent(span))
+            result = await self._within_limits(submission, identity, busy, tracing.traceparent(span))
             if isinstance(result, Accepted) and if_busy == "interrupt":
                 # The message is in the history before these ends, so its answer follows them whatever fails here.
                 for response in result.ahead:
@@ -169,6 +190,12 @@ class Submissions:
         except (StoreUnavailableError, StoreFullError) as error:
             return _failure(error)
         match result:
+            case Failure():
+                return result
+            case Refused("quota", retry_after):
+                return Failure("quota", "This conversation stored as much as it may in a day.", retry_after)
+            case Refused("expired"):
+                return Failure("not_found", "The instructions of this answer are not kept any more.")
             case Refused("conflict"):
                 return Failure("key_conflict", "This key was used for another message.")
             case Refused("busy"):
@@ -181,6 +208,55 @@ class Submissions:
                 "response_submitted", extra={"conversation": submission.conversation, "response": result.response}
             )
         return result
+
+    async def _within_limits(
+        self, submission: Submission, identity: Identity, if_busy: history_log.IfBusy, trace: str | None
+    ) -> Accepted | Refused | Failure:
+        """Submit within the limits of the subject. A repeated call is answered beyond them too."""
+        limits, subject = self._limits, keys.subject_digest(identity.subject)
+        response = history_log.new_response(submission.conversation)
+        # Without tokens all clients have the same subject, and its limits would be those of the whole service.
+        counted = identity is not ANONYMOUS and bool(limits.open_responses or limits.subject_bytes)
+        refused: Failure | None = None
+        if await self._room.is_scarce():
+            refused = STORE_FULL
+        elif counted:
+            refused = await self._reserve(submission, subject, response)
+        reserved = counted and refused is None
+        try:
+            result = await history_log.submit(
+                self._store,
+                submission,
+                if_busy,
+                trace,
+                subject=subject if counted else "",
+                owner=subject,
+                response=response,
+                max_bytes=limits.conversation_bytes,
+                only_known=refused is not None,
+            )
+            reserved = reserved and (isinstance(result, Refused) or result.duplicate)
+        except StoreUnavailableError:
+            # It may be accepted; otherwise the reservation expires.
+            reserved = False
+            raise
+        finally:
+            if reserved:
+                await quota.release(self._store, subject, response, -submission.size)
+        return refused if refused is not None and result == Refused("unknown") else result
+
+    async def _reserve(self, submission: Submission, subject: str, response: str) -> Failure | None:
+        try:
+            exceeded = await quota.reserve(self._store, subject, response, submission.size, self._limits)
+        except StoreFullError:
+            return STORE_FULL
+        match exceeded:
+            case Exceeded("open", retry_after):
+                return Failure("too_many", "Too many of your answers are open.", retry_after)
+            case Exceeded("bytes", retry_after):
+                return Failure("quota", "You stored as much as you may in a day.", retry_after)
+            case _:
+                return None
 
     async def conversation(self, response: str) -> str | None:
         """Return the conversation of a response; None if unknown or expired. Safe to cancel; raises StoreError."""
@@ -196,5 +272,5 @@ def _counted(kind: str, result: Accepted | Failure) -> Accepted | Failure:
 
 def _failure(error: Exception) -> Failure:
     if isinstance(error, StoreFullError):
-        return Failure("store_full", "The service is full; nothing was accepted.", 30.0)
+        return STORE_FULL
     return Failure("unavailable", "The service is not available for a moment; nothing is lost.", 2.0)

@@ -55,6 +55,7 @@ ERRORS: Final = {
     "still_running": 409,
     "too_many": 429,
     "too_fast": 429,
+    "quota": 429,
     "unknown_model": 400,
     "overloaded": 503,
     "unavailable": 503,
@@ -140,7 +141,7 @@ class Unwatch(ClientStruct, frozen=True):
 
 
 class Send(ClientStruct, frozen=True):
-    """Send a user message. The same key with the same content is the same message, for a day."""
+    """Send a user message. The same key with the same content is the same message, for a day and one subject."""
 
     key: Key
     conversation: Annotated[Id, _text("The conversation; it need not exist yet.")]

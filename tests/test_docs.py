@@ -42,6 +42,11 @@ LIMITS: Final = {
     "text of a message": f"{wire.MAX_TEXT:,} characters",
     "conversations of a socket": f"{wire.MAX_WATCHED}",
     "waiting messages of a conversation": f"{history_log.MAX_AHEAD}",
+    "open answers of a subject": f"TOKENWIRE_OPEN_PER_SUBJECT`: {Settings.model_fields['open_per_subject'].default}",
+    "bytes that a subject stores a day": f"TOKENWIRE_DAILY_PER_SUBJECT`: "
+    f"{Settings.model_fields['daily_per_subject'].default} MiB",
+    "bytes that a conversation stores a day": f"TOKENWIRE_DAILY_PER_CONVERSATION`: "
+    f"{Settings.model_fields['daily_per_conversation'].default} MiB",
     "history of a conversation": f"about {log_entries.MAX_ENTRIES:,} entries",
     "messages in a snapshot": f"{history_replica.MAX_MESSAGES}",
     "text of an answer": f"TOKENWIRE_LONGEST`: {Settings.model_fields['longest'].default:,} bytes",

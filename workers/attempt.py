@@ -55,6 +55,10 @@ class Attempt:
         """Queue entries to append."""
         self._values += values
 
+    def drop_unwritten(self) -> None:
+        """Drop the entries that the log does not contain."""
+        del self._values[self._written :]
+
     def next(self) -> Append | None:
         """Return the next append; None if all entries are written."""
         if self._written == len(self._values):

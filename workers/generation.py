@@ -15,7 +15,7 @@ from gateway.streams.log_entries import End, Problem, Queued, Start
 from gateway.streams.log_fields import error_fields
 from gateway.streams.records import Working
 from gateway.streams.response_log import Claimed, Ended
-from gateway.streams.store.errors import StoreError
+from gateway.streams.store.errors import StoreError, StoreFullError
 from workers import metrics, prompt
 from workers.attempt import Attempt
 from workers.batch import Batch
@@ -60,6 +60,8 @@ class Generation:
         self._model = ""
         self._started_at = time.monotonic()
         self._reported_size = 0
+        self.instructions_id: str | None = None
+        """The stored instructions that the response needs."""
         self.ending = False
         """Whether the end is being written. An end that is published then is most likely this one."""
 
@@ -90,6 +92,15 @@ class Generation:
         except asyncio.CancelledError:
             logger.info("attempt_cancelled", extra=self._log_fields)
             raise
+        except StoreFullError as error:
+            if self._writer is None:
+                # Nothing was generated: the job waits until there is room for its attempt.
+                logger.warning("attempt_abandoned", extra={**self._log_fields, "error": type(error).__name__})
+                return
+            # Another attempt would call the provider again, and its text would find no room either.
+            logger.warning("attempt_without_room", extra=self._log_fields)
+            self._writer.drop_unwritten()
+            await self._fail("store_full", "The service is full: the answer ends here.", retryable=True)
         except StoreError as error:
             # Not a failure of the response: the next worker continues with all that was written.
             logger.warning("attempt_abandoned", extra={**self._log_fields, "error": type(error).__name__})
@@ -144,8 +155,13 @@ class Generation:
         if not partial and queued.mode == "continue" and queued.replaces is not None:
             partial = prompt.settled_text(history, queued.replaces)
             self._batch.add(log_entries.TEXT, partial)
+        self.instructions_id = queued.instructions_id
+        instructions = await history_log.instructions(store, job.conversation, queued, options.retry_timeout_s)
+        if instructions is None and queued.instructions_id is not None:
+            await self._fail("expired", "The instructions are no longer kept.", retryable=False)
+            return
         request = prompt.request(
-            queued,
+            msgspec.structs.replace(queued, instructions=instructions),
             served.model,
             history,
             partial,

@@ -211,7 +211,11 @@ class Pool:
             await asyncio.sleep(renewal_interval_s(self._options.lease_s))
             held = list(self._running.values())
             results = await asyncio.gather(
-                *(jobs.renew(self._store, running.job, self.name) for running in held), return_exceptions=True
+                *(
+                    jobs.renew(self._store, running.job, self.name, running.generation.instructions_id)
+                    for running in held
+                ),
+                return_exceptions=True,
             )
             failed = [result for result in results if isinstance(result, BaseException)]
             for error in failed:

@@ -116,6 +116,10 @@ class Writer:
             metrics.FENCES.labels("append").inc()
             raise FencedError
 
+    def drop_unwritten(self) -> None:
+        """Drop what the log does not contain: a full store takes an end, but no text."""
+        self._attempt.drop_unwritten()
+
     async def end(self, how: End) -> Ended | None:
         """Append the rest and write the end; return None if the response is expired.
 

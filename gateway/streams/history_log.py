@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 MAX_AHEAD: Final = 20
 """A conversation has at most this many open responses."""
 
+OVERHEAD_BYTES: Final = 1024
+"""What the store needs for one submit besides its texts."""
+
+DAY_S: Final = 86_400.0
+"""Over which the stored bytes of a conversation count."""
+
 IfBusy = Literal["queue", "reject"]
 
 
@@ -34,9 +40,16 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     text: str | None = None
     message: str | None = None
     instructions: str | None = None
+    instructions_id: str | None = None
+    """For a retry in place of `instructions`: those of the response that it replaces."""
     max_tokens: int | None = None
     replaces: str | None = None
     mode: Literal["restart", "continue"] = "restart"
+
+    @property
+    def size(self) -> int:
+        """Bytes that the store needs for it at most."""
+        return OVERHEAD_BYTES + sum(len(text.encode()) for text in (self.text, self.instructions) if text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +70,13 @@ class Refused:
     """The submission changed nothing.
 
     `conflict`: the key belongs to another submission. `busy`: a response is open and the client asked for rejection.
-    `full`: the conversation has `MAX_AHEAD` open responses.
+    `full`: the conversation has `MAX_AHEAD` open responses. `quota`: it stored the bytes of a day; `retry_after` is the
+    seconds until the day ends. `expired`: the instructions of a retry are not kept any more. `unknown`: only an earlier
+    call was looked for, and there was none.
     """
 
-    reason: Literal["conflict", "busy", "full"]
+    reason: Literal["conflict", "busy", "full", "quota", "expired", "unknown"]
+    retry_after: float | None = None
 
 
 def nonce() -> int:
@@ -68,16 +84,33 @@ def nonce() -> int:
     return secrets.randbelow(NONCES)
 
 
-async def submit(
-    store: Store, submission: Submission, if_busy: IfBusy = "queue", trace: str | None = None
-) -> Accepted | Refused:
-    """Accept a submission; repeating it with the same idempotency key has no further effect.
+def new_response(conversation: str) -> str:
+    """Return the id of a new response."""
+    return keys.response_id(conversation, secrets.token_hex(8))
 
-    `trace`: the traceparent of the request; the key does not cover it. Safe to cancel: the submission may be accepted
-    all the same, and a repeated call returns the result. Raises StoreUnavailableError, StoreFullError.
+
+async def submit(
+    store: Store,
+    submission: Submission,
+    if_busy: IfBusy = "queue",
+    trace: str | None = None,
+    *,
+    owner: str = "",
+    subject: str = "",
+    response: str | None = None,
+    max_bytes: int = 0,
+    only_known: bool = False,
+) -> Accepted | Refused:
+    """Accept a submission; repeating it with the same owner and idempotency key has no further effect.
+
+    `trace`: the traceparent of the request; the key does not cover it. `owner`: the digest of the subject that the key
+    belongs to. `subject`: the same, if the response counts for its quota. `response`: from `new_response`. `max_bytes`:
+    what the conversation may store a day, 0 for any. `only_known`: accept nothing, only return the result of an earlier
+    call. Safe to cancel: the submission may be accepted all the same, and a repeated call returns the result. Raises
+    StoreUnavailableError, StoreFullError.
     """
     name = submission.conversation
-    response = keys.response_id(name, secrets.token_hex(8))
+    response = response or new_response(name)
     message = submission.message or f"m{secrets.token_hex(8)}"
     partition = keys.partition_of(name)
     message_entry = b""
@@ -85,11 +118,15 @@ async def submit(
         message_entry = log_entries.encode(
             log_entries.MESSAGE, UserMessage(message, submission.text, submission.replaces)
         )
+    instructions_id = submission.instructions_id
+    if submission.instructions:
+        instructions_id = keys.instructions_id(submission.instructions)
     queued = Queued(
         conversation=name,
         message=message,
         model=submission.model,
-        instructions=submission.instructions,
+        instructions_id=instructions_id,
+        subject=subject or None,
         max_tokens=submission.max_tokens,
         replaces=submission.replaces,
         mode=submission.mode,
@@ -106,12 +143,14 @@ async def submit(
     reply: list[bytes] = await store.call(
         "submit",
         [
-            keys.submission(name, submission.key),
+            keys.submission(name, owner, submission.key),
             keys.history(name),
             keys.response_queue(name),
             keys.log(response),
             keys.jobs(partition),
             keys.open_responses(partition),
+            keys.stored_in(name),
+            *([keys.instructions(name, instructions_id)] if instructions_id else ()),
         ],
         hashlib.sha256(msgspec.json.encode(submission)).hexdigest(),
         if_busy,
@@ -131,6 +170,12 @@ async def submit(
         keys.control(partition),
         name,
         MAX_ENTRIES,
+        submission.instructions or "",
+        milliseconds(lifetimes.instructions),
+        OVERHEAD_BYTES + len((submission.text or "").encode()),
+        max_bytes,
+        milliseconds(DAY_S),
+        int(only_known),
     )
     match reply[0]:
         case b"accepted" | b"duplicate":
@@ -140,8 +185,26 @@ async def submit(
             return Refused("conflict")
         case b"busy":
             return Refused("busy")
+        case b"quota":
+            return Refused("quota", max(1.0, int(reply[1]) / 1000))
+        case b"expired":
+            return Refused("expired")
+        case b"unknown":
+            return Refused("unknown")
         case _:
             return Refused("full")
+
+
+async def instructions(store: Store, name: str, queued: Queued, timeout_s: float = 10.0) -> str | None:
+    """Return the instructions of a request; None if it has none, or they are not kept any more.
+
+    Safe to cancel; raises StoreUnavailableError after `timeout_s` seconds.
+    """
+    if queued.instructions_id is None:
+        return queued.instructions
+    key = keys.instructions(name, queued.instructions_id)
+    value: bytes | None = await store.retry(lambda: store.client.get(key), timeout_s)
+    return value.decode(errors="replace") if value is not None else None
 
 
 async def read(

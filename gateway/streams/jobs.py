@@ -149,10 +149,11 @@ def _job(entry: bytes, fields: Sequence[bytes]) -> Job | None:
     return Job(entry.decode(), response, conversation)
 
 
-async def renew(store: Store, job: Job, consumer: str) -> Renewal:
+async def renew(store: Store, job: Job, consumer: str, instructions_id: str | None = None) -> Renewal:
     """Renew a lease; any result but `held` means that this worker must stop. Safe to cancel.
 
-    Raises StoreUnavailableError after `RENEW_TIMEOUT_S`.
+    `instructions_id`: the instructions that the response needs, which are kept as long. Raises StoreUnavailableError
+    after `RENEW_TIMEOUT_S`.
     """
     reply = await store.call(
         "renew",
@@ -161,12 +162,14 @@ async def renew(store: Store, job: Job, consumer: str) -> Renewal:
             keys.log(job.response),
             keys.history(job.conversation),
             keys.response_queue(job.conversation),
+            *([keys.instructions(job.conversation, instructions_id)] if instructions_id else ()),
         ],
         keys.GROUP,
         consumer,
         job.id,
         milliseconds(store.lifetimes.log),
         milliseconds(store.lifetimes.conversation),
+        milliseconds(store.lifetimes.instructions),
         timeout_s=RENEW_TIMEOUT_S,
     )
     match reply:

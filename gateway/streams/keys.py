@@ -8,6 +8,7 @@ id alone is enough to find its keys.
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from typing import Final
 from zlib import crc32
 
@@ -78,10 +79,44 @@ def response_queue(name: str) -> str:
     return f"tw:{{p{partition_of(name):02d}}}:turns:{name}"
 
 
-def submission(name: str, key: str) -> str:
-    """Return the key of a hash: the result of one submit, by its idempotency key."""
-    # A slash, because both names may contain colons: with a colon two pairs could share one key.
-    return f"tw:{{p{partition_of(name):02d}}}:submission:{name}/{key}"
+def subject_digest(subject: str) -> str:
+    """Return what stands for a subject in keys and entries: a token may name any text, of any length."""
+    return _digest(subject)
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def submission(name: str, subject: str, key: str) -> str:
+    """Return the key of a hash: the result of one submit, by its subject's digest and idempotency key."""
+    # Slashes, because names and keys may contain colons: with a colon two pairs could share one key.
+    return f"tw:{{p{partition_of(name):02d}}}:submission:{name}/{subject}/{key}"
+
+
+def instructions_id(instructions: str) -> str:
+    """Return the id under which a conversation stores instructions: a digest, so the same ones are stored once."""
+    return _digest(instructions)
+
+
+def instructions(name: str, identifier: str) -> str:
+    """Return the key of a string: instructions of a conversation."""
+    return f"tw:{{p{partition_of(name):02d}}}:instructions:{name}/{identifier}"
+
+
+def stored_in(name: str) -> str:
+    """Return the key of a counter: bytes that a conversation stored in the current day."""
+    return f"tw:{{p{partition_of(name):02d}}}:stored:conversation:{name}"
+
+
+def stored_by(subject: str) -> str:
+    """Return the key of a counter: bytes that a subject stored in the current day."""
+    return f"tw:{{p{partition_of(subject):02d}}}:stored:subject:{subject}"
+
+
+def open_of(subject: str) -> str:
+    """Return the key of a sorted set: the open responses of a subject, each with the time at which it is forgotten."""
+    return f"tw:{{p{partition_of(subject):02d}}}:open:subject:{subject}"
 
 
 def jobs(partition: int) -> str:

@@ -120,6 +120,10 @@ class Queued(msgspec.Struct, frozen=True, omit_defaults=True):
     mode: Literal["restart", "continue"] = "restart"
     trace: str | None = None
     """The traceparent of the client's request."""
+    instructions_id: str | None = None
+    """Where the instructions are stored (`keys.instructions`); earlier releases wrote them into the entry."""
+    subject: str | None = None
+    """The digest of the subject whose quota the response counts for."""
 
 
 class Start(msgspec.Struct, frozen=True, omit_defaults=True):

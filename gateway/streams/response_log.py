@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
-from gateway.streams import keys, log_entries
+from gateway.streams import keys, log_entries, quota
 from gateway.streams.history_log import nonce
 from gateway.streams.log_entries import FIELD, MAX_ENTRIES, NONCES, End, LogId, Queued, Start
 from gateway.streams.store.store import Store, milliseconds
@@ -149,6 +149,7 @@ async def end(
             keys.response_queue(conversation),
             keys.jobs(partition),
             keys.open_responses(partition),
+            keys.stored_in(conversation),
         ],
         keys.GROUP,
         str(expected) if expected else "",
@@ -166,15 +167,24 @@ async def end(
         keys.control(partition),
         MAX_ENTRIES,
         *(owner or ("", "")),
+        quota.COPIES,
         timeout_s=timeout_s,
     )
     match reply[0]:
         case b"ended":
+            if reply[1]:
+                await _release_quota(store, response, reply[3], int(reply[4]))
             return Ended(bool(reply[1]), log_entries.parse_log_id(reply[2]))
         case b"refused":
             return TailMismatch(log_entries.parse_log_id(reply[1]))
         case _:
             return None
+
+
+async def _release_quota(store: Store, response: str, first: bytes, size: int) -> None:
+    queued = log_entries.decode_response_entry(first, response)
+    if isinstance(queued, Queued) and queued.subject is not None:
+        await quota.release(store, queued.subject, response, quota.COPIES * size)
 
 
 async def read(

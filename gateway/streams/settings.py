@@ -141,7 +141,7 @@ class ProcessSettings(StoreSettings):
     @property
     def lifetimes(self) -> Lifetimes:
         """How long the store keeps logs, conversations and idempotency keys."""
-        return Lifetimes(self.retention, max(self.history, self.retention), self.retention)
+        return Lifetimes(self.retention, max(self.history, self.retention))
 
     def targets(self) -> dict[str, str]:
         """Return alias to provider/model: those configured, or the demo and each provider that has a key."""

@@ -125,10 +125,11 @@ class HttpApi:
         authorized = self._authorize_conversation(request)
         if isinstance(authorized, Response):
             return authorized
-        send = await _keyed_request(request, Send, conversation=authorized[1])
+        identity, name = authorized
+        send = await _keyed_request(request, Send, conversation=name)
         if isinstance(send, Response):
             return send
-        return _submission_response(await self._submissions.send(send))
+        return _submission_response(await self._submissions.send(send, identity))
 
     async def retry(self, request: Request) -> Response:
         """`POST /v1/responses/{id}/retry`: accept a retry. Safe to cancel; see `Submissions.retry`."""

@@ -256,7 +256,8 @@ class Connection:
             case Unwatch(conversation):
                 self._unwatch(conversation)
             case Send(key=key):
-                self._answer(key, await self._submissions.send(request))
+                assert self._session.identity is not None
+                self._answer(key, await self._submissions.send(request, self._session.identity))
             case Retry(key=key):
                 assert self._session.identity is not None
                 self._answer(key, await self._submissions.retry(request, self._session.identity))

@@ -75,6 +75,9 @@ WRONG = [
     ("origins", "https://a.com,b.com", "'b.com' is no origin such as https://example.com"),
     ("origins", "null", "no origin such as"),
     ("sockets_per_address", "0", "greater than or equal to 1"),
+    ("open_per_subject", "-1", "greater than or equal to 0"),
+    ("daily_per_subject", "-1", "greater than or equal to 0"),
+    ("daily_per_conversation", "-1", "greater than or equal to 0"),
     ("sockets", "0", "greater than or equal to 1"),
     ("accepts", "-1", "greater than or equal to 0"),
     ("requests", "-1", "greater than or equal to 0"),
@@ -366,8 +369,9 @@ def test_targets_default_to_the_providers_with_a_key(monkeypatch: pytest.MonkeyP
 
 def test_history_is_kept_at_least_as_long_as_logs() -> None:
     lifetimes = load({"retention": "3600", "history": "60"}).lifetimes
-    assert (lifetimes.log, lifetimes.conversation, lifetimes.submission) == (3600, 3600, 3600)
+    assert (lifetimes.log, lifetimes.conversation, lifetimes.submission) == (3600, 3600, 86_400)
     assert load({"retention": "60", "history": "3600"}).lifetimes.conversation == 3600
+    assert load({"retention": "60"}).lifetimes.submission == 86_400
 
 
 @pytest.mark.parametrize(

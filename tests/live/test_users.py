@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ipaddress
 import json
@@ -16,8 +17,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from gateway.auth import Identity
+from gateway.streams.quota import Limits
 from gateway.streams.store.errors import StoreError
 from gateway.streams.store.store import open_store
+from gateway.submissions import Failure, Submissions
+from gateway.wire import Send
 from tests.gateway.streams.steps import Conversation
 from tests.live.client import Client
 from tests.live.processes import GatewayProcess, WorkerProcess
@@ -61,6 +66,21 @@ def user(server: RealServer, name: str) -> str:
     return f"redis://{name}:{password}@127.0.0.1:{server.port}/0"
 
 
+async def submit_within_limits(address: str) -> None:
+    """Submit with instructions and a subject, as a gateway with tokens does; a worker answers."""
+    store = await open_store(address)
+    limits = Limits(open_responses=1, subject_bytes=1 << 20, conversation_bytes=1 << 20)
+    submissions, alice = Submissions(store, None, limits=limits), Identity("alice", float("inf"), ("*",))
+    async with asyncio.timeout(30):
+        for key in ("one", "two"):
+            request = Send(key=key, conversation="limited", text="Why?", instructions="Be brief")
+            # The second waits for the end of the first, whose worker releases it.
+            while isinstance(result := await submissions.send(request, alice), Failure):
+                assert result.code == "too_many"
+                await asyncio.sleep(0.05)
+    await store.close()
+
+
 @pytest.mark.parametrize("make", ["valkey", "redis"])
 async def test_each_store_user_has_only_its_permissions(make: ServerProgram) -> None:
     with ExitStack() as stack:
@@ -84,6 +104,8 @@ async def test_each_store_user_has_only_its_permissions(make: ServerProgram) -> 
             worker.kill()
             other = stack.enter_context(WorkerProcess(user(server, "tokenwire-worker"), *models))
             await client.settled(handed_over, 60.0)
+            await submit_within_limits(user(server, "tokenwire-gateway"))
+            await client.settled(await client.ask("Why?"))
             other.terminate()
             assert other.wait() == 0
         assert server.command("ACL", "LOG") == []

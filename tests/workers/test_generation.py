@@ -11,6 +11,7 @@ from gateway.streams import jobs, keys, log_entries, response_log
 from gateway.streams.log_entries import End, Waiting
 from gateway.streams.store.store import open_store
 from tests.gateway.streams.steps import Conversation, fold
+from tests.stores import RealServer
 from workers import metrics
 from workers.batch import BatchingInterval
 from workers.generation import Generation
@@ -291,3 +292,39 @@ def test_codes_are_limited_as_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = {metrics.code_label(f"code_{number}") for number in range(metrics.MAX_CODES + 10)}
     assert len(labels) == metrics.MAX_CODES + 1
     assert "other" in labels
+
+
+async def test_full_store_ends_the_answer_with_its_text_and_without_a_second_call() -> None:
+    with RealServer() as server:
+        store = await open_store(server.url)
+        one = await Answer(store, 0.001).begin()
+        one.provider.send("Be")
+
+        async def written() -> bool:
+            return await one.texts() == ["Be"]
+
+        await until(written)
+        server.command("CONFIG", "SET", "maxmemory", 1)
+        one.provider.send("cause")
+        await one.task
+        end = await one.end()
+        assert end.error is not None
+        assert (end.reason, end.error.code, end.retryable) == ("failed", "store_full", True)
+        assert await one.conversation.settled_text(one.response) == "Be"
+        assert (one.provider.calls, one.provider.closed) == (1, True)
+        assert await one.conversation.jobs() == {}
+        await store.close()
+
+
+async def test_full_store_before_the_attempt_leaves_the_job_without_a_call() -> None:
+    with RealServer() as server:
+        store = await open_store(server.url)
+        one = Answer(store, 0.001)
+        await one.conversation.prepare()
+        one.response = (await one.conversation.ask()).response
+        generation = await one.generation()
+        server.command("CONFIG", "SET", "maxmemory", 1)
+        await generation.run()
+        assert (one.provider.calls, len(await one.entries())) == (0, 1)
+        assert list(await one.conversation.jobs()) == [one.response]
+        await store.close()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gateway.streams import jobs, response_log
+import pytest
+
+from gateway.streams import jobs, keys, log_entries, response_log
 from gateway.streams.store.errors import StoreFullError
 from gateway.streams.store.store import open_store
 from tests.gateway.streams.steps import Conversation
@@ -19,8 +21,6 @@ from workers.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-
-    import pytest
 
     from gateway.streams.store.store import Store
 
@@ -110,3 +110,66 @@ async def test_failed_search_for_lost_jobs_does_not_stop_take_overs(
         await until(failed_twice)
     assert {record.getMessage() for record in caplog.records} == {"requeue_failed"}
     await store.close()
+
+
+async def test_worker_survives_what_another_program_writes() -> None:
+    store = await open_store("memory://")
+    conversation = Conversation(store)
+    async with running_pool(store) as pool:
+        await conversation.redis.xadd(keys.jobs(conversation.partition), {"foo": b"\xff"})
+        await conversation.redis.hset(keys.open_responses(conversation.partition), b"\xff", b"\xff")
+        for message in (b"end \xff", b"", b"\xff", b"job" * 1000):
+            await store.publish(keys.control(conversation.partition), message)
+        await jobs.requeue_lost(store, conversation.partition, 0.001)
+        accepted = await conversation.ask("Hi")
+
+        async def answered() -> bool:
+            return any(value[:1] == log_entries.END for _, value in await response_log.read(store, accepted.response))
+
+        await until(answered)
+        assert await conversation.redis.xlen(keys.jobs(conversation.partition)) == 0
+        assert pool.models == ["default"]
+    await store.close()
+
+
+async def test_task_of_the_pool_starts_again_after_an_exception(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.ERROR, logger="workers.pool")
+    failures = [RuntimeError("secret"), ValueError("secret")]
+
+    async def failing(*arguments: Any) -> list[jobs.Job]:
+        if failures:
+            raise failures.pop()
+        return await acquire(*arguments)
+
+    acquire = jobs.acquire
+    monkeypatch.setattr(jobs, "acquire", failing)
+    store = await open_store("memory://")
+    async with running_pool(store):
+        accepted = await Conversation(store).ask("Hi")
+
+        async def answered() -> bool:
+            return len(await response_log.read(store, accepted.response)) > 3
+
+        await until(answered)
+    assert [vars(record)["error"] for record in caplog.records] == ["ValueError", "RuntimeError"]
+    assert "secret" not in caplog.text
+    await store.close()
+
+
+async def test_worker_that_starts_while_the_store_is_full_works_once_there_is_room() -> None:
+    with RealServer() as server:
+        store = await open_store(server.url)
+        server.command("CONFIG", "SET", "maxmemory", 1)
+        with pytest.raises(StoreFullError):
+            await jobs.prepare(store)
+        async with running_pool(store):
+            server.command("CONFIG", "SET", "maxmemory", 0)
+            accepted = await Conversation(store).ask("Hi")
+
+            async def answered() -> bool:
+                return len(await response_log.read(store, accepted.response)) > 3
+
+            await until(answered)
+        await store.close()

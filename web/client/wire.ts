@@ -103,7 +103,7 @@ export interface Unwatch {
   conversation: string;
 }
 
-/** Send a user message. The same key with the same content is the same message, for a day. */
+/** Send a user message. The same key with the same content is the same message, for a day and one subject. */
 export interface Send {
   type: "send";
   /** Idempotency key that the client chooses. */

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Delete consumers that hold no job and did nothing for some time: a worker that was killed leaves one in each stream.
 -- One script, because a job that a consumer receives between the look and the removal would be lost.
 -- KEYS: jobs

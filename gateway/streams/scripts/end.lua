@@ -1,8 +1,9 @@
+#!lua flags=allow-oom
 -- End a response: write its end entry, add its text to the history, delete its job, and queue the next response.
--- KEYS: log, history, response queue, jobs, open
+-- KEYS: log, history, response queue, jobs, open, stored bytes
 -- An attempt ends its own log if the last id is the expected one. Any other process names no attempt and writes the end
 -- as the next attempt. A worker without an attempt names its job; the script does nothing once another worker holds it.
--- Returns {'ended', 1, id} (by this call), {'ended', 0, id} (earlier), {'refused', last id} or {'expired'}.
+-- Returns {'ended', 1, id, first entry of the log, bytes of the text} (by this call), {'ended', 0, id} (earlier), {'refused', last id} or {'expired'}.
 local log, history, queue, jobs, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local publish, group = ARGV[1], ARGV[2]
 -- Both '' unless an attempt ends its own log.
@@ -14,6 +15,7 @@ local log_ttl_ms, history_ttl_ms = ARGV[12], ARGV[13]
 local feed, control, max_history_entries = ARGV[14], ARGV[15], ARGV[16]
 -- Both '' unless a worker without an attempt ends the response.
 local owned_job, consumer = ARGV[17], ARGV[18]
+local stored, copies = KEYS[6], tonumber(ARGV[19])
 
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
 local message, id = {}, ''
@@ -50,7 +52,8 @@ elseif own_attempt ~= '' then
 end
 
 local text = {}
-for _, entry in ipairs(redis.call('XRANGE', log, '-', '+')) do
+local entries = redis.call('XRANGE', log, '-', '+')
+for _, entry in ipairs(entries) do
   local value = entry[2][2]
   local kind = string.sub(value, 1, 1)
   if kind == 'T' then
@@ -71,7 +74,8 @@ local newest = redis.call('XREVRANGE', history, '+', '-', 'COUNT', 1)
 if not newest[1] then redis.call('DEL', history) end
 local seq = newest[1] and tonumber(string.match(newest[1][1], '^%d+')) or 0
 local history_id = string.format('%.0f-%s', seq + 1, history_nonce)
-local settled = 'X' .. settled_head .. ',"text":"' .. table.concat(text) .. '"}'
+text = table.concat(text)
+local settled = 'X' .. settled_head .. ',"text":"' .. text .. '"}'
 redis.call('XADD', history, 'MAXLEN', '~', max_history_entries, history_id, 'e', settled)
 redis.call('PEXPIRE', history, history_ttl_ms)
 message[#message + 1] = '@c ' .. history_id .. ' ' .. (newest[1] and newest[1][1] or '-')
@@ -96,4 +100,5 @@ end
 
 redis.call(publish, feed, table.concat(message, '\n'))
 redis.call(publish, control, 'end ' .. response)
-return {'ended', 1, id}
+if redis.call('EXISTS', stored) == 1 then redis.call('INCRBY', stored, copies * #text) end
+return {'ended', 1, id, entries[1] and entries[1][2][2] or '', #text}

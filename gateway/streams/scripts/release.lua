@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Release a lease early, so that another worker acquires the job immediately.
 -- KEYS: jobs
 -- Returns 'released' or 'lost'.

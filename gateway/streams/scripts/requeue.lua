@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Create a new job for an open response that lost its job, if no other response of the conversation is ahead.
 -- KEYS: open, jobs, response queue
 -- Returns 'queued' (by this call), 'held' (it has its job), 'waiting' (others are ahead) or 'closed'.

@@ -1,7 +1,7 @@
 -- Accept a message or a retry: store its idempotency key, its history entries, the first entry of its log, and queue it.
--- KEYS: submission, history, response queue, log, jobs, open
--- Returns {'accepted' or 'duplicate', response, message, responses ahead ...}, {'conflict'}, {'busy', response ahead}
--- or {'full'}.
+-- KEYS: submission, history, response queue, log, jobs, open, stored bytes, instructions (if there are any)
+-- Returns {'accepted' or 'duplicate', response, message, responses ahead ...}, {'conflict'}, {'busy', response ahead},
+-- {'full'}, {'quota', milliseconds until the day ends}, {'expired'} (the instructions) or {'unknown'}.
 local submission, history, queue_key, log, jobs, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local publish, digest, if_busy, max_ahead = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local response, message = ARGV[5], ARGV[6]
@@ -10,6 +10,12 @@ local message_entry, message_nonce, opened_entry, opened_nonce = ARGV[7], ARGV[8
 local log_id, queued_entry = ARGV[11], ARGV[12]
 local submission_ttl_ms, log_ttl_ms, history_ttl_ms = ARGV[13], ARGV[14], ARGV[15]
 local feed, control, conversation, max_history_entries = ARGV[16], ARGV[17], ARGV[18], ARGV[19]
+local stored, instructions = KEYS[7], KEYS[8]
+-- The text is '' for a retry, whose instructions are stored already.
+local instructions_text, instructions_ttl_ms = ARGV[20], ARGV[21]
+local size, max_bytes, day_ms = tonumber(ARGV[22]), tonumber(ARGV[23]), ARGV[24]
+-- '1': only look for an earlier call with the same key.
+local only_known = ARGV[25]
 
 local known = redis.call('HMGET', submission, 'digest', 'response', 'message')
 local queue = redis.call('LRANGE', queue_key, 0, -1)
@@ -26,8 +32,26 @@ if known[1] then
   end
   return reply
 end
+if only_known == '1' then return {'unknown'} end
 if #queue > 0 and if_busy == 'reject' then return {'busy', queue[1]} end
 if #queue >= max_ahead then return {'full'} end
+local kept = instructions and redis.call('EXISTS', instructions) == 1
+if instructions and not kept then
+  if instructions_text == '' then return {'expired'} end
+  size = size + #instructions_text
+end
+if max_bytes > 0 and tonumber(redis.call('GET', stored) or '0') + size > max_bytes then
+  return {'quota', redis.call('PTTL', stored)}
+end
+
+-- The counter is first: it is refused if the store is full.
+redis.call('INCRBY', stored, size)
+if redis.call('PTTL', stored) < 0 then redis.call('PEXPIRE', stored, day_ms) end
+if kept then
+  redis.call('PEXPIRE', instructions, instructions_ttl_ms)
+elseif instructions then
+  redis.call('SET', instructions, instructions_text, 'PX', instructions_ttl_ms)
+end
 
 redis.call('HSET', submission, 'digest', digest, 'response', response, 'message', message)
 redis.call('PEXPIRE', submission, submission_ttl_ms)

@@ -13,7 +13,14 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import redis.asyncio as aioredis
-from redis.exceptions import AuthenticationError, MovedError, NoPermissionError, NoScriptError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    MovedError,
+    NoPermissionError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+)
 
 from gateway.streams import metrics
 from gateway.streams.store import address
@@ -38,9 +45,18 @@ if TYPE_CHECKING:
     from gateway.streams.store.subscription import OnAcknowledged, OnMessage, Subscription
 
 SCRIPTS: Final = (
-    *("submit", "claim", "append", "end", "renew", "release", "requeue", "consumers"),
+    *("submit", "claim", "append", "end", "renew", "release", "requeue", "consumers", "reserve", "unreserve"),
     *("compare", "heartbeat", "queue"),
 )
+
+NO_SHEBANG: Final = "unexpected symbol near '#'"
+"""In the error of a server that does not know the flags of a script."""
+
+SUBMISSION_S: Final = 86_400.0
+"""How long an idempotency key is kept: the protocol promises a day, whatever the retention of logs."""
+
+INSTRUCTIONS_MARGIN_S: Final = 3600.0
+"""Renewals refresh log and instructions at almost the same time; an end refreshes only the log."""
 
 FIRST_RETRY_PAUSE_S: Final = 0.05
 MAX_RETRY_PAUSE_S: Final = 0.25
@@ -55,7 +71,12 @@ class Lifetimes:
 
     log: float = 86_400.0
     conversation: float = 30 * 86_400.0
-    submission: float = 86_400.0
+    submission: float = SUBMISSION_S
+
+    @property
+    def instructions(self) -> float:
+        """Of instructions after their last use: longer than the logs that refer to them."""
+        return self.log + INSTRUCTIONS_MARGIN_S
 
 
 class Store:
@@ -84,9 +105,7 @@ class Store:
         """Where `embedded://` keeps its data; None for every other store."""
         self._release = release
         self._sources = {name: _source(name) for name in SCRIPTS}
-        self._digests = {
-            name: hashlib.sha1(source, usedforsecurity=False).hexdigest() for name, source in self._sources.items()
-        }
+        self._digests = {name: _digest(source) for name, source in self._sources.items()}
 
     async def call(self, script: str, keys: list[str], *arguments: Argument, timeout_s: float = 10.0) -> Any:
         """Run a script and return its reply.
@@ -101,9 +120,33 @@ class Store:
             try:
                 return await self.servers.send_command(keys[0], "EVALSHA", self._digests[script], count, *words)
             except NoScriptError:
+                pass
+            try:
+                return await self.servers.send_command(keys[0], "EVAL", self._sources[script], count, *words)
+            except ResponseError as error:
+                if NO_SHEBANG not in str(error):
+                    raise
+                self._remove_shebang(script)
                 return await self.servers.send_command(keys[0], "EVAL", self._sources[script], count, *words)
 
         return await self.retry(run, timeout_s)
+
+    def _remove_shebang(self, script: str) -> None:
+        """Use a script without its flags: a server before Redis 7.0 knows none, and a full one refuses the script."""
+        _, _, self._sources[script] = self._sources[script].partition(b"\n")
+        self._digests[script] = _digest(self._sources[script])
+
+    async def memory_share(self) -> float:
+        """Return the used share of the memory that the fullest server may use; 0 if that is not known.
+
+        Safe to cancel; raises RedisError, OSError.
+        """
+        shares = []
+        for client in self.servers.clients:
+            memory = await client.info("memory")
+            if limit := memory.get("maxmemory"):
+                shares.append(memory["used_memory"] / limit)
+        return max(shares, default=0.0)
 
     def send_command(self, key: str, *words: Argument) -> Awaitable[Any]:
         """Send one command without retries; it shares the round trip of calls made at the same time.
@@ -170,6 +213,10 @@ class Store:
 
 def _source(name: str) -> bytes:
     return (resources.files("gateway.streams.scripts") / f"{name}.lua").read_bytes()
+
+
+def _digest(source: bytes) -> str:
+    return hashlib.sha1(source, usedforsecurity=False).hexdigest()
 
 
 def milliseconds(seconds: float) -> int:

@@ -27,9 +27,10 @@ async def test_accepted_message_has_history_log_queue_and_job(store: Store) -> N
         Opened(accepted.response, accepted.message, "fast"),
         UserMessage(accepted.message, "Why is the sky blue?"),
     ]
-    assert await response_log.request(store, accepted.response) == Queued(
-        conversation.name, accepted.message, "fast", "Be brief.", 99
-    )
+    queued = await response_log.request(store, accepted.response)
+    instructions_id = keys.instructions_id("Be brief.")
+    assert queued == Queued(conversation.name, accepted.message, "fast", max_tokens=99, instructions_id=instructions_id)
+    assert await history_log.instructions(store, conversation.name, queued) == "Be brief."
     ((first, _),) = await response_log.read(store, accepted.response)
     assert first.number == 0
     assert first.seq == 1
@@ -233,7 +234,7 @@ async def test_submit_sets_the_lifetimes_of_its_keys(stores: Stores) -> None:
     conversation = Conversation(store)
     accepted = await conversation.ask(key="k1")
     lives = {
-        keys.submission(conversation.name, "k1"): 10,
+        keys.submission(conversation.name, "", "k1"): 10,
         keys.log(accepted.response): 100,
         keys.history(conversation.name): 1000,
         keys.response_queue(conversation.name): 1000,

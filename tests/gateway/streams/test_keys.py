@@ -79,7 +79,9 @@ def test_keys_of_a_conversation_share_a_slot(name: str, random: str, submit_key:
         keys.log(response),
         keys.history(name),
         keys.response_queue(name),
-        keys.submission(name, submit_key),
+        keys.submission(name, keys.subject_digest("u"), submit_key),
+        keys.instructions(name, keys.instructions_id("Be brief")),
+        keys.stored_in(name),
         keys.jobs(partition),
         keys.open_responses(partition),
         keys.requeue_lock(partition),
@@ -93,7 +95,7 @@ def test_keys_of_a_conversation_share_a_slot(name: str, random: str, submit_key:
 @given(st.text("a:", min_size=1, max_size=3), st.text("a:", min_size=1, max_size=3), SUBMIT_KEYS, SUBMIT_KEYS)
 def test_submissions_do_not_share_a_key(one: str, other: str, key: str, other_key: str) -> None:
     if (one, key) != (other, other_key):
-        assert keys.submission(one, key) != keys.submission(other, other_key)
+        assert keys.submission(one, "", key) != keys.submission(other, "", other_key)
 
 
 def test_presence_keys_share_a_slot() -> None:
@@ -104,7 +106,21 @@ def test_presence_keys_share_a_slot() -> None:
 
 def test_colons_in_names_cause_no_key_collision() -> None:
     """Conversation `a`, key `b:c` and conversation `a:b`, key `c` may be in one partition."""
-    assert keys.submission("a", "b:c").partition("}")[2] != keys.submission("a:b", "c").partition("}")[2]
+    assert keys.submission("a", "", "b:c").partition("}")[2] != keys.submission("a:b", "", "c").partition("}")[2]
+
+
+@given(st.text())
+def test_keys_of_a_subject_share_a_slot_and_hide_its_text(subject: str) -> None:
+    digest = keys.subject_digest(subject)
+    assert re.fullmatch(r"[0-9a-f]{32}", digest)
+    assert hash_tag_of(keys.stored_by(digest)) == hash_tag_of(keys.open_of(digest))
+
+
+def test_subjects_and_conversations_share_no_key() -> None:
+    digest = keys.subject_digest("u")
+    assert keys.stored_by(digest) != keys.stored_in(digest)
+    assert keys.subject_digest("\ud800") != keys.subject_digest("?")
+    assert keys.submission("c", digest, "k") != keys.submission("c", keys.subject_digest("v"), "k")
 
 
 @given(CONVERSATIONS, CONVERSATIONS, RANDOM, RANDOM)

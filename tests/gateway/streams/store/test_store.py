@@ -171,8 +171,6 @@ async def test_full_store_rejects_writes_and_still_reads(server: RealServer, ser
             await conversation.ask()
         with pytest.raises(StoreFullError):
             await writer.write("a")
-        with pytest.raises(StoreFullError):
-            await conversation.stop(accepted.response)
         assert len(await response_log.read(server_store, accepted.response)) == 2
         # A renewal needs no memory, so workers keep their jobs.
         assert await jobs.renew(server_store, writer.job, "w1") == "held"
@@ -180,6 +178,39 @@ async def test_full_store_rejects_writes_and_still_reads(server: RealServer, ser
     assert await writer.flush()
     await writer.end()
     assert await conversation.settled_text(accepted.response) == "a"
+
+
+async def test_full_store_takes_every_end_and_stop_and_queues_the_next_response(
+    server: RealServer, server_store: Store
+) -> None:
+    conversation = Conversation(server_store)
+    await conversation.prepare()
+    accepted = [await conversation.ask() for _ in range(3)]
+    writer = await conversation.begin()
+    await writer.write("Be")
+    server.command("CONFIG", "SET", "maxmemory", 1)
+    assert isinstance(await writer.end(), Ended)
+    assert await conversation.settled_text(accepted[0].response) == "Be"
+    assert isinstance(await conversation.stop(accepted[1].response), Ended)
+    job = await conversation.take()
+    assert job.response == accepted[2].response
+    await jobs.release(server_store, job, "w1")
+    with pytest.raises(StoreFullError):
+        await conversation.begin("w2")
+    server.command("CONFIG", "SET", "maxmemory", 0)
+
+
+async def test_script_loses_its_flags_at_a_server_that_knows_none() -> None:
+    store = await open_store("memory://")
+    assert store._sources["end"].startswith(b"#!lua")
+    conversation = Conversation(store)
+    await conversation.prepare()
+    await conversation.ask()
+    await (await conversation.begin()).end()
+    assert not store._sources["end"].startswith(b"#!lua")
+    await conversation.ask()
+    await (await conversation.begin()).end()
+    await store.close()
 
 
 @pytest.mark.parametrize("why", ["no replicas", "a replica"])

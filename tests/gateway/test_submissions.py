@@ -1,0 +1,314 @@
+"""Submissions: keys of subjects, limits of subjects and conversations, instructions, and a full store."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway.auth import ANONYMOUS, Identity
+from gateway.streams import jobs, keys, log_entries, quota, response_log
+from gateway.streams.history_log import MAX_AHEAD, OVERHEAD_BYTES, Accepted
+from gateway.streams.log_entries import End, Queued
+from gateway.streams.quota import Limits
+from gateway.streams.store.store import Lifetimes, open_store
+from gateway.submissions import Failure, Submissions
+from gateway.wire import Retry, Send, Stop
+from tests.gateway.streams.steps import Conversation
+from tests.stores import RealServer
+
+if TYPE_CHECKING:
+    from gateway.streams.store.store import Store
+    from tests.stores import Stores
+
+ALICE = Identity("alice", float("inf"), ("*",))
+BOB = Identity("bob", float("inf"), ("*",))
+
+
+def conversation_of(store: Store) -> str:
+    return Conversation(store).name
+
+
+async def send(
+    store: Store, conversation: str, identity: Identity = ALICE, limits: Limits | None = None, **fields: Any
+) -> Accepted | Failure:
+    request = Send(**{"key": secrets.token_hex(8), "conversation": conversation, "text": "Why?", **fields})
+    return await Submissions(store, None, limits=limits or Limits()).send(request, identity)
+
+
+async def accepted(*arguments: Any, **fields: Any) -> Accepted:
+    result = await send(*arguments, **fields)
+    assert isinstance(result, Accepted), result
+    return result
+
+
+async def refused(*arguments: Any, **fields: Any) -> Failure:
+    result = await send(*arguments, **fields)
+    assert isinstance(result, Failure), result
+    return result
+
+
+async def stop(store: Store, response: str, identity: Identity = ALICE) -> None:
+    await Submissions(store, None).stop(Stop(response=response), identity)
+
+
+async def queued(store: Store, response: str) -> Queued:
+    found = await response_log.request(store, response)
+    assert found is not None
+    return found
+
+
+# Idempotency keys
+
+
+async def test_key_belongs_to_its_subject(store: Store) -> None:
+    name = conversation_of(store)
+    one, other = await accepted(store, name, ALICE, key="k"), await accepted(store, name, BOB, key="k")
+    assert one.response != other.response
+    assert not other.duplicate
+    repeated = await accepted(store, name, ALICE, key="k")
+    assert (repeated.response, repeated.duplicate) == (one.response, True)
+    assert (await refused(store, name, BOB, key="k", text="Other")).code == "key_conflict"
+
+
+async def test_key_lives_a_day_whatever_the_retention_is(stores: Stores) -> None:
+    store = await stores.open(Lifetimes(log=60.0, conversation=60.0))
+    name = conversation_of(store)
+    await accepted(store, name, ALICE, key="k")
+    life_ms = await store.client.pttl(keys.submission(name, keys.subject_digest("alice"), "k"))
+    assert 86_000_000 < life_ms <= 86_400_000
+
+
+# Open responses of a subject
+
+
+async def test_open_responses_of_a_subject_are_limited_over_all_conversations(store: Store) -> None:
+    limits = Limits(open_responses=2)
+    one, two, three = (conversation_of(store) for _ in range(3))
+    first = await accepted(store, one, ALICE, limits, key="k")
+    await accepted(store, two, ALICE, limits)
+    refusal = await refused(store, three, ALICE, limits)
+    assert (refusal.code, refusal.retry_after) == ("too_many", 5.0)
+    await accepted(store, three, BOB, limits)
+    repeated = await accepted(store, one, ALICE, limits, key="k")
+    assert (repeated.response, repeated.duplicate) == (first.response, True), "beyond the limit too"
+    await stop(store, first.response)
+    await accepted(store, three, ALICE, limits)
+    assert (await refused(store, three, ALICE, limits)).code == "too_many"
+
+
+async def test_refused_or_repeated_submit_reserves_nothing(store: Store) -> None:
+    limits = Limits(open_responses=3, subject_bytes=1 << 20)
+    name = conversation_of(store)
+    await accepted(store, name, ALICE, limits, key="k")
+    for _ in range(5):
+        assert (await accepted(store, name, ALICE, limits, key="k")).duplicate
+        assert (await refused(store, name, ALICE, limits, if_busy="reject")).code == "busy"
+        assert (await refused(store, name, ALICE, limits, key="k", text="Other")).code == "key_conflict"
+    digest = keys.subject_digest("alice")
+    assert await store.client.zcard(keys.open_of(digest)) == 1
+    assert int(await store.client.get(keys.stored_by(digest)) or 0) == OVERHEAD_BYTES + len("Why?")
+
+
+async def test_lost_release_expires(stores: Stores) -> None:
+    store = await stores.open(Lifetimes(log=0.05))
+    limits = Limits(open_responses=1)
+    subject = keys.subject_digest(secrets.token_hex(8))
+    assert await quota.reserve(store, subject, "r1", 10, limits) is None
+    assert await quota.reserve(store, subject, "r1", 10, limits) is None, "a repeated call"
+    async with asyncio.timeout(10):
+        while await quota.reserve(store, subject, "r2", 10, limits) is not None:
+            await asyncio.sleep(0.01)
+    assert await store.client.zrange(keys.open_of(subject), 0, -1) == [b"r2"]
+
+
+async def test_anonymous_clients_share_no_limit(store: Store) -> None:
+    limits = Limits(open_responses=1, subject_bytes=1)
+    for _ in range(3):
+        result = await accepted(store, conversation_of(store), ANONYMOUS, limits)
+        assert (await queued(store, result.response)).subject is None
+
+
+async def test_open_responses_of_a_conversation_are_limited(store: Store) -> None:
+    name = conversation_of(store)
+    for _ in range(MAX_AHEAD):
+        await accepted(store, name)
+    refusal = await refused(store, name)
+    assert (refusal.code, refusal.retry_after) == ("too_many", 5.0)
+
+
+# Stored bytes
+
+
+async def test_bytes_of_a_subject_are_limited_for_a_day(store: Store) -> None:
+    identity = Identity(secrets.token_hex(8), float("inf"), ("*",))
+    text = "x" * 1000
+    size = OVERHEAD_BYTES + len(text)
+    limits = Limits(subject_bytes=3 * size)
+    for _ in range(3):
+        await accepted(store, conversation_of(store), identity, limits, text=text)
+    refusal = await refused(store, conversation_of(store), identity, limits, text="")
+    assert refusal.code == "quota"
+    assert refusal.retry_after is not None
+    assert 86_000 < refusal.retry_after <= 86_400
+    await accepted(store, conversation_of(store), BOB, limits, text=text)
+
+
+async def test_answer_counts_for_its_subject_and_conversation(store: Store) -> None:
+    conversation = Conversation(store)
+    await conversation.prepare()
+    identity = Identity(secrets.token_hex(8), float("inf"), ("*",))
+    limits = Limits(subject_bytes=1 << 20, conversation_bytes=1 << 20)
+    await accepted(store, conversation.name, identity, limits)
+    writer = await conversation.begin()
+    await writer.write("x" * 1000)
+    await writer.end()
+    expected = OVERHEAD_BYTES + len("Why?") + quota.COPIES * 1000
+    digest = keys.subject_digest(identity.subject)
+    assert int(await store.client.get(keys.stored_by(digest)) or 0) == expected
+    assert int(await store.client.get(keys.stored_in(conversation.name)) or 0) == expected
+    assert await store.client.zcard(keys.open_of(digest)) == 0
+
+
+async def test_bytes_of_a_conversation_are_limited_for_a_day(store: Store) -> None:
+    name = conversation_of(store)
+    limits = Limits(conversation_bytes=2 * (OVERHEAD_BYTES + len("Why?")))
+    for identity in (ALICE, BOB):
+        await accepted(store, name, identity, limits)
+    refusal = await refused(store, name, ALICE, limits)
+    assert refusal.code == "quota"
+    assert refusal.retry_after is not None
+    assert 86_000 < refusal.retry_after <= 86_400
+    await accepted(store, conversation_of(store), ALICE, limits)
+
+
+# Instructions
+
+
+async def test_instructions_are_stored_once_in_a_conversation(store: Store) -> None:
+    conversation = Conversation(store)
+    await conversation.prepare()
+    text = "\u6f22" * 20_000
+    first = await accepted(store, conversation.name, instructions=text)
+    response = first.response
+    for _ in range(3):
+        await (await conversation.begin()).end(End("failed", retryable=True))
+        retry = Retry(response=response, key=secrets.token_hex(8))
+        result = await Submissions(store, None).retry(retry, ALICE)
+        assert isinstance(result, Accepted)
+        response = result.response
+        entry = await queued(store, response)
+        assert len(log_entries.encode(log_entries.QUEUED, entry)) < 400
+        assert entry.instructions is None
+        assert await history_instructions(store, conversation.name, entry) == text
+    await accepted(store, conversation.name, instructions=text)
+    pattern = keys.instructions(conversation.name, "*").replace("{", "\\{")
+    stored = [key for client in store.servers.clients for key in await client.keys(pattern)]
+    assert len(stored) == 1
+    assert int(await store.client.get(keys.stored_in(conversation.name)) or 0) < 60_000 + 6 * 1100
+
+
+async def history_instructions(store: Store, name: str, entry: Queued) -> str | None:
+    from gateway.streams import history_log
+
+    return await history_log.instructions(store, name, entry)
+
+
+async def test_renewal_keeps_instructions(stores: Stores) -> None:
+    store = await stores.open(Lifetimes(log=60.0))
+    conversation = Conversation(store)
+    await conversation.prepare()
+    result = await accepted(store, conversation.name, instructions="Be brief")
+    identifier = (await queued(store, result.response)).instructions_id
+    assert identifier is not None
+    key = keys.instructions(conversation.name, identifier)
+    job = await conversation.take()
+    await store.client.pexpire(key, 1000)
+    assert await jobs.renew(store, job, "w1") == "held"
+    assert await store.client.pttl(key) <= 1000
+    assert await jobs.renew(store, job, "w1", identifier) == "held"
+    assert 3_600_000 < await store.client.pttl(key) <= 3_660_000
+
+
+async def test_retry_without_its_instructions_is_refused(store: Store) -> None:
+    conversation = Conversation(store)
+    await conversation.prepare()
+    result = await accepted(store, conversation.name, instructions="Be brief")
+    await stop(store, result.response)
+    identifier = (await queued(store, result.response)).instructions_id
+    assert identifier is not None
+    await store.client.delete(keys.instructions(conversation.name, identifier))
+    retry = Retry(response=result.response, key="r")
+    failure = await Submissions(store, None).retry(retry, ALICE)
+    assert isinstance(failure, Failure)
+    assert failure.code == "not_found"
+    # The client's own copy can be stored again.
+    await accepted(store, conversation.name, instructions="Be brief")
+
+
+async def test_retry_of_an_entry_with_its_instructions_inside_stores_them(store: Store) -> None:
+    """As earlier releases wrote it."""
+    conversation = Conversation(store)
+    await conversation.prepare()
+    result = await accepted(store, conversation.name)
+    entry = Queued(conversation.name, result.message, "default", instructions="Be brief")
+    await store.client.delete(keys.log(result.response))
+    await store.client.xadd(
+        keys.log(result.response), {log_entries.FIELD: log_entries.encode(log_entries.QUEUED, entry)}, id="5-1"
+    )
+    await stop(store, result.response)
+    retried = await Submissions(store, None).retry(Retry(response=result.response, key="r"), ALICE)
+    assert isinstance(retried, Accepted)
+    assert await history_instructions(store, conversation.name, await queued(store, retried.response)) == "Be brief"
+
+
+# A store that is nearly full
+
+
+@pytest.fixture
+def nearly_full() -> Any:
+    with RealServer("valkey", "--maxmemory-policy", "noeviction") as server:
+        yield server
+
+
+async def test_store_refuses_messages_before_it_is_full_and_takes_ends(nearly_full: RealServer) -> None:
+    store = await open_store(nearly_full.url)
+    name = conversation_of(store)
+    submissions = Submissions(store, None, limits=Limits(open_responses=100))
+    request = Send(key="k", conversation=name, text="Why?")
+    first = await submissions.send(request, ALICE)
+    assert isinstance(first, Accepted)
+    used = int((await store.client.info("memory"))["used_memory"])
+    await asyncio.to_thread(nearly_full.command, "CONFIG", "SET", "maxmemory", int(used / 0.97))
+    second = Submissions(store, None, limits=Limits(open_responses=100))
+    refusal = await second.send(Send(key="k2", conversation=name, text="Why?"), ALICE)
+    assert isinstance(refusal, Failure)
+    assert (refusal.code, refusal.retry_after) == ("store_full", 30.0)
+    repeated = await second.send(request, ALICE)
+    assert isinstance(repeated, Accepted)
+    assert repeated.duplicate
+    await asyncio.to_thread(nearly_full.command, "CONFIG", "SET", "maxmemory", 1)
+    result = await second.stop(Stop(response=first.response), ALICE)
+    assert not isinstance(result, Failure)
+    assert await store.client.zcard(keys.open_of(keys.subject_digest("alice"))) == 0
+    await asyncio.to_thread(nearly_full.command, "CONFIG", "SET", "maxmemory", used * 4)
+    async with asyncio.timeout(10):
+        while isinstance(await second.send(Send(key="k3", conversation=name, text="Why?"), ALICE), Failure):
+            await asyncio.sleep(0.01)
+    await store.close()
+
+
+async def test_full_store_reserves_nothing(nearly_full: RealServer) -> None:
+    """The store is full before this process has seen it."""
+    store = await open_store(nearly_full.url)
+    submissions = Submissions(store, None, limits=Limits(open_responses=100))
+    name = conversation_of(store)
+    assert isinstance(await submissions.send(Send(key="k", conversation=name, text="Why?"), ALICE), Accepted)
+    await asyncio.to_thread(nearly_full.command, "CONFIG", "SET", "maxmemory", 1)
+    refusal = await submissions.send(Send(key="k2", conversation=name, text="Why?"), ALICE)
+    assert isinstance(refusal, Failure)
+    assert refusal.code == "store_full"
+    assert await store.client.zcard(keys.open_of(keys.subject_digest("alice"))) == 1
+    await store.close()
