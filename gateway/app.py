@@ -80,12 +80,12 @@ class Gateway:
             settings.key, settings.jwt_audience, settings.jwt_issuer, allow_weak=settings.loopback
         )
         authenticate = TokenCheck(authenticator).check
-        limits = Limits(
+        quotas = Limits(
             open_responses=settings.open_per_subject,
             subject_bytes=settings.daily_per_subject << 20,
             conversation_bytes=settings.daily_per_conversation << 20,
         )
-        submissions = Submissions(store, models, self.feed.response_submitted, limits)
+        submissions = Submissions(store, models, self.feed.response_submitted, quotas)
         self.sockets = WebSocketEndpoint(
             hub=self.hub,
             feed=self.feed,
