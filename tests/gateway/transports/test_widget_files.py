@@ -53,7 +53,7 @@ def test_file_is_gzipped_on_request_and_revalidated(client: TestClient) -> None:
     assert "content-encoding" not in plain.headers
     assert small.headers["content-encoding"] == "gzip"
     assert plain.content == small.content
-    assert len(gzip.compress(plain.content, 9)) <= 3000
+    assert len(gzip.compress(plain.content, 9)) <= 3100
     again = client.get("/widget.js", headers={"if-none-match": plain.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
 
