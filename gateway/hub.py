@@ -182,8 +182,9 @@ class Hub:
 
     def replace_history(self, room: Room, history: HistoryReplica) -> bool:
         """Use a history that was read from its beginning; return whether that changed the replica."""
-        # Viewers of a lost history need a snapshot, even of an empty one.
-        changed = room.stale or history.tail != ORIGIN
+        if not room.stale and history.tail == ORIGIN:
+            # Empty when it was read. What the replica has was published since, from the first entry on.
+            return False
         if room.stale:
             # The new history may have responses whose logs the old one had lost.
             room.expired.clear()
@@ -192,9 +193,9 @@ class Hub:
             room.to_load.add(HISTORY)
         room.history, room.stale = history, False
         self._request_open_logs(room)
-        if changed:
-            self._mark_dirty(room)
-        return changed
+        # Viewers of a lost history get a snapshot, even of an empty one.
+        self._mark_dirty(room)
+        return True
 
     def _request_open_logs(self, room: Room) -> None:
         room.to_load.update(

@@ -1068,8 +1068,10 @@ def test_history_published_during_its_first_read_is_read_again() -> None:
     history = HistoryReplica(CONVERSATION)
     history.extend(None, [OPENED, ASKED])
     room.to_load.clear()
+    assert not hub.replace_history(room, HistoryReplica(CONVERSATION))
+    assert (room.to_load, room.history.tail) == (set(), OPENED[0])
     assert hub.replace_history(room, history)
-    assert room.to_load == {HISTORY, RESPONSE}
+    assert (room.to_load, room.history.tail) == ({HISTORY, RESPONSE}, ASKED[0])
 
 
 def test_publish_without_predecessor_requests_the_log() -> None:

@@ -1,0 +1,200 @@
+"""What a client with a token can ask for: requests a second, the bytes of an answer, and names of other logs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx2
+import jwt
+import pytest
+from websockets.asyncio.client import connect
+
+from gateway.history_replica import ENTRY_BYTES, MAX_SNAPSHOT_BYTES
+from gateway.rate_limits import BURST_S
+from gateway.replica import MAX_PIECE_BYTES
+from gateway.streams import keys, log_entries
+from gateway.streams.log_entries import NONCES, End, HistoryId, LogId, Opened, Queued, Start, UserMessage
+from gateway.streams.store.store import Store, open_store
+from tests.live.client import Client
+from tests.live.processes import GatewayProcess
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.live.conftest import Deployment
+
+pytestmark = pytest.mark.live
+
+JWT_KEY: Final = "k" * 32
+RATE: Final = 4
+TIMEOUT_S: Final = 60.0
+
+
+@pytest.fixture
+async def store(deployment: Deployment) -> AsyncIterator[Store]:
+    opened = await open_store(deployment.server.url)
+    yield opened
+    await opened.close()
+
+
+def token(subject: str) -> str:
+    claims = {"sub": subject, "exp": time.time() + 600, "conversations": ["*"]}
+    return jwt.encode(claims, JWT_KEY, algorithm="HS256")
+
+
+async def write_history(store: Store, conversation: str, count: int, size: int) -> list[str]:
+    """Write a history of so many messages of so many characters; return their ids."""
+    names = []
+    for seq in range(1, count + 1):
+        value = log_entries.encode(log_entries.MESSAGE, UserMessage(f"m{seq}", f"{seq} ".ljust(size, "x")))
+        await add(store, keys.history(conversation), HistoryId(seq, 7), value)
+        names.append(f"m{seq}")
+    return names
+
+
+async def add(store: Store, key: str, entry: LogId | HistoryId, value: bytes) -> None:
+    """Append an entry without a publish."""
+    await store.client.xadd(key, {log_entries.FIELD: value}, id=str(entry))
+
+
+async def write_answer(store: Store, conversation: str, pieces: list[str]) -> tuple[str, LogId]:
+    """Write an open response with these entries of text, without a job; return it and its last id."""
+    response, last = keys.response_id(conversation, secrets.token_hex(8)), LogId(NONCES + 1, 2)
+    opened = log_entries.encode(log_entries.OPENED, Opened(response, "m1", "none"))
+    await add(store, keys.history(conversation), HistoryId(1, 7), opened)
+    queued = log_entries.encode(log_entries.QUEUED, Queued(conversation, "m1", "none"))
+    await add(store, keys.log(response), LogId(1, 1), queued)
+    await add(store, keys.log(response), last, log_entries.encode(log_entries.START, Start("none")))
+    for piece in pieces:
+        last = LogId(last.attempt, last.seq + 1)
+        await add(store, keys.log(response), last, log_entries.TEXT + log_entries.escape(piece))
+    return response, last
+
+
+async def test_http_and_sockets_share_the_rate_limit_of_a_subject(deployment: Deployment, conversation: str) -> None:
+    with GatewayProcess(deployment.server.url, TOKENWIRE_JWT_KEY=JWT_KEY, TOKENWIRE_REQUESTS=str(RATE)) as gateway:
+        url = f"{gateway.url}/v1/conversations/{conversation}"
+        ann, bob = ({"authorization": f"Bearer {token(name)}"} for name in ("ann", "bob"))
+        async with httpx2.AsyncClient(timeout=TIMEOUT_S) as client, Client(conversation, token("ann")) as socket:
+            begun = time.monotonic()
+            replies = [await client.get(url, headers=ann) for _ in range(10 * RATE)]
+            taken = time.monotonic() - begun
+            served = sum(reply.status_code == 200 for reply in replies)
+            # Each snapshot costs a little more than its request.
+            assert RATE <= served <= RATE * (BURST_S + taken) + 1
+            refused = next(reply for reply in replies if reply.status_code != 200)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_fast")
+            assert int(refused.headers["retry-after"]) >= 1
+            assert (await client.get(url, headers=bob)).status_code == 200
+            while (await client.get(url, headers=ann)).status_code == 200:
+                pass
+            await socket.connect(gateway.socket_url, watch=False)
+            for _ in range(20):
+                await socket.send(socket.transcript.watch())
+            await socket.until(lambda: socket.errors)
+            assert (socket.errors[0]["code"], socket.errors[0]["conversation"]) == ("too_fast", conversation)
+            assert 0 < socket.errors[0]["retry_after"] <= 60
+            # A bucket that is empty for sockets is empty for HTTP too.
+            assert (await client.get(url, headers=ann)).status_code == 429
+
+
+async def test_snapshots_are_charged_by_their_bytes(deployment: Deployment, conversation: str, store: Store) -> None:
+    await write_history(store, conversation, 8, 60_000)
+    with GatewayProcess(deployment.server.url, TOKENWIRE_JWT_KEY=JWT_KEY, TOKENWIRE_REQUESTS="20") as gateway:
+        async with httpx2.AsyncClient(timeout=TIMEOUT_S, headers={"authorization": f"Bearer {token('ann')}"}) as client:
+            url = f"{gateway.url}/v1/conversations/{conversation}"
+            begun = time.monotonic()
+            replies = [await client.get(url) for _ in range(60)]
+            taken = time.monotonic() - begun
+            brought = sum(len(reply.content) for reply in replies if reply.status_code == 200)
+            # The burst, what the time refills, and the one snapshot that goes into debt.
+            assert brought <= 16_384 * 20 * (BURST_S + taken) + 2 * MAX_SNAPSHOT_BYTES
+            assert replies[-1].status_code == 429
+
+
+async def test_older_messages_are_paged_over_socket_and_http(
+    deployment: Deployment, conversation: str, store: Store
+) -> None:
+    names = await write_history(store, conversation, 20, 40_000)
+    url = f"{deployment.gateways[0].url}/v1/conversations/{conversation}"
+    async with connect(deployment.urls()[0], max_size=None) as socket, httpx2.AsyncClient(timeout=TIMEOUT_S) as client:
+
+        async def ask(frame: dict[str, Any], kind: str) -> dict[str, Any]:
+            await socket.send(json.dumps(frame))
+            async with asyncio.timeout(TIMEOUT_S):
+                while (answer := json.loads(await socket.recv()))["type"] != kind:
+                    pass
+            assert isinstance(answer, dict)
+            return answer
+
+        await socket.send('{"type":"hello"}')
+        page = await ask({"type": "watch", "conversation": conversation}, "snapshot")
+        shown: list[str] = []
+        while True:
+            assert sum(len(message["text"]) + ENTRY_BYTES for message in page["messages"][1:]) <= MAX_SNAPSHOT_BYTES
+            shown[:0] = [message["id"] for message in page["messages"]]
+            assert page.get("more", False) == ("earlier" in page)
+            if "earlier" not in page:
+                break
+            older = {"type": "older", "conversation": conversation, "before": page["earlier"]}
+            page = await ask(older, "messages")
+            over_http = await client.get(f"{url}/messages", params={"before": older["before"]})
+            assert over_http.json() == page
+        assert shown == names
+        assert len(page["messages"]) < len(names)
+        for before in ("", "9", "x-1"):
+            assert (await client.get(f"{url}/messages", params={"before": before})).status_code == 400
+
+
+async def test_long_answer_arrives_in_pieces_and_resumes_between_them(
+    deployment: Deployment, conversation: str, store: Store
+) -> None:
+    pieces = [f"{number} ".ljust(10_000, "ä") for number in range(40)]
+    response, last = await write_answer(store, conversation, pieces)
+    client = Client(conversation)
+    for round_ in range(1, 4):
+        # A disconnect after any piece: the cursor of each is one to resume from.
+        async with client:
+            await client.connect(deployment.urls()[0])
+            await client.shows(response, round_ * MAX_PIECE_BYTES // 2)
+    async with client:
+        await client.connect(deployment.urls()[1])
+        await client.shows(response, sum(map(len, pieces)))
+        assert client.answer(response).text == "".join(pieces)
+        end = log_entries.encode(log_entries.END, End("complete"))
+        await add(store, keys.log(response), LogId(last.attempt, last.seq + 1), end)
+        await client.ended(response)
+    texts = [frame.get("text", "") for frame in client.frames if frame["type"] in ("delta", "reset")]
+    assert max(len(text.encode()) for text in texts) <= MAX_PIECE_BYTES
+    assert client.answer(response).resets == []
+
+
+async def test_names_of_no_response_harm_no_other_viewer(
+    deployment: Deployment, conversation: str, store: Store
+) -> None:
+    response, last = await write_answer(store, conversation, ["Hello"])
+    broken = keys.response_id(conversation, "0" * 16)
+    await store.client.set(keys.log(broken), "no stream")
+    url = f"{deployment.gateways[0].url}/v1/conversations/{conversation}/events"
+    async with Client(conversation) as client, httpx2.AsyncClient(timeout=TIMEOUT_S) as attacker:
+        await client.connect(deployment.urls()[0])
+        await client.shows(response, 5)
+        refused = await attacker.get(url, headers={"last-event-id": "0-0~rzz0000000000000000=0-0"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "bad_frame")
+        named = {broken: "1-1", **{keys.response_id(conversation, f"{n:016d}"): "1-1" for n in range(1, 60)}}
+        async with Client(conversation) as naming:
+            await naming.connect(deployment.urls()[0], watch=False)
+            await naming.send({"type": "watch", "conversation": conversation, "responses": named})
+            await naming.until(lambda: all(naming.answer(name).ends for name in named))
+            assert (naming.answer(broken).error or {})["code"] == "gone"
+        # An entry that is written past the publish is still found by the reconciliation.
+        value = log_entries.TEXT + log_entries.escape(", world")
+        await store.client.xadd(
+            keys.log(response), {log_entries.FIELD: value}, id=str(LogId(last.attempt, last.seq + 1))
+        )
+        await client.shows(response, len("Hello, world"))
+        assert client.answer(response).text == "Hello, world"
