@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from opentelemetry.trace import SpanKind
+from redis.exceptions import ResponseError
 
 from gateway import metrics
 from gateway.auth import ANONYMOUS
 from gateway.streams import history_log, jobs, keys, quota, response_log, tracing
 from gateway.streams.history_log import Accepted, Refused, Submission
 from gateway.streams.log_entries import End
+from gateway.streams.log_fields import error_fields
 from gateway.streams.quota import Exceeded, Limits
 from gateway.streams.store.errors import StoreFullError, StoreUnavailableError
 from gateway.streams.store.room import StoreRoom
@@ -113,7 +115,7 @@ class Submissions:
             ended = await response_log.end(
                 self._store, conversation, request.response, End(request.reason, retryable=True)
             )
-        except (StoreUnavailableError, StoreFullError) as error:
+        except (StoreUnavailableError, StoreFullError, ResponseError) as error:
             return _failure(error)
         now = isinstance(ended, response_log.Ended) and ended.now
         if now:
@@ -134,7 +136,7 @@ class Submissions:
             if queued is None or not identity.opens(queued.conversation):
                 return _NOT_FOUND
             running = await jobs.conversation_of(self._store, request.response)
-        except (StoreUnavailableError, StoreFullError) as error:
+        except (StoreUnavailableError, StoreFullError, ResponseError) as error:
             return _failure(error)
         if running is not None:
             return Failure("still_running", "The answer has not ended.")
@@ -187,7 +189,7 @@ class Submissions:
                     await response_log.end(
                         self._store, submission.conversation, response, End("stopped", retryable=True)
                     )
-        except (StoreUnavailableError, StoreFullError) as error:
+        except (StoreUnavailableError, StoreFullError, ResponseError) as error:
             return _failure(error)
         match result:
             case Failure():
@@ -273,4 +275,7 @@ def _counted(kind: str, result: Accepted | Failure) -> Accepted | Failure:
 def _failure(error: Exception) -> Failure:
     if isinstance(error, StoreFullError):
         return STORE_FULL
+    if isinstance(error, ResponseError):
+        # Such as a key of this conversation that another program wrote: the connection and others must not fail.
+        logger.error("submission_failed", extra=error_fields(error))
     return Failure("unavailable", "The service is not available for a moment; nothing is lost.", 2.0)
