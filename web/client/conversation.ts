@@ -349,8 +349,8 @@ export class Chat implements Conversation {
 
   #refused({ key, code, message, retry_after }: wire.ErrorFrame): void {
     if (key === undefined && !this.#watching) this.#watchAnswered();
-    // A temporary refusal stays in the outbox and is sent again.
-    if (retry_after !== undefined) this.#context.connection.resendAll(retry_after);
+    // A temporary refusal stays in the outbox and is sent again. A quota may last for hours, so the user decides.
+    if (retry_after !== undefined && code !== "quota") this.#context.connection.resendAll(retry_after);
     else if (key === undefined && code !== "bad_frame") {
       // While watching, only a fresh token without the right to read ends the watch. Other errors refuse a stop.
       if (!this.#watching || code === "forbidden") this.fault = { code, message };

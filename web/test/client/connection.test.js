@@ -358,6 +358,17 @@ describe("a conversation", () => {
     );
   });
 
+  test("shows a send beyond a quota as refused, though the quota has an end", () => {
+    const chat = client().conversation("c");
+    chat.send("Hello");
+    const [socket] = sockets;
+    socket.accept();
+    socket.receive(watching(), snapshot());
+    const { key } = socket.sent.find(({ type }) => type === "send");
+    socket.receive({ type: "error", code: "quota", message: "Used up.", key, retry_after: 3600 });
+    assert.equal(chat.messages[0].state, "refused");
+  });
+
   test("a refused watch sets fault only of its conversation", () => {
     const one = client();
     const [open, refused] = ["a", "b"].map((id) => one.conversation(id));
