@@ -75,10 +75,7 @@ class Gateway:
             random=random.random,
         )
         limits = RateLimits(settings.requests)
-        # A weak secret is tolerated where only programs of this machine can connect.
-        authenticator = Authenticator(
-            settings.key, settings.jwt_audience, settings.jwt_issuer, allow_weak=settings.loopback
-        )
+        authenticator = Authenticator(settings.key, settings.jwt_audience, settings.jwt_issuer)
         authenticate = TokenCheck(authenticator).check
         quotas = Limits(
             open_responses=settings.open_per_subject,

@@ -40,7 +40,7 @@ MAX_PATTERN: Final = 129
 """Characters of one name in a token: a conversation's name and `*`."""
 
 SEPARATORS: Final = "_.:~-"
-"""Characters of a conversation's name that may stand before `*`. A prefix without one would open other users' names."""
+"""Characters of a conversation's name at which a prefix ends: `user-1*` must not open `user-10`."""
 
 
 class KeyUnusableError(ValueError):
@@ -56,15 +56,21 @@ class Identity:
     conversations: tuple[str, ...]
 
     def opens(self, conversation: str) -> bool:
-        """Tell whether a conversation is open: by its name, or by a prefix of it that ends with a separator and `*`."""
+        """Tell whether a conversation is open: by its name, or by a prefix of it, a name that ends in `*`."""
         return any(
-            conversation == name or (_is_prefix(name) and conversation.startswith(name[:-1]))
+            conversation == name or (name.endswith("*") and _begins(conversation, name[:-1]))
             for name in self.conversations
         )
 
 
-def _is_prefix(name: str) -> bool:
-    return name == "*" or (name.endswith("*") and name[-2] in SEPARATORS)
+def _begins(conversation: str, prefix: str) -> bool:
+    """Tell whether a conversation begins with a prefix that ends at a separator, or at the end of the name."""
+    rest = conversation.removeprefix(prefix)
+    return (
+        not prefix
+        or conversation == prefix
+        or (rest != conversation and (prefix[-1] in SEPARATORS or rest[0] in SEPARATORS))
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,7 @@ _CLAIMS: Final = Denied(
 _NO_CONVERSATIONS: Final = Denied("no_conversations", "the token has no `conversations`")
 _CONVERSATIONS: Final = Denied(
     "conversations_invalid",
-    f"`conversations` must be at most {MAX_CONVERSATIONS} names; before `*` stands one of {' '.join(SEPARATORS)}",
+    f"`conversations` must be a list of at most {MAX_CONVERSATIONS} names; `*` may only be at the end of one",
 )
 
 _LIBRARY_ERRORS: Final[tuple[tuple[type[Exception], Denied], ...]] = (
@@ -110,11 +116,12 @@ class Authenticator:
     """Verifies tokens with one key. The kind of key fixes the algorithm, so a token cannot choose another."""
 
     def __init__(
-        self, key: str | None, audience: str | None = None, issuer: str | None = None, *, allow_weak: bool = False
+        self, key: str | None, audience: str | None = None, issuer: str | None = None, *, refuse_weak: bool = False
     ) -> None:
         """`key`: a secret (HS256) or a public key as PEM (RS256, ES256); None accepts every client.
 
-        `audience`, `issuer`: required in each token where given. `allow_weak` accepts a secret of few characters.
+        `audience`, `issuer`: required in each token where given. `refuse_weak`: a secret of few different characters is
+        unusable.
 
         Raises KeyUnusableError.
         """
@@ -129,7 +136,7 @@ class Authenticator:
             return
         if len(key.encode()) < MIN_SECRET_BYTES:
             raise KeyUnusableError(f"the secret has fewer than {MIN_SECRET_BYTES} bytes")
-        if is_weak(key) and not allow_weak:
+        if refuse_weak and is_weak(key):
             raise KeyUnusableError(
                 f"the secret has fewer than {MIN_SECRET_CHARACTERS} different characters, so it can be guessed; "
                 "create one with `openssl rand -hex 32`"
@@ -215,8 +222,8 @@ def _identity(claims: dict[str, Any], now: float) -> Identity | Denied:
 def _is_name(name: Any) -> bool:
     if not isinstance(name, str) or not 0 < len(name) <= MAX_PATTERN:
         return False
-    # A `*` elsewhere than at the end opens nothing, and its issuer believes that it does.
-    return "*" not in name or (_is_prefix(name) and name.count("*") == 1)
+    # A `*` elsewhere than at the end would open nothing, and its issuer believes that it does.
+    return "*" not in name[:-1]
 
 
 def _text(value: Any) -> str:

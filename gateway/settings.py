@@ -120,7 +120,7 @@ class GatewaySettings(ProcessSettings):
             from gateway.auth import Authenticator, KeyUnusableError  # noqa: PLC0415
 
             try:
-                Authenticator(self.key, allow_weak=self.loopback)
+                Authenticator(self.key, refuse_weak=not self.loopback)
             except KeyUnusableError as error:
                 raise ValueError(f"TOKENWIRE_JWT_KEY: {error}") from error
         if self.auth is None and self.jwt_key is None and not self.loopback:
