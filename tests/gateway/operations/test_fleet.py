@@ -158,7 +158,7 @@ def test_a_viewer_without_a_cursor_lacks_every_entry() -> None:
 
 def test_an_ended_or_missing_log_is_not_open() -> None:
     hub = Hub()
-    rooms = [room_with(hub, "c1", A, QUEUED, STARTED, ENDED), room_with(hub, "c2", B)]
+    rooms = [room_with(hub, "c1", A, QUEUED, STARTED, TEXT, ENDED), room_with(hub, "c2", B)]
     assert watched(rooms) == ()
 
 
