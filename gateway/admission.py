@@ -1,7 +1,7 @@
-"""Admission control: connection limits per process and address, the rate limit of new connections, load shedding.
+"""Admission control of sockets and event streams: limits in total and per address, and the rate of new ones.
 
-A rejected client gets a time after which to retry. The times are staggered, so that rejected clients do not return all
-at once.
+A rejected client gets a time after which to retry, at most MAX_RETRY_S. The times are staggered, so that rejected
+clients do not return all at once.
 
 A core module: it reads no clock and draws no random numbers. Both are arguments; times are seconds of any steady clock.
 """
@@ -12,17 +12,29 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from gateway.addresses import counted_as
+from gateway.connections import Limit, address_limit
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-MAX_PER_ADDRESS: Final = 256
-"""Default connection limit of one address."""
 
 BURST_S: Final = 1.0
 """Size of the token bucket: so many seconds' worth of connections may arrive at one moment."""
 
+ADDRESS_SHARE: Final = 0.1
+"""Share of the rate up to which an address is served first. What it uses beyond comes after all other addresses."""
+
+KEPT_S: Final = 0.25
+"""Seconds' worth of connections that the bucket keeps, beyond BURST_S, for addresses within ADDRESS_SHARE."""
+
+MAX_ADDRESSES: Final = 10_000
+"""Addresses whose rates are known; the one that was seen longest ago is forgotten."""
+
 RESERVED_SHARE: Final = 0.9
 """Share of the rate that is reserved for rejected clients; the rest is for clients that connect for the first time."""
+
+MAX_RETRY_S: Final = 60.0
+"""Retry times are at most this. Clients beyond retry in the second half of this time."""
 
 RETRY_WHEN_FULL_S: Final = 10.0
 """Clients that a connection limit rejects retry in the second half of this time."""
@@ -43,13 +55,27 @@ class Rejection:
     """Another gateway may accept the connection immediately."""
 
 
+@dataclass(slots=True)
+class _Bucket:
+    """Tokens that are left at a time, of at most `size`, refilled at `rate` a second."""
+
+    rate: float
+    size: float
+    left: float
+    at: float
+
+    def refill(self, now: float) -> None:
+        self.left = min(self.size, self.left + max(0.0, now - self.at) * self.rate)
+        self.at = now
+
+
 class Admission:
-    """The connections of one process, and the rate at which they arrive."""
+    """The sockets and event streams of one process, and the rate at which they arrive."""
 
     def __init__(
         self, max_connections: int, max_per_address: int | None, rate: float, random: Callable[[], float]
     ) -> None:
-        """`max_per_address`: None for MAX_PER_ADDRESS, without a limit for loopback addresses.
+        """`max_per_address`: see `gateway.connections.address_limit`.
 
         `rate`: new connections a second, 0 for no rate limit. `random` returns a number in [0, 1).
         """
@@ -60,10 +86,12 @@ class Admission:
         self._addresses: Counter[str] = Counter()
         self._connections = 0
         self._closed = False
-        self._tokens = rate * BURST_S
-        self._refilled_at = 0.0
-        self._reserved_until = 0.0
-        """The retry time of the last client that the rate limit rejected."""
+        size = rate * (BURST_S + KEPT_S)
+        self._all = _Bucket(rate, size, size, 0.0)
+        self._rates: dict[str, _Bucket] = {}
+        """The bucket of each address, the one that was seen longest ago first."""
+        self._reserved_until = {True: 0.0, False: 0.0}
+        """The retry time of the last client that the rate limit rejected, of addresses within their share or not."""
 
     def close(self) -> None:
         """Reject all connections from now on."""
@@ -73,40 +101,54 @@ class Admission:
         """Count a connection from an address until `release`, or reject it and count nothing."""
         if self._closed:
             return Rejection("this gateway is shutting down", RETRY_ELSEWHERE_S * self._random(), shutting_down=True)
+        name = counted_as(address)
+        if self._addresses[name] >= address_limit(address, self._max_per_address):
+            return self.rejection(Limit.ADDRESS)
         if self._connections >= self._max_connections:
-            return Rejection("too many connections", self._retry_when_full())
-        if self._addresses[address] >= self._limit_of(address):
-            return Rejection("too many connections from one address", self._retry_when_full(), address_full=True)
-        if self._rate and not self._take_token(now):
-            # Rejected clients retry one after the other, at the rate at which they will be accepted.
-            self._reserved_until = max(self._reserved_until, now) + 1 / (RESERVED_SHARE * self._rate)
-            return Rejection("too many connections at once", self._reserved_until - now)
-        self._addresses[address] += 1
+            return self.rejection(Limit.TOTAL)
+        retry_after = self._take_token(name, now) if self._rate else 0.0
+        if retry_after:
+            return Rejection("too many connections at once", retry_after)
+        self._addresses[name] += 1
         self._connections += 1
         return None
 
+    def rejection(self, limit: Limit) -> Rejection:
+        """Return the rejection of a connection that is beyond a connection limit."""
+        retry_after = RETRY_WHEN_FULL_S / 2 * (1 + self._random())
+        if limit is Limit.ADDRESS:
+            return Rejection("too many connections from one address", retry_after, address_full=True)
+        return Rejection("too many connections", retry_after)
+
     def release(self, address: str) -> None:
         """Stop counting an accepted connection, which has ended."""
+        name = counted_as(address)
         self._connections -= 1
-        self._addresses[address] -= 1
-        if not self._addresses[address]:
-            del self._addresses[address]
+        self._addresses[name] -= 1
+        if not self._addresses[name]:
+            del self._addresses[name]
 
-    def _limit_of(self, address: str) -> float:
-        if self._max_per_address is not None:
-            return self._max_per_address
-        # All clients of a proxy on this machine have its loopback address.
-        loopback = address.startswith("127.") or address in ("::1", "")
-        return self._max_connections if loopback else MAX_PER_ADDRESS
-
-    def _retry_when_full(self) -> float:
-        return RETRY_WHEN_FULL_S / 2 * (1 + self._random())
-
-    def _take_token(self, now: float) -> bool:
-        refill = (now - self._refilled_at) * self._rate
-        self._tokens = min(self._rate * BURST_S, self._tokens + refill)
-        self._refilled_at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
+    def _take_token(self, name: str, now: float) -> float:
+        """Take a token and return 0, or return the time after which to retry."""
+        own = self._rates.pop(name, None)
+        if own is None:
+            rate = self._rate * ADDRESS_SHARE
+            own = _Bucket(rate, max(1.0, rate * BURST_S), max(1.0, rate * BURST_S), now)
+            if len(self._rates) >= MAX_ADDRESSES:
+                del self._rates[next(iter(self._rates))]
+        self._rates[name] = own
+        own.refill(now)
+        self._all.refill(now)
+        within_share = own.left >= 1
+        kept = 0.0 if within_share else self._rate * KEPT_S
+        if self._all.left >= 1 + kept:
+            self._all.left -= 1
+            own.left = max(0.0, own.left - 1)
+            return 0.0
+        # Rejected clients retry one after the other, at the rate at which they will be accepted.
+        until = max(self._reserved_until[within_share], now) + 1 / (RESERVED_SHARE * self._rate)
+        if until - now > MAX_RETRY_S:
+            # There would be no end to the queue of clients that do not wait for their turn.
+            return MAX_RETRY_S / 2 * (1 + self._random())
+        self._reserved_until[within_share] = until
+        return until - now

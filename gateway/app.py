@@ -17,15 +17,17 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, WebSocketRoute
 
 from gateway import metrics
+from gateway.addresses import Proxies
 from gateway.admission import Admission
 from gateway.auth import Authenticator
+from gateway.connections import MAX_RESERVED, Connections
 from gateway.feed.feed import Feed
 from gateway.hub import Hub
 from gateway.operations.gateway_report import GatewayReport
 from gateway.operations.live_page import LivePage
 from gateway.operations.metrics_server import readiness
 from gateway.operations.probes import Probes
-from gateway.origins import origin_allowed
+from gateway.origins import Hosts, normal_origin, origin_allowed
 from gateway.rate_limits import RateLimits
 from gateway.streams.log_fields import error_fields
 from gateway.streams.quota import Limits
@@ -33,6 +35,7 @@ from gateway.submissions import Submissions
 from gateway.timer_wheel import STEP_S, TimerWheel
 from gateway.transports import static, websocket_endpoint
 from gateway.transports.authentication import TokenCheck
+from gateway.transports.gate import Gate
 from gateway.transports.http_api import HttpApi
 from gateway.transports.websocket_endpoint import WebSocketEndpoint
 from gateway.transports.widget_files import widget_routes
@@ -40,14 +43,17 @@ from gateway.transports.widget_files import widget_routes
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from starlette.types import ASGIApp
+
     from gateway.settings import GatewaySettings
     from gateway.streams.store.store import Store
+    from gateway.transports.client_transport import ClientTransport
     from gateway.transports.websocket import Connection
 
 logger = logging.getLogger(__name__)
 
-SPARE_FILES: Final = 64
-"""Open files that are not for sockets: the store, requests, and connections that are rejected."""
+SPARE_FILES: Final = 64 + MAX_RESERVED
+"""Open files that are not for clients within the limits: the store, the metrics port, and reserved connections."""
 
 
 class Gateway:
@@ -68,8 +74,12 @@ class Gateway:
         self._timers: TimerWheel[Connection] = TimerWheel(time.monotonic())
         self.hub = Hub()
         self.feed = Feed(store, self.hub, settings.memory << 20)
+        self.proxies = Proxies(settings.proxies)
+        self.hosts = Hosts(None if settings.key is not None else (settings.host, *settings.hosts))
+        max_connections = settings.sockets or max_sockets()
+        self.tcp_connections: Connections[ClientTransport] = Connections(max_connections, settings.sockets_per_address)
         self.admission = Admission(
-            max_connections=settings.sockets or max_sockets(),
+            max_connections=max_connections,
             max_per_address=settings.sockets_per_address,
             rate=settings.accepts,
             random=random.random,
@@ -110,7 +120,8 @@ class Gateway:
             operator_token=token.get_secret_value() if token is not None else None,
             metrics_port=settings.metrics_port,
             killable=lambda: self.killable,
-            allows=self.allows,
+            own_page=self.is_own_page,
+            hosts=Hosts((settings.host, *settings.hosts)),
         )
         self._report = GatewayReport(
             store=store,
@@ -162,6 +173,10 @@ class Gateway:
         """Tell whether a page of this origin may connect."""
         return origin_allowed(origin, self._origins, self._own_origins)
 
+    def is_own_page(self, origin: str | None) -> bool:
+        """Tell whether a page of this origin is one that this gateway serves; `TOKENWIRE_ORIGINS` does not matter."""
+        return origin is not None and normal_origin(origin) in self._own_origins
+
     async def ready(self) -> Response:
         """Return the response of `/readyz`. Safe to cancel."""
         if self.shutting_down:
@@ -179,7 +194,24 @@ def max_sockets() -> int:
     return sys.maxsize if files == resource.RLIM_INFINITY else max(1, files - SPARE_FILES)
 
 
-def create(gateway: Gateway, settings: GatewaySettings) -> Starlette:
+def routes(gateway: Gateway, settings: GatewaySettings) -> list[Any]:
+    """Return the routes of a gateway."""
+    found: list[Any] = [
+        WebSocketRoute(websocket_endpoint.PATH, gateway.sockets.serve),
+        *gateway.api.routes(),
+        *gateway.probes.routes(),
+        *widget_routes(),
+    ]
+    if settings.operator_token is not None:
+        found += LivePage(gateway.store, settings.operator_token.get_secret_value()).routes()
+    if (folder := static.folder("served/client")) is not None:
+        found.append(Mount("/client", static.Page(directory=folder)))
+    if (folder := static.folder("page")) is not None:
+        found.append(Mount("/", static.Page(directory=folder, html=True)))
+    return found
+
+
+def create(gateway: Gateway, settings: GatewaySettings) -> ASGIApp:
     """Return the ASGI application of a gateway."""
 
     @asynccontextmanager
@@ -187,24 +219,24 @@ def create(gateway: Gateway, settings: GatewaySettings) -> Starlette:
         async with gateway.run():
             yield
 
-    routes: list[Any] = [
-        WebSocketRoute(websocket_endpoint.PATH, gateway.sockets.serve),
-        *gateway.api.routes(),
-        *gateway.probes.routes(),
-        *widget_routes(),
-    ]
-    if settings.operator_token is not None:
-        routes += LivePage(gateway.store, settings.operator_token.get_secret_value()).routes()
-    if (folder := static.folder("served/client")) is not None:
-        routes.append(Mount("/client", static.Page(directory=folder)))
-    if (folder := static.folder("page")) is not None:
-        routes.append(Mount("/", static.Page(directory=folder, html=True)))
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(settings.origins),
         allow_methods=["GET", "POST"],
-        allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
-        expose_headers=["retry-after"],
+        allow_headers=[
+            *(
+                "authorization",
+                "content-type",
+                "idempotency-key",
+                "last-event-id",
+                "traceparent",
+                "tracestate",
+                "baggage",
+            )
+        ],
+        expose_headers=["retry-after", "www-authenticate"],
         max_age=600,
     )
-    return Starlette(routes=routes, middleware=[cors], lifespan=lifespan)
+    pages = Starlette(routes=routes(gateway, settings), middleware=[cors], lifespan=lifespan)
+    application = gateway.sockets.in_front_of(pages)
+    return Gate(application, admission=gateway.admission, proxies=gateway.proxies, hosts=gateway.hosts)

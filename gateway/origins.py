@@ -1,8 +1,14 @@
-"""Origins of web pages (RFC 6454): their normal form, and which may connect."""
+"""Names of web servers, and which are allowed: origins of pages (RFC 6454), `Host` headers (RFC 9110, section 7.2)."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from gateway.addresses import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def origin_allowed(origin: str | None, allowed: tuple[str, ...], own: tuple[str, ...]) -> bool:
@@ -31,3 +37,37 @@ def normal_origin(origin: str) -> str | None:
     if port is None or port == {"http": 80, "https": 443}[parts.scheme.lower()]:
         return f"{parts.scheme.lower()}://{host}"
     return f"{parts.scheme.lower()}://{host}:{port}"
+
+
+def host_name(host: str) -> str | None:
+    """Return the name or address in a `Host` header, without port and brackets. None if it is not valid."""
+    try:
+        parts = urlsplit(f"//{host}")
+        _ = parts.port
+    except ValueError:
+        return None
+    if not parts.hostname or parts.path or parts.query or parts.fragment or parts.username is not None:
+        return None
+    return parts.hostname.rstrip(".")
+
+
+class Hosts:
+    """The names under which clients may address this gateway.
+
+    A page whose name an attacker's DNS server points to this gateway's address ("DNS rebinding") is of the same origin
+    for its browser. Only the name in `Host` shows that it is a foreign page.
+    """
+
+    def __init__(self, names: Iterable[str] | None) -> None:
+        """`names`: names and addresses besides those of loopback. None allows every name: a token decides."""
+        self._names = None if names is None else {name for name in map(host_name, names) if name is not None}
+
+    def allows(self, host: str | None, address: str | None = None) -> bool:
+        """Tell whether a request may have this `Host`; None for a request of HTTP/1.0 without one.
+
+        `address`: the address of this machine at which it arrived. A name that is an address cannot be rebound.
+        """
+        if self._names is None or host is None:
+            return True
+        name = host_name(host)
+        return name is not None and (name == "localhost" or is_loopback(name) or name in self._names or name == address)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from gateway.origins import normal_origin
+from gateway.origins import host_name, normal_origin
 from gateway.streams.settings import Duration, ProcessSettings, read_secret_file
 
 MIN_TOKEN_BYTES: Final = 16
@@ -32,19 +32,33 @@ class GatewaySettings(ProcessSettings):
     origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins of the web pages that may connect, separated by commas; * for every page"
     )
+    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="names in Host that are served besides loopback's and TOKENWIRE_HOST, separated by commas; only "
+        "without authentication: with a key every name is",
+    )
     proxies: str = Field(
         "",
-        description="addresses or networks of the proxies whose X-Forwarded-For is trusted, separated by commas; "
-        "* for every client",
+        description="addresses or networks of the proxies, separated by commas: the right-most address of "
+        "X-Forwarded-For that is none of them is the client's; *: every peer is a proxy, its right-most address is "
+        "the client's, so no client may reach the gateway past the proxy",
     )
     sockets_per_address: int | None = Field(
-        None, ge=1, description="connection limit of one address; unset: 256, and no limit for loopback addresses"
+        None,
+        ge=1,
+        description="connection limit of one address (IPv6: of one /64 network); unset: 256, and no limit for loopback "
+        "addresses",
     )
     sockets: int | None = Field(
-        None, ge=1, description="connection limit of one gateway process; unset: the limit of open files less 64"
+        None,
+        ge=1,
+        description="connection limit of one gateway process, HTTP requests included; unset: the limit of open files "
+        "less 96",
     )
     accepts: int = Field(
-        1000, ge=0, description="rate limit of new connections of one gateway process, a second; 0: no limit"
+        1000,
+        ge=0,
+        description="rate limit of new sockets and event streams of one gateway process, a second; 0: no limit",
     )
     requests: int = Field(
         20,
@@ -83,6 +97,17 @@ class GatewaySettings(ProcessSettings):
         if None in normal:
             raise ValueError(f"{origins[normal.index(None)]!r} is no origin such as https://example.com")
         return tuple(normal)
+
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        hosts = tuple(item.strip() for item in value.split(",") if item.strip())
+        for item in hosts:
+            if host_name(item) is None:
+                raise ValueError(f"{item!r} is no host name such as chat.example.com")
+        return hosts
 
     @field_validator("proxies")
     @classmethod

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parent.parent
 
 CORE: Final = {
+    "gateway.addresses": "tests/gateway/test_addresses.py",
     "gateway.admission": "tests/gateway/test_admission.py",
     "gateway.auth": "tests/gateway/test_auth.py",
+    "gateway.connections": "tests/gateway/test_connections.py",
+    "gateway.frame_budget": "tests/gateway/test_frame_budget.py",
     "gateway.frame_codec": "tests/gateway/test_frame_codec.py",
     "gateway.frame_batch": "tests/gateway/test_frame_batch.py",
     "gateway.drain": "tests/gateway/test_drain.py",

@@ -10,7 +10,7 @@ import pytest
 from starlette.routing import Route, WebSocketRoute
 
 from gateway import history_replica, wire
-from gateway.app import Gateway, create
+from gateway.app import Gateway, routes
 from gateway.cli.settings import Settings, load
 from gateway.streams import history_log, log_entries
 from gateway.streams.store.store import open_store
@@ -120,13 +120,13 @@ async def test_protocol_documents_every_route() -> None:
     store = await open_store("memory://")
     try:
         settings = load({"operator_token": "x" * 16})
-        routes = create(Gateway(settings, store, 8000, None), settings).routes
+        listed = routes(Gateway(settings, store, 8000, None), settings)
     finally:
         await store.close()
     # Names of path parameters may differ.
     page = re.sub(r"\{\w+\}", "{}", PROTOCOL)
     missing = []
-    for route in routes:
+    for route in listed:
         if isinstance(route, (Route, WebSocketRoute)):
             path = re.escape(re.sub(r"\{\w+\}", "{}", route.path))
             posted = isinstance(route, Route) and "POST" in (route.methods or ())

@@ -92,6 +92,59 @@ def test_a_worker_starts_without_an_http_server() -> None:
     assert loaded.stdout.strip() == "[]"
 
 
+TRANSPORT_METHODS: Final = ("writelines", "write_eof", "pause_reading", "resume_reading", "set_write_buffer_limits")
+"""Methods of a transport that raise under uvloop when it is closed, as `write` does."""
+
+OWN_WRAPPERS: Final = ("safe_writes", "super")
+
+
+def unsafe_calls(source: str) -> list[str]:
+    """Return the uses of a transport's methods, as lines and expressions, that do not go through `safe_writes`."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            owner = ast.unparse(node.value)
+            is_transport = "transport" in owner.lower() or owner.lower().endswith("writer")
+            if owner not in OWN_WRAPPERS and (
+                node.attr in TRANSPORT_METHODS or (node.attr == "write" and is_transport)
+            ):
+                found.append(f"{node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+@pytest.mark.parametrize("package", ["gateway", "workers"])
+def test_transports_are_written_through_safe_writes(package: str) -> None:
+    """Under uvloop a call on a closed transport raises, and ends the loop or the task that made it."""
+    unsafe = {
+        str(path.relative_to(ROOT)): calls
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if path.name != "safe_writes.py" and (calls := unsafe_calls(path.read_text()))
+    }
+    assert unsafe == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "self._transport.write(b'x')",
+        "write = transport.write",
+        "writer.write(b'x')",
+        "a.b.writelines([])",
+        "loop.call_later(1, connection.resume_reading)",
+        "socket.pause_reading()",
+        "x.set_write_buffer_limits(1, 2)",
+        "self.transport.write_eof()",
+    ],
+)
+def test_unsafe_call_of_a_transport_is_detected(line: str) -> None:
+    assert unsafe_calls(line)
+
+
+@pytest.mark.parametrize("line", ["safe_writes.write(transport, b'x')", "self._socket.write(batch)", "file.write('x')"])
+def test_other_write_is_no_call_of_a_transport(line: str) -> None:
+    assert not unsafe_calls(line)
+
+
 def check_contracts(folder: Path, contract: str | None = None) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
     return subprocess.run(

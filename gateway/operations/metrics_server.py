@@ -12,7 +12,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 from starlette.responses import PlainTextResponse, Response
 
+from gateway.connections import Connections
 from gateway.streams import metrics
+from gateway.transports.http_protocol import IDLE_WITHIN_S, http_protocol
 
 if TYPE_CHECKING:
     import socket
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
 READY_WITHIN_S: Final = 1.0
 """Time in which the store has to answer a ping for the process to be ready."""
+
+
+MAX_CONNECTIONS: Final = 16
+"""Connections of the port. Beyond it the longest silent one is closed, or a connection has one short request."""
 
 
 def metrics_response() -> Response:
@@ -65,10 +71,11 @@ class MetricsServer(uvicorn.Server):
                 lifespan="off",
                 log_config=None,
                 access_log=False,
+                http=http_protocol(Connections(MAX_CONNECTIONS)),
                 ws="none",
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=16,
+                timeout_keep_alive=IDLE_WITHIN_S,
                 timeout_graceful_shutdown=1,
             )
         )

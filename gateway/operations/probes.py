@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from gateway.origins import Hosts
+
 
 class Probes:
     """The routes for load balancers, operators, and the page that demonstrates a failover."""
@@ -29,17 +31,20 @@ class Probes:
         operator_token: str | None,
         metrics_port: int | None,
         killable: Callable[[], bool],
-        allows: Callable[[str | None], bool],
+        own_page: Callable[[str | None], bool],
+        hosts: Hosts,
     ) -> None:
         """`ready` returns the response of `/readyz`. `metrics_port`: another port that serves the metrics, if any.
 
-        `killable`: the page may kill this process. `allows` tells whether a page of an origin may connect.
+        `killable`: the page may kill this process. `own_page` tells whether an origin is that of this gateway's page.
+        `hosts`: the names under which programs of this machine address the gateway.
         """
         self._ready = ready
         self._operator_token = operator_token
         self._metrics_port = metrics_port
         self._killable = killable
-        self._allows = allows
+        self._own_page = own_page
+        self._hosts = hosts
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -60,7 +65,8 @@ class Probes:
 
     async def metrics(self, request: Request) -> Response:
         """Return the metrics to operators, and to this machine if no other port serves them. Safe to cancel."""
-        if has_operator_token(request, self._operator_token) or (self._metrics_port is None and is_local(request)):
+        local = self._metrics_port is None and is_local(request) and self._hosts.allows(request.headers.get("host"))
+        if local or has_operator_token(request, self._operator_token):
             return metrics_response()
         return PlainTextResponse("metrics are for operators: see TOKENWIRE_METRICS_PORT\n", 404)
 
@@ -69,8 +75,7 @@ class Probes:
         if not self._killable():
             return Response(status_code=204)
         if request.method == "POST":
-            origin = request.headers.get("origin")
-            if origin is None or not self._allows(origin):
+            if not self._own_page(request.headers.get("origin")):
                 return error_response("forbidden", "Only the page of this gateway may kill it.")
             os.kill(os.getpid(), signal.SIGKILL)
         return JSONResponse({"gateway": os.getpid()})

@@ -9,6 +9,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
+from gateway.streams import safe_writes
+
 if TYPE_CHECKING:
     import socket
     from asyncio import StreamReader, StreamWriter
@@ -62,7 +64,7 @@ class FailoverProxy:
 async def _copy(reader: StreamReader, writer: StreamWriter) -> None:
     try:
         while chunk := await reader.read(CHUNK_BYTES):
-            writer.write(chunk)
+            safe_writes.write(writer.transport, chunk)
             await writer.drain()
     except OSError:
         pass  # one side closed

@@ -13,7 +13,8 @@ from gateway import app, wire
 from gateway.drain import DrainSchedule
 from gateway.process.collector import settle_collector
 from gateway.process.listener import BACKLOG
-from gateway.transports.uvicorn_protocol import HttpProtocol, WebSocketProtocol
+from gateway.transports.http_protocol import IDLE_WITHIN_S, http_protocol
+from gateway.transports.uvicorn_protocol import WebSocketProtocol
 
 if TYPE_CHECKING:
     import socket
@@ -39,21 +40,21 @@ class Server(uvicorn.Server):
         """`drain`: seconds of the graceful shutdown; 0 where clients have no other gateway to reconnect to."""
         super().__init__(
             uvicorn.Config(
-                gateway.sockets.in_front_of(app.create(gateway, settings)),
+                app.create(gateway, settings),
                 lifespan="on",
                 log_config=None,
                 access_log=False,
-                http=HttpProtocol,
+                http=http_protocol(gateway.tcp_connections, gateway.proxies),
                 ws=WebSocketProtocol,
                 ws_max_size=wire.MAX_FRAME_BYTES,
                 ws_per_message_deflate=False,
                 # Heartbeats and the kernel's timeouts detect a dead client without two timers for each client.
                 ws_ping_interval=None,
-                proxy_headers=bool(settings.proxies),
-                forwarded_allow_ips=settings.proxies or None,
+                # `gateway.transports.gate` does this: with `*` uvicorn believes what a client claims.
+                proxy_headers=False,
                 server_header=False,
                 timeout_graceful_shutdown=CLOSE_WITHIN_S,
-                timeout_keep_alive=30,
+                timeout_keep_alive=IDLE_WITHIN_S,
                 # uvicorn calls listen() again, with this value.
                 backlog=BACKLOG,
             )

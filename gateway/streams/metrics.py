@@ -69,3 +69,11 @@ SKIPPED: Final = Counter(
     "Entries of the store that this process could not read and skipped.",
     registry=REGISTRY,
 )
+REFUSALS: Final = Counter(
+    "tokenwire_refused_requests", "Requests refused before their route, by reason.", ["reason"], registry=REGISTRY
+)
+EVICTED: Final = Counter(
+    "tokenwire_evicted_connections",
+    "Silent connections closed to make room for newer ones.",
+    registry=REGISTRY,
+)

@@ -1,8 +1,8 @@
-"""The one adapter to undocumented parts of uvicorn's protocols: request deadlines, and access to the transport.
+"""With `http_protocol` the one adapter to undocumented parts of uvicorn's protocols: access to the transport.
 
-`OVERRIDDEN` and `ATTRIBUTES` list every method and attribute that is used here and in `gateway.process.server`. uvicorn
-does not document them, so pyproject.toml bounds its version, and tests/gateway/transports/test_uvicorn_internals.py
-checks each name: an upgrade that changes one fails there.
+`OVERRIDDEN` and `ATTRIBUTES` list every method and attribute that is used here, there and in `gateway.process.server`.
+uvicorn does not document them, so pyproject.toml bounds its version, and a test checks each name: an upgrade that
+changes one fails in tests/gateway/transports/test_uvicorn_internals.py.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from gateway.streams import safe_writes
 from gateway.streams.log_fields import error_fields
+from gateway.transports.client_transport import CONNECTION
 from gateway.transports.direct_socket import LOW_WATER_BYTES, DirectSocket
 
 if TYPE_CHECKING:
-    import asyncio
-
     from websockets.http11 import Request
+
+    from gateway.transports.client_transport import ClientTransport
+
 
 logger = logging.getLogger(__name__)
 
@@ -29,18 +31,22 @@ OVERRIDDEN: Final = {
         "connection_made",
         "data_received",
         "on_message_begin",
+        "on_url",
+        "on_header",
+        "on_headers_complete",
         "on_body",
         "on_message_complete",
+        "on_response_complete",
         "handle_websocket_upgrade",
         "connection_lost",
     ),
-    "WebSocketsSansIOProtocol": ("data_received", "handle_connect", "run_asgi"),
+    "WebSocketsSansIOProtocol": ("handle_connect", "run_asgi"),
     "Server": ("capture_signals", "on_tick", "startup", "shutdown"),
 }
 """Methods of uvicorn that subclasses of this package override."""
 
 ATTRIBUTES: Final = {
-    "HttpToolsProtocol": ("loop", "transport"),
+    "HttpToolsProtocol": ("cycle", "headers", "parser", "pipeline", "scope", "transport"),
     "WebSocketsSansIOProtocol": (
         "app",
         "close_timer",
@@ -48,9 +54,6 @@ ATTRIBUTES: Final = {
         "connections",
         "disconnected",
         "handshake_complete",
-        "handshake_initiated",
-        "queue",
-        "read_paused",
         "receive",
         "response",
         "scope",
@@ -63,86 +66,19 @@ ATTRIBUTES: Final = {
 }
 """Attributes of uvicorn that subclasses of this package use. `response` and `scope` are set by the handshake."""
 
+PRIVATE: Final = {"HttpToolsProtocol": ("_should_upgrade", "_unset_keepalive_if_required")}
+"""Private methods of uvicorn that subclasses of this package call."""
+
 TAKE_OVER: Final = "tokenwire.take_over"
 """Extension of an ASGI scope: a function that, after the handshake, returns a `DirectSocket` for the transport."""
 
-REQUEST_WITHIN_S: Final = 10.0
-"""Time from the opening of a connection, or the first byte of a request, to the end of the request."""
-
-MAX_HEAD_BYTES: Final = 65_536
-FRAMING_PER_BYTE: Final = 8
-"""Bytes of chunk headers allowed per byte of a body: what a client needs that sends chunks of one byte."""
-
-
-BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-
-
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with a deadline for each request and a limit for what is not its body."""
-
-    _deadline: asyncio.TimerHandle | None = None
-    _budget = MAX_HEAD_BYTES
-    """Bytes that the request may still send."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """See `asyncio.Protocol`."""
-        super().connection_made(transport)
-        self._start_deadline()
-
-    def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
-        self._budget -= len(data)
-        super().data_received(data)
-        if self._budget < 0:
-            self.transport.abort()
-
-    def on_message_begin(self) -> None:
-        """See `httptools.HttpRequestParser`."""
-        super().on_message_begin()
-        if self._deadline is None:
-            self._start_deadline()
-
-    def on_body(self, body: bytes) -> None:
-        """See `httptools.HttpRequestParser`."""
-        self._budget += (1 + FRAMING_PER_BYTE) * len(body)
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """See `httptools.HttpRequestParser`."""
-        self._stop_deadline()
-        self._budget = MAX_HEAD_BYTES
-        super().on_message_complete()
-
-    def handle_websocket_upgrade(self) -> None:
-        """See `HttpToolsProtocol`."""
-        self._stop_deadline()
-        super().handle_websocket_upgrade()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """See `asyncio.Protocol`."""
-        self._stop_deadline()
-        super().connection_lost(exc)
-
-    def _start_deadline(self) -> None:
-        self._deadline = self.loop.call_later(REQUEST_WITHIN_S, self.transport.abort)
-
-    def _stop_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol; after the handshake the application may take the transport over."""
+    """uvicorn's WebSocket protocol; after the handshake the application takes the transport over."""
+
+    transport: ClientTransport
 
     _taken_over = False
-
-    def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`. Unlike uvicorn, close a connection whose handshake the parser rejected."""
-        super().data_received(data)
-        if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            self.transport.write(BAD_REQUEST)
-            self.transport.close()
 
     def handle_connect(self, event: Request) -> None:
         """See `WebSocketsSansIOProtocol`."""
@@ -150,6 +86,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.response.status_code == 101:
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions[TAKE_OVER] = self.take_over
+            extensions[CONNECTION] = self.transport
 
     def take_over(self) -> DirectSocket:
         """Return a socket that replaces this protocol; raise ClientDisconnected if the client has disconnected.
@@ -165,15 +102,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.stop_keepalive()
         self._taken_over = True
         self.connections.discard(self)
-        early: list[str | bytes] = []
-        while not self.queue.empty():
-            message = self.queue.get_nowait()
-            if message["type"] == "websocket.receive":
-                early.append(message.get("text") or message.get("bytes") or "")
-        socket = DirectSocket(self.transport, self.conn, early, self.connections)
+        socket = DirectSocket(self.transport, self.conn, self.connections)
         self.transport.set_protocol(socket)
-        if self.read_paused:
-            self.transport.resume_reading()
+        safe_writes.resume_reading(self.transport)
         return socket
 
     async def run_asgi(self) -> None:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Final
 from starlette.websockets import WebSocket
 
 from gateway import frame_codec, metrics
+from gateway.frame_batch import FrameBatch
 from gateway.session import Session
 from gateway.transports.asgi_socket import AsgiSocket
+from gateway.transports.client_transport import CONNECTION
 from gateway.transports.http_api import rejection_response
 from gateway.transports.uvicorn_protocol import TAKE_OVER
 from gateway.transports.websocket import Connection
@@ -30,8 +32,12 @@ if TYPE_CHECKING:
     from gateway.rate_limits import RateLimits
     from gateway.submissions import Submissions
     from gateway.timer_wheel import TimerWheel
+    from gateway.transports.direct_socket import DirectSocket
 
 PATH: Final = "/v1/ws"
+
+SUBPROTOCOL: Final = "tokenwire"
+"""The one that is echoed to a client that offers it; a client need not offer any."""
 
 DENIAL: Final = "websocket.http.response"
 """Extension of an ASGI scope: the application may reject a handshake with an HTTP status."""
@@ -85,9 +91,14 @@ class WebSocketEndpoint:
         A rejected socket is accepted first and then closed, because browsers hide the status of a failed handshake.
         """
         address = socket.client.host if socket.client else ""
-        rejection = self._admission.accept(address, time.monotonic())
+        extensions = socket.scope.get("extensions", {})
+        beyond = extensions[CONNECTION].beyond if CONNECTION in extensions else None
+        if beyond is None:
+            rejection = self._admission.accept(address, time.monotonic())
+        else:
+            rejection = self._admission.rejection(beyond)
         if rejection is not None:
-            if rejection.shutting_down and DENIAL in socket.scope.get("extensions", {}):
+            if rejection.shutting_down and DENIAL in extensions:
                 # A proxy that gets this status tries another gateway, and the client does not notice.
                 await socket.send_denial_response(rejection_response(rejection))
                 return
@@ -100,9 +111,7 @@ class WebSocketEndpoint:
             if not self._allows(socket.headers.get("origin")):
                 await self._reject(socket, Close.FORBIDDEN_ORIGIN, "this page may not connect")
                 return
-            await socket.accept()
-            take_over = socket.scope.get("extensions", {}).get(TAKE_OVER)
-            opened = AsgiSocket(socket) if take_over is None else take_over()
+            opened = await _accept(socket)
             connection = Connection(
                 socket=opened,
                 session=Session(
@@ -133,7 +142,23 @@ class WebSocketEndpoint:
 
     async def _reject(self, socket: WebSocket, code: Close, reason: str, last: Frame | None = None) -> None:
         metrics.CLOSED.labels(str(int(code))).inc()
-        await socket.accept()
+        opened = await _accept(socket)
+        if isinstance(opened, AsgiSocket):
+            if last is not None:
+                await socket.send_text(last.body.decode())
+            await socket.close(code, reason)
+            return
+        # Taken over, so that the limits of an open socket hold for what the client still sends.
         if last is not None:
-            await socket.send_text(last.body.decode())
-        await socket.close(code, reason)
+            opened.write(FrameBatch((last,)))
+        opened.close(code, reason)
+
+
+async def _accept(socket: WebSocket) -> AsgiSocket | DirectSocket:
+    """Complete the handshake; raises ClientDisconnected of the server."""
+    await socket.accept(SUBPROTOCOL if SUBPROTOCOL in socket.scope.get("subprotocols", ()) else None)
+    take_over = socket.scope.get("extensions", {}).get(TAKE_OVER)
+    if take_over is None:
+        return AsgiSocket(socket)
+    opened: DirectSocket = take_over()
+    return opened

@@ -31,7 +31,7 @@ from gateway.auth import (
     Identity,
     KeyUnusableError,
 )
-from gateway.origins import normal_origin, origin_allowed
+from gateway.origins import Hosts, host_name, normal_origin, origin_allowed
 
 PrivateKey: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
@@ -431,3 +431,37 @@ def test_an_origin_is_normalized(origin: str, normal: str) -> None:
 def test_normalizing_an_origin_is_idempotent(text: str) -> None:
     normal = normal_origin(text)
     assert normal is None or normal_origin(normal) == normal
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("example.com", "example.com"),
+        ("Example.COM.:8000", "example.com"),
+        ("127.0.0.1:8000", "127.0.0.1"),
+        ("[::1]:8000", "::1"),
+        *((host, None) for host in ("", ":80", "a/b", "a?b", "a#b", "u@a", "a:b", "[::1", "a:99999")),
+    ],
+)
+def test_host_name_is_without_port_and_brackets(host: str, name: str | None) -> None:
+    assert host_name(host) == name
+
+
+OWN_HOSTS = Hosts(("0.0.0.0", "chat.example.com:8000", "not/valid"))
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "127.9.9.9", "[::1]", "chat.example.com", "0.0.0.0:80", None]
+)
+def test_host_of_this_machine_or_of_the_setting_is_allowed(host: str | None) -> None:
+    assert OWN_HOSTS.allows(host)
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil", "10.0.0.1", "a/b", ""])
+def test_other_host_is_refused(host: str) -> None:
+    assert not OWN_HOSTS.allows(host, "192.168.1.5")
+    assert Hosts(None).allows(host)
+
+
+def test_address_at_which_a_request_arrived_is_allowed() -> None:
+    assert OWN_HOSTS.allows("192.168.1.5:8000", "192.168.1.5")

@@ -72,6 +72,7 @@ WRONG = [
     ("processes", "0", "greater than or equal to 1"),
     ("processes", "257", "less than or equal to 256"),
     ("auth", "basic", "'none' or 'jwt'"),
+    ("hosts", "a.com,b.com/c", "'b.com/c' is no host name such as chat.example.com"),
     ("origins", "https://a.com,b.com", "'b.com' is no origin such as https://example.com"),
     ("origins", "null", "no origin such as"),
     ("sockets_per_address", "0", "greater than or equal to 1"),
@@ -340,6 +341,12 @@ def test_no_error_holds_a_secret(given: dict[str, Any], monkeypatch: pytest.Monk
 def test_settings_are_immutable() -> None:
     with pytest.raises(ValidationError):
         load({}).port = 1
+
+
+def test_hosts_are_a_list() -> None:
+    assert load({"hosts": " a.com, b.com:80 ,[::2]"}).hosts == ("a.com", "b.com:80", "[::2]")
+    assert load({"hosts": ("a.com",)}).hosts == ("a.com",)
+    assert load({"hosts": ""}).hosts == ()
 
 
 def test_origins_are_normalized() -> None:

@@ -115,7 +115,7 @@ class Proxy:
         assert self._process.poll() is None, self.log
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1.0) as probe:
-                probe.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                probe.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 return b" 200 " in probe.recv(100)
         except OSError:
             return False

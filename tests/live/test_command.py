@@ -99,9 +99,9 @@ async def test_open_streams_do_not_delay_a_shutdown(deployment: Deployment, conv
         writers = []
         for request in (
             b"",
-            b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
-            f"GET /v1/conversations/{conversation}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
-            b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            f"GET /v1/conversations/{conversation}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(),
+            b"GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
         ):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.live, pytest.mark.asyncio(loop_scope="module")]
 
 LARGE: Final = 1 << 22
 HANDSHAKE: Final = (
-    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 
@@ -140,7 +140,7 @@ async def test_transport_with_unread_response_is_not_taken_over(application: App
     loop = asyncio.get_running_loop()
     before = len(application.taken)
     with await connected(application) as client:
-        await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert await loop.sock_recv(client, 16)
         await loop.sock_sendall(client, HANDSHAKE)
         # Nothing is read here, so the response stays in the write buffer.

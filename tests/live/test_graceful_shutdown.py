@@ -177,11 +177,11 @@ async def test_client_that_never_reads_does_not_delay_shutdown(
         async with Client(conversation) as client, AsyncExitStack() as stack:
             await client.connect(gateway.socket_url)
             upgrade = (
-                b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                 b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
             )
             follow = masked({"type": "hello"}) + masked({"type": "watch", "conversation": conversation})
-            events = f"GET /v1/conversations/{conversation}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+            events = f"GET /v1/conversations/{conversation}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
             for words, then in ((upgrade, follow), (events, b""), (upgrade, b"")):
                 each = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

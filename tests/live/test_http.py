@@ -690,7 +690,7 @@ async def test_only_page_files_are_served(deployment: Deployment, path: str) -> 
     printed = len(gateway.output)
     reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rsplit(":", 1)[1]))
     try:
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         reply = await asyncio.wait_for(reader.read(), TIMEOUT_S)
     finally:
         writer.close()

@@ -53,8 +53,10 @@ async def test_connection_limit_rejects_and_keeps_existing_clients(deployment: D
                 reply = await http.get(f"{gateway.url}/v1/conversations/{conversation}/events")
                 assert reply.status_code == 503
                 assert RETRY_WHEN_FULL_S / 2 <= int(reply.headers["retry-after"]) <= RETRY_WHEN_FULL_S
-                # A request without a stream does not count as a connection.
-                assert (await http.get(f"{gateway.url}/v1/conversations/{conversation}")).status_code == 200
+                reply = await http.get(f"{gateway.url}/v1/conversations/{conversation}")
+                assert (reply.status_code, reply.headers["connection"]) == (503, "close")
+                for probe in ("healthz", "readyz"):
+                    assert (await http.get(f"{gateway.url}/{probe}")).status_code == 200
             assert gateway.counts("tokenwire_refused_total")['code="1013"'] == 10
             response = await inside[0].ask("still here?", model="fake")
             for client in inside:

@@ -18,8 +18,11 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from websockets.frames import Frame, Opcode
 
+from gateway import frame_budget
+from gateway.connections import Connections
 from gateway.frame_batch import FrameBatch
-from gateway.transports.uvicorn_protocol import TAKE_OVER, HttpProtocol, WebSocketProtocol
+from gateway.transports.http_protocol import IDLE_WITHIN_S, http_protocol
+from gateway.transports.uvicorn_protocol import TAKE_OVER, WebSocketProtocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -75,7 +78,7 @@ async def echo(socket: WebSocket) -> None:
 
 
 @asynccontextmanager
-async def served(application: Any) -> AsyncIterator[int]:
+async def served(application: Any, connections: Connections[Any] | None = None) -> AsyncIterator[int]:
     """Serve an ASGI application with the protocols of the gateway; yield the port."""
     config = uvicorn.Config(
         application,
@@ -83,12 +86,13 @@ async def served(application: Any) -> AsyncIterator[int]:
         log_config=None,
         access_log=False,
         lifespan="off",
-        http=HttpProtocol,
+        http=http_protocol(Connections(1000) if connections is None else connections),
         ws=WebSocketProtocol,
         ws_max_size=LARGEST,
         ws_per_message_deflate=False,
         ws_ping_interval=None,
         timeout_graceful_shutdown=1,
+        timeout_keep_alive=IDLE_WITHIN_S,
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server._serve())
@@ -98,6 +102,13 @@ async def served(application: Any) -> AsyncIterator[int]:
     yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     await serving
+
+
+@pytest.fixture(autouse=True)
+def no_frame_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cases send more frames at once than clients may; tests/live/test_bad_input.py reaches that limit."""
+    monkeypatch.setattr(frame_budget, "MAX_FRAMES_BEFORE_MESSAGE", 1 << 30)
+    monkeypatch.setattr(frame_budget, "MAX_BURST_FRAMES", 1 << 30)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -170,7 +181,7 @@ class Raw:
 async def client(port: int) -> AsyncIterator[Raw]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(
-        b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
     head = await reader.readuntil(b"\r\n\r\n")

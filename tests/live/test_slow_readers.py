@@ -33,7 +33,7 @@ STALLED_S = 5.0
 PIECE = "x" * 500
 
 HANDSHAKE = (
-    b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 
@@ -69,7 +69,7 @@ async def test_slow_consumers_do_not_delay_others(deployment: Deployment, conver
             await witness.connect(gateway.socket_url)
             await witness.watches()
             base = descriptors(gateway)
-            events = f"GET /v1/conversations/{conversation}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+            events = f"GET /v1/conversations/{conversation}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
             stopped: list[socket.socket] = []
             slow: list[socket.socket] = []
             for number in range(30):

@@ -15,7 +15,7 @@ import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from gateway.streams import metrics
+from gateway.streams import metrics, safe_writes
 from gateway.streams.store import redis_internals
 from gateway.streams.store.errors import is_read_only
 
@@ -255,7 +255,7 @@ class SocketConnection(asyncio.Protocol):
 
     def send(self, commands: bytes, count: int) -> None:
         """See `PipelineConnection.send`."""
-        self._transport.write(commands)
+        safe_writes.write(self._transport, commands)
 
     def abort(self) -> None:
         """See `PipelineConnection.abort`."""

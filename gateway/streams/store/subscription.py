@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import hiredis
 
+from gateway.streams import safe_writes
 from gateway.streams.store import redis_internals
 
 if TYPE_CHECKING:
@@ -102,11 +103,11 @@ class _SocketSubscription(asyncio.Protocol):
         self._transport.set_protocol(self)
 
     def subscribe(self, *channels: bytes) -> None:
-        self._transport.write(encode_command(self._commands.subscribe, *channels))
+        safe_writes.write(self._transport, encode_command(self._commands.subscribe, *channels))
 
     def unsubscribe(self, channel: bytes) -> None:
         self._unsubscribing.add(channel)
-        self._transport.write(encode_command(self._commands.unsubscribe, channel))
+        safe_writes.write(self._transport, encode_command(self._commands.unsubscribe, channel))
 
     async def close(self) -> None:
         # Without flushing: a frozen server does not read.
@@ -117,8 +118,8 @@ class _SocketSubscription(asyncio.Protocol):
         now = self._loop.time()
         if now < self._coalesce_until:
             # Messages arrive in quick succession: pause, so that the next ones are read together.
-            self._transport.pause_reading()
-            self._loop.call_later(COALESCE_S, self._transport.resume_reading)
+            safe_writes.pause_reading(self._transport)
+            self._loop.call_later(COALESCE_S, safe_writes.resume_reading, self._transport)
         self._coalesce_until = now + COALESCE_S
         reader, on_message, message_kind = self._reader, self._on_message, self._commands.message
         try:

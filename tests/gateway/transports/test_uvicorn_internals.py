@@ -12,10 +12,11 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets import http11
 
 from gateway.process import server
-from gateway.transports import uvicorn_protocol
-from gateway.transports.uvicorn_protocol import ATTRIBUTES, OVERRIDDEN
+from gateway.transports import http_protocol, uvicorn_protocol
+from gateway.transports.uvicorn_protocol import ATTRIBUTES, OVERRIDDEN, PRIVATE
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -26,7 +27,7 @@ CLASSES: Final[dict[str, type[Any]]] = {
     "Server": uvicorn.Server,
 }
 SUBCLASSES: Final[dict[str, tuple[ModuleType, type[Any]]]] = {
-    "HttpToolsProtocol": (uvicorn_protocol, uvicorn_protocol.HttpProtocol),
+    "HttpToolsProtocol": (http_protocol, http_protocol.HttpProtocol),
     "WebSocketsSansIOProtocol": (uvicorn_protocol, uvicorn_protocol.WebSocketProtocol),
     "Server": (server, server.Server),
 }
@@ -56,10 +57,21 @@ def test_overridden_method_exists_with_same_parameters(name: str, method: str) -
 
 @pytest.mark.parametrize(("name", "attribute"), [(name, each) for name in ATTRIBUTES for each in ATTRIBUTES[name]])
 def test_used_attribute_exists(name: str, attribute: str) -> None:
-    if attribute in SET_BY_HANDSHAKE:
+    if name == "WebSocketsSansIOProtocol" and attribute in SET_BY_HANDSHAKE:
         assert f"self.{attribute}" in inspect.getsource(CLASSES[name].handle_connect)
     else:
         assert hasattr(instance(name), attribute)
+
+
+@pytest.mark.parametrize(("name", "method"), [(name, each) for name in PRIVATE for each in PRIVATE[name]])
+def test_called_private_method_exists(name: str, method: str) -> None:
+    assert callable(getattr(instance(name), method))
+
+
+def test_handshake_parser_has_its_bounds_in_its_module() -> None:
+    assert http11.MAX_LINE_LENGTH == 2 * http_protocol.MAX_HEAD_BYTES
+    assert http_protocol.MAX_HEADERS == http11.MAX_NUM_HEADERS
+    assert "MAX_LINE_LENGTH" in inspect.getsource(http11.parse_line)
 
 
 def test_connections_are_those_of_the_server() -> None:
@@ -72,6 +84,8 @@ def test_websocket_parser_has_handshake_error_and_events() -> None:
     parser = instance("WebSocketsSansIOProtocol").conn
     assert parser.handshake_exc is None
     assert all(hasattr(parser, name) for name in ("receive_data", "receive_eof", "events_received", "data_to_send"))
+    # A `DirectSocket` ends the generator, which refers to the parser.
+    parser.parser.close()
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -1,0 +1,93 @@
+"""What every request passes before its route: the address of its client, its `Host`, and the connection limits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.websockets import WebSocket
+
+from gateway.transports.client_transport import CONNECTION
+from gateway.transports.http_api import error_response, rejection_response
+from gateway.transports.refusals import refused
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from gateway.addresses import Proxies
+    from gateway.admission import Admission
+    from gateway.origins import Hosts
+
+DENIAL: Final = "websocket.http.response"
+"""Extension of an ASGI scope: the application may reject a handshake with an HTTP status."""
+
+HEALTH: Final = ("/healthz", "/readyz")
+"""Paths for load balancers, which address a gateway by any name."""
+
+PROBES: Final = (*HEALTH, "/metrics")
+"""Paths that a connection beyond a limit may request."""
+
+SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+
+
+class Gate:
+    """An ASGI application in front of all others."""
+
+    def __init__(self, application: ASGIApp, *, admission: Admission, proxies: Proxies, hosts: Hosts) -> None:
+        """`hosts`: the names that requests may address. `proxies`: whose `X-Forwarded-For` is believed."""
+        self._application = application
+        self._admission = admission
+        self._proxies = proxies
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification. Safe to cancel."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._application(scope, receive, send)
+            return
+        refusal = self._check(scope)
+        if refusal is None:
+            await self._application(scope, receive, send)
+        elif scope["type"] == "http":
+            await refusal(scope, receive, send)
+        elif DENIAL in scope.get("extensions", {}):
+            await WebSocket(scope, receive, send).send_denial_response(refusal)
+        else:
+            await WebSocket(scope, receive, send).close()
+
+    def _check(self, scope: Scope) -> Response | None:
+        hosts: list[str] = []
+        forwarded: list[str] = []
+        scheme = None
+        for name, value in scope["headers"]:
+            if name == b"host":
+                hosts.append(value.decode("latin-1"))
+            elif name == b"x-forwarded-for":
+                forwarded.append(value.decode("latin-1"))
+            elif name == b"x-forwarded-proto":
+                scheme = SCHEMES.get(value.decode("latin-1").strip())
+        if len(hosts) > 1 or (not hosts and scope.get("http_version", "1.1") != "1.0"):
+            refused("host_header")
+            return error_response("bad_frame", "A request has one Host header.")
+        path = scope["path"]
+        if path not in HEALTH and not self._hosts.allows(hosts[0] if hosts else None, _host_of(scope.get("server"))):
+            refused("host")
+            return error_response("forbidden", "This host name is not served: see TOKENWIRE_HOSTS.")
+        peer = _host_of(scope.get("client"))
+        if peer is not None and self._proxies.trusts(peer):
+            client = self._proxies.client(peer, forwarded)
+            if client != peer:
+                scope["client"] = (client, 0)
+            if scheme is not None:
+                scope["scheme"] = scheme if scope["type"] == "http" else scheme.replace("http", "ws")
+        connection = scope.get("extensions", {}).get(CONNECTION)
+        if scope["type"] == "http" and path not in PROBES and connection is not None:
+            # A WebSocket is told in a frame: browsers hide the status of a handshake.
+            beyond = connection.beyond
+            if beyond is not None:
+                return rejection_response(self._admission.rejection(beyond))
+        return None
+
+
+def _host_of(address: Any) -> str | None:
+    return address[0] if address else None
