@@ -218,6 +218,20 @@ class ResponseReplica:
             return [], after
         if after == tail:
             return [], tail
+        if (
+            after is not None
+            and self.end is None
+            and self.waiting is None
+            and after.attempt == tail.attempt
+            and self._start_id.seq <= after.seq
+            and self._attempt_first <= after.seq < tail.seq
+        ):
+            # Fast path for nearly every read: the viewer has a part of the last attempt, and only text follows.
+            whole = len(self.text.data) + len(self.reasoning.data) <= limit
+            if whole or self._length(tail.seq) - self._length(after.seq) <= limit:
+                text, more = self.text.after(after.seq), self.reasoning.after(after.seq)
+                if text or more:
+                    return [frame_codec.delta(self.response, str(self._tail_bytes, "ascii"), text, more)], tail
         queued = self.queued
         assert queued is not None
         frames: list[Frame] = []
