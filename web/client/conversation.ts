@@ -51,6 +51,8 @@ export class Chat implements Conversation {
   #unansweredWatches = 0;
   #watching = false;
   #resumedTimer: ReturnType<typeof setTimeout> | undefined;
+  /** Whether a page of older messages was requested and has not arrived. */
+  #olderRequested = false;
   #messages: readonly Message[] | undefined;
   #closed = false;
 
@@ -85,6 +87,14 @@ export class Chat implements Conversation {
 
   get more(): boolean {
     return this.#transcript.more;
+  }
+
+  older(): boolean {
+    const frame = this.#transcript.older();
+    if (frame === undefined) return false;
+    this.#olderRequested = true;
+    this.#context.connection.send(frame);
+    return true;
   }
 
   get answering(): AssistantMessage | undefined {
@@ -172,6 +182,8 @@ export class Chat implements Conversation {
       yield this.#watchFrame();
     }
     yield* this.#outbox.frames();
+    const older = this.#olderRequested ? this.#transcript.older() : undefined;
+    if (older !== undefined) yield older;
   }
 
   /** The connection closed. */
@@ -227,6 +239,7 @@ export class Chat implements Conversation {
         // Frames before the answer to the last watch would be applied twice.
         if (!this.#watching) return;
     }
+    if (frame.type === "messages") this.#olderRequested = false;
     this.#transcript.fold(frame);
     if (frame.type === "message") {
       const { id, role, response } = frame.message;
@@ -352,6 +365,7 @@ export class Chat implements Conversation {
     // A temporary refusal stays in the outbox and is sent again. A quota may last for hours, so the user decides.
     if (retry_after !== undefined && code !== "quota") this.#context.connection.resendAll(retry_after);
     else if (key === undefined && code !== "bad_frame") {
+      this.#olderRequested = false;
       // While watching, only a fresh token without the right to read ends the watch. Other errors refuse a stop.
       if (!this.#watching || code === "forbidden") this.fault = { code, message };
     }

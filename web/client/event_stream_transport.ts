@@ -4,7 +4,7 @@
 import { EventStreamParser } from "./event_stream_parser.js";
 import type { KeyedRequest } from "./outbox.js";
 import { ABNORMAL_CLOSURE, type OpenTransport } from "./transport.js";
-import { type ClientFrame, Close, type Problem, type ServerFrame, type Stop, type Watch } from "./wire.js";
+import { type ClientFrame, Close, type Older, type Problem, type ServerFrame, type Stop, type Watch } from "./wire.js";
 
 /** Maximum seconds between two events of a stream. */
 const HEARTBEAT_S = 15;
@@ -103,6 +103,16 @@ export const openEventStreams: OpenTransport = (base, events, options, token, ev
     if (!stream.signal.aborted) close(ABNORMAL_CLOSURE, "");
   }
 
+  async function older({ conversation, before }: Older): Promise<void> {
+    const path = `v1/conversations/${encodeURIComponent(conversation)}/messages?before=${encodeURIComponent(before)}`;
+    const reply = await ask(path, {});
+    if (reply === null) return;
+    if (!reply.ok) return receiveError(reply, { conversation });
+    const page = (await reply.json().catch(() => null)) as ServerFrame | null;
+    if (page === null) close(ABNORMAL_CLOSURE, "");
+    else receive(page);
+  }
+
   async function post(path: string, fields: object, key?: string): Promise<Record<string, unknown> | null> {
     const headers = { "Content-Type": "application/json", ...(key === undefined ? {} : { "Idempotency-Key": key }) };
     const reply = await ask(path, { method: "POST", headers, body: JSON.stringify(fields) });
@@ -145,6 +155,9 @@ export const openEventStreams: OpenTransport = (base, events, options, token, ev
           break;
         case "watch":
           void watch(frame);
+          break;
+        case "older":
+          void older(frame);
           break;
         case "unwatch":
           unwatch(frame.conversation);

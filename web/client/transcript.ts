@@ -21,6 +21,10 @@ export interface SavedTranscript {
   replacements: Record<string, string>;
   /** Whether the server has older messages than those shown. */
   more: boolean;
+  /** What requests the page of messages before those shown. */
+  earlier?: string | undefined;
+  /** Ids of shown messages that replace a response that is in an older page, by the response's id. */
+  unplaced?: Record<string, string>;
 }
 
 type Change = { -readonly [Field in keyof AssistantMessage]?: AssistantMessage[Field] | undefined };
@@ -56,6 +60,12 @@ export class Transcript {
   /** Whether the server has older messages than those shown. */
   get more(): boolean {
     return this.#saved.more;
+  }
+
+  /** Return the request for the page of messages before those shown; undefined if there is none. */
+  older(): wire.Older | undefined {
+    const { earlier } = this.#saved;
+    return earlier === undefined ? undefined : { type: "older", conversation: this.conversation, before: earlier };
   }
 
   /** Return the messages to show, in order. */
@@ -111,6 +121,9 @@ export class Transcript {
       case "snapshot":
         this.#restart(frame);
         break;
+      case "messages":
+        if (frame.before === this.#saved.earlier) this.#prepend(frame);
+        break;
       case "message":
         this.#saved.cursor = frame.cursor;
         this.#addMessage(frame.message);
@@ -123,7 +136,7 @@ export class Transcript {
   #restart(frame: wire.Snapshot): void {
     // Texts and revisions carry over, so that views do not render unchanged messages again.
     this.#before = this.#saved.messages;
-    this.#saved = blank(frame.cursor, frame.more);
+    this.#saved = blank(frame.cursor, frame.more, frame.earlier);
     this.damaged = false;
     for (const message of frame.messages) this.#addMessage(message);
     for (const { response, cursor, state, model, attempt, text, reasoning = "", ...placement } of frame.responses) {
@@ -131,6 +144,21 @@ export class Transcript {
       this.#open(response, placement, { state, model, attempt, text, reasoning });
     }
     this.#before = {};
+  }
+
+  /** Show a page of older messages before the others. */
+  #prepend({ messages, more = false, earlier }: wire.Messages): void {
+    const { shown, unplaced = {} } = this.#saved;
+    Object.assign(this.#saved, { more, earlier, shown: [] });
+    for (const message of messages) this.#addMessage(message);
+    for (const [replaced, by] of Object.entries(unplaced)) {
+      const answer = this.answer(replaced);
+      if (answer === undefined) continue;
+      const hidden = [replaced, ...(this.message(by)?.role === "user" ? [answer.repliesTo] : [])];
+      this.#saved.shown = this.#saved.shown.filter((id) => !hidden.includes(id));
+      this.#saved.replacements[replaced] = by;
+    }
+    this.#saved.shown.push(...shown);
   }
 
   /** Add a message of the history. */
@@ -172,8 +200,9 @@ export class Transcript {
       if (frame.cursor !== undefined) cursors[response] = frame.cursor;
     } else if (type === "start") {
       const { model, attempt, cursor } = frame;
-      // The server sends each attempt from its start, so a second start of the same attempt repeats its text.
-      const repeated = before?.attempt === attempt && { text: "", reasoning: "" };
+      // The server sends each attempt from its start, so a second start of the same attempt repeats its text. A start
+      // with the cursor of the frame before it follows a reset, which had the text.
+      const repeated = before?.attempt === attempt && cursors[response] !== cursor && { text: "", reasoning: "" };
       // A new attempt is `recovering` until its first text, as on the server.
       this.#open(response, frame, {
         state: attempt > 1 ? "recovering" : "running",
@@ -248,6 +277,8 @@ export class Transcript {
   #place(id: string, { replies_to, replaces }: Placement): void {
     if (replaces !== undefined && this.#replace(id, replaces)) return;
     const { shown } = this.#saved;
+    if (replaces !== undefined && this.message(replaces) === undefined)
+      this.#saved.unplaced = { ...this.#saved.unplaced, [replaces]: id };
     let index = replies_to === undefined ? -1 : shown.indexOf(replies_to);
     if (index === -1) index = shown.length;
     // After the existing answers to the question.
@@ -282,8 +313,8 @@ export class Transcript {
   }
 }
 
-function blank(cursor: string | null, more = false): SavedTranscript {
-  return { cursor, cursors: {}, messages: {}, shown: [], replacements: {}, more };
+function blank(cursor: string | null, more = false, earlier?: string): SavedTranscript {
+  return { cursor, cursors: {}, messages: {}, shown: [], replacements: {}, more, earlier };
 }
 
 /** Return the changes of an end, or of a settled message. */

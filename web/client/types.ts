@@ -198,6 +198,8 @@ export interface Conversation extends AsyncIterable<readonly Message[]> {
   readonly known: boolean;
   /** Whether there are older messages than those in `messages`. */
   readonly more: boolean;
+  /** Request a page of older messages, which then stand before the others. Return false if there are none. */
+  older(): boolean;
   /** The first answer without an end, which `stop()` stops; show a stop button while there is one. */
   readonly answering: AssistantMessage | undefined;
   /** Why this conversation cannot be watched, or why a stop was refused; null once it is watched again. */

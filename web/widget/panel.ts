@@ -238,10 +238,11 @@ export class Panel implements ViewContext {
         ? make("div", { class: "prompts", role: "group", "aria-label": texts.suggestions }, ...prompts)
         : null,
     );
-    return new TranscriptView(this, empty, () => {
+    const changed = () => {
       this.#toEnd.hidden = this.#transcript.atEnd;
       this.#toEnd.classList.toggle("has-new", this.#transcript.hasNew);
-    });
+    };
+    return new TranscriptView(this, empty, changed, () => this.#conversation.older());
   }
 
   #show(conversation: Conversation): void {

@@ -171,7 +171,7 @@ h2 { flex: 1; min-width: 0; margin: 0; font-size: 1.0667em; font-weight: 650; le
 .log { flex: 1; min-height: 0; overflow-y: auto; overscroll-behavior: contain; padding: 20px 18px 12px; scrollbar-width: thin; scrollbar-color: var(--rule) transparent; }
 .log:focus-visible { outline-offset: -3px; border-radius: 8px; }
 ol.messages { list-style: none; margin: 0; padding: 0; display: flex; flex-direction: column; gap: 20px; }
-.older { margin: 0 0 16px; color: var(--muted); font-size: 0.8667em; text-align: center; }
+.older { display: block; margin: 0 auto 16px; }
 .empty { display: flex; flex-direction: column; justify-content: flex-end; min-height: 100%; gap: 6px; }
 .empty h3 { margin: 0; font-size: 1.5333em; line-height: 1.25; font-weight: 650; letter-spacing: -0.02em; }
 .empty > p { margin: 0; color: var(--muted); max-width: 34em; text-wrap: pretty; }

@@ -19,7 +19,7 @@ export const TEXTS = {
   copy: "Copy",
   copied: "Copied",
   toEnd: "Scroll to the latest message",
-  older: "Older messages are not shown.",
+  older: "Show earlier messages",
   reasoning: "Reasoning",
   you: "You",
   answer: "Answer",

@@ -1,7 +1,7 @@
 // The list of messages. It scrolls with new text, unless the user has scrolled up.
 
 import type { Message } from "../client/client.js";
-import { make } from "./elements.js";
+import { button, make } from "./elements.js";
 import { AnswerView, QuestionView, type ViewContext } from "./message_views.js";
 
 /** Distance from the end that counts as the end. */
@@ -11,7 +11,7 @@ export class TranscriptView {
   /** The scrolling element. */
   readonly node: HTMLElement;
   readonly #list = make("ol", { class: "messages", part: "messages" });
-  readonly #older: HTMLElement;
+  readonly #older: HTMLButtonElement;
   readonly #empty: HTMLElement;
   readonly #context: ViewContext;
   readonly #onChange: () => void;
@@ -23,12 +23,18 @@ export class TranscriptView {
   #top = 0;
   readonly #resizes = new ResizeObserver(() => this.#following && this.#updateScroll(false));
 
-  /** @param empty shown while there are no messages; `onChange` is called when `atEnd` or `hasNew` may have changed */
-  constructor(context: ViewContext, empty: HTMLElement, onChange: () => void) {
+  /**
+   * @param empty shown while there are no messages; `onChange` is called when `atEnd` or `hasNew` may have changed;
+   * `requestOlder` when the user asks for older messages
+   */
+  constructor(context: ViewContext, empty: HTMLElement, onChange: () => void, requestOlder: () => void) {
     this.#context = context;
     this.#empty = empty;
     this.#onChange = onChange;
-    this.#older = make("p", { class: "older", text: context.texts.older, hidden: true });
+    this.#older = button(context.texts.older, null, { class: "older pill", part: "older", hidden: true }, () => {
+      this.#stopFollowing();
+      requestOlder();
+    });
     const options = {
       class: "log",
       part: "log",
@@ -59,6 +65,8 @@ export class TranscriptView {
   /** Show these messages. @param known whether the content was received */
   show(messages: readonly Message[], known: boolean, more: boolean, answering: boolean): void {
     const changed = messages !== this.#shown;
+    const first = this.#list.firstElementChild;
+    const { scrollHeight, scrollTop } = this.node;
     this.#shown = messages;
     this.#older.hidden = !more;
     this.#empty.hidden = !known || messages.length > 0;
@@ -77,7 +85,11 @@ export class TranscriptView {
     });
     for (const [name, { node }] of this.#views) if (!views.has(name)) node.remove();
     this.#views = views;
-    this.#updateScroll(changed);
+    if (first?.isConnected && first !== this.#list.firstElementChild && !this.#following) {
+      // Older messages were added before what the user reads.
+      this.node.scrollTop = this.#top = scrollTop + this.node.scrollHeight - scrollHeight;
+      this.#height = this.node.scrollHeight;
+    } else this.#updateScroll(changed);
   }
 
   /** Render every answer again with the current renderer. */

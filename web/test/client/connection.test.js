@@ -441,3 +441,51 @@ describe("a conversation", () => {
     assert.match(one.conversation().id, /^c-[0-9-]{7,}$/);
   });
 });
+
+describe("older messages", () => {
+  const more = { more: true, earlier: "9-1" };
+  const page = {
+    type: "messages",
+    conversation: "c",
+    before: "9-1",
+    messages: [{ id: "m1", role: "user", text: "x" }],
+  };
+
+  test("are requested, and again after a refusal or a reconnect", async () => {
+    const conversation = client().conversation("c");
+    assert.equal(conversation.older(), false);
+    conversation.subscribe(() => {});
+    await until(() => sockets.length === 1);
+    sockets[0].accept();
+    sockets[0].receive(watching(), snapshot("c", more));
+    assert.equal(conversation.older(), true);
+    assert.deepEqual(sockets[0].sent.at(-1), { type: "older", conversation: "c", before: "9-1" });
+    sockets[0].receive({ type: "error", code: "too_fast", message: "x", conversation: "c", retry_after: 0.01 });
+    await until(() => sockets[0].types().filter((type) => type === "older").length === 2);
+    assert.equal(conversation.state.name, "live");
+    sockets[0].closed(1006);
+    await until(() => sockets.length === 2);
+    sockets[1].accept();
+    assert.deepEqual(sockets[1].types(), ["hello", "watch", "older"]);
+    sockets[1].receive(watching("c", { resumed: true }), page);
+    assert.deepEqual([conversation.messages.map(({ id }) => id), conversation.more], [["m1"], false]);
+    sockets[1].closed(1006);
+    await until(() => sockets.length === 3);
+    sockets[2].accept();
+    assert.deepEqual(sockets[2].types(), ["hello", "watch"]);
+  });
+
+  test("are not requested again after another refusal", async () => {
+    const conversation = client().conversation("c");
+    conversation.subscribe(() => {});
+    await until(() => sockets.length === 1);
+    sockets[0].accept();
+    sockets[0].receive(watching(), snapshot("c", more));
+    conversation.older();
+    sockets[0].receive({ type: "error", code: "forbidden", message: "x", conversation: "c" });
+    sockets[0].closed(1006);
+    await until(() => sockets.length === 2);
+    sockets[1].accept();
+    assert.deepEqual(sockets[1].types(), ["hello", "watch"]);
+  });
+});

@@ -619,3 +619,59 @@ describe("after a reload", () => {
     assert.deepEqual(transcriptOf(question("q", "1-7"), ...frames).watch(), { type: "watch", conversation: "c" });
   });
 });
+
+describe("older messages", () => {
+  const page = (before, messages, more = {}) =>
+    /** @type {any} */ ({ type: "messages", conversation: "c", before, messages, ...more });
+  const recent = (messages, more = {}) =>
+    /** @type {any} */ ({
+      type: "snapshot",
+      conversation: "c",
+      cursor: "9-1",
+      messages: messages.map(({ message }) => message),
+      responses: [],
+      ...more,
+    });
+  const ids = (transcript) => transcript.messages().map(({ id }) => id);
+
+  test("stand before the others, page by page", () => {
+    const transcript = transcriptOf(recent([question("q3", "9-1")], { more: true, earlier: "9-1" }));
+    assert.deepEqual(transcript.older(), { type: "older", conversation: "c", before: "9-1" });
+    const second = [question("q2", "3-1").message, settled("r2", "two", "4-1", { replies_to: "q2" }).message];
+    transcript.fold(page("9-1", second, { more: true, earlier: "3-1" }));
+    // A page that was requested twice.
+    transcript.fold(page("9-1", second, { more: true, earlier: "3-1" }));
+    assert.deepEqual([ids(transcript), transcript.more], [["q2", "r2", "q3"], true]);
+    transcript.fold(page("3-1", [question("q1", "1-1").message]));
+    assert.deepEqual([ids(transcript), transcript.more], [["q1", "q2", "r2", "q3"], false]);
+    assert.equal(transcript.older(), undefined);
+    assert.equal(transcript.watch().after, "9-1");
+  });
+
+  test("are saved, and requested after a reload", () => {
+    const transcript = transcriptOf(recent([question("q3", "9-1")], { more: true, earlier: "9-1" }));
+    const again = new Transcript("c", JSON.parse(JSON.stringify(transcript.save())));
+    again.fold(page("9-1", [question("q2", "3-1").message]));
+    assert.deepEqual(ids(again), ["q2", "q3"]);
+  });
+
+  test("do not show what a newer message replaces", () => {
+    const again = settled("r2", "better", "8-1", { replies_to: "q1", replaces: "r1" });
+    const transcript = transcriptOf(recent([again], { more: true, earlier: "8-1" }));
+    transcript.fold(
+      page("8-1", [question("q1", "1-1").message, settled("r1", "bad", "2-1", { replies_to: "q1" }).message]),
+    );
+    assert.deepEqual(ids(transcript), ["q1", "r2"]);
+    const reworded = question("q2", "8-1", "Why?", { replaces: "r1" });
+    const other = transcriptOf(recent([reworded], { more: true, earlier: "8-1" }));
+    other.fold(page("8-1", [question("q1", "1-1").message, settled("r1", "x", "2-1", { replies_to: "q1" }).message]));
+    assert.deepEqual(ids(other), ["q2"]);
+  });
+});
+
+test("a start after a reset at the same cursor keeps the text", () => {
+  const transcript = transcriptOf(question("q", "1-7"), start("r", "q"), delta("r", "ab"));
+  transcript.fold({ type: "reset", response: "r", cursor: "1-9", text: "abc", reason: "lost" });
+  transcript.fold({ ...start("r", "q"), cursor: "1-9" });
+  assert.equal(transcript.answer("r").text, "abc");
+});
