@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from opentelemetry.trace import SpanKind
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from workers.ticks import SharedTick
 
 logger = logging.getLogger(__name__)
+
+MAX_HISTORY_BYTES: Final = 32 << 20
+"""Of the history that is read for one prompt. A message that is older is not answered again."""
 
 
 class Generation:
@@ -151,7 +155,7 @@ class Generation:
         partial = ""
         if keep_text:
             partial = prompt.text_before(await response_log.read(store, job.response), claimed.start)
-        history = [value for _, value in await history_log.read(store, job.conversation, None, options.retry_timeout_s)]
+        history = await self._history(queued)
         if not partial and queued.mode == "continue" and queued.replaces is not None:
             partial = prompt.settled_text(history, queued.replaces)
             self._batch.add(log_entries.TEXT, partial)
@@ -173,6 +177,18 @@ class Generation:
             await self._fail("expired", "The message is no longer kept.", retryable=False)
             return
         await self._answer(self._writer, served, request, partial, queued.trace)
+
+    async def _history(self, queued: Queued) -> list[bytes]:
+        """Return the newest entries of the history, as many as the prompt needs."""
+        options, history, size = self._options, list[bytes](), 0
+        pieces = history_log.read_backwards(self._store, self._job.conversation, options.retry_timeout_s)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                history[:0] = [value for _, value in piece]
+                size += sum(len(value) for _, value in piece)
+                if size > MAX_HISTORY_BYTES or prompt.suffices(history, queued, options.max_prompt_characters):
+                    break
+        return history
 
     async def _answer(self, writer: Writer, served: Served, request: Request, partial: str, parent: str | None) -> None:
         attributes = {

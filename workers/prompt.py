@@ -78,6 +78,20 @@ def messages(history: Iterable[bytes], message: str, max_characters: int) -> lis
     Each question is followed by its answer, even if further questions arrived before the answer. Replaced answers and
     rephrased questions are omitted. Empty if the history does not contain `message`.
     """
+    return _newest(_exchanges(history, message), max_characters)
+
+
+def suffices(history: Sequence[bytes], queued: Queued, max_characters: int) -> bool:
+    """Tell whether a prompt is the same from these newest entries as from the whole history."""
+    if queued.mode == "continue" and queued.replaces is not None and not settled_text(history, queued.replaces):
+        return False
+    exchanges = _exchanges(history, queued.message)
+    # The oldest exchange may lack its answer here, so it must be one that is left out.
+    return len(_newest(exchanges, max_characters)) < sum(map(len, exchanges))
+
+
+def _exchanges(history: Iterable[bytes], message: str) -> list[list[Message]]:
+    """Return each question up to `message` with its answer, oldest first; see `messages`."""
     questions: dict[str, str] = {}
     answers: dict[str, str] = {}
     question_of: dict[str, str] = {}
@@ -116,7 +130,7 @@ def messages(history: Iterable[bytes], message: str, max_characters: int) -> lis
         exchanges.append(exchange)
     else:
         return []
-    return _newest(exchanges, max_characters)
+    return exchanges
 
 
 def _newest(exchanges: Sequence[Sequence[Message]], max_characters: int) -> list[Message]:

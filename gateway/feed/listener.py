@@ -6,8 +6,6 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from redis.exceptions import RedisError
-
 from gateway import metrics
 from gateway.room import HISTORY
 from gateway.streams import keys, log_entries
@@ -76,16 +74,16 @@ class Listener:
                     await subscription.closed
                     self._report_loss("connection closed")
                     pause = pause if self._health.starved else MIN_PAUSE_S
-                except RuntimeError as error:
-                    # uvloop's for a write to a connection that was lost in this moment.
+                except Exception as error:
+                    # Such as uvloop's RuntimeError for a write to a connection that was lost in this moment.
                     self._report_loss(type(error).__name__)
                 finally:
                     self._subscription = None
                     try:
                         await subscription.close()
-                    except (RedisError, OSError):
+                    except Exception as error:
                         # The connection is discarded in any case.
-                        pass
+                        logger.debug("subscription_close_failed", extra={"error": type(error).__name__})
             self._health.reset()
             await asyncio.sleep(pause)
             pause = min(pause * 2, MAX_PAUSE_S)

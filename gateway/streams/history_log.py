@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -14,13 +15,17 @@ from gateway.streams.log_entries import FIELD, MAX_ENTRIES, NONCES, HistoryId, L
 from gateway.streams.store.store import Store, milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
 MAX_AHEAD: Final = 20
 """A conversation has at most this many open responses."""
 
 OVERHEAD_BYTES: Final = 6 * 1024
 """What the store needs for one submit besides its texts; 5.7 kB were measured, 4 kB of them for a new stream."""
+
+FIRST_PIECE: Final = 32
+PIECE_BYTES: Final = 1 << 20
+"""Of one read of a history: entries of the first, and bytes of the later ones."""
 
 DAY_S: Final = 86_400.0
 """Over which the stored bytes of a conversation count."""
@@ -232,6 +237,27 @@ async def read_before(
     last = str(before.seq - 1)
     reply = await store.retry(lambda: store.client.xrevrange(keys.history(name), max=last, count=count), timeout_s)
     return entries(reply[::-1])
+
+
+async def read_backwards(
+    store: Store, name: str, timeout_s: float = 10.0
+) -> AsyncGenerator[Sequence[tuple[HistoryId, bytes]], None]:
+    """Yield the entries of a history in pieces of about `PIECE_BYTES`, the newest piece first, each oldest first.
+
+    Safe to cancel; raises StoreUnavailableError after `timeout_s` seconds for a piece.
+    """
+    last, count = "+", FIRST_PIECE
+    while True:
+        read = partial(store.client.xrevrange, keys.history(name), max=last, count=count)
+        piece = entries((await store.retry(read, timeout_s))[::-1])
+        if piece:
+            yield piece
+        if len(piece) < count:
+            return
+        # Without its second part, the id stands for all that begin with this number.
+        last = str(piece[0][0].seq - 1)
+        mean_bytes = sum(len(value) for _, value in piece) // count + 1
+        count = min(MAX_ENTRIES, max(1, PIECE_BYTES // mean_bytes))
 
 
 def entries(reply: Any) -> list[tuple[HistoryId, bytes]]:

@@ -148,12 +148,23 @@ async def live_processes(store: Store) -> list[Record]:
 async def counts(store: Store) -> dict[str, int]:
     """Return the numbers of live gateways and workers. Safe to cancel; raises StoreError, RedisError."""
     names = await _names(store)
-    found = {"gateway": 0, "worker": 0}
-    for kind in found:
-        heartbeats = [keys.heartbeat(name) for name in names if name.startswith(f"{kind}:")]
-        if heartbeats:
-            found[kind] = int(await store.client.exists(*heartbeats))
+    found = {}
+    for kind in ("gateway", "worker"):
+        named = [name for name in names if name.startswith(f"{kind}:")]
+        live = int(await store.client.exists(*(keys.heartbeat(name) for name in named))) if named else 0
+        if live < len(named):
+            # Each start of a process has a new name: without this, a process that cannot start grows the set.
+            await _forget_expired(store, named)
+        found[kind] = live
     return found
+
+
+async def _forget_expired(store: Store, names: Sequence[str]) -> None:
+    key = keys.presence()
+    live = await asyncio.gather(*(store.send_command(key, "EXISTS", keys.heartbeat(name)) for name in names))
+    expired = [name for name, exists in zip(names, live, strict=True) if not exists]
+    if expired:
+        await store.client.srem(key, *expired)
 
 
 async def _names(store: Store) -> list[str]:

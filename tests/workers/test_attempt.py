@@ -217,3 +217,12 @@ class AppendingUnderFaults(RuleBasedStateMachine):
 
 
 TestAppendingUnderFaults = AppendingUnderFaults.TestCase
+
+
+def test_entries_that_are_not_written_can_be_dropped() -> None:
+    attempt = Attempt(LogId(5, 1), LogId(NONCES + 7, 2), b"S")
+    attempt.add([b"Ta", b"Tb"])
+    attempt.appended(Append(attempt.tail, LogId(NONCES + 7, 3), [b"Ta"]))
+    attempt.drop_unwritten()
+    assert attempt.next() is None
+    assert (attempt.written, attempt.tail) == (2, LogId(NONCES + 7, 3))

@@ -321,3 +321,58 @@ def test_messages_equal_what_users_see(actions: list[tuple[str, str]], data: st.
         assert kept[-1] == user(exchange.text)
         assert kept == shown[len(shown) - len(kept) :]
         assert len(kept) == 1 or sum(len(each["content"]) for each in kept) <= max_characters
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["ask", "settle", "retry", "rephrase"]), st.integers(0, 30), st.integers(0, 40)),
+    max_size=40,
+)
+
+
+def history_of(steps: list[tuple[str, int, int]]) -> tuple[list[bytes], list[str], list[str]]:
+    """Return the entries, messages and responses of a conversation in which these things happened."""
+    entries: list[bytes] = []
+    messages: list[str] = []
+    responses: list[tuple[str, str]] = []
+    for number, (step, choice, length) in enumerate(steps):
+        response, message = f"r{number}", f"m{number}"
+        other = responses[choice % len(responses)] if responses else None
+        if step == "settle" and other is not None:
+            entries.append(settles(other[0], "a" * length))
+        elif step == "retry" and other is not None:
+            entries.append(opens(response, other[1], other[0]))
+            responses.append((response, other[1]))
+        else:
+            replaces = other[0] if step == "rephrase" and other is not None else None
+            entries += [opens(response, message, replaces), asks(message, "q" * length, replaces)]
+            messages.append(message)
+            responses.append((response, message))
+    return entries, messages, [response for response, _ in responses]
+
+
+@given(STEPS, st.integers(0, 100), st.integers(1, 60), st.data())
+def test_entries_that_suffice_give_the_prompt_of_the_whole_history(
+    steps: list[tuple[str, int, int]], max_characters: int, count: int, data: st.DataObject
+) -> None:
+    entries, messages, responses = history_of([("ask", 0, 3), *steps])
+    message = data.draw(st.sampled_from(messages))
+    replaces = data.draw(st.none() | st.sampled_from(responses))
+    queued = Queued("c", message, "default", replaces=replaces, mode="continue" if replaces else "restart")
+    newest = entries[-count:]
+    if prompt.suffices(newest, queued, max_characters):
+        assert prompt.messages(newest, message, max_characters) == prompt.messages(entries, message, max_characters)
+        if replaces is not None:
+            assert prompt.settled_text(newest, replaces) == prompt.settled_text(entries, replaces)
+
+
+def test_entries_suffice_once_an_exchange_is_left_out() -> None:
+    entries = [
+        entry for number in range(9) for entry in (opens(f"r{number}", f"m{number}"), asks(f"m{number}", "Why?"))
+    ]
+    queued = Queued("c", "m8", "default")
+    assert not prompt.suffices(entries[-4:], queued, 8)
+    assert prompt.suffices(entries[-6:], queued, 8)
+    assert not prompt.suffices(entries[:-2], queued, 8)
+    continued = Queued("c", "m8", "default", replaces="r8", mode="continue")
+    assert not prompt.suffices(entries[-6:], continued, 8)
+    assert prompt.suffices([*entries[-6:], settles("r8", "B")], continued, 8)

@@ -170,7 +170,8 @@ class Cluster:
     async def _refresh_periodically(self) -> None:
         while True:
             await asyncio.sleep(REFRESH_INTERVAL_S)
-            await self.refresh_slots()
+            # Not awaited with its result: `_refreshed` logs an exception, which must not end this task.
+            await asyncio.wait((self.schedule_refresh(),))
 
     async def subscribe(self, on_message: OnMessage, on_acknowledged: OnAcknowledged) -> Subscription:
         """Open a subscription; its channels follow their slots from node to node until it is closed. Safe to cancel."""

@@ -7,8 +7,6 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-from redis.exceptions import RedisError
-
 from gateway.streams.store.topology import ChannelPlacement, Endpoint
 
 if TYPE_CHECKING:
@@ -88,7 +86,8 @@ class ClusterSubscription:
             finally:
                 del self._subscriptions[endpoint]
                 await subscription.close()
-        except (RedisError, OSError) as error:
+        except Exception as error:
+            # Any: `settle` starts another task, and the channels of this node would be lost.
             logger.warning("cluster_subscription_failed", extra={"node": str(endpoint), "error": type(error).__name__})
         finally:
             del self._tasks[endpoint]

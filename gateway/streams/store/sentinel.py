@@ -14,6 +14,7 @@ import redis.asyncio as aioredis
 from redis.asyncio.connection import Connection, SSLConnection
 from redis.exceptions import RedisError
 
+from gateway.streams.log_fields import error_fields
 from gateway.streams.store.errors import NoPrimaryError
 from gateway.streams.store.parallel_requests import REPLY_TIMEOUT_S, ParallelRequests
 from gateway.streams.store.redis_internals import PrimaryConnection, SecurePrimaryConnection
@@ -136,6 +137,9 @@ class SentinelServer(Server):
             except (RedisError, OSError):
                 # Open connections work without a sentinel.
                 pass
+            except Exception as error:
+                # Without this task the process would not follow a failover.
+                logger.error("sentinel_check_failed", extra=error_fields(error))
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def close(self) -> None:

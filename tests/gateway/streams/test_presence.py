@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from gateway.streams import keys, presence
+from gateway.streams import keys, metrics, presence
 from gateway.streams.records import Gateway, Queue, Watched, Worker, Working
+from gateway.streams.unreadable import TALLY
 from tests.gateway.streams.steps import Conversation
 
 if TYPE_CHECKING:
@@ -125,3 +126,30 @@ async def test_queue_counts_waiting_running_and_behind(store: Store) -> None:
     await conversation.stop(first.response)
     ended = await presence.queue(store)
     assert (ended.waiting, ended.running, ended.behind) == (2, 0, 0)
+
+
+async def test_counting_forgets_processes_without_a_heartbeat(store: Store) -> None:
+    names = [f"worker:w{number}" for number in range(3)] + ["gateway:g"]
+    await store.client.sadd(keys.presence(), *names)
+    await store.client.set(keys.heartbeat("worker:w1"), b"{}")
+    assert await presence.counts(store) == {"gateway": 0, "worker": 1}
+    assert await store.client.smembers(keys.presence()) == {b"worker:w1"}
+
+
+async def test_skipped_entries_are_counted_at_once_and_logged_rarely(
+    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "HEARTBEAT_INTERVAL_S", 0.001)
+    TALLY.take()
+    for _ in range(3):
+        TALLY.add("r1")
+    before = metrics.SKIPPED._value.get()
+    beating = asyncio.create_task(presence.heartbeat_loop(store, lambda: WORKER))
+    async with asyncio.timeout(10):
+        while not any(record.getMessage() == "entries_skipped" for record in caplog.records):
+            await asyncio.sleep(0.001)
+    beating.cancel()
+    await asyncio.gather(beating, return_exceptions=True)
+    assert metrics.SKIPPED._value.get() - before == 3
+    (event,) = [vars(record) for record in caplog.records if record.getMessage() == "entries_skipped"]
+    assert (event["log"], event["entries"]) == ("r1", 3)
