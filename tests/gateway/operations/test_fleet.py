@@ -124,7 +124,7 @@ class Screen:
 QUEUED = (LogId(1, 1), log_entries.encode(log_entries.QUEUED, Queued("c1", "m1", "default")))
 STARTED = (LogId(NONCES, 2), log_entries.encode(log_entries.START, Start("default")))
 TEXT = (LogId(NONCES, 3), log_entries.TEXT + b"Hello")
-ENDED = (LogId(NONCES, 3), log_entries.encode(log_entries.END, End("complete", retryable=False)))
+ENDED = (LogId(NONCES, 4), log_entries.encode(log_entries.END, End("complete", retryable=False)))
 
 
 def room_with(hub: Hub, name: str, response: str, *entries: tuple[LogId, bytes]) -> Room:
