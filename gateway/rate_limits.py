@@ -8,9 +8,9 @@ A core module: it reads no clock; times are arguments, in seconds of any steady 
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Final
 
+from gateway.addresses import counted_as, is_loopback
 from gateway.auth import ANONYMOUS, Identity
 
 BURST_S: Final = 3.0
@@ -76,14 +76,4 @@ def subject_of(identity: Identity, address: str) -> str | None:
     if identity is not ANONYMOUS:
         # The subject's length is bounded only by the token's; a hash has one size, and its seed cannot be guessed.
         return f"subject {hash(identity.subject):x}"
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return f"address {hash(address):x}"
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped
-        else:
-            # A client has a whole /64 (RFC 6177).
-            return None if ip.is_loopback else f"address {ipaddress.ip_network((ip, 64), strict=False)}"
-    return None if ip.is_loopback else f"address {ip}"
+    return None if is_loopback(address) else f"address {counted_as(address)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
@@ -58,7 +59,8 @@ class Loader:
         self._schedule_flush = schedule_flush
         self._locks: dict[str, asyncio.Lock] = {}
         self._reads = tuple(asyncio.Semaphore(MAX_READS) for _ in range(keys.PARTITIONS))
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._background: dict[Room, asyncio.Task[bool]] = {}
+        """One task a room at most: the loads of a room follow each other, and each reads all that it needs."""
 
     async def load(self, room: Room) -> None:
         """Read all logs that a room needs. Safe to cancel: what was not read stays in `room.to_load`.
@@ -94,15 +96,20 @@ class Loader:
 
     def load_soon(self, room: Room) -> None:
         """Load a room in a background task, unless a client is already loading it for the first time."""
-        if room.to_load and room.loaded:
-            task = asyncio.create_task(self._try_to_load(room))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        if room.to_load and room.loaded and room not in self._background:
+            task = self._background[room] = asyncio.create_task(self._try_to_load(room))
+            task.add_done_callback(partial(self._loaded, room))
+
+    def _loaded(self, room: Room, task: asyncio.Task[bool]) -> None:
+        del self._background[room]
+        if not task.cancelled() and task.result():
+            # Logs that were requested after the last look at `to_load`.
+            self.load_soon(room)
 
     def is_loading(self, room: Room) -> bool:
-        """Tell whether a read for this room is running."""
+        """Tell whether a read for this room is running or about to."""
         lock = self._locks.get(room.name)
-        return lock is not None and lock.locked()
+        return room in self._background or (lock is not None and lock.locked())
 
     def forget(self, room: Room) -> None:
         """Free the lock of a room that is evicted."""
@@ -173,7 +180,8 @@ class Loader:
                 return
             cursor, count = replica.tail, _next_count(piece)
 
-    async def _try_to_load(self, room: Room) -> None:
+    async def _try_to_load(self, room: Room) -> bool:
+        """Load a room; return whether that succeeded."""
         try:
             await self.load(room)
         except LogUnreadableError:
@@ -183,6 +191,9 @@ class Loader:
             # The next reconciliation tries again. During an outage that would be an event for each room and try.
             if not self._health.is_unavailable(keys.partition_of(room.name)):
                 logger.warning("log_read_failed", extra={"conversation": room.name, "error": type(error).__name__})
+        else:
+            return True
+        return False
 
     def _report(self, room: Room, log: Log, error: Exception) -> None:
         response = log if isinstance(log, str) else None

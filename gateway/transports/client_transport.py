@@ -7,9 +7,12 @@ all of them: each connection is counted, the work of one read is bounded, and a 
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.streams import metrics, safe_writes
+from gateway.transports.send_queue import unsent_bytes
+from gateway.write_progress import WRITE_WITHIN_S, WriteProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,11 +20,10 @@ if TYPE_CHECKING:
     from gateway.addresses import Proxies
     from gateway.connections import Connections, Limit
 
+logger = logging.getLogger(__name__)
+
 READ_BYTES: Final = 16_384
 """Bytes of one read. uvloop reads 256 kB at once, of which a parser would make thousands of objects."""
-
-FLUSH_WITHIN_S: Final = 10.0
-"""Time in which a client must read what is left when its connection is closed."""
 
 LINGER_WITHIN_S: Final = 3.0
 """Time in which a client whose request was refused must close its side."""
@@ -39,7 +41,17 @@ _BUFFER: Final = memoryview(bytearray(READ_BYTES))
 class ClientTransport(asyncio.Transport, asyncio.BufferedProtocol):
     """The protocol of the event loop's transport, and the transport of the protocol of the client."""
 
-    __slots__ = ("_connections", "_deadline", "_discarded", "_protocol", "_proxies", "_read_buffer", "_transport")
+    __slots__ = (
+        "_connections",
+        "_deadline",
+        "_discarded",
+        "_progress",
+        "_progress_timer",
+        "_protocol",
+        "_proxies",
+        "_read_buffer",
+        "_transport",
+    )
 
     _transport: asyncio.Transport
 
@@ -53,6 +65,9 @@ class ClientTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._proxies = proxies
         self._read_buffer = _BUFFER
         self._deadline: asyncio.TimerHandle | None = None
+        self._progress: WriteProgress | None = None
+        """Whether the client takes what was written; None while it need not."""
+        self._progress_timer: asyncio.TimerHandle | None = None
         self._discarded: int | None = None
         """Bytes that were dropped since `linger`; None before it."""
 
@@ -82,6 +97,27 @@ class ClientTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def has_deadline(self) -> bool:
         """Whether `set_deadline` is in effect."""
         return self._deadline is not None
+
+    def require_progress(self) -> None:
+        """Abort the connection if its client stops to take what was written; see `gateway.write_progress`."""
+        if self._progress is None:
+            self._progress = WriteProgress(unsent_bytes(self._transport), asyncio.get_running_loop().time())
+            self._progress_timer = asyncio.get_running_loop().call_at(self._progress.due, self._check_progress)
+
+    def stop_requiring_progress(self) -> None:
+        """Let the client take its time: little of what was written is left."""
+        self._progress = None
+        if self._progress_timer is not None:
+            self._progress_timer.cancel()
+            self._progress_timer = None
+
+    def _check_progress(self) -> None:
+        assert self._progress is not None
+        if self._progress.stalled(unsent_bytes(self._transport), asyncio.get_running_loop().time()):
+            logger.info("slow_consumer_disconnected", extra={"after_s": WRITE_WITHIN_S})
+            self.abort()
+        else:
+            self._progress_timer = asyncio.get_running_loop().call_at(self._progress.due, self._check_progress)
 
     def linger(self) -> None:
         """Write nothing more, and close when the client has read the last of it.
@@ -155,6 +191,7 @@ class ClientTransport(asyncio.Transport, asyncio.BufferedProtocol):
         """See `asyncio.BaseProtocol`."""
         self._connections.close(self)
         self.set_deadline(None)
+        self.stop_requiring_progress()
         # The protocol refers to this object too: without this, each closed connection would leave a reference cycle.
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
@@ -185,7 +222,8 @@ class ClientTransport(asyncio.Transport, asyncio.BufferedProtocol):
         """See `asyncio.BaseTransport`."""
         if not self.is_closing():
             self._transport.close()
-            self.set_deadline(FLUSH_WITHIN_S)
+            self.set_deadline(None)
+            self.require_progress()
 
     def abort(self) -> None:
         """See `asyncio.WriteTransport`."""

@@ -172,6 +172,16 @@ class HttpProtocol(HttpToolsProtocol):
             # The parser refers to this protocol, and nothing would end the reference cycle.
             self.parser = None  # type: ignore[assignment]
 
+    def pause_writing(self) -> None:
+        """See `asyncio.Protocol`. A client that reads a response slowly is served; one that does not read is not."""
+        super().pause_writing()
+        self.transport.require_progress()
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        super().resume_writing()
+        self.transport.stop_requiring_progress()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         super().connection_lost(exc)

@@ -38,6 +38,8 @@ OVERRIDDEN: Final = {
         "on_message_complete",
         "on_response_complete",
         "handle_websocket_upgrade",
+        "pause_writing",
+        "resume_writing",
         "connection_lost",
     ),
     "WebSocketsSansIOProtocol": ("handle_connect", "run_asgi"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from gateway.feed.health import StoreHealth
@@ -76,4 +78,37 @@ async def test_failing_store_leaves_the_log_to_load(monkeypatch: pytest.MonkeyPa
     with pytest.raises(StoreUnavailableError):
         await loader.load(room)
     assert (room.to_load, room.unreadable) == ({HISTORY}, set())
+    await store.close()
+
+
+async def test_room_has_one_background_load_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, hub = await open_store("memory://"), Hub()
+    loader, room = loader_of(store, hub), hub.open("c1")
+    response = await submit(store, "c1")
+    room.loaded = True
+    reading, may_read, reads = asyncio.Event(), asyncio.Event(), 0
+
+    async def read(*_: object, **__: object) -> list[object]:
+        nonlocal reads
+        reads += 1
+        reading.set()
+        await may_read.wait()
+        return []
+
+    monkeypatch.setattr(history_log, "read", read)
+    async with asyncio.timeout(60):
+        for _ in range(100):
+            room.to_load.add(HISTORY)
+            loader.load_soon(room)
+        await reading.wait()
+        running = len(asyncio.all_tasks())
+        for _ in range(100):
+            room.to_load.add(response)
+            loader.load_soon(room)
+        assert len(asyncio.all_tasks()) == running
+        may_read.set()
+        while room.to_load or loader.is_loading(room):
+            await asyncio.sleep(0)
+    assert reads == 1
+    assert room.responses.keys() == {response}
     await store.close()
