@@ -29,7 +29,7 @@ from gateway.history_replica import MAX_SNAPSHOT_BYTES, RECONCILE_AFTER_ACTIVITY
 from gateway.hub import Hub, Tally
 from gateway.replica import MAX_PIECE_BYTES, UNKNOWN
 from gateway.response_replica import ResponseReplica
-from gateway.room import HISTORY, Log, Position, Room, Write
+from gateway.room import HISTORY, ROOM_BYTES, Log, Position, Room, Write
 from gateway.streams import keys, log_entries
 from gateway.streams.log_entries import (
     NONCES,
@@ -1142,9 +1142,10 @@ def test_cursor_beyond_replica_is_read_before_it_is_lost() -> None:
 def test_log_with_unpublished_first_entry_is_read() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [])
-    viewer = RecordingViewer()
+    viewer, fresh = RecordingViewer(), RecordingViewer()
     watch(hub, room, viewer)
     hub.apply(room, [Published(RESPONSE, str(QUEUED[0]).encode(), b"-", [])])
+    hub.subscribe(room, fresh, Position(ASKED[0], ((RESPONSE, None),)))
     hub.flush()
     assert RESPONSE in room.to_load
     viewer.kinds()
@@ -1152,6 +1153,19 @@ def test_log_with_unpublished_first_entry_is_read() -> None:
     hub.flush()
     # A reset, because a viewer without a cursor may show text: the empty replica must not count as all of it.
     assert viewer.kinds() == ["reset", "start"]
+    assert fresh.kinds() == ["start", "delta"]
+
+
+def test_memory_is_measured_and_counted_when_a_room_is_opened() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], long_log(10, 1000))
+    assert hub.held == ROOM_BYTES
+    hub.measure()
+    assert hub.held == room.size > ROOM_BYTES + 10_000
+    hub.open("c2")
+    assert hub.held == room.size + ROOM_BYTES
+    hub.open("c2")
+    assert hub.held == room.size + ROOM_BYTES
 
 
 def test_viewers_get_empty_snapshot_of_lost_history() -> None:

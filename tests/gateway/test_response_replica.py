@@ -414,6 +414,8 @@ def test_replica_belongs_to_conversation_of_its_request() -> None:
 def test_entry_of_newer_release_is_skipped() -> None:
     replica = copy_of(*LOG[:3], (LogId(FIRST, 4), b"?{}"), (LogId(FIRST, 5), log_entries.TEXT + b"!"))
     assert [frame["text"] for frame in read(replica, STARTED[0])] == ["Hello!"]
+    newer = copy_of(*LOG[:3], (LogId(FIRST, 4), b"?{}"))
+    assert newer.read(HELLO[0]) == ([], newer.tail)
 
 
 def test_settled_message_matches_log_with_same_text() -> None:
