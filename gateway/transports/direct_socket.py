@@ -148,8 +148,9 @@ class DirectSocket(asyncio.Protocol):
         if self._connection is not None:
             self._connection.connection_lost()
             self._connection = None
-        # The parser and its generator refer to each other.
+        # The parser, its generator and its exception refer to each other.
         self._parser.parser.close()
+        self._parser.parser_exc = None
 
     def _handle_events(self) -> None:
         frames = self._parser.events_received()

@@ -9,20 +9,22 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from starlette.responses import StreamingResponse
+from starlette.responses import Response
 
 from gateway import frame_codec, wire
 from gateway.frame_batch import FrameBatch
 from gateway.replica import UNKNOWN
 from gateway.streams import keys, log_entries
+from gateway.transports.client_transport import CONNECTION
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from starlette.types import Receive, Scope, Send
 
     from gateway.feed.feed import Feed
     from gateway.frame_codec import Frame
+    from gateway.transports.client_transport import ClientTransport
 
 HEADERS: Final = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -113,6 +115,12 @@ class EventStream:
         self._pending: list[Frame] = []
         self._wake = asyncio.Event()
         self._closing = False
+        self._hinted = False
+        self._disconnected = False
+        self._sent = False
+        """Whether frames were returned: what they hold is written when the next ones are asked for."""
+        self.complete = False
+        """Whether the stream has ended with the end of its response. Any other end must not look like one."""
 
     def send(self, batch: FrameBatch) -> None:
         """Send frames; see `gateway.room.Viewer`. Writing is paused until they are sent (backpressure)."""
@@ -129,26 +137,35 @@ class EventStream:
         self._closing = True
         self._wake.set()
 
-    async def events(self) -> AsyncIterator[bytes]:
-        """Yield the stream until the response ends, the token expires or the gateway shuts down. Safe to cancel."""
-        while not self._closing:
+    def disconnected(self) -> None:
+        """End the stream: the client has disconnected."""
+        self._disconnected = True
+        self._wake.set()
+
+    async def next(self) -> bytes | None:
+        """Return what to write next; None at the end, see `complete`. Safe to cancel."""
+        while not self._disconnected and not self.complete:
+            if self._closing:
+                if self._hinted:
+                    return None
+                self._hinted = True
+                # Spreads the reconnects; not a secret.
+                return b"retry: %d\n\n" % random.randint(0, RECONNECT_WITHIN_MS)  # noqa: S311
+            if self._sent:
+                self._sent = False
+                self._feed.resume(self)
             try:
                 async with asyncio.timeout(min(KEEP_ALIVE_S, max(0.0, self._expires - time.time()))):
                     await self._wake.wait()
             except TimeoutError:
-                if time.time() >= self._expires:
-                    return
-                yield b":\n\n"
-                continue
+                return None if time.time() >= self._expires else b":\n\n"
             self._wake.clear()
             frames, self._pending = self._pending, []
+            self._sent = True
             if frames:
-                yield b"".join(self._event(frame) for frame in frames)
-            if self._cursors is None and any(frame.type == "end" for frame in frames):
-                return
-            self._feed.resume(self)
-        # Spreads the reconnects; not a secret.
-        yield b"retry: %d\n\n" % random.randint(0, RECONNECT_WITHIN_MS)  # noqa: S311
+                self.complete = self._cursors is None and any(frame.type == "end" for frame in frames)
+                return b"".join([self._event(frame) for frame in frames])
+        return None
 
     def _event(self, frame: Frame) -> bytes:
         if self._cursors is None:
@@ -160,21 +177,50 @@ class EventStream:
         return b"%bdata: %b\n\n" % (head, frame.body)
 
 
-class EventResponse(StreamingResponse):
-    """The HTTP response of an event stream."""
+class EventResponse(Response):
+    """The HTTP response of an event stream.
+
+    Starlette's streaming response leaves a reference cycle with everything that the stream holds when a client
+    disconnects: a snapshot would be kept until the next garbage collection.
+    """
 
     def __init__(self, stream: EventStream, ended: Callable[[], None]) -> None:
         """`ended` is called once, at the end of the response."""
-        super().__init__(stream.events(), headers=HEADERS)
+        super().__init__(headers=HEADERS)
+        del self.headers["content-length"]
+        self._stream = stream
         self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response; see the ASGI specification. Safe to cancel."""
+        """Send the response; see the ASGI specification. Safe to cancel.
+
+        A clean end of the body means the end of the answer to many clients, so a stream that ends before it is cut off,
+        where the server gives access to the connection.
+        """
+        stream = self._stream
+        watch = asyncio.create_task(_wait_for_disconnect(receive, stream))
         try:
-            await super().__call__(scope, receive, send)
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            while (body := await stream.next()) is not None:
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+            connection: ClientTransport | None = scope.get("extensions", {}).get(CONNECTION)
+            if stream.complete or connection is None:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            else:
+                connection.close()
+                await watch
+        except OSError:
+            # From ASGI 2.4 on a server may raise it when the client has disconnected.
+            pass
         finally:
-            # Not in the generator: if the client disconnects before the first event, it never runs.
+            watch.cancel()
             self._ended()
+
+
+async def _wait_for_disconnect(receive: Receive, stream: EventStream) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    stream.disconnected()
 
 
 def parse_response_cursor(text: str | None) -> log_entries.LogId | None:

@@ -198,7 +198,7 @@ class HttpApi:
         if isinstance(authorized, Response):
             return authorized
         identity, name = authorized
-        cursors = StreamCursors.parse(request.headers.get("last-event-id"))
+        cursors = StreamCursors.parse(_last_event_id(request))
         if cursors is None:
             return error_response("bad_frame", "The event id has a name that is not the id of a response.")
 
@@ -224,7 +224,7 @@ class HttpApi:
             name = await self._submissions.conversation(response)
             if name is None or not identity.opens(name):
                 return error_response("not_found", "There is no such response.")
-            last = request.headers.get("last-event-id")
+            last = _last_event_id(request)
             room = await self._feed.open(name, {response: last or ""})
             after = parse_response_cursor(last)
             replica = room.responses.get(response)
@@ -272,6 +272,11 @@ class HttpApi:
 
         metrics.EVENT_STREAMS.inc()
         return EventResponse(stream, ended)
+
+
+def _last_event_id(request: Request) -> str | None:
+    """Return the cursor of a client; those that cannot set a header have it in the query."""
+    return request.headers.get("last-event-id") or request.query_params.get("lastEventId")
 
 
 def _subject_of(request: Request, identity: Identity) -> str | None:

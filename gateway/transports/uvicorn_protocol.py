@@ -37,6 +37,8 @@ OVERRIDDEN: Final = {
         "on_body",
         "on_message_complete",
         "on_response_complete",
+        "pause_writing",
+        "resume_writing",
         "handle_websocket_upgrade",
         "pause_writing",
         "resume_writing",
@@ -119,5 +121,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         except Exception as error:
             logger.error("websocket_failed", extra=error_fields(error))
             self.send_500_response()
+        # They refer to this protocol, which refers to the scope.
+        self.scope["extensions"].clear()
         if not self._taken_over and self.close_timer is None:
             transport.close()

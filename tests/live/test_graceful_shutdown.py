@@ -50,14 +50,16 @@ class EventReader:
     async def read(self) -> None:
         async with self._http.stream("GET", self._url) as reply:
             assert reply.status_code == 200
-            async for line in reply.aiter_lines():
-                field, _, value = line.partition(": ")
-                if field == "data":
-                    self.events.append(json.loads(value))
-                elif field == "id":
-                    self.id = value
-                elif field == "retry":
-                    self.retry = int(value)
+            # A stream that is cut off has no end of its body.
+            with pytest.raises(httpx2.RemoteProtocolError):  # noqa: PT012
+                async for line in reply.aiter_lines():
+                    field, _, value = line.partition(": ")
+                    if field == "data":
+                        self.events.append(json.loads(value))
+                    elif field == "id":
+                        self.id = value
+                    elif field == "retry":
+                        self.retry = int(value)
         self.ended = time.monotonic()
 
 

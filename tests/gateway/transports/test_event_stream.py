@@ -6,18 +6,22 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
-from starlette.requests import ClientDisconnect
 
+from gateway import frame_codec, wire
 from gateway.feed.feed import Feed
 from gateway.frame_batch import FrameBatch
 from gateway.frame_codec import HEARTBEAT_FRAME
 from gateway.hub import Hub
 from gateway.replica import UNKNOWN
+from gateway.transports.client_transport import CONNECTION
 from gateway.transports.event_stream import EventResponse, EventStream, StreamCursors
 
 if TYPE_CHECKING:
     from starlette.types import Message
+
+    from gateway.frame_codec import Frame
 
 
 def stream() -> EventStream:
@@ -25,12 +29,10 @@ def stream() -> EventStream:
     return EventStream(Feed(store, Hub(), 0), None, math.inf)
 
 
-# Starlette raises the server's error; from ASGI 2.4 on it raises ClientDisconnect.
-@pytest.mark.parametrize(("version", "error"), [("2.3", OSError), ("2.4", ClientDisconnect)])
+@pytest.mark.parametrize("raises", [False, True])
 @pytest.mark.parametrize("pending", [False, True])
-async def test_stream_ends_when_client_disconnects_before_it_starts(
-    version: str, error: type[Exception], *, pending: bool
-) -> None:
+async def test_stream_ends_when_client_disconnects_before_it_starts(*, raises: bool, pending: bool) -> None:
+    """From ASGI 2.4 on a server may raise an OSError; others ignore what is sent."""
     ended: list[bool] = []
     events = stream()
     if pending:
@@ -40,16 +42,69 @@ async def test_stream_ends_when_client_disconnects_before_it_starts(
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
-        if message["type"] == "http.response.body":
+        if message["type"] == "http.response.body" and raises:
             raise OSError
 
     response = EventResponse(events, lambda: ended.append(True))
-    events.close_for_restart()
-    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": version}}
     async with asyncio.timeout(60):
-        with pytest.raises(error):
-            await response(scope, receive, send)
+        await response({"type": "http"}, receive, send)
     assert ended == [True]
+
+
+class Recorded:
+    """A client of an event stream, and its connection, that record what happens."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self.closed = asyncio.Event()
+
+    def close(self) -> None:
+        self.closed.set()
+
+    async def receive(self) -> Message:
+        await self.closed.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+
+@pytest.mark.parametrize("expires", [math.inf, 0.0], ids=["restart", "token-expired"])
+async def test_stream_that_ends_before_its_answer_is_cut_off(expires: float) -> None:
+    """A clean end of the body means the end of the answer to many clients."""
+    client = Recorded()
+    store: Any = None
+    events = EventStream(Feed(store, Hub(), 0), None, expires)
+    if expires:
+        events.close_for_restart()
+    async with asyncio.timeout(60):
+        await EventResponse(events, lambda: None)(
+            {"type": "http", "extensions": {CONNECTION: client}}, client.receive, client.send
+        )
+    assert client.closed.is_set()
+    assert [message.get("more_body") for message in client.sent[1:]] == [True] * (expires > 0)
+
+
+def head(frame: Frame) -> bytes:
+    return b"id: %b\n" % frame.cursor.encode() if frame.cursor else b""
+
+
+async def test_stream_that_ends_with_its_answer_ends_cleanly_in_one_write() -> None:
+    client = Recorded()
+    events = stream()
+    frames = [
+        frame_codec.encode(wire.Delta(response=NAME, cursor="1-2", text=msgspec.Raw(b'"all"'))),
+        frame_codec.encode(wire.End(conversation="c", response=NAME, cursor="1-3", reason="complete")),
+    ]
+    events.send(FrameBatch(tuple(frames)))
+    async with asyncio.timeout(60):
+        await EventResponse(events, lambda: None)(
+            {"type": "http", "extensions": {CONNECTION: client}}, client.receive, client.send
+        )
+    assert not client.closed.is_set()
+    bodies = [message["body"] for message in client.sent[1:]]
+    assert bodies == [b"".join(b"%bdata: %b\n\n" % (head(frame), frame.body) for frame in frames), b""]
+    assert client.sent[-1]["more_body"] is False
 
 
 NAME = "r15" + "0" * 16
