@@ -151,16 +151,6 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.silent()
         super().on_response_complete()
 
-    def pause_writing(self) -> None:
-        """See `asyncio.BaseProtocol`."""
-        super().pause_writing()
-        self.transport.watch_progress()
-
-    def resume_writing(self) -> None:
-        """See `asyncio.BaseProtocol`."""
-        super().resume_writing()
-        self.transport.unwatch_progress()
-
     def handle_websocket_upgrade(self) -> None:
         """See `HttpToolsProtocol`. Refuse all but version 13 over HTTP/1.1 (RFC 6455, section 4.2)."""
         versions = [value for name, value in self.headers if name == b"sec-websocket-version"]

@@ -37,8 +37,6 @@ OVERRIDDEN: Final = {
         "on_body",
         "on_message_complete",
         "on_response_complete",
-        "pause_writing",
-        "resume_writing",
         "handle_websocket_upgrade",
         "pause_writing",
         "resume_writing",
