@@ -454,6 +454,18 @@ async def test_frames_are_counted_of_any_kind(guarded: GuardedGateway, token: st
         assert await opened.closed() == wire.Close.TOO_FAST
 
 
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [("tokenwire", b"tokenwire"), ("chat, tokenwire", b"tokenwire"), ("chat", None), (None, None)],
+)
+async def test_known_subprotocol_is_echoed(guarded: GuardedGateway, offered: str | None, chosen: bytes | None) -> None:
+    async with tcp(guarded) as (reader, writer):
+        writer.write(handshake(*([f"Sec-WebSocket-Protocol: {offered}"] if offered else [])))
+        lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+    found = [line.partition(b": ")[2] for line in lines if line.startswith(b"sec-websocket-protocol")]
+    assert found == ([chosen] if chosen else [])
+
+
 async def test_frames_of_a_rejected_socket_are_not_parsed_without_end(guarded: GuardedGateway) -> None:
     """A socket beyond a connection limit gets its close frame; what it sends meanwhile is limited like any other's."""
     async with AsyncExitStack() as stack:

@@ -1,0 +1,155 @@
+"""What every request passes before its route: one `Host` that is served, its client's address, connection limits."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from gateway.addresses import Proxies
+from gateway.admission import Admission
+from gateway.connections import Limit
+from gateway.origins import Hosts
+from gateway.streams.log_throttle import LogThrottle
+from gateway.transports import refusals
+from gateway.transports.client_transport import CONNECTION
+from gateway.transports.gate import DENIAL, PROBES, Gate
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
+
+LOCAL: Final = Hosts(("127.0.0.1", "chat.example.com"))
+
+
+class Connection:
+    """A connection that is beyond a limit, or none."""
+
+    def __init__(self, beyond: Limit | None) -> None:
+        self.beyond = beyond
+
+
+class Passed:
+    """An application that records the scopes that reach it."""
+
+    def __init__(self) -> None:
+        self.scopes: list[Scope] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scopes.append(scope)
+
+
+async def asked(
+    scope: dict[str, Any], *, hosts: Hosts = LOCAL, proxies: str = ""
+) -> tuple[Scope | None, list[Message]]:
+    """Return the scope that passed, or what was sent instead."""
+    passed, sent = Passed(), list[Any]()
+    full = {"type": "http", "method": "GET", "path": "/v1/ws", "headers": [], "client": ("203.0.113.9", 1), **scope}
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    admission = Admission(10, None, 0, lambda: 0.5)
+    await Gate(passed, admission=admission, proxies=Proxies(proxies), hosts=hosts)(full, receive, send)
+    return (passed.scopes[0] if passed.scopes else None), sent
+
+
+def headers(**values: str | list[str]) -> list[tuple[bytes, bytes]]:
+    return [
+        (name.replace("_", "-").encode(), each.encode())
+        for name, value in values.items()
+        for each in ([value] if isinstance(value, str) else value)
+    ]
+
+
+def status(sent: list[Message]) -> tuple[int, str]:
+    return sent[0]["status"], json.loads(sent[1]["body"])["error"]["code"]
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/conversations/c1", "/metrics", "/kill", "/live"])
+async def test_host_that_is_not_served_is_refused(path: str) -> None:
+    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example"):
+        passed, sent = await asked({"path": path, "headers": headers(host=host)})
+        assert passed is None
+        assert status(sent) == (403, "forbidden")
+    for host in ("localhost", "127.0.0.1:8000", "chat.example.com"):
+        assert (await asked({"path": path, "headers": headers(host=host)}))[0]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_load_balancers_may_use_any_host(path: str) -> None:
+    assert (await asked({"path": path, "headers": headers(host="10.1.2.3:8000")}))[0]
+
+
+async def test_any_host_is_served_where_tokens_are_needed() -> None:
+    assert (await asked({"headers": headers(host="evil.example")}, hosts=Hosts(None)))[0]
+
+
+@pytest.mark.parametrize("hosts", [LOCAL, Hosts(None)])
+@pytest.mark.parametrize("path", ["/", "/healthz"])
+async def test_request_has_one_host(path: str, hosts: Hosts) -> None:
+    for values in ([], ["localhost", "localhost"], ["localhost", "evil.example"]):
+        passed, sent = await asked({"path": path, "headers": headers(host=values)}, hosts=hosts)
+        assert passed is None
+        assert status(sent) == (400, "bad_frame")
+    assert (await asked({"path": path, "http_version": "1.0"}, hosts=hosts))[0]
+
+
+async def test_websocket_is_refused_during_its_handshake() -> None:
+    scope = {"type": "websocket", "headers": headers(host="evil.example")}
+    passed, sent = await asked({**scope, "extensions": {DENIAL: {}}})
+    assert passed is None
+    assert (sent[0]["type"], sent[0]["status"]) == ("websocket.http.response.start", 403)
+    passed, sent = await asked(scope)
+    assert passed is None
+    assert sent[0]["type"] == "websocket.close"
+
+
+async def test_client_behind_a_proxy_has_its_own_address() -> None:
+    local = headers(host="localhost", x_forwarded_for="1.1.1.1, 198.51.100.7", x_forwarded_proto="https")
+    for proxies in ("203.0.113.9", "*"):
+        passed, _ = await asked({"headers": local}, proxies=proxies)
+        assert passed is not None
+        assert (passed["client"], passed["scheme"]) == (("198.51.100.7", 0), "https")
+    passed, _ = await asked({"type": "websocket", "headers": local}, proxies="*")
+    assert passed is not None
+    assert passed["scheme"] == "wss"
+    passed, _ = await asked({"headers": local, "scheme": "http"})
+    assert passed is not None
+    assert (passed["client"], passed["scheme"]) == (("203.0.113.9", 1), "http")
+
+
+@pytest.mark.parametrize("limit", Limit)
+async def test_connection_beyond_a_limit_may_only_ask_probes(limit: Limit) -> None:
+    scope = {"headers": headers(host="localhost"), "extensions": {CONNECTION: Connection(limit)}}
+    for path in PROBES:
+        assert (await asked({**scope, "path": path}))[0]
+    passed, sent = await asked(scope)
+    assert passed is None
+    assert status(sent) == {Limit.TOTAL: (503, "overloaded"), Limit.ADDRESS: (429, "too_many")}[limit]
+    assert dict(sent[0]["headers"])[b"retry-after"] == b"8"
+    # The socket gets an error frame: browsers hide the status of a handshake.
+    assert (await asked({**scope, "type": "websocket"}))[0]
+    assert (await asked({**scope, "extensions": {CONNECTION: Connection(None)}}))[0]
+
+
+async def test_other_scopes_pass() -> None:
+    assert (await asked({"type": "lifespan"}))[0]
+
+
+def test_refusals_are_logged_at_a_bounded_rate(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "_throttle", LogThrottle())
+    with caplog.at_level(logging.WARNING):
+        for _ in range(1000):
+            refusals.refused("host")
+        refusals.refused("not_http")
+    assert [(record.message, vars(record)["reason"]) for record in caplog.records] == [
+        ("request_refused", "host"),
+        ("request_refused", "not_http"),
+    ]
