@@ -257,7 +257,8 @@ async def read_backwards(
         # Without its second part, the id stands for all that begin with this number.
         last = str(piece[0][0].seq - 1)
         mean_bytes = sum(len(value) for _, value in piece) // count + 1
-        count = min(MAX_ENTRIES, max(1, PIECE_BYTES // mean_bytes))
+        # Doubled at most: older entries may be much larger than the newest ones.
+        count = min(MAX_ENTRIES, 2 * count, max(1, PIECE_BYTES // mean_bytes))
 
 
 def entries(reply: Any) -> list[tuple[HistoryId, bytes]]:

@@ -106,17 +106,17 @@ def instructions(name: str, identifier: str) -> str:
 
 def stored_in(name: str) -> str:
     """Return the key of a counter: bytes that a conversation stored in the current day."""
-    return f"tw:{{p{partition_of(name):02d}}}:stored:conversation:{name}"
+    return f"tw:{{p{partition_of(name):02d}}}:day:c/{name}"
 
 
 def stored_by(subject: str) -> str:
     """Return the key of a counter: bytes that a subject stored in the current day."""
-    return f"tw:{{p{partition_of(subject):02d}}}:stored:subject:{subject}"
+    return f"tw:{{p{partition_of(subject):02d}}}:day:s/{subject}"
 
 
 def open_of(subject: str) -> str:
     """Return the key of a sorted set: the open responses of a subject, each with the time at which it is forgotten."""
-    return f"tw:{{p{partition_of(subject):02d}}}:open:subject:{subject}"
+    return f"tw:{{p{partition_of(subject):02d}}}:open:s/{subject}"
 
 
 def jobs(partition: int) -> str:
