@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gateway.feed.health import StoreHealth
     from gateway.hub import Hub
     from gateway.room import Log, Room
-    from gateway.streams.log_entries import HistoryId
+    from gateway.streams.log_entries import HistoryId, LogId
     from gateway.streams.store.store import Store
     from gateway.wire import Message
 
@@ -172,6 +172,12 @@ class Loader:
         cursor, count = self._hub.response_cursor(room, response), FIRST_COUNT
         if cursor is None:
             metrics.READS.labels("response").inc()
+            entries = await self._whole_response(response)
+            if entries is None:
+                room.to_load.add(response)
+            else:
+                self._hub.load_response(room, response, None, entries)
+            return
         while True:
             piece = await response_log.read(self._store, response, cursor, count=count)
             self._hub.load_response(room, response, cursor, piece)
@@ -179,6 +185,23 @@ class Loader:
             if len(piece) < count or replica is None or replica.tail == cursor:
                 return
             cursor, count = replica.tail, _next_count(piece)
+
+    async def _whole_response(self, response: str) -> list[tuple[LogId, bytes]] | None:
+        """Return the entries of a log, read in pieces; None if a failover changed it meanwhile.
+
+        They are applied together: to a replica with a part of them, a viewer that has more would seem to have lost it.
+        """
+        entries: list[tuple[LogId, bytes]] = []
+        count = FIRST_COUNT
+        while True:
+            last = entries[-1][0] if entries else None
+            piece = await response_log.read(self._store, response, last, count=count)
+            if last is not None and (not piece or piece[0][0] != last):
+                return None
+            entries += piece[1:] if last is not None else piece
+            if len(piece) < count:
+                return entries
+            count = _next_count(piece)
 
     async def _try_to_load(self, room: Room) -> bool:
         """Load a room; return whether that succeeded."""

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gateway.feed.health import StoreHealth
-from gateway.feed.loader import Loader, LogUnreadableError
+from gateway.feed.loader import FIRST_COUNT, Loader, LogUnreadableError
+from gateway.history_replica import ORIGIN
 from gateway.hub import Hub
-from gateway.room import HISTORY
-from gateway.streams import history_log, keys
+from gateway.response_replica import ResponseReplica
+from gateway.room import HISTORY, Position
+from gateway.streams import history_log, keys, log_entries, response_log
 from gateway.streams.history_log import Accepted, Submission
+from gateway.streams.log_entries import NONCES, HistoryId, LogId, Start, UserMessage
 from gateway.streams.store.errors import StoreUnavailableError
 from gateway.streams.store.store import Store, open_store
+
+if TYPE_CHECKING:
+    from gateway.frame_batch import FrameBatch
+    from gateway.room import Log, Room, Write
 
 
 async def submit(store: Store, conversation: str, key: str = "k") -> str:
@@ -27,6 +35,23 @@ async def submit(store: Store, conversation: str, key: str = "k") -> str:
 
 def loader_of(store: Store, hub: Hub) -> Loader:
     return Loader(store, hub, StoreHealth(), lambda: None)
+
+
+async def load(loader: Loader, room: Room, log: Log) -> None:
+    room.to_load.add(log)
+    await loader.load(room)
+
+
+class Viewer:
+    """A viewer that records its frames."""
+
+    direct_write: Write | None = None
+
+    def __init__(self) -> None:
+        self.frames: list[str] = []
+
+    def send(self, batch: FrameBatch) -> None:
+        self.frames += [frame.type for frame in batch]
 
 
 async def test_unreadable_response_log_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
@@ -111,4 +136,66 @@ async def test_room_has_one_background_load_at_a_time(monkeypatch: pytest.Monkey
             await asyncio.sleep(0)
     assert reads == 1
     assert room.responses.keys() == {response}
+    await store.close()
+
+
+async def test_long_logs_are_read_in_pieces_and_applied_whole() -> None:
+    """A viewer that has more than the first piece must not be reset while the rest is read."""
+    store, hub = await open_store("memory://"), Hub()
+    loader, room = loader_of(store, hub), hub.open("c1")
+    response = await submit(store, "c1")
+    start = LogId(NONCES, 2)
+    values = [log_entries.encode(log_entries.START, Start("default"))]
+    values += [log_entries.TEXT + b"x" * 100 for _ in range(5 * FIRST_COUNT)]
+    for index, value in enumerate(values):
+        entry = LogId(start.attempt, start.seq + index)
+        await store.client.xadd(keys.log(response), {log_entries.FIELD: value}, id=str(entry))
+    last = LogId(start.attempt, len(values) + 1)
+    await load(loader, room, HISTORY)
+    assert room.responses[response].tail == last
+    hub.subscribe(room, viewer := Viewer(), Position(room.history.tail, ((response, last),)))
+    # The replica is built anew, and from a tail in its middle.
+    del room.responses[response]
+    await load(loader, room, response)
+    hub.flush()
+    assert (viewer.frames, room.responses[response].tail) == ([], last)
+    replica = ResponseReplica(response)
+    replica.extend(None, (await response_log.read(store, response))[:3])
+    room.responses[response] = replica
+    await load(loader, room, response)
+    assert replica.tail == last
+    for seq in range(3, 3 * FIRST_COUNT):
+        value = log_entries.encode(log_entries.MESSAGE, UserMessage(f"m{seq}", "Hi"))
+        await store.client.xadd(keys.history("c1"), {log_entries.FIELD: value}, id=f"{seq}-1")
+    await load(loader, room, HISTORY)
+    assert room.history.tail == HistoryId(3 * FIRST_COUNT - 1, 1)
+    await store.close()
+
+
+@pytest.mark.parametrize("log", ["history", "response"])
+async def test_log_that_a_failover_changes_is_read_again(log: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, hub = await open_store("memory://"), Hub()
+    loader, room = loader_of(store, hub), hub.open("c1")
+    response = await submit(store, "c1")
+    module: Any = history_log if log == "history" else response_log
+    key = keys.history("c1") if log == "history" else keys.log(response)
+    for seq in range(3, 2 * FIRST_COUNT):
+        await store.client.xadd(
+            key, {log_entries.FIELD: b"?"}, id=f"{seq}-1" if log == "history" else f"{NONCES}-{seq}"
+        )
+    read, reads = module.read, 0
+
+    async def read_and_lose(*arguments: Any, **options: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        found = await read(*arguments, **options)
+        if reads == 1:
+            await store.client.xtrim(key, maxlen=0, approximate=False)
+        return found
+
+    monkeypatch.setattr(module, "read", read_and_lose)
+    await load(loader, room, HISTORY if log == "history" else response)
+    assert reads > 2
+    assert room.history.tail == ORIGIN
+    assert not room.responses
     await store.close()
