@@ -425,6 +425,10 @@ class Room:
         """Tell whether a response that a client names can be of this conversation: its log is in the same partition."""
         return keys.is_response(response) and keys.partition_of_response(response) == keys.partition_of(self.name)
 
+    def needs(self, response: str) -> bool:
+        """Tell whether a response log is needed by all viewers, because it is open, or is held already."""
+        return response in self.responses or (response in self.history.opened and response not in self.history.settled)
+
     def next_log(self) -> Log:
         """Remove and return a log of `to_load`: what all viewers need first, what only one client named last."""
         log: Log | None = HISTORY if HISTORY in self.to_load else None

@@ -14,6 +14,10 @@ KEEP_IDLE_S: Final = 30.0
 """Time that a room without viewers stays in memory, for clients that reconnect."""
 
 
+MIN_IDLE_S: Final = 1.0
+"""A room that has been idle for a shorter time is kept if memory is short: a client may subscribe in a moment."""
+
+
 class IdleRooms:
     """The rooms without viewers, and since when."""
 
@@ -34,8 +38,7 @@ class IdleRooms:
         self._idle_since = {name: self._idle_since.get(name, now) for name in sizes}
         evicted: list[str] = []
         for name, since in sorted(self._idle_since.items(), key=lambda item: item[1]):
-            # A room that became idle just now is kept: a client may have loaded it and subscribe in a moment.
-            if now - since > KEEP_IDLE_S or (held > self._max_bytes and now > since):
+            if now - since > KEEP_IDLE_S or (held > self._max_bytes and now - since >= MIN_IDLE_S):
                 held -= sizes[name]
                 del self._idle_since[name]
                 evicted.append(name)

@@ -13,7 +13,7 @@ from gateway.feed.eviction import IdleRooms
 from gateway.feed.health import StoreHealth, SubscriptionHealth
 from gateway.feed.latency import Latency
 from gateway.feed.listener import Listener
-from gateway.feed.loader import Loader
+from gateway.feed.loader import Loader, MemoryFullError
 from gateway.feed.reconciler import Reconciler
 from gateway.hub import Tally
 from gateway.room import HISTORY
@@ -43,10 +43,6 @@ MEMORY_RETRY_S: Final = 10.0
 """Time after which a client that was refused for want of memory should retry."""
 
 
-class MemoryFullError(Exception):
-    """The logs of watched conversations take all the memory that this gateway may use."""
-
-
 class Feed:
     """Keeps the replicas of the hub current."""
 
@@ -60,7 +56,7 @@ class Feed:
         self._reported_at = -math.inf
         """When `memory_full` was logged last."""
         self._latency = Latency()
-        self._loader = Loader(store, hub, self._store_health, self.schedule_flush)
+        self._loader = Loader(store, hub, self._store_health, self.schedule_flush, max_bytes)
         self._listener = Listener(store, hub, self._subscription_health, self._received, self._loader.load_soon)
         self._reconciler = Reconciler(store, hub, self._store_health, self._subscription_health, self._loader.load_soon)
         self._opening: dict[str, asyncio.Task[None]] = {}

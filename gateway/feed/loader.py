@@ -33,16 +33,23 @@ MAX_READS: Final = 4
 """Concurrent reads per partition. The limit is per partition because a cluster node that hangs blocks its reads."""
 
 
-FIRST_COUNT: Final = 64
+FIRST_COUNT: Final = 16
 MIN_COUNT: Final = 4
-MAX_COUNT: Final = 2_000
-"""Entries of one read of a log. A read of a whole log at once would hold all of its messages in memory."""
+MAX_COUNT: Final = 200
+"""Entries of one read of a history. A read of a whole one at once would hold all of its messages in memory."""
 
 PIECE_BYTES: Final = 1_048_576
-"""Bytes of one read, as far as the size of the entries before tells."""
+"""Bytes of one read of a history, as far as the size of the entries before tells."""
+
+LOG_COUNT: Final = 1_000
+"""Entries of one read of a response log. They are small, and their bytes are bounded with those of the answer."""
 
 MAX_ENTRIES_OF_PAGE: Final = 4 * MAX_MESSAGES
 """Entries that are searched for the messages of a page. About half of a history's entries are messages."""
+
+
+class MemoryFullError(Exception):
+    """The logs of watched conversations take all the memory that this gateway may use."""
 
 
 class LogUnreadableError(StoreError):
@@ -52,11 +59,15 @@ class LogUnreadableError(StoreError):
 class Loader:
     """Reads the logs that rooms need. Each log is read once, however many clients wait for it."""
 
-    def __init__(self, store: Store, hub: Hub, health: StoreHealth, schedule_flush: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, hub: Hub, health: StoreHealth, schedule_flush: Callable[[], None], max_bytes: float
+    ) -> None:
+        """`max_bytes`: limit of the memory that all rooms hold; see `load`."""
         self._store = store
         self._hub = hub
         self._health = health
         self._schedule_flush = schedule_flush
+        self._max_bytes = max_bytes
         self._locks: dict[str, asyncio.Lock] = {}
         self._reads = tuple(asyncio.Semaphore(MAX_READS) for _ in range(keys.PARTITIONS))
         self._background: dict[Room, asyncio.Task[bool]] = {}
@@ -65,14 +76,18 @@ class Loader:
     async def load(self, room: Room) -> None:
         """Read all logs that a room needs. Safe to cancel: what was not read stays in `room.to_load`.
 
-        A log that cannot be applied does not keep the others from being read. Raises StoreUnavailableError, and
-        LogUnreadableError for a history.
+        A log that cannot be applied does not keep the others from being read. Raises StoreUnavailableError,
+        LogUnreadableError for a history, and MemoryFullError beyond the limit, where a client names an ended response.
         """
         async with self._locks.setdefault(room.name, asyncio.Lock()):
             history_unreadable = False
             while room.to_load:
                 # Removed before the read: a log that is requested again during the read is read again.
                 log = room.next_log()
+                if log is not HISTORY and self._hub.held >= self._max_bytes and not room.needs(log):
+                    # `next_log` returns these last. Whoever still needs one requests it again.
+                    room.to_load.clear()
+                    raise MemoryFullError
                 try:
                     async with self._reads[keys.partition_of(room.name)]:
                         before = room.size
@@ -169,7 +184,7 @@ class Loader:
             cursor, count = piece[-1][0], _next_count(piece)
 
     async def _read_response(self, room: Room, response: str) -> None:
-        cursor, count = self._hub.response_cursor(room, response), FIRST_COUNT
+        cursor = self._hub.response_cursor(room, response)
         if cursor is None:
             metrics.READS.labels("response").inc()
             entries = await self._whole_response(response)
@@ -179,12 +194,12 @@ class Loader:
                 self._hub.load_response(room, response, None, entries)
             return
         while True:
-            piece = await response_log.read(self._store, response, cursor, count=count)
+            piece = await response_log.read(self._store, response, cursor, count=LOG_COUNT)
             self._hub.load_response(room, response, cursor, piece)
             replica = room.responses.get(response)
-            if len(piece) < count or replica is None or replica.tail == cursor:
+            if len(piece) < LOG_COUNT or replica is None or replica.tail == cursor:
                 return
-            cursor, count = replica.tail, _next_count(piece)
+            cursor = replica.tail
 
     async def _whole_response(self, response: str) -> list[tuple[LogId, bytes]] | None:
         """Return the entries of a log, read in pieces; None if a failover changed it meanwhile.
@@ -192,16 +207,14 @@ class Loader:
         They are applied together: to a replica with a part of them, a viewer that has more would seem to have lost it.
         """
         entries: list[tuple[LogId, bytes]] = []
-        count = FIRST_COUNT
         while True:
             last = entries[-1][0] if entries else None
-            piece = await response_log.read(self._store, response, last, count=count)
+            piece = await response_log.read(self._store, response, last, count=LOG_COUNT)
             if last is not None and (not piece or piece[0][0] != last):
                 return None
             entries += piece[1:] if last is not None else piece
-            if len(piece) < count:
+            if len(piece) < LOG_COUNT:
                 return entries
-            count = _next_count(piece)
 
     async def _try_to_load(self, room: Room) -> bool:
         """Load a room; return whether that succeeded."""

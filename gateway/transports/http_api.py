@@ -14,7 +14,8 @@ from starlette.routing import Route
 
 from gateway import frame_codec, metrics, wire
 from gateway.auth import Denied, Identity
-from gateway.feed.feed import MEMORY_RETRY_S, MemoryFullError
+from gateway.feed.feed import MEMORY_RETRY_S
+from gateway.feed.loader import MemoryFullError
 from gateway.frame_batch import FrameBatch
 from gateway.rate_limits import BYTES_PER_UNIT, NAMES_PER_UNIT, subject_of
 from gateway.room import Position

@@ -13,7 +13,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway import frame_codec, metrics, wire
-from gateway.feed.feed import MEMORY_RETRY_S, MemoryFullError
+from gateway.feed.feed import MEMORY_RETRY_S
+from gateway.feed.loader import MemoryFullError
 from gateway.frame_batch import FrameBatch
 from gateway.session import CloseSocket, Execute, SendFrame
 from gateway.streams import log_entries

@@ -845,6 +845,8 @@ def test_logs_of_the_history_are_loaded_before_named_ones() -> None:
     named = {keys.response_id(CONVERSATION, f"{number:016d}") for number in range(64)}
     room.to_load |= {*named, RESPONSE, HISTORY}
     assert [room.next_log(), room.next_log()] == [HISTORY, RESPONSE]
+    assert room.needs(RESPONSE)
+    assert not any(room.needs(name) for name in named)
     assert {room.next_log() for _ in named} == named
     assert not room.to_load
 

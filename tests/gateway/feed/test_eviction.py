@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.feed.eviction import KEEP_IDLE_S, IdleRooms
+from gateway.feed.eviction import KEEP_IDLE_S, MIN_IDLE_S, IdleRooms
 
 
 def test_idle_room_is_evicted_after_its_time() -> None:
@@ -40,7 +40,8 @@ def test_new_idle_room_is_kept_beyond_memory_limit() -> None:
     """A client may have loaded it and subscribe in a moment."""
     idle = IdleRooms(100)
     assert idle.evict({"large": 500}, 500, 1.0) == []
-    assert idle.evict({"large": 500}, 500, 2.0) == ["large"]
+    assert idle.evict({"large": 500}, 500, 0.9 + MIN_IDLE_S) == []
+    assert idle.evict({"large": 500}, 500, 1.0 + MIN_IDLE_S) == ["large"]
 
 
 def test_idle_rooms_make_room_for_watched_ones() -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.feed.feed import Feed, MemoryFullError
+from gateway.feed.feed import Feed
+from gateway.feed.loader import MemoryFullError
 from gateway.history_replica import ENTRY_BYTES, MAX_MESSAGES, MAX_SNAPSHOT_BYTES
 from gateway.hub import Hub
 from gateway.room import Position

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gateway.feed.health import StoreHealth
-from gateway.feed.loader import FIRST_COUNT, Loader, LogUnreadableError
+from gateway.feed.loader import LOG_COUNT, MAX_COUNT, Loader, LogUnreadableError, MemoryFullError
 from gateway.history_replica import ORIGIN
 from gateway.hub import Hub
 from gateway.response_replica import ResponseReplica
 from gateway.room import HISTORY, Position
 from gateway.streams import history_log, keys, log_entries, response_log
 from gateway.streams.history_log import Accepted, Submission
-from gateway.streams.log_entries import NONCES, HistoryId, LogId, Start, UserMessage
+from gateway.streams.log_entries import NONCES, End, HistoryId, LogId, Start, UserMessage
 from gateway.streams.store.errors import StoreUnavailableError
 from gateway.streams.store.store import Store, open_store
 
@@ -33,8 +34,8 @@ async def submit(store: Store, conversation: str, key: str = "k") -> str:
     return accepted.response
 
 
-def loader_of(store: Store, hub: Hub) -> Loader:
-    return Loader(store, hub, StoreHealth(), lambda: None)
+def loader_of(store: Store, hub: Hub, max_bytes: float = math.inf) -> Loader:
+    return Loader(store, hub, StoreHealth(), lambda: None, max_bytes)
 
 
 async def load(loader: Loader, room: Room, log: Log) -> None:
@@ -146,7 +147,7 @@ async def test_long_logs_are_read_in_pieces_and_applied_whole() -> None:
     response = await submit(store, "c1")
     start = LogId(NONCES, 2)
     values = [log_entries.encode(log_entries.START, Start("default"))]
-    values += [log_entries.TEXT + b"x" * 100 for _ in range(5 * FIRST_COUNT)]
+    values += [log_entries.TEXT + b"x" * 100 for _ in range(2 * LOG_COUNT + 7)]
     for index, value in enumerate(values):
         entry = LogId(start.attempt, start.seq + index)
         await store.client.xadd(keys.log(response), {log_entries.FIELD: value}, id=str(entry))
@@ -164,11 +165,11 @@ async def test_long_logs_are_read_in_pieces_and_applied_whole() -> None:
     room.responses[response] = replica
     await load(loader, room, response)
     assert replica.tail == last
-    for seq in range(3, 3 * FIRST_COUNT):
+    for seq in range(3, 3 * MAX_COUNT):
         value = log_entries.encode(log_entries.MESSAGE, UserMessage(f"m{seq}", "Hi"))
         await store.client.xadd(keys.history("c1"), {log_entries.FIELD: value}, id=f"{seq}-1")
     await load(loader, room, HISTORY)
-    assert room.history.tail == HistoryId(3 * FIRST_COUNT - 1, 1)
+    assert room.history.tail == HistoryId(3 * MAX_COUNT - 1, 1)
     await store.close()
 
 
@@ -179,7 +180,7 @@ async def test_log_that_a_failover_changes_is_read_again(log: str, monkeypatch: 
     response = await submit(store, "c1")
     module: Any = history_log if log == "history" else response_log
     key = keys.history("c1") if log == "history" else keys.log(response)
-    for seq in range(3, 2 * FIRST_COUNT):
+    for seq in range(3, 3 + LOG_COUNT):
         await store.client.xadd(
             key, {log_entries.FIELD: b"?"}, id=f"{seq}-1" if log == "history" else f"{NONCES}-{seq}"
         )
@@ -198,4 +199,29 @@ async def test_log_that_a_failover_changes_is_read_again(log: str, monkeypatch: 
     assert reads > 2
     assert room.history.tail == ORIGIN
     assert not room.responses
+    await store.close()
+
+
+async def test_ended_responses_that_clients_name_are_not_loaded_beyond_the_limit() -> None:
+    store, hub = await open_store("memory://"), Hub()
+    loader, room = loader_of(store, hub, 20_000), hub.open("c1")
+    ended = [await submit(store, "c1", f"k{number}") for number in range(3)]
+    for response in ended:
+        await response_log.end(store, "c1", response, End("stopped"))
+    response = await submit(store, "c1")
+    await load(loader, room, HISTORY)
+    assert room.responses.keys() == {response}
+    # One below the limit is loaded.
+    hub.held = 19_999
+    await load(loader, room, ended[0])
+    hub.held = 20_000
+    room.to_load |= {HISTORY, *ended}
+    with pytest.raises(MemoryFullError):
+        await loader.load(room)
+    assert not room.to_load
+    assert room.responses.keys() == {response, ended[0]}
+    # An open one is loaded for all viewers.
+    del room.responses[response]
+    await load(loader, room, response)
+    assert response in room.responses
     await store.close()
