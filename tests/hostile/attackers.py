@@ -39,7 +39,12 @@ async def main(host: str, port: int, seed: int, count: int) -> None:
         tasks.append(asyncio.create_task(attack_forever(attacker, counts)))
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    await stopped.wait()
+    parent = os.getppid()
+    while not stopped.is_set() and os.getppid() == parent:
+        try:
+            await asyncio.wait_for(stopped.wait(), 1.0)
+        except TimeoutError:
+            pass
     failed = [task.exception() for task in tasks if task.done()]
     for task in tasks:
         task.cancel()
