@@ -35,6 +35,9 @@ BASE_S: Final = 30.0
 SETTLE_S: Final = 300.0
 """Time after which the memory must be back."""
 
+PROGRESS_S: Final = 10.0
+"""Interval of the lines that show progress."""
+
 MAX_MEMORY: Final = 1.1
 """Memory after the attack, as a multiple of the base."""
 
@@ -54,9 +57,8 @@ def percentile(values: Sequence[float], share: float) -> float:
     return round(1000 * ranked[min(len(ranked) - 1, int(len(ranked) * share))], 1) if ranked else 0.0
 
 
-async def honest(url: str, key: str, conversations: int, seconds: float) -> Measured:
+async def honest(url: str, key: str, conversations: int, seconds: float, measured: Measured) -> Measured:
     """Run the honest viewers for so long."""
-    measured = Measured()
     until = time.monotonic() + seconds
     async with asyncio.TaskGroup() as group:
         for number in range(conversations):
@@ -85,7 +87,7 @@ async def run(minutes: float, attackers: int, honest_viewers: int, seed: int, se
         for _ in range(2):
             stack.enter_context(WorkerProcess(server.url, "--models", models))
         conversations = max(1, honest_viewers // VIEWERS)
-        base = await honest(gateway.socket_url, key, conversations, BASE_S)
+        base = await honest(gateway.socket_url, key, conversations, BASE_S, Measured())
         print(shown("base", base), flush=True)
         memory = memory_mib(gateway.pid)
         host, _, port = gateway.url.removeprefix("http://").partition(":")
@@ -93,13 +95,17 @@ async def run(minutes: float, attackers: int, honest_viewers: int, seed: int, se
         attack = await asyncio.create_subprocess_exec(
             *arguments, env={**os.environ, "KEY": key}, stdout=asyncio.subprocess.PIPE
         )
-        measuring = asyncio.create_task(honest(gateway.socket_url, key, conversations, 60 * minutes))
-        most = memory
+        attacked = Measured()
+        measuring = asyncio.create_task(honest(gateway.socket_url, key, conversations, 60 * minutes, attacked))
+        most, shown_at = memory, time.monotonic()
         while not measuring.done():
             assert gateway.running, gateway.text[-3000:]
             most = max(most, memory_mib(gateway.pid))
+            if time.monotonic() - shown_at > PROGRESS_S:
+                shown_at = time.monotonic()
+                print(f"{shown('so far', attacked)}; {memory_mib(gateway.pid):.0f} MiB; {attacked.reasons}", flush=True)
             await asyncio.wait([measuring], timeout=1.0)
-        attacked = await measuring
+        await measuring
         attack.send_signal(signal.SIGTERM)
         output, _ = await attack.communicate()
         print(shown("attacked", attacked), flush=True)

@@ -41,7 +41,7 @@ class Attacker:
         """Write a block again and again, and read what comes back."""
 
         async def write() -> None:
-            while True:
+            while not client.writer.transport.is_closing():
                 client.writer.write(block)
                 await client.writer.drain()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -33,6 +34,8 @@ class Measured:
     """Answers that did not arrive exactly."""
     interruptions: int = 0
     """Times that an honest client was refused or disconnected."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why."""
 
 
 class Viewer(Client):
@@ -56,7 +59,7 @@ async def converse(url: str, key: str, name: str, measured: Measured, until: flo
     chance = random.Random(name)
     try:
         for viewer in viewers:
-            await _connect(viewer, url, measured)
+            await _connect(viewer, url, measured, until)
         while time.monotonic() < until:
             try:
                 response = await chance.choice(viewers).ask("go on", model="timed")
@@ -66,7 +69,7 @@ async def converse(url: str, key: str, name: str, measured: Measured, until: flo
                 measured.wrong.append(f"{name}: {type(error).__name__} {str(error)[:300]}")
                 for viewer in viewers:
                     await viewer.close()
-                    await _connect(viewer, url, measured)
+                    await _connect(viewer, url, measured, until)
                 continue
             texts = [viewer.answer(response).text for viewer in viewers]
             measured.answers += 1
@@ -81,12 +84,13 @@ async def converse(url: str, key: str, name: str, measured: Measured, until: flo
             await viewer.close()
 
 
-async def _connect(viewer: Viewer, url: str, measured: Measured) -> None:
-    while True:
+async def _connect(viewer: Viewer, url: str, measured: Measured, until: float) -> None:
+    while time.monotonic() < until:
         try:
             await viewer.connect(url)
             await viewer.watches()
             return
-        except (AssertionError, OSError, WebSocketException):
+        except (AssertionError, OSError, WebSocketException) as error:
             measured.interruptions += 1
+            measured.reasons[f"{type(error).__name__} {viewer.close_code} {viewer.errors[-1:]}"[:200]] += 1
             await asyncio.sleep(1.0)
