@@ -1,38 +1,22 @@
-"""The garbage collector's policy for processes with many sockets."""
+"""Runs the garbage collector in processes with many sockets, and returns freed memory to the system."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import sys
+import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-GROWTH_SHARE: Final = 0.1
-GROWTH_BYTES: Final = 32 << 20
-"""Growth of the resident memory since the last collection, both together, after which everything is collected."""
+if TYPE_CHECKING:
+    from gateway.process.collection_policy import CollectionPolicy
 
 CHECK_INTERVAL_S: Final = 5
 """Interval at which the resident memory is compared."""
 
 _STATM: Final = Path("/proc/self/statm")
-
-
-class GrowthLimit:
-    """Decides by the process's memory when to collect, so that unforeseen reference cycles are bounded."""
-
-    def __init__(self, resident: int) -> None:
-        """`resident`: bytes that the process has now."""
-        self._resident = resident
-
-    def exceeded(self, resident: int) -> bool:
-        """Tell whether the memory has grown so much since the last collection that another one is due."""
-        self._resident = min(self._resident, resident)
-        return resident > self._resident * (1 + GROWTH_SHARE) + GROWTH_BYTES
-
-    def collected(self, resident: int) -> None:
-        """Count from here on: what is left is in use."""
-        self._resident = resident
 
 
 def resident_bytes() -> int:
@@ -43,18 +27,27 @@ def resident_bytes() -> int:
         return 0
 
 
-def collect_if_grown(limit: GrowthLimit) -> None:
-    """Collect everything that was created since `settle_collector`, if the memory has grown beyond the limit."""
-    if limit.exceeded(resident_bytes()):
+def collect_if_due(policy: CollectionPolicy) -> None:
+    """Collect everything that was created since `settle_collector`, if the policy says so."""
+    before = resident_bytes()
+    if policy.due(before, time.monotonic()):
         gc.collect()
-        limit.collected(resident_bytes())
+        _trim()
+        policy.collected(before, resident_bytes(), time.monotonic())
+
+
+def _trim() -> None:
+    """Return free memory to the system: the allocator of glibc keeps what lies between used blocks."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def settle_collector() -> None:
     """Exclude the objects that exist now from collection, and collect rarely.
 
     A collection over the objects of ten thousand sockets stops every stream for tens of milliseconds and frees nothing,
-    because a closed connection leaves no reference cycle. `collect_if_grown` bounds what another cause may leave.
+    because a closed connection leaves no reference cycle. `collect_if_due` bounds what another cause may leave.
     """
     gc.collect()
     gc.freeze()

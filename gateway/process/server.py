@@ -11,13 +11,8 @@ import uvicorn
 
 from gateway import app, wire
 from gateway.drain import DrainSchedule
-from gateway.process.collector import (
-    CHECK_INTERVAL_S,
-    GrowthLimit,
-    collect_if_grown,
-    resident_bytes,
-    settle_collector,
-)
+from gateway.process.collection_policy import CollectionPolicy
+from gateway.process.collector import CHECK_INTERVAL_S, collect_if_due, resident_bytes, settle_collector
 from gateway.process.listener import BACKLOG
 from gateway.transports.http_protocol import IDLE_WITHIN_S, http_protocol
 from gateway.transports.uvicorn_protocol import WebSocketProtocol
@@ -68,7 +63,7 @@ class Server(uvicorn.Server):
         self._gateway = gateway
         self._signals = signals
         self._drain = drain
-        self._memory = GrowthLimit(0)
+        self._collections = CollectionPolicy(0, 0.0)
         self._pre_drain_delay = min(settings.notice, drain / 2)
 
     @contextmanager
@@ -82,14 +77,14 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """See `uvicorn.Server`, which calls this ten times a second."""
         if counter % (10 * CHECK_INTERVAL_S) == 0:
-            collect_if_grown(self._memory)
+            collect_if_due(self._collections)
         return await super().on_tick(counter) or self._signals.leave.is_set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server`."""
         await super().startup(sockets)
         settle_collector()
-        self._memory = GrowthLimit(resident_bytes())
+        self._collections = CollectionPolicy(resident_bytes(), time.monotonic())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Shut down gracefully: fail /readyz, then reject new clients, then drain; see `uvicorn.Server`.

@@ -185,7 +185,9 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         super().connection_lost(exc)
-        self._running = None
+        # Each request that still waits refers to this protocol, and nothing would end the reference cycle.
+        self.pipeline.clear()
+        self.cycle = self._running = None  # type: ignore[assignment]
 
     @property
     def _answers(self) -> bool:

@@ -17,7 +17,8 @@ import pytest
 
 from gateway import app
 from gateway.cli.settings import load
-from gateway.process.collector import GROWTH_BYTES, GROWTH_SHARE, GrowthLimit, collect_if_grown, resident_bytes
+from gateway.process.collection_policy import CollectionPolicy
+from gateway.process.collector import collect_if_due, resident_bytes
 from gateway.streams.store.store import open_store
 from tests.live.processes import GatewayProcess
 from tests.live.test_bad_input import TEXT, handshake, spelled
@@ -129,17 +130,6 @@ async def test_memory_returns_after_dropped_streams() -> None:
         print(f"{before:.0f} -> {most:.0f} -> {after:.0f} MiB")
 
 
-def test_growth_limit_counts_from_the_least_memory_since_the_last_collection() -> None:
-    limit = GrowthLimit(1_000 << 20)
-    allowed = round((1_000 << 20) * (1 + GROWTH_SHARE)) + GROWTH_BYTES
-    assert not limit.exceeded(allowed)
-    assert limit.exceeded(allowed + (1 << 20))
-    assert not limit.exceeded(500 << 20)
-    assert limit.exceeded(allowed)
-    limit.collected(allowed)
-    assert not limit.exceeded(allowed + GROWTH_BYTES)
-
-
 def test_cycle_is_collected_when_memory_has_grown() -> None:
     class Node:
         def __init__(self) -> None:
@@ -149,11 +139,11 @@ def test_cycle_is_collected_when_memory_has_grown() -> None:
     gc.collect()
     gc.disable()
     try:
-        limit = GrowthLimit(resident_bytes())
+        policy = CollectionPolicy(resident_bytes(), time.monotonic())
         Node()
         grown = resident_bytes()
-        collect_if_grown(limit)
+        collect_if_due(policy)
         assert resident_bytes() < grown - (200 << 20)
-        assert not limit.exceeded(resident_bytes())
+        assert not policy.due(resident_bytes(), time.monotonic())
     finally:
         gc.enable()
