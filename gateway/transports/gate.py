@@ -9,6 +9,7 @@ from starlette.websockets import WebSocket
 from gateway.transports.client_transport import CONNECTION
 from gateway.transports.http_api import error_response, rejection_response
 from gateway.transports.refusals import refused
+from gateway.transports.turns import Turns
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -39,12 +40,16 @@ class Gate:
         self._admission = admission
         self._proxies = proxies
         self._hosts = hosts
+        self._turns = Turns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification. Safe to cancel."""
         if scope["type"] not in ("http", "websocket"):
             await self._application(scope, receive, send)
             return
+        turn = self._turns.take()
+        if turn is not None:
+            await turn
         refusal = self._check(scope)
         if refusal is None:
             await self._application(scope, receive, send)
