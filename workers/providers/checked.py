@@ -1,4 +1,4 @@
-"""Checks what a provider yields and raises before it is written: every gateway reads it, and clients see it.
+"""Checks of the events and errors of a provider before they are written: every gateway reads them, clients see them.
 
 A generator is the operator's code, so no type annotation holds at run time.
 """
