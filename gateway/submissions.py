@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from opentelemetry.trace import SpanKind
 from redis.exceptions import ResponseError
@@ -79,6 +79,7 @@ class Submissions:
         self._submitted = submitted
         self._limits = limits
         self._room = StoreRoom(store)
+        self._ending: set[asyncio.Task[Any]] = set()
 
     async def send(self, request: Send, identity: Identity) -> Accepted | Failure:
         """Accept a message. The caller has checked that the client may use the conversation.
@@ -112,9 +113,7 @@ class Submissions:
             conversation = await self.conversation(request.response)
             if conversation is None or not identity.opens(conversation):
                 return _NOT_FOUND
-            ended = await response_log.end(
-                self._store, conversation, request.response, End(request.reason, retryable=True)
-            )
+            ended = await self._end(conversation, request.response, End(request.reason, retryable=True))
         except (StoreUnavailableError, StoreFullError, ResponseError) as error:
             return _failure(error)
         now = isinstance(ended, response_log.Ended) and ended.now
@@ -186,9 +185,7 @@ class Submissions:
             if isinstance(result, Accepted) and if_busy == "interrupt":
                 # The message is in the history before these ends, so its answer follows them whatever fails here.
                 for response in result.ahead:
-                    await response_log.end(
-                        self._store, submission.conversation, response, End("stopped", retryable=True)
-                    )
+                    await self._end(submission.conversation, response, End("stopped", retryable=True))
         except (StoreUnavailableError, StoreFullError, ResponseError) as error:
             return _failure(error)
         match result:
@@ -224,7 +221,6 @@ class Submissions:
             refused = STORE_FULL
         elif counted:
             refused = await self._reserve(submission, subject, response)
-        reserved = counted and refused is None
         try:
             result = await history_log.submit(
                 self._store,
@@ -237,14 +233,15 @@ class Submissions:
                 max_bytes=limits.conversation_bytes,
                 only_known=refused is not None,
             )
-            reserved = reserved and (isinstance(result, Refused) or result.duplicate)
-        except StoreUnavailableError:
-            # It may be accepted; otherwise the reservation expires.
-            reserved = False
-            raise
-        finally:
-            if reserved:
+            changed = isinstance(result, Accepted) and not result.duplicate
+        except (StoreFullError, ResponseError):
+            # After a cancellation or an outage it may have been accepted, so the reservation is left to expire:
+            # otherwise a client could get rid of the limit by disconnecting.
+            if counted and refused is None:
                 await quota.release(self._store, subject, response, -submission.size)
+            raise
+        if counted and refused is None and not changed:
+            await quota.release(self._store, subject, response, -submission.size)
         return refused if refused is not None and result == Refused("unknown") else result
 
     async def _reserve(self, submission: Submission, subject: str, response: str) -> Failure | None:
@@ -259,6 +256,19 @@ class Submissions:
                 return Failure("quota", "You stored as much as you may in a day.", retry_after)
             case _:
                 return None
+
+    async def _end(self, conversation: str, response: str, how: End) -> object:
+        """End a response, and release it for its subject even if the client disconnects meanwhile."""
+        task = asyncio.create_task(response_log.end(self._store, conversation, response, how))
+        self._ending.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._ending.discard(task)
+        if not task.cancelled():
+            # The caller may be gone.
+            task.exception()
 
     async def conversation(self, response: str) -> str | None:
         """Return the conversation of a response; None if unknown or expired. Safe to cancel; raises StoreError."""

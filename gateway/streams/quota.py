@@ -20,6 +20,9 @@ DAY_S: Final = 86_400.0
 COPIES: Final = 2
 """Of an answer: its log, and its message of the history."""
 
+MIN_OPEN_S: Final = 3600.0
+"""How long a response counts as open at least: a renewed one may be open for longer than logs are kept."""
+
 RELEASE_TIMEOUT_S: Final = 2.0
 
 
@@ -54,7 +57,7 @@ async def reserve(store: Store, subject: str, response: str, size: int, limits: 
         size,
         limits.open_responses,
         limits.subject_bytes,
-        milliseconds(store.lifetimes.log),
+        milliseconds(max(store.lifetimes.log, MIN_OPEN_S)),
         milliseconds(DAY_S),
     )
     match reply[0]:

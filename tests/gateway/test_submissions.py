@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.auth import ANONYMOUS, Identity
-from gateway.streams import jobs, keys, log_entries, quota, response_log
+from gateway.streams import history_log, jobs, keys, log_entries, quota, response_log
 from gateway.streams.history_log import MAX_AHEAD, OVERHEAD_BYTES, Accepted
 from gateway.streams.log_entries import End, Queued
 from gateway.streams.quota import Limits
@@ -112,7 +112,8 @@ async def test_refused_or_repeated_submit_reserves_nothing(store: Store) -> None
     assert int(await store.client.get(keys.stored_by(digest)) or 0) == OVERHEAD_BYTES + len("Why?")
 
 
-async def test_lost_release_expires(stores: Stores) -> None:
+async def test_lost_release_expires(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quota, "MIN_OPEN_S", 0.05)
     store = await stores.open(Lifetimes(log=0.05))
     limits = Limits(open_responses=1)
     subject = keys.subject_digest(secrets.token_hex(8))
@@ -137,6 +138,44 @@ async def test_open_responses_of_a_conversation_are_limited(store: Store) -> Non
         await accepted(store, name)
     refusal = await refused(store, name)
     assert (refusal.code, refusal.retry_after) == ("too_many", 5.0)
+
+
+async def test_disconnecting_after_a_send_does_not_release_its_response() -> None:
+    store = await open_store("memory://")
+    limits = Limits(open_responses=1)
+    submissions, name = Submissions(store, None, limits=limits), conversation_of(store)
+    request = Send(key="k", conversation=name, text="Why?")
+    submit = history_log.submit
+
+    async def lost_reply(*arguments: Any, **options: Any) -> Any:
+        await submit(*arguments, **options)
+        raise asyncio.CancelledError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history_log, "submit", lost_reply)
+        with pytest.raises(asyncio.CancelledError):
+            await submissions.send(request, ALICE)
+    assert (await refused(store, conversation_of(store), ALICE, limits)).code == "too_many"
+    assert (await accepted(store, name, ALICE, limits, key="k")).duplicate
+    await store.close()
+
+
+async def test_disconnecting_after_a_stop_still_releases_its_response() -> None:
+    store = await open_store("memory://")
+    limits = Limits(open_responses=1)
+    first = await accepted(store, conversation_of(store), ALICE, limits)
+    submissions = Submissions(store, None)
+    stopping = asyncio.create_task(submissions.stop(Stop(response=first.response), ALICE))
+    digest = keys.subject_digest("alice")
+    while not submissions._ending:
+        await asyncio.sleep(0)
+    stopping.cancel()
+    async with asyncio.timeout(10):
+        while await store.client.zcard(keys.open_of(digest)):
+            await asyncio.sleep(0.001)
+    assert stopping.cancelled()
+    await accepted(store, conversation_of(store), ALICE, limits)
+    await store.close()
 
 
 # Stored bytes
@@ -211,8 +250,6 @@ async def test_instructions_are_stored_once_in_a_conversation(store: Store) -> N
 
 
 async def history_instructions(store: Store, name: str, entry: Queued) -> str | None:
-    from gateway.streams import history_log
-
     return await history_log.instructions(store, name, entry)
 
 
