@@ -116,24 +116,28 @@ class Store:
         count = len(keys)
         words: list[Argument] = [*keys, self.servers.publish, *arguments]
 
-        async def run() -> Any:
+        async def evaluate() -> Any:
             try:
                 return await self.servers.send_command(keys[0], "EVALSHA", self._digests[script], count, *words)
             except NoScriptError:
-                pass
-            try:
                 return await self.servers.send_command(keys[0], "EVAL", self._sources[script], count, *words)
+
+        async def run() -> Any:
+            try:
+                return await evaluate()
             except ResponseError as error:
                 if NO_SHEBANG not in str(error):
                     raise
-                self._remove_shebang(script)
-                return await self.servers.send_command(keys[0], "EVAL", self._sources[script], count, *words)
+            self._remove_shebang(script)
+            return await evaluate()
 
         return await self.retry(run, timeout_s)
 
     def _remove_shebang(self, script: str) -> None:
         """Use a script without its flags: a server before Redis 7.0 knows none, and a full one refuses the script."""
-        _, _, self._sources[script] = self._sources[script].partition(b"\n")
+        if self._sources[script].startswith(b"#!"):
+            # Otherwise another call has removed it.
+            _, _, self._sources[script] = self._sources[script].partition(b"\n")
         self._digests[script] = _digest(self._sources[script])
 
     async def memory_share(self) -> float:

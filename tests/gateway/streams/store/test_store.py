@@ -202,14 +202,16 @@ async def test_full_store_takes_every_end_and_stop_and_queues_the_next_response(
 
 async def test_script_loses_its_flags_at_a_server_that_knows_none() -> None:
     store = await open_store("memory://")
-    assert store._sources["end"].startswith(b"#!lua")
-    conversation = Conversation(store)
-    await conversation.prepare()
-    await conversation.ask()
-    await (await conversation.begin()).end()
-    assert not store._sources["end"].startswith(b"#!lua")
-    await conversation.ask()
-    await (await conversation.begin()).end()
+    # The emulated server remembers a script that it cannot compile.
+    for one in (store, Store(store.servers, store.lifetimes)):
+        assert one._sources["end"].startswith(b"#!lua")
+        conversation = Conversation(one)
+        accepted = [await conversation.ask() for _ in range(5)]
+        # At the same time: each call fails and removes the flags.
+        ended = await asyncio.gather(*(conversation.stop(each.response) for each in accepted))
+        assert all(isinstance(each, Ended) for each in ended)
+        assert one._sources["end"].startswith(b"-- End a response")
+        assert isinstance(await conversation.stop((await conversation.ask()).response), Ended)
     await store.close()
 
 
