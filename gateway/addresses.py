@@ -6,6 +6,7 @@ A core module.
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
@@ -16,14 +17,21 @@ IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPV6_PREFIX_BITS: Final = 64
 """One customer of a provider has at least this network (RFC 6177), and can use each of its addresses."""
 
+CACHE_SIZE: Final = 1024
+"""Addresses that are not parsed again: accepting a socket asks for one seven times."""
+
 MAX_ADDRESS_CHARS: Final = 64
 """Longer text is no address: the longest is 45 characters, plus brackets, zone and port."""
 
 
 def parse(text: str) -> IpAddress | None:
     """Return an address; None for anything else. An IPv4 address that is mapped to IPv6 is the IPv4 address."""
-    if len(text) > MAX_ADDRESS_CHARS:
-        return None
+    # Before the cache, which would keep what a client sends.
+    return None if len(text) > MAX_ADDRESS_CHARS else _parse(text)
+
+
+@lru_cache(CACHE_SIZE)
+def _parse(text: str) -> IpAddress | None:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -35,8 +43,11 @@ def parse(text: str) -> IpAddress | None:
 def counted_as(text: str) -> str:
     """Return the name under which the connections of an address are counted: IPv6 by /64, "" for no address."""
     address = parse(text)
-    if address is None:
-        return ""
+    return "" if address is None else _network(address)
+
+
+@lru_cache(CACHE_SIZE)
+def _network(address: IpAddress) -> str:
     if isinstance(address, ipaddress.IPv6Address) and not address.is_loopback:
         return str(ipaddress.IPv6Network((int(address), IPV6_PREFIX_BITS), strict=False))
     return str(address)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from gateway.addresses import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+CACHE_SIZE: Final = 256
+"""Values of `Host` that are not parsed again."""
+
+MAX_HOST_CHARS: Final = 270
+"""A name has at most 253 characters (RFC 1035), and a port."""
 
 
 def origin_allowed(origin: str | None, allowed: tuple[str, ...], own: tuple[str, ...]) -> bool:
@@ -41,6 +49,12 @@ def normal_origin(origin: str) -> str | None:
 
 def host_name(host: str) -> str | None:
     """Return the name or address in a `Host` header, without port and brackets. None if it is not valid."""
+    # Before the cache, which would keep what a client sends.
+    return None if len(host) > MAX_HOST_CHARS else _host_name(host)
+
+
+@lru_cache(CACHE_SIZE)
+def _host_name(host: str) -> str | None:
     try:
         parts = urlsplit(f"//{host}")
         _ = parts.port
