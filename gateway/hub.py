@@ -17,6 +17,8 @@ from gateway.history_replica import ORIGIN, RECONCILE_AFTER_ACTIVITY, HistoryRep
 from gateway.replica import ACCEPTED, Outcome
 from gateway.response_replica import ResponseReplica
 from gateway.room import HISTORY, Room
+from gateway.streams import keys
+from gateway.streams.unreadable import TALLY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -120,6 +122,10 @@ class Hub:
                     if part.previous != b"-":
                         # No viewer reads this response, or its first entries were missed.
                         room.to_load.update({part.response} & set(room.history.open_responses()))
+                        continue
+                    if not keys.is_response_of(part.response, room.name):
+                        # Of another program: its key could not be compared with the store.
+                        TALLY.add(room.name)
                         continue
                     replica = room.responses[part.response] = ResponseReplica(part.response)
                     room.awaiting_first_text.add(part.response)

@@ -129,8 +129,8 @@ class ResponseReplica:
         new = new_entries(self.tail, self.has, previous, entries)
         if isinstance(new, Outcome):
             return new
-        if new and (self.end is not None or (self.tail is None and new[0][1][:1] != log_entries.QUEUED)):
-            # No entry follows an end, and a log whose beginning was trimmed cannot be shown.
+        if new and (self.end is not None or (self.tail is None and not self._begins(new[0][1]))):
+            # No entry follows an end, and a log cannot be shown without its request.
             return Outcome.CONFLICT
         if not new:
             return Outcome.KNOWN
@@ -144,6 +144,10 @@ class ResponseReplica:
             return Outcome.KNOWN
         self._tail_bytes = str(self.tail).encode()
         return Outcome.ACCEPTED
+
+    def _begins(self, value: bytes) -> bool:
+        """Tell whether an entry is a request that can be read."""
+        return isinstance(log_entries.decode_response_entry(value, self.response), Queued)
 
     def _follows(self, entry: LogId) -> bool:
         """Tell whether an entry is the next one. Another program's id is none: it says nothing about the order."""

@@ -1251,3 +1251,15 @@ def test_response_that_ends_without_text_is_not_reported() -> None:
     hub.apply(room, published((LogId(NONCES, 2), ENDED[1]), QUEUED[0]))
     hub.flush()
     assert (room.awaiting_first_text, hub.first_text_sent) == (set(), [])
+
+
+@pytest.mark.parametrize("name", ["zzz", "r99aaaaaaaaaaaaaaaa", keys.response_id("c3", "a" * 16), "../x"])
+def test_published_log_of_no_response_of_the_conversation_is_ignored(name: str) -> None:
+    hub = Hub()
+    room = hub.open("c1")
+    value = log_entries.encode(log_entries.QUEUED, Queued("c1", "m1", "default"))
+    hub.apply(room, [Published(name, b"5-1", b"-", [value])])
+    assert (room.responses, room.to_load) == ({}, set())
+    own = keys.response_id("c1", "a" * 16)
+    hub.apply(room, [Published(own, b"5-1", b"-", [value])])
+    assert list(room.responses) == [own]

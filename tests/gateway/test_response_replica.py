@@ -126,6 +126,14 @@ def test_entry_with_an_id_of_another_program_is_skipped(foreign: LogId) -> None:
     assert read(replica, WORLD[0]) == []
 
 
+@pytest.mark.parametrize("value", [b"Q{", b"Q", b"Tx", b'Q{"conversation":5}'])
+def test_log_without_a_readable_request_is_not_shown(value: bytes) -> None:
+    replica = ResponseReplica(RESPONSE)
+    assert replica.receive(Published(RESPONSE, b"5-1", b"-", [value])) is Outcome.CONFLICT
+    assert replica.repair(None, [(LogId(5, 1), value)]) is Outcome.CONFLICT
+    assert replica.tail is None
+
+
 def test_log_that_begins_with_a_foreign_id_is_not_shown() -> None:
     replica = ResponseReplica(RESPONSE)
     assert replica.repair(None, [(LogId(1_700_000_000_000, 0), QUEUED[1])]) is Outcome.KNOWN
