@@ -20,6 +20,8 @@ ROWS: Final = [
 
 NO_LIMIT: Final = {
     "MAX_DOUBLINGS",  # of a pause between retries
+    "MAX_FAILURES",  # of processes at their start
+    "MAX_NAME",  # of a column of `top`
     "MAX_INTERVAL_S",  # of batches
     "MAX_OVERLAP",  # of a search in text that is held anyway
     "MAX_PAUSE_S",
@@ -35,9 +37,10 @@ def constants() -> Iterator[str]:
     for package in ("gateway", "workers"):
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.parse(path.read_text()).body:
-                target = node.target if isinstance(node, ast.AnnAssign) else None
-                if isinstance(target, ast.Name) and target.id.startswith("MAX_") and target.id not in NO_LIMIT:
-                    yield f"{path.stem}.{target.id}"
+                targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+                for target in targets:
+                    if isinstance(target, ast.Name) and target.id.startswith("MAX_") and target.id not in NO_LIMIT:
+                        yield f"{path.stem}.{target.id}"
 
 
 def test_every_bound_of_the_code_is_listed() -> None:

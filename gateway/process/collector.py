@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from gateway.process.collection_policy import Due
+
 if TYPE_CHECKING:
     from gateway.process.collection_policy import CollectionPolicy
 
@@ -28,12 +30,17 @@ def resident_bytes() -> int:
 
 
 def collect_if_due(policy: CollectionPolicy) -> None:
-    """Collect everything that was created since `settle_collector`, if the policy says so."""
-    before = resident_bytes()
-    if policy.due(before, time.monotonic()):
-        gc.collect()
-        _trim()
-        policy.collected(before, resident_bytes(), time.monotonic())
+    """Collect what the policy says of the objects that were created since `settle_collector`."""
+    before, begun = resident_bytes(), time.monotonic()
+    match policy.due(before, begun):
+        case Due.YOUNG:
+            gc.collect(0)
+            policy.collected_young(resident_bytes())
+        case Due.EVERYTHING:
+            gc.collect()
+            _trim()
+            ended = time.monotonic()
+            policy.collected_everything(before, resident_bytes(), ended - begun, ended)
 
 
 def _trim() -> None:

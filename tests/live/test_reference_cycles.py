@@ -17,7 +17,7 @@ import pytest
 
 from gateway import app
 from gateway.cli.settings import load
-from gateway.process.collection_policy import CollectionPolicy
+from gateway.process.collection_policy import CollectionPolicy, Due
 from gateway.process.collector import collect_if_due, resident_bytes
 from gateway.streams.store.store import open_store
 from tests.live.processes import GatewayProcess
@@ -144,6 +144,6 @@ def test_cycle_is_collected_when_memory_has_grown() -> None:
         grown = resident_bytes()
         collect_if_due(policy)
         assert resident_bytes() < grown - (200 << 20)
-        assert not policy.due(resident_bytes(), time.monotonic())
+        assert policy.due(resident_bytes(), time.monotonic()) is Due.NOTHING
     finally:
         gc.enable()

@@ -1,4 +1,4 @@
-"""Collections follow growth at once, and otherwise come ever more rarely while they free nothing."""
+"""Growth collects young objects at once; everything is collected ever more rarely while that frees nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from gateway.process.collection_policy import (
     GROWTH_SHARE,
     MAX_PAUSE_S,
     MIN_PAUSE_S,
+    PAUSE_PER_SECOND,
     CollectionPolicy,
+    Due,
 )
 
 BASE: Final = 1_000 << 20
@@ -20,45 +22,46 @@ MIB: Final = 1 << 20
 
 def test_growth_counts_from_the_least_memory_since_the_last_collection() -> None:
     policy = CollectionPolicy(BASE, 0.0)
-    assert not policy.due(ALLOWED, 1.0)
-    assert policy.due(ALLOWED + MIB, 1.0)
-    assert not policy.due(500 << 20, 1.0)
-    assert policy.due(ALLOWED, 1.0)
-    policy.collected(ALLOWED, ALLOWED, 1.0)
-    assert not policy.due(ALLOWED + GROWTH_BYTES, 1.0)
+    assert policy.due(ALLOWED, 1.0) is Due.NOTHING
+    assert policy.due(ALLOWED + MIB, 1.0) is Due.YOUNG
+    assert policy.due(500 << 20, 1.0) is Due.NOTHING
+    assert policy.due(ALLOWED, 1.0) is Due.YOUNG
+    policy.collected_young(ALLOWED)
+    assert policy.due(ALLOWED + GROWTH_BYTES, 1.0) is Due.NOTHING
 
 
 def test_memory_above_the_least_is_collected_after_the_pause() -> None:
     policy = CollectionPolicy(BASE, 0.0)
     above = round(BASE * (1 + EXCESS_SHARE)) + MIB
-    assert not policy.due(above, MIN_PAUSE_S - 1)
-    assert policy.due(above, MIN_PAUSE_S)
-    assert not policy.due(BASE, MIN_PAUSE_S)
+    assert policy.due(above, MIN_PAUSE_S - 1) is Due.NOTHING
+    assert policy.due(above, MIN_PAUSE_S) is Due.EVERYTHING
+    assert policy.due(BASE, MIN_PAUSE_S) is Due.NOTHING
 
 
 def test_a_collection_that_freed_nothing_makes_the_next_rarer() -> None:
     policy = CollectionPolicy(BASE, 0.0)
-    above, now, pauses = 2 * BASE, 0.0, []
-    policy.collected(above, above, now)
+    above, now, pauses = BASE + 50 * MIB, 0.0, []
     for _ in range(8):
         begun = now
-        while not policy.due(above, now):
+        while policy.due(above, now) is not Due.EVERYTHING:
             now += 1
         pauses.append(now - begun)
-        policy.collected(above, above, now)
-    assert pauses[0] == 2 * MIN_PAUSE_S
+        policy.collected_everything(above, above, 0.01, now)
+    assert pauses[:2] == [MIN_PAUSE_S, 2 * MIN_PAUSE_S]
     assert pauses == sorted(pauses)
     assert pauses[-1] == MAX_PAUSE_S
 
 
-def test_a_productive_collection_and_growth_bring_the_next_soon() -> None:
+def test_a_productive_collection_brings_the_next_soon() -> None:
     policy = CollectionPolicy(BASE, 0.0)
     for _ in range(3):
-        policy.collected(2 * BASE, 2 * BASE, 0.0)
-    policy.collected(2 * BASE, BASE + 50 * MIB, 0.0)
-    assert policy.due(BASE + 50 * MIB, MIN_PAUSE_S)
-    for _ in range(3):
-        policy.collected(2 * BASE, 2 * BASE, 0.0)
-    assert policy.due(4 * BASE, 1.0)
-    policy.collected(4 * BASE, 4 * BASE, 1.0)
-    assert policy.due(4 * BASE, 1.0 + 2 * MIN_PAUSE_S)
+        policy.collected_everything(2 * BASE, 2 * BASE, 0.01, 0.0)
+    policy.collected_everything(2 * BASE, BASE + 50 * MIB, 0.01, 0.0)
+    assert policy.due(BASE + 50 * MIB, MIN_PAUSE_S) is Due.EVERYTHING
+
+
+def test_a_long_collection_brings_the_next_late() -> None:
+    policy = CollectionPolicy(BASE, 0.0)
+    policy.collected_everything(2 * BASE, BASE + 50 * MIB, 0.2, 0.0)
+    assert policy.due(BASE + 50 * MIB, 0.2 * PAUSE_PER_SECOND - 1) is Due.NOTHING
+    assert policy.due(BASE + 50 * MIB, 0.2 * PAUSE_PER_SECOND) is Due.EVERYTHING
