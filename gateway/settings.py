@@ -34,8 +34,8 @@ class GatewaySettings(ProcessSettings):
     )
     hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="names in Host that are served besides loopback's and TOKENWIRE_HOST, separated by commas; only "
-        "without authentication: with a key every name is",
+        description="host names that are served without authentication, besides loopback, TOKENWIRE_HOST and the "
+        "address of the connection, separated by commas; with a key every name is served",
     )
     proxies: str = Field(
         "",

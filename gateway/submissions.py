@@ -51,7 +51,7 @@ class Stopped:
 
 
 _NOT_FOUND = Failure("not_found", "There is no such response.")
-STORE_FULL: Final = Failure("store_full", "The service is full; nothing was accepted.", 30.0)
+STORE_FULL: Final = Failure("store_full", "The store is full; the message was not accepted.", 30.0)
 NO_LIMITS: Final = Limits()
 
 
@@ -192,7 +192,7 @@ class Submissions:
             case Failure():
                 return result
             case Refused("quota", retry_after):
-                return Failure("quota", "This conversation stored as much as it may in a day.", retry_after)
+                return Failure("quota", "The daily storage limit of this conversation is reached.", retry_after)
             case Refused("expired"):
                 return Failure("not_found", "The instructions of this answer are not kept any more.")
             case Refused("conflict"):
@@ -253,7 +253,7 @@ class Submissions:
             case Exceeded("open", retry_after):
                 return Failure("too_many", "Too many of your answers are open.", retry_after)
             case Exceeded("bytes", retry_after):
-                return Failure("quota", "You stored as much as you may in a day.", retry_after)
+                return Failure("quota", "Your daily storage limit is reached.", retry_after)
             case _:
                 return None
 

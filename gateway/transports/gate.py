@@ -35,7 +35,7 @@ class Gate:
     """An ASGI application in front of all others."""
 
     def __init__(self, application: ASGIApp, *, admission: Admission, proxies: Proxies, hosts: Hosts) -> None:
-        """`hosts`: the names that requests may address. `proxies`: whose `X-Forwarded-For` is believed."""
+        """`hosts`: the names that requests may address. `proxies`: whose `X-Forwarded-For` is used."""
         self._application = application
         self._admission = admission
         self._proxies = proxies
@@ -73,7 +73,7 @@ class Gate:
                 scheme = SCHEMES.get(value.decode("latin-1").strip())
         if len(hosts) > 1 or (not hosts and scope.get("http_version", "1.1") != "1.0"):
             refused("host_header")
-            return error_response("bad_frame", "A request has one Host header.")
+            return error_response("bad_frame", "The request must have exactly one Host header.")
         path = scope["path"]
         if path not in HEALTH and not self._hosts.allows(hosts[0] if hosts else None, _host_of(scope.get("server"))):
             refused("host")

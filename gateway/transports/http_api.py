@@ -86,7 +86,7 @@ class HttpApi:
 
     def _authenticate(self, request: Request) -> Identity | Response:
         if not self._allows(request.headers.get("origin")):
-            return error_response("forbidden", "This page may not connect.")
+            return error_response("forbidden", "The origin of this page is not allowed: see TOKENWIRE_ORIGINS.")
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         identity = self._check_token(token.strip() if scheme.lower() == "bearer" else None, time.time())
         if isinstance(identity, Denied):
@@ -313,7 +313,7 @@ async def _body(request: Request) -> dict[str, Any] | Response:
         async for piece in request.stream():
             body += piece
             if len(body) > wire.MAX_FRAME_BYTES:
-                return error_response("bad_frame", "The body is too large.")
+                return error_response("bad_frame", f"The body has more than {wire.MAX_FRAME_BYTES} bytes.")
     except ClientDisconnect:
         return error_response("bad_frame", "The body is incomplete.")
     try:

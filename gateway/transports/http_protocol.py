@@ -132,7 +132,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._budget += (1 + FRAMING_PER_BYTE) * len(body)
         self._body_bytes += len(body)
         if self._body_bytes > MAX_BODY_BYTES:
-            raise RefusedRequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", "The body is too large.")
+            raise RefusedRequestError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", f"The body has more than {MAX_BODY_BYTES} bytes."
+            )
         super().on_body(body)
 
     def on_message_complete(self) -> None:
