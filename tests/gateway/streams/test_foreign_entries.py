@@ -112,7 +112,7 @@ async def test_job_stream_of_another_type_leaves_the_other_partitions(store: Sto
     ("name", "value"),
     [
         (b"\xff", b"\xff"),
-        (b"x", b"y z"),
+        (b"x", b"y/y z"),
         (b"r99aaaaaaaaaaaaaaaa", b"a/b 1-1"),
         (b"r00aaaaaaaaaaaaaaaa", b"\xff"),
         (b"r00aaaaaaaaaaaaaaaa", b""),
