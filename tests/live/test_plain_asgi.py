@@ -7,6 +7,7 @@ import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import pytest
 import uvicorn
 from websockets.asyncio.client import connect
 
@@ -19,9 +20,9 @@ from tests.live.conftest import entries, text_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    import pytest
-
     from tests.live.conftest import Deployment
+
+pytestmark = pytest.mark.live
 
 
 @asynccontextmanager

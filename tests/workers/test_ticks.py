@@ -78,7 +78,8 @@ async def test_interval_of_zero_is_one_loop_iteration() -> None:
         assert shared.number > number
 
 
-async def test_load_widens_the_interval_and_idleness_narrows_it() -> None:
+async def test_load_widens_the_interval_and_idleness_narrows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ticks, "ADAPT_INTERVAL_S", 0.02)
     interval = BatchingInterval(0.001)
     shared = SharedTick(interval, lambda: time.monotonic() * busy)
     async with asyncio.timeout(30):
