@@ -18,7 +18,7 @@ from gateway.streams.log_entries import End
 from gateway.streams.log_fields import error_fields
 from gateway.streams.quota import Exceeded, Limits
 from gateway.streams.store.errors import StoreFullError, StoreUnavailableError
-from gateway.streams.store.room import StoreRoom
+from gateway.streams.store.free_memory import FreeMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +78,7 @@ class Submissions:
         self._models = models
         self._submitted = submitted
         self._limits = limits
-        self._room = StoreRoom(store)
+        self._free_memory = FreeMemory(store)
         self._ending: set[asyncio.Task[Any]] = set()
 
     async def send(self, request: Send, identity: Identity) -> Accepted | Failure:
@@ -217,7 +217,7 @@ class Submissions:
         # Without tokens all clients have the same subject, and its limits would be those of the whole service.
         counted = identity is not ANONYMOUS and bool(limits.open_responses or limits.subject_bytes)
         refused: Failure | None = None
-        if await self._room.is_scarce():
+        if await self._free_memory.is_scarce():
             refused = STORE_FULL
         elif counted:
             refused = await self._reserve(submission, subject, response)

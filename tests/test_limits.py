@@ -58,3 +58,11 @@ def test_every_row_names_its_bound_and_a_test_that_exists() -> None:
         assert tests, row
         for test in tests:
             assert (ROOT / test).exists(), test
+
+
+def test_a_test_of_each_row_imports_its_bounds() -> None:
+    for row in ROWS:
+        paths = [ROOT / test for test in re.findall(r"`((?:tests|web)/[\w/.]+)`", row[4])]
+        words = {word for path in paths if path.is_file() for word in re.findall(r"\w+", path.read_text())}
+        for module in re.findall(r"`(\w+)\.MAX_\w+`", " ".join(row)):
+            assert module in words, (row[0], module)

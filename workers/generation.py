@@ -98,11 +98,11 @@ class Generation:
             raise
         except StoreFullError as error:
             if self._writer is None:
-                # Nothing was generated: the job waits until there is room for its attempt.
+                # Nothing was generated: the job waits until the store has memory for its attempt.
                 logger.warning("attempt_abandoned", extra={**self._log_fields, "error": type(error).__name__})
                 return
-            # Another attempt would call the provider again, and its text would find no room either.
-            logger.warning("attempt_without_room", extra=self._log_fields)
+            # Another attempt would call the provider again, and its text could not be written either.
+            logger.warning("attempt_store_full", extra=self._log_fields)
             self._writer.drop_unwritten()
             await self._fail("store_full", "The service is full: the answer ends here.", retryable=True)
         except StoreError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -313,7 +314,8 @@ async def _body(request: Request) -> dict[str, Any] | Response:
         async for piece in request.stream():
             body += piece
             if len(body) > wire.MAX_FRAME_BYTES:
-                return error_response("bad_frame", f"The body has more than {wire.MAX_FRAME_BYTES} bytes.")
+                text = f"The body has more than {wire.MAX_FRAME_BYTES} bytes."
+                return error_response("bad_frame", text, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     except ClientDisconnect:
         return error_response("bad_frame", "The body is incomplete.")
     try:
@@ -335,15 +337,22 @@ def _submission_response(result: Accepted | Failure) -> Response:
 
 
 def error_response(
-    code: str, message: str, retry_after: float | None = None, problem: TokenProblem | None = None
+    code: str,
+    message: str,
+    retry_after: float | None = None,
+    problem: TokenProblem | None = None,
+    status: HTTPStatus | None = None,
 ) -> Response:
-    """Return an error; `code` is one of `wire.ERRORS`, `retry_after` in seconds; `problem`: see `ErrorFrame`."""
+    """Return an error; `code` is one of `wire.ERRORS`, `retry_after` in seconds; `problem`: see `ErrorFrame`.
+
+    `status`: instead of the one that belongs to the code.
+    """
     headers = {"retry-after": str(math.ceil(retry_after))} if retry_after else {}
     if code == "unauthenticated":
         # RFC 6750, section 3.1: a request without a token gets no error code.
         headers["www-authenticate"] = "Bearer" if problem == "token_missing" else 'Bearer error="invalid_token"'
     error = {"code": code, "message": message, **({"problem": problem} if problem else {})}
-    return JSONResponse({"error": error}, wire.ERRORS[code], headers)
+    return JSONResponse({"error": error}, status or wire.ERRORS[code], headers)
 
 
 def _memory_full() -> Response:

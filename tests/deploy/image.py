@@ -26,7 +26,10 @@ PYTHON: Final = Path(sys.base_prefix).resolve()
 SYSTEM: Final = [Path("/") / name for name in ("bin", "dev", "etc", "lib", "lib32", "lib64", "proc", "sbin", "usr")]
 LINKS: Final = [path for path in SYSTEM if path.is_symlink()]
 MOUNTS: Final = [*(path for path in SYSTEM if path.is_dir() and not path.is_symlink()), PYTHON]
-BASE_PATH: Final = f"{PYTHON}/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+COMMANDS: Final = Path("/base/bin")
+"""Folder of a stage with the command `python`, which the base image has, and a system's Python may lack."""
+
+BASE_PATH: Final = f"{PYTHON}/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{COMMANDS}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,9 @@ def _create_root(root: Path) -> None:
         (root / path.relative_to("/")).mkdir(parents=True, exist_ok=True)
     for path in LINKS:
         (root / path.relative_to("/")).symlink_to(path.readlink())
+    commands = root / COMMANDS.relative_to("/")
+    commands.mkdir(parents=True)
+    (commands / "python").symlink_to(PYTHON / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}")
 
 
 def _inside(image: Image, path: str) -> Path:

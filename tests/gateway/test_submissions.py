@@ -13,6 +13,8 @@ from gateway.streams import history_log, jobs, keys, log_entries, quota, respons
 from gateway.streams.history_log import MAX_AHEAD, OVERHEAD_BYTES, Accepted
 from gateway.streams.log_entries import End, Queued
 from gateway.streams.quota import Limits
+from gateway.streams.store import free_memory
+from gateway.streams.store.free_memory import FreeMemory
 from gateway.streams.store.store import Lifetimes, open_store
 from gateway.submissions import Failure, Submissions
 from gateway.wire import Retry, Send, Stop
@@ -318,7 +320,11 @@ async def test_store_refuses_messages_before_it_is_full_and_takes_ends(nearly_fu
     first = await submissions.send(request, ALICE)
     assert isinstance(first, Accepted)
     used = int((await store.client.info("memory"))["used_memory"])
-    await asyncio.to_thread(nearly_full.command, "CONFIG", "SET", "maxmemory", int(used / 0.97))
+    below = int(used / (free_memory.MAX_SHARE - 0.1))
+    await asyncio.to_thread(nearly_full.command, "CONFIG", "SET", "maxmemory", below)
+    assert not await FreeMemory(store).is_scarce()
+    above = int(used / (free_memory.MAX_SHARE + 0.02))
+    await asyncio.to_thread(nearly_full.command, "CONFIG", "SET", "maxmemory", above)
     second = Submissions(store, None, limits=Limits(open_responses=100))
     refusal = await second.send(Send(key="k2", conversation=name, text="Why?"), ALICE)
     assert isinstance(refusal, Failure)
@@ -366,7 +372,7 @@ async def test_key_of_another_type_refuses_the_requests_of_its_conversation(stor
     await accepted(store, conversation_of(store))
 
 
-async def test_history_id_without_room_after_it_refuses_the_requests_of_its_conversation(store: Store) -> None:
+async def test_history_id_without_a_successor_refuses_the_requests_of_its_conversation(store: Store) -> None:
     name = conversation_of(store)
     await store.client.xadd(keys.history(name), {"e": "x"}, id=f"{2**64 - 1}-1")
     assert (await refused(store, name)).code == "unavailable"

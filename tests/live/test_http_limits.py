@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from starlette.responses import PlainTextResponse
 
 from gateway.connections import MAX_RESERVED, MIN_SILENT_S, Connections
+from gateway.operations import metrics_server
+from gateway.operations.metrics_server import MetricsServer
 from gateway.transports import client_transport, http_protocol
 from gateway.transports.client_transport import CONNECTION
 from gateway.transports.http_protocol import MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, MAX_WAITING_REQUESTS
@@ -313,3 +317,24 @@ async def test_connection_beyond_the_limit_is_closed_in_time(monkeypatch: pytest
         assert await Raw(*third).closed() == b""
         third[1].close()
         application.go.set()
+
+
+async def test_connections_of_the_metrics_port_are_limited() -> None:
+    async def ready() -> PlainTextResponse:
+        return PlainTextResponse("ok\n")
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    running = asyncio.create_task(MetricsServer(ready).run_on(listener))
+    try:
+        async with AsyncExitStack() as clients:
+            for number in range(metrics_server.MAX_CONNECTIONS + MAX_RESERVED):
+                raw = await clients.enter_async_context(client(port))
+                raw.writer.write(request)
+                assert await raw.status() == 200
+                # Beyond the limit a connection has one request.
+                assert (b"connection: close" in raw.head.lower()) == (number >= metrics_server.MAX_CONNECTIONS)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pytest
 
-from gateway.streams import jobs, keys, log_entries, response_log
+from gateway.streams import history_log, jobs, keys, log_entries, response_log
 from gateway.streams.log_entries import End, Waiting
 from gateway.streams.store.store import open_store
 from tests.gateway.streams.steps import Conversation, fold
 from tests.stores import RealServer
-from workers import metrics
+from workers import generation, metrics
 from workers.batch import BatchingInterval
 from workers.generation import Generation
 from workers.options import GenerationOptions
@@ -254,6 +254,30 @@ async def test_response_to_an_expired_message_fails_without_a_call(store: Store)
     # A retry could only fail in the same way.
     assert end.retryable is False
     assert one.provider.calls == 0
+
+
+@pytest.mark.parametrize(("limit", "calls"), [(5_000, 0), (1 << 20, 1)])
+async def test_history_that_is_read_for_one_prompt_is_limited(
+    store: Store, monkeypatch: pytest.MonkeyPatch, limit: int, calls: int
+) -> None:
+    monkeypatch.setattr(history_log, "FIRST_PIECE", 2)
+    monkeypatch.setattr(history_log, "PIECE_BYTES", 2_000)
+    monkeypatch.setattr(generation, "MAX_HISTORY_BYTES", limit)
+    one = Answer(store, LONG_S)
+    await one.conversation.prepare()
+    one.response = (await one.conversation.ask()).response
+    newest, _ = history_log.entries(await store.client.xrevrange(keys.history(one.conversation.name), count=1))[0]
+    for number in range(1, 11):
+        value = log_entries.encode(log_entries.MESSAGE, log_entries.UserMessage(f"m{number}", "x" * 1_000))
+        name = f"{newest.seq + number}-1"
+        await store.client.xadd(keys.history(one.conversation.name), {log_entries.FIELD: value}, id=name)
+    running = asyncio.create_task((await one.generation()).run())
+    one.provider.send("Because")
+    one.provider.finish()
+    await running
+    assert one.provider.calls == calls
+    end = await one.end()
+    assert (end.error and end.error.code) == (None if calls else "expired")
 
 
 @pytest.mark.parametrize(
