@@ -360,6 +360,7 @@ class ResponseReplica:
             replies_to=queued.message if queued else None,
             replaces=queued.replaces if queued else None,
             retry_in=self.waiting.retry_in if self.waiting and not self.store_unavailable else None,
+            switched=self.waiting.switched if self.waiting else None,
             cursor=str(cursor) if cursor else None,
         )
         return frame_codec.encode(status)

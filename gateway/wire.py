@@ -338,6 +338,10 @@ class Status(ServerStruct, frozen=True, kw_only=True):
     replies_to: Annotated[str | None, _text("The message that it answers.")] = None
     replaces: Annotated[str | None, _text("The response that it replaces.")] = None
     retry_in: Annotated[float | None, _text("Seconds until the provider is called again.")] = None
+    switched: Annotated[
+        str | None,
+        _text("With text shown: its provider failed with this error code, and another one continues the text."),
+    ] = None
 
 
 class End(ServerStruct, frozen=True, kw_only=True):

@@ -60,8 +60,10 @@ CORE: Final = {
     "workers.prompt": "tests/workers/test_prompt.py",
     "workers.providers.checked": "tests/workers/test_checked.py",
     "workers.providers.event_stream": "tests/workers/test_event_stream.py",
+    "workers.breaker": "tests/workers/test_breaker.py",
     "workers.overlap": "tests/workers/test_overlap.py",
     "workers.retry_policy": "tests/workers/test_retry_policy.py",
+    "workers.shown_text": "tests/workers/test_shown_text.py",
 }
 """Each core module, and its test module."""
 

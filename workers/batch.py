@@ -113,6 +113,10 @@ class Batch:
         # A whole answer may accumulate while the store is unavailable; StringIO keeps the cost per piece constant.
         self._pieces[-1][1].write(text)
 
+    def drop_half_character(self) -> None:
+        """Drop a high surrogate whose low surrogate will not come: other text follows."""
+        self._high_surrogates.clear()
+
     def due(self, tick: int) -> bool:
         """Return whether there is something to append in this tick."""
         return bool(self._pieces) and tick != self._last_tick

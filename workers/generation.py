@@ -20,15 +20,15 @@ from gateway.streams.store.errors import StoreError, StoreFullError
 from workers import metrics, prompt
 from workers.attempt import Attempt
 from workers.batch import Batch
-from workers.overlap import OverlapFilter
 from workers.provider_loop import ProviderLoop
 from workers.writer import FencedError, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gateway.streams.jobs import Job
     from gateway.streams.store.store import Store
+    from workers.breakers import Breakers
     from workers.options import GenerationOptions
     from workers.providers import Request, Served
     from workers.ticks import SharedTick
@@ -47,15 +47,17 @@ class Generation:
         store: Store,
         job: Job,
         consumer: str,
-        providers: Mapping[str, Served],
+        targets: Mapping[str, Sequence[Served]],
+        breakers: Breakers,
         options: GenerationOptions,
         tick: SharedTick,
     ) -> None:
-        """`providers`: by model alias."""
+        """`targets`: by model alias, those to call in order."""
         self._store = store
         self._job = job
         self._consumer = consumer
-        self._providers = providers
+        self._targets = targets
+        self._breakers = breakers
         self._options = options
         self._tick = tick
         self._batch = Batch(options.max_answer_bytes)
@@ -114,14 +116,14 @@ class Generation:
 
     async def _run(self) -> None:
         job, store, options = self._job, self._store, self._options
-        entries = await response_log.read(store, job.response, timeout_s=options.retry_timeout_s)
+        entries = await response_log.read(store, job.response, timeout_s=options.store_patience_s)
         queued = log_entries.decode_response_entry(entries[0][1], job.response) if entries else None
         if not isinstance(queued, Queued):
             await self._fail_expired()
             return
         self._model = queued.model
-        served = self._providers.get(queued.model)
-        if served is None:
+        targets = self._targets.get(queued.model)
+        if not targets:
             await self._fail("unknown_model", "There is no such model.", retryable=False)
             return
         keep_text = options.recovery == "continue" and entries[-1][0].number > 0
@@ -145,7 +147,7 @@ class Generation:
                 return
         kind = log_entries.CONTINUE if keep_text else log_entries.START
         attempt = Attempt(claimed.before, claimed.start, kind + msgspec.json.encode(start))
-        self._writer = Writer(store, job, attempt, self._batch, self._tick, options.retry_timeout_s)
+        self._writer = Writer(store, job, attempt, self._batch, self._tick, options.store_patience_s)
         logger.info("attempt_started", extra=self._log_fields)
         if attempt.number == 1:
             metrics.FIRST_ATTEMPTS.inc()
@@ -160,15 +162,14 @@ class Generation:
             partial = prompt.settled_text(history, queued.replaces)
             self._batch.add(log_entries.TEXT, partial)
         self.instructions_id = queued.instructions_id
-        instructions = await history_log.instructions(store, job.conversation, queued, options.retry_timeout_s)
+        instructions = await history_log.instructions(store, job.conversation, queued, options.store_patience_s)
         if instructions is None and queued.instructions_id is not None:
             await self._fail("expired", "The instructions are no longer kept.", retryable=False)
             return
         request = prompt.request(
             msgspec.structs.replace(queued, instructions=instructions),
-            served.model,
+            targets[0].model,
             history,
-            partial,
             response=job.response,
             max_characters=options.max_prompt_characters,
         )
@@ -176,12 +177,12 @@ class Generation:
             # A retry would fail in the same way, because the question is gone.
             await self._fail("expired", "The message is no longer kept.", retryable=False)
             return
-        await self._answer(self._writer, served, request, partial, queued.trace)
+        await self._answer(self._writer, targets, request, partial, queued.trace)
 
     async def _history(self, queued: Queued) -> list[bytes]:
         """Return the newest entries of the history, as many as the prompt needs."""
         options, history, size = self._options, list[bytes](), 0
-        pieces = history_log.read_backwards(self._store, self._job.conversation, options.retry_timeout_s)
+        pieces = history_log.read_backwards(self._store, self._job.conversation, options.store_patience_s)
         async with aclosing(pieces):
             async for piece in pieces:
                 history[:0] = [value for _, value in piece]
@@ -190,16 +191,19 @@ class Generation:
                     break
         return history
 
-    async def _answer(self, writer: Writer, served: Served, request: Request, partial: str, parent: str | None) -> None:
+    async def _answer(
+        self, writer: Writer, targets: Sequence[Served], request: Request, partial: str, parent: str | None
+    ) -> None:
         attributes = {
             tracing.RESPONSE: self._job.response,
             tracing.CONVERSATION: self._job.conversation,
             "tokenwire.attempt": writer.attempt,
         }
         span = tracing.begin("attempt", SpanKind.CONSUMER, parent, attributes)
-        loop = ProviderLoop(served, writer, self._options, tracing.traceparent(span), self._log_fields)
+        trace = tracing.traceparent(span)
+        loop = ProviderLoop(targets, self._breakers, writer, self._options, trace, self._log_fields)
         try:
-            reading = asyncio.create_task(loop.run(request, OverlapFilter(partial)))
+            reading = asyncio.create_task(loop.run(request, partial))
             writing = asyncio.create_task(writer.run())
             try:
                 # The writer returns before the provider loop only with an exception.

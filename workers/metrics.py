@@ -40,6 +40,18 @@ QUEUE_WAIT: Final = Histogram(
 )
 APPENDED: Final = Counter("tokenwire_entries_appended", "Log entries appended.", registry=REGISTRY)
 APPENDS: Final = Counter("tokenwire_appends", "Appends that carried them.", registry=REGISTRY)
+BREAKER_OPENINGS: Final = Counter(
+    "tokenwire_target_pauses",
+    "Times that the circuit breaker of a target opened, because its calls failed in a row.",
+    ["gen_ai_provider_name", "gen_ai_request_model"],
+    registry=REGISTRY,
+)
+SWITCHES: Final = Counter(
+    "tokenwire_target_switches",
+    "Answers that went on at another target after a failed call, by whether text had been shown.",
+    ["shown"],
+    registry=REGISTRY,
+)
 PROVIDER_WAITS: Final = Counter(
     "tokenwire_provider_waits",
     "Retries of provider calls that failed before the first token, by error.",

@@ -15,8 +15,10 @@ class GenerationOptions:
     recovery: Literal["restart", "continue"]
     batching_interval_s: float
     """The minimum; load widens it (see `workers.batch`)."""
-    retry_timeout_s: float
-    """For failed provider calls and for an unavailable store."""
+    store_patience_s: float
+    provider_patience_s: float
+    max_calls: int
+    max_call_tokens: int
     first_token_timeout_s: float
     idle_timeout_s: float
     max_answer_bytes: int

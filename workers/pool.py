@@ -6,6 +6,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
@@ -18,6 +19,7 @@ from gateway.streams.records import MAX_RESPONSES, Worker
 from gateway.streams.store.errors import StoreError, is_transient
 from workers import metrics
 from workers.batch import BatchingInterval
+from workers.breakers import Breakers
 from workers.generation import Generation
 from workers.providers import Served, connect
 from workers.ticks import SharedTick
@@ -70,10 +72,11 @@ class Pool:
         self._concurrency = concurrency
         metrics.CONCURRENCY.set(concurrency)
         self._tick = SharedTick(BatchingInterval(options.batching_interval_s))
-        self._providers: dict[str, Served] = {}
+        self._breakers = Breakers(store)
+        self._targets: dict[str, list[Served]] = {}
         for alias, target in targets.items():
             try:
-                self._providers[alias] = connect(target, demo_rate=demo_rate, pace=self._tick.next)
+                self._targets[alias] = [connect(target, demo_rate=demo_rate, pace=self._tick.next)]
             except ValueError as error:
                 raise ValueError(f"model {alias!r}: {error}") from error
         self._running: dict[str, _Running] = {}
@@ -88,7 +91,7 @@ class Pool:
     @property
     def models(self) -> list[str]:
         """The model aliases that this worker serves."""
-        return list(self._providers)
+        return list(self._targets)
 
     async def run(self) -> None:
         """Work until `shut_down` is called. Not safe to cancel: jobs are taken over only after their leases."""
@@ -107,6 +110,7 @@ class Pool:
                 _repeat("leases", self._keep_leases),
                 _repeat("control", self._subscribe_control),
                 _repeat("requeue", self._requeue_lost),
+                _repeat("breakers", self._breakers.watch),
                 presence.heartbeat_loop(self._store, self._record),
             )
         ]
@@ -129,7 +133,7 @@ class Pool:
         rest = list(self._running.values())
         await _cancel(running.task for running in rest)
         await _cancel(self._loops)
-        for served in self._providers.values():
+        for served in chain.from_iterable(self._targets.values()):
             if (close := getattr(served.provider, "aclose", None)) is not None:
                 await close()
         try:
@@ -175,7 +179,9 @@ class Pool:
                 # The lease expired and this worker acquired its own job again: the attempt continues. If another
                 # worker claimed the response in between, the log fences the attempt.
                 continue
-            generation = Generation(self._store, job, self.name, self._providers, self._options, self._tick)
+            generation = Generation(
+                self._store, job, self.name, self._targets, self._breakers, self._options, self._tick
+            )
             task = asyncio.create_task(generation.run(), name=job.response)
             self._running[job.response] = _Running(job, generation, task)
             metrics.RUNNING.set(len(self._running))
@@ -279,7 +285,7 @@ class Pool:
             memory=stats.memory,
             running=len(working),
             concurrency=self._concurrency,
-            models=tuple(sorted(self._providers)),
+            models=tuple(sorted(self._targets)),
             responses=tuple(working[:MAX_RESPONSES]),
             leaving=self._draining,
         )

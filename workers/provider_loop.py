@@ -1,23 +1,29 @@
-"""The provider loop: calls the provider, retries it before the first token, and passes its output to the writer."""
+"""The provider loop: calls the targets of an alias until one has answered, and passes their output to the writer."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import random
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.streams import log_entries
 from gateway.streams.log_entries import End, Problem, Waiting
 from gateway.streams.log_fields import error_fields
-from workers import metrics
+from workers import metrics, prompt
+from workers.overlap import OverlapFilter
 from workers.provider_call import ProviderCall
 from workers.providers import Finish, ProviderError, Reasoning, Text, checked
-from workers.retry_policy import RetryPolicy
+from workers.retry_policy import Budget, RetryPolicy
+from workers.shown_text import ShownText
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from workers.breakers import Breakers
     from workers.options import GenerationOptions
-    from workers.overlap import OverlapFilter
     from workers.providers import Request, Served
     from workers.writer import Writer
 
@@ -26,63 +32,127 @@ logger = logging.getLogger(__name__)
 RESCHEDULE_FACTOR = 1.1
 """The idle timeout fires up to this factor late: rescheduling it for every event would cost as much as reading one."""
 
+EMPTY: Final = "The model gave no answer. Try again."
+SILENT: Final = "The model stopped responding."
+
 
 class ProviderLoop:
     """The provider calls of one attempt."""
 
     def __init__(
-        self, served: Served, writer: Writer, options: GenerationOptions, trace: str | None, log_fields: dict[str, Any]
+        self,
+        targets: Sequence[Served],
+        breakers: Breakers,
+        writer: Writer,
+        options: GenerationOptions,
+        trace: str | None,
+        log_fields: dict[str, Any],
     ) -> None:
-        """`trace`: the traceparent of the attempt."""
-        self._served = served
+        """`targets`: those of the alias, in order of preference. `trace`: the traceparent of the attempt."""
+        self._targets = targets
+        self._breakers = breakers
         self._writer = writer
         self._options = options
         self._trace = trace
         self._log_fields = log_fields
+        self._usage: Counter[str] = Counter()
+        """Of the calls that have failed."""
 
-    async def run(self, request: Request, overlap: OverlapFilter) -> End:
-        """Read an answer from the provider; return how it ended. Calls that fail before the first token are retried.
+    async def run(self, request: Request, partial: str) -> End:
+        """Read an answer from the targets; return how it ended. `partial`: text that is shown, and is continued.
 
-        Safe to cancel: the provider call is closed.
+        A call that fails before its first token is repeated, or made at the next target. After a call that fails later,
+        the next target continues the text that is shown. Safe to cancel: the provider call is closed.
         """
-        policy = RetryPolicy(self._options.retry_timeout_s, _now(), random.random)
+        options, targets = self._options, self._targets
+        # A single target never continues what it began.
+        shown = ShownText(partial, grows=len(targets) > 1)
+        budget = Budget(options.max_calls, options.provider_patience_s, options.max_call_tokens)
+        policy = RetryPolicy(len(targets), budget, _now(), random.random)
+        call: Any = policy.first(_now(), self._blocked_s())
         while True:
-            call = ProviderCall(self._served.name, self._served.model, request, self._trace)
-            code, cause = "internal", None
-            try:
-                end = await self._read(call, request, overlap)
-                code = ""
-                return end
-            except TimeoutError:
-                error = ProviderError("provider_silent", "The model stopped responding.", retryable=True)
-                code = error.code
-            except ProviderError as failure:
-                # Checked here, so that it holds for every provider: the code is written, and labels a metric.
-                error = checked.failure(failure)
-                code = error.code
-                cause = failure.__cause__ or (failure if error is not failure else None)
-            except asyncio.CancelledError:
-                code = "cancelled"
-                raise
-            finally:
-                call.finish(code)
-            if call.received:
-                self._writer.add_text(log_entries.TEXT, overlap.close())
-            pause_s = policy.pause_s(error, _now(), received=call.received)
-            if pause_s is None:
-                logger.info("provider_failed", extra={**self._log_fields, "code": error.code})
-                if cause is not None:
-                    logger.warning("generator_failed", extra={**self._log_fields, **error_fields(cause)})
-                return End("failed", error=Problem(error.code, error.message), retryable=error.retryable)
-            metrics.PROVIDER_WAITS.labels(metrics.code_label(error.code)).inc()
-            self._writer.add_entry(log_entries.encode(log_entries.WAITING, Waiting(round(pause_s, 1))))
-            await asyncio.sleep(pause_s)
+            if call.pause_s:
+                self._add_waiting(call.pause_s)
+                await asyncio.sleep(call.pause_s)
+                if self._blocked_s()[call.target] and (again := policy.again(_now(), self._blocked_s())) is not None:
+                    call = again
+                    continue
+            served = targets[call.target]
+            self._breakers.of(served).called(_now())
+            result, received = await self._call(served, request, shown)
+            if isinstance(result, End):
+                return result
+            self._usage.update(result.usage)
+            self._breakers.failed(served, result, _now())
+            next_call = policy.next(
+                result,
+                _now(),
+                self._blocked_s(),
+                received=received,
+                tokens=self._usage["input_tokens"] + self._usage["output_tokens"],
+            )
+            fields = {**self._log_fields, "target": served.label, "code": result.code, "status": _status(result)}
+            logger.warning("provider_failed", extra={**fields, "retries": next_call is not None})
+            if next_call is None:
+                problem = Problem(result.code, result.message)
+                return End("failed", error=problem, usage=self._total({}), retryable=result.retryable)
+            if next_call.target != call.target:
+                metrics.SWITCHES.labels("yes" if shown else "no").inc()
+                if shown:
+                    self._writer.add_entry(
+                        log_entries.encode(log_entries.WAITING, Waiting(round(next_call.pause_s, 1), result.code))
+                    )
+            metrics.PROVIDER_WAITS.labels(metrics.code_label(result.code)).inc()
+            call = next_call
 
-    async def _read(self, call: ProviderCall, request: Request, overlap: OverlapFilter) -> End:
+    def _blocked_s(self) -> list[float]:
+        return self._breakers.blocked_s(self._targets, _now())
+
+    def _add_waiting(self, pause_s: float) -> None:
+        self._writer.add_entry(log_entries.encode(log_entries.WAITING, Waiting(round(pause_s, 1))))
+
+    def _total(self, usage: Mapping[str, int]) -> dict[str, int] | None:
+        return {**self._usage, **{name: self._usage[name] + count for name, count in usage.items()}} or None
+
+    async def _call(self, served: Served, request: Request, shown: ShownText) -> tuple[End | ProviderError, bool]:
+        """Make one call; return the end of the answer or why the call failed, and whether it produced output."""
+        request = prompt.continued(_limited(request, served, self._usage), shown.text, prefill=served.prefill)
+        overlap = OverlapFilter(shown.text)
+        call = ProviderCall(served.name, served.model, request, self._trace)
+        code = "internal"
+        try:
+            end = await self._read(served, call, request, overlap, shown)
+            code = ""
+            self._breakers.succeeded(served)
+            return end, call.received
+        except TimeoutError:
+            error = ProviderError("provider_silent", SILENT, retryable=True)
+            code = error.code
+        except ProviderError as failure:
+            # Checked here, so that it holds for every provider: the code is written, and labels a metric.
+            error = checked.failure(failure)
+            code = error.code
+            cause = failure.__cause__ or (failure if error is not failure else None)
+            if cause is not None:
+                logger.warning("generator_failed", extra={**self._log_fields, **error_fields(cause)})
+        except asyncio.CancelledError:
+            code = "cancelled"
+            raise
+        finally:
+            call.finish(code)
+        if call.received:
+            self._show(overlap.close(), shown)
+            shown.drop_half_character()
+            self._writer.drop_half_character()
+        return error, call.received
+
+    async def _read(
+        self, served: Served, call: ProviderCall, request: Request, overlap: OverlapFilter, shown: ShownText
+    ) -> End:
         """Read one call to its end; raises TimeoutError, ProviderError."""
         idle_timeout_s = self._options.idle_timeout_s
         async with (
-            call.reading(self._served.provider(request)) as events,
+            call.reading(served.provider(request)) as events,
             asyncio.timeout(self._options.first_token_timeout_s) as timeout,
         ):
             expires_at = 0.0
@@ -95,19 +165,41 @@ class ProviderLoop:
                     call.first_event(is_output=not isinstance(event, Finish))
                 match event:
                     case Text(str(text)):
-                        self._writer.add_text(log_entries.TEXT, overlap.feed(text))
+                        self._show(overlap.feed(text), shown)
                     case Reasoning(str(text)):
                         self._writer.add_text(log_entries.REASONING, text)
                     case Finish() as last if (finish := checked.finish(last)) is not None:
                         call.used(finish.usage)
-                        self._writer.add_text(log_entries.TEXT, overlap.close())
-                        usage = dict(finish.usage) or None
-                        return End(finish.reason, usage=usage, retryable=finish.reason != "complete")
+                        self._show(overlap.close(), shown)
+                        if finish.reason == "complete" and shown.blank:
+                            empty = ProviderError("empty", EMPTY, retryable=True)
+                            empty.usage = finish.usage
+                            raise empty
+                        return End(
+                            finish.reason, usage=self._total(finish.usage), retryable=finish.reason != "complete"
+                        )
                     case _:
                         raise ProviderError(checked.FAILED, checked.MESSAGE, retryable=False)
                 if self._writer.full:
-                    return End("length", retryable=False)
+                    return End("length", usage=self._total({}), retryable=False)
         raise ProviderError("provider_incomplete", "The answer ended before it was complete.", retryable=True)
+
+    def _show(self, text: str, shown: ShownText) -> None:
+        if text:
+            shown.add(text)
+            self._writer.add_text(log_entries.TEXT, text)
+
+
+def _limited(request: Request, served: Served, usage: Counter[str]) -> Request:
+    """Return the request with what is left of its limit after the calls that have ended."""
+    if request.max_tokens is not None:
+        request = dataclasses.replace(request, max_tokens=max(1, request.max_tokens - usage["output_tokens"]))
+    return dataclasses.replace(request, model=served.model)
+
+
+def _status(error: ProviderError) -> str | None:
+    """Return the HTTP status and request id of a failure, which are its notes."""
+    return "; ".join(getattr(error, "__notes__", ())) or None
 
 
 def _now() -> float:

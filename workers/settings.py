@@ -20,8 +20,11 @@ class WorkerSettings(ProcessSettings):
     )
     concurrency: int = Field(300, ge=1, description="responses that one worker generates at once")
     window: Duration = Field(0.025, ge=0, le=1, description="batching interval of tokens after the first")
-    patience: Duration = Field(
-        60.0, ge=0, description="how long a refusing provider or an unavailable store is retried"
+    patience: Duration = Field(60.0, ge=0, description="how long failed provider calls are retried; 0: not at all")
+    store_patience: Duration = Field(60.0, ge=1, description="how long an unavailable store is retried")
+    calls: int = Field(12, ge=1, le=1000, description="provider calls that one attempt makes at most, over all targets")
+    call_tokens: int = Field(
+        0, ge=0, description="tokens that failed calls of an attempt may use until no further call is made; 0: no limit"
     )
     first_timeout: Duration = Field(120.0, gt=0, description="how long a provider may take to its first token")
     idle_timeout: Duration = Field(60.0, gt=0, description="how long a provider may be silent between tokens")

@@ -60,6 +60,10 @@ class Writer:
             self._batch.add(kind, text)
             self._wake.set()
 
+    def drop_half_character(self) -> None:
+        """See `Batch.drop_half_character`."""
+        self._batch.drop_half_character()
+
     def add_entry(self, value: bytes) -> None:
         """Add an entry that is appended immediately."""
         self._attempt.add([value])

@@ -137,6 +137,11 @@ def requeue_lock(partition: int) -> str:
     return f"tw:{{p{partition:02d}}}:sweep"
 
 
+def breaker(target: str) -> str:
+    """Return the key of a string that exists while the circuit breaker of a target is open for all workers."""
+    return f"tw:breaker:{_digest(target)}"
+
+
 def feed(name: str) -> str:
     """Return a channel: every entry of a history and of its response logs, for gateways."""
     return f"tw:{{p{partition_of(name):02d}}}:feed:{name}"

@@ -134,9 +134,11 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Waiting(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The provider call failed before its first token; the worker calls again in `retry_in` seconds."""
+    """The provider call failed; the worker calls again in `retry_in` seconds."""
 
     retry_in: Annotated[float, Meta(ge=0, le=MAX_WAIT_S)]
+    switched: str | None = None
+    """The error code of a call that failed after its first token. Another provider continues the text."""
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):

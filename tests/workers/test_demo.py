@@ -279,6 +279,6 @@ def test_negative_rate_is_rejected() -> None:
 
 
 async def test_demo_is_connected_by_name() -> None:
-    provider, model, _ = connect_by_name("demo", demo_rate=0)
+    provider, model, *_ = connect_by_name("demo", demo_rate=0)
     assert model == "demo"
     assert text_of(await everything(request("Hi"), provider)) == answer("Hi")

@@ -14,6 +14,7 @@ from tests.gateway.streams.steps import Conversation, fold
 from tests.stores import RealServer
 from workers import generation, metrics
 from workers.batch import BatchingInterval
+from workers.breakers import Breakers
 from workers.generation import Generation
 from workers.options import GenerationOptions
 from workers.providers import Event, Finish, ProviderError, Request, Served, Text
@@ -31,7 +32,10 @@ OPTIONS: Final[dict[str, Any]] = {
     "lease_s": 5.0,
     "max_attempts": 3,
     "recovery": "restart",
-    "retry_timeout_s": 60.0,
+    "store_patience_s": 60.0,
+    "provider_patience_s": 60.0,
+    "max_calls": 12,
+    "max_call_tokens": 0,
     "first_token_timeout_s": 120.0,
     "idle_timeout_s": 60.0,
     "max_answer_bytes": 1_000_000,
@@ -78,6 +82,9 @@ class Answer:
         self.store = store
         self.conversation = Conversation(store)
         self.provider = ScriptedProvider()
+        self.others: list[ScriptedProvider] = []
+        """Further targets of the alias."""
+        self.breakers = Breakers(store)
         self.tick = SharedTick(BatchingInterval(interval_s))
         self.options = GenerationOptions(**{**OPTIONS, "batching_interval_s": interval_s, **options})
 
@@ -92,8 +99,8 @@ class Answer:
 
     async def generation(self) -> Generation:
         job = await self.conversation.take("w1")
-        served = {"default": Served(self.provider, "m", "script")}
-        return Generation(self.store, job, "w1", served, self.options, self.tick)
+        targets = {"default": [Served(provider, "m", "script") for provider in (self.provider, *self.others)]}
+        return Generation(self.store, job, "w1", targets, self.breakers, self.options, self.tick)
 
     async def entries(self) -> list[bytes]:
         return [value for _, value in await response_log.read(self.store, self.response)]

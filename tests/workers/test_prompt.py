@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,7 +53,22 @@ def test_entries_of_newer_releases_are_skipped() -> None:
 
 def test_answer_without_text_is_omitted() -> None:
     entries = [opens("r1", "m1"), asks("m1", "Why?"), settles("r1", "", "failed"), opens("r2", "m2"), asks("m2", "So?")]
-    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("Why?"), user("So?")]
+    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("Why?\n\nSo?")]
+
+
+def test_blank_messages_are_omitted() -> None:
+    entries = [
+        opens("r1", "m1"),
+        asks("m1", "Why?"),
+        settles("r1", " \n", "stopped"),
+        opens("r2", "m2"),
+        asks("m2", " "),
+        settles("r2", "What?"),
+        opens("r3", "m3"),
+        asks("m3", "So?"),
+    ]
+    assert prompt.messages(entries, "m3", NO_LIMIT) == [user("Why?\n\nSo?")]
+    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("Why?\n\n ")]
 
 
 def test_questions_and_answers_alternate() -> None:
@@ -118,7 +134,7 @@ def test_replaced_answer_is_omitted_even_if_the_retry_failed() -> None:
         opens("r3", "m2"),
         asks("m2", "Two?"),
     ]
-    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("One?"), user("Two?")]
+    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("One?\n\nTwo?")]
 
 
 def test_retry_of_a_replaced_answer_replaces_nothing() -> None:
@@ -146,6 +162,39 @@ def test_rephrased_question_replaces_question_and_answer() -> None:
         asks("m2", "Why?", replaces="r1"),
     ]
     assert prompt.messages(entries, "m2", NO_LIMIT) == [user("Why?")]
+
+
+def test_rephrased_question_keeps_its_place() -> None:
+    entries = [
+        opens("r1", "m1"),
+        asks("m1", "Wyh?"),
+        settles("r1", "What?"),
+        opens("r2", "m2"),
+        asks("m2", "And?"),
+        settles("r2", "Later."),
+        opens("r3", "m3", replaces="r1"),
+        asks("m3", "Why?", replaces="r1"),
+    ]
+    assert prompt.messages(entries, "m3", NO_LIMIT) == [user("Why?")]
+    entries += [settles("r3", "Because"), opens("r4", "m4"), asks("m4", "So?")]
+    shown = [user("Why?"), assistant("Because"), user("And?"), assistant("Later."), user("So?")]
+    assert prompt.messages(entries, "m4", NO_LIMIT) == shown
+    entries += [opens("r5", "m5", replaces="r3"), asks("m5", "Why indeed?", replaces="r3")]
+    assert prompt.messages(entries, "m5", NO_LIMIT) == [user("Why indeed?")]
+
+
+def test_first_wording_that_is_rephrased_again_leaves_what_is_answered() -> None:
+    """The worker of m2 takes over after m3 has replaced the first wording too."""
+    entries = [
+        opens("r1", "m1"),
+        asks("m1", "Wyh?"),
+        opens("r2", "m2", replaces="r1"),
+        asks("m2", "Why?", replaces="r1"),
+        opens("r3", "m3", replaces="r1"),
+        asks("m3", "Why not?", replaces="r1"),
+    ]
+    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("Why?")]
+    assert prompt.messages(entries, "m3", NO_LIMIT) == [user("Why not?")]
 
 
 def test_question_rephrased_before_its_end_is_still_answered() -> None:
@@ -202,7 +251,7 @@ HISTORY = [opens("r1", "m1"), asks("m1", "Why?")]
 
 
 def test_request_contains_model_instructions_and_limits() -> None:
-    request = prompt.request(QUEUED, "model-1", HISTORY, "", response="r1", max_characters=NO_LIMIT)
+    request = prompt.request(QUEUED, "model-1", HISTORY, response="r1", max_characters=NO_LIMIT)
     assert request == Request(
         model="model-1",
         messages=[user("Why?")],
@@ -214,13 +263,24 @@ def test_request_contains_model_instructions_and_limits() -> None:
 
 
 def test_request_to_continue_ends_with_text_and_instruction() -> None:
-    request = prompt.request(QUEUED, "model-1", HISTORY, "Beca", response="r1", max_characters=NO_LIMIT)
+    request = prompt.request(QUEUED, "model-1", HISTORY, response="r1", max_characters=NO_LIMIT)
     assert request is not None
-    assert request.messages == [user("Why?"), assistant("Beca"), user(prompt.CONTINUE_INSTRUCTION)]
+    continued = prompt.continued(request, "Beca ", prefill=False)
+    assert continued.messages == [user("Why?"), assistant("Beca "), user(prompt.CONTINUE_INSTRUCTION)]
+    # Providers refuse a prefilled answer that ends with white space.
+    assert prompt.continued(request, "Beca ", prefill=True).messages == [user("Why?"), assistant("Beca")]
+    assert request.messages == [user("Why?")]
+
+
+@pytest.mark.parametrize("prefill", [True, False])
+def test_request_after_blank_text_is_the_same(*, prefill: bool) -> None:
+    request = prompt.request(QUEUED, "model-1", HISTORY, response="r1", max_characters=NO_LIMIT)
+    assert request is not None
+    assert prompt.continued(request, "\n\n", prefill=prefill) == request
 
 
 def test_request_for_a_trimmed_message_is_none() -> None:
-    assert prompt.request(QUEUED, "model-1", [], "Beca", response="r1", max_characters=NO_LIMIT) is None
+    assert prompt.request(QUEUED, "model-1", [], response="r1", max_characters=NO_LIMIT) is None
 
 
 def test_text_before_an_attempt_begins_at_the_last_start() -> None:
@@ -245,7 +305,7 @@ class Exchange:
     text: str
     answer: str = ""
     answered_by: str = ""
-    replaced: bool = False
+    replaced_by: Exchange | None = None
 
 
 @dataclass
@@ -257,11 +317,20 @@ class Conversation:
     exchange_of: dict[str, Exchange] = field(default_factory=dict)
     open: list[str] = field(default_factory=list)
 
+    asked: int = 0
+
     def ask(self, text: str, again: str | None) -> None:
-        exchange = Exchange(f"m{len(self.exchanges)}", text)
-        if again is not None:
-            self.exchange_of[again].replaced = True
-        self.exchanges.append(exchange)
+        exchange = Exchange(f"m{self.asked}", text)
+        self.asked += 1
+        if again is None:
+            self.exchanges.append(exchange)
+        else:
+            # What was asked in other words is no longer shown; the last wording has its place.
+            old = self.exchange_of[again]
+            while old.replaced_by is not None:
+                old = old.replaced_by
+            old.replaced_by = exchange
+            self.exchanges[self.exchanges.index(old)] = exchange
         # In the order of submit.lua: the response, then the message.
         self.respond(exchange, again)
         self.log.append(asks(exchange.message, text, again))
@@ -280,17 +349,28 @@ class Conversation:
     def settle(self, text: str) -> None:
         response = self.open.pop(0)
         self.log.append(settles(response, text))
-        if text:
+        if text.strip():
             self.exchange_of[response].answer, self.exchange_of[response].answered_by = text, response
 
-    def shown(self, asked: Exchange) -> list[Message]:
-        shown: list[Message] = []
-        for exchange in self.exchanges[: self.exchanges.index(asked) + 1]:
-            if exchange is asked:
-                shown.append(user(exchange.text))
-            elif not exchange.replaced:
-                shown += [user(exchange.text), assistant(exchange.answer)] if exchange.answer else [user(exchange.text)]
-        return shown
+    def shown(self, asked: Exchange) -> list[Exchange]:
+        """Return the exchanges of the page up to the one that is answered, which may have been replaced meanwhile."""
+        place = asked
+        while place.replaced_by is not None:
+            place = place.replaced_by
+        before = self.exchanges[: self.exchanges.index(place)]
+        return [*(each for each in before if each.text.strip()), Exchange(asked.message, asked.text)]
+
+
+def alternating(exchanges: list[Exchange]) -> list[Message]:
+    messages: list[Message] = []
+    for exchange in exchanges:
+        if messages and messages[-1]["role"] == "user":
+            messages[-1] = user(f"{messages[-1]['content']}\n\n{exchange.text}")
+        else:
+            messages.append(user(exchange.text))
+        if exchange.answer.strip():
+            messages.append(assistant(exchange.answer))
+    return messages
 
 
 ACTIONS = st.tuples(st.sampled_from(["ask", "ask", "ask again", "retry", "settle", "settle"]), st.text(max_size=3))
@@ -315,12 +395,12 @@ def test_messages_equal_what_users_see(actions: list[tuple[str, str]], data: st.
     for response in conversation.open:
         exchange = conversation.exchange_of[response]
         shown = conversation.shown(exchange)
-        assert prompt.messages(conversation.log, exchange.message, NO_LIMIT) == shown
+        assert prompt.messages(conversation.log, exchange.message, NO_LIMIT) == alternating(shown)
         max_characters = data.draw(st.integers(0, 40))
+        sizes = [len(each.text) + len(each.answer) for each in shown]
+        count = max(n for n in range(1, len(shown) + 1) if n == 1 or sum(sizes[-n:]) <= max_characters)
         kept = prompt.messages(conversation.log, exchange.message, max_characters)
-        assert kept[-1] == user(exchange.text)
-        assert kept == shown[len(shown) - len(kept) :]
-        assert len(kept) == 1 or sum(len(each["content"]) for each in kept) <= max_characters
+        assert kept == alternating(shown[len(shown) - count :])
 
 
 STEPS = st.lists(

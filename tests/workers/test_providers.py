@@ -477,7 +477,7 @@ async def test_closed_port_is_unreachable(server: ProviderServer, name: str, mon
 
 async def test_private_server_needs_no_key(server: ProviderServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     without_credentials(monkeypatch)
-    provider, model, _ = connect_by_name(f"{name}/model-1", demo_rate=0)
+    provider, model, *_ = connect_by_name(f"{name}/model-1", demo_rate=0)
     assert model == "model-1"
     # The server rejects calls without any key, as the SDKs do.
     assert text_of([event async for event in provider(REQUEST)]) == "Hello, world!"

@@ -302,6 +302,6 @@ async def test_cancelling_closes_the_generator() -> None:
 
 
 async def test_generator_is_connected_by_name() -> None:
-    provider, model, _ = connect_by_name("python/my_module:generate", demo_rate=0)
+    provider, model, *_ = connect_by_name("python/my_module:generate", demo_rate=0)
     assert model == "my_module:generate"
     assert await anext(started(provider)) == Text("Hi m Be brief 9")

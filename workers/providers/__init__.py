@@ -64,11 +64,21 @@ Pace: TypeAlias = Callable[[], Awaitable[None]]
 
 
 class Served(NamedTuple):
-    """The target of a model alias: the provider, its name of the model, and the name of the provider."""
+    """A target of a model alias: the provider, its name of the model, and the name of the provider."""
 
     provider: Provider
     model: str
     name: str
+    host: str = ""
+    """Of the provider's server, for operators."""
+    prefill: bool = False
+    """Whether the model continues an answer that is the last message of a request."""
+
+    @property
+    def label(self) -> str:
+        """The target as operators see it: `provider/model @ host`."""
+        name = f"{self.name}/{self.model}"
+        return f"{name} @ {self.host}" if self.host else name
 
 
 class ProviderError(Exception):
@@ -80,6 +90,8 @@ class ProviderError(Exception):
 
     def __init__(self, code: str, message: str, *, retryable: bool, retry_after: float | None = None) -> None:
         super().__init__(code)
+        self.usage: Mapping[str, int] = {}
+        """What the failed call used, as far as the provider told."""
         self.code = code
         self.message = message
         self.retryable = retryable
