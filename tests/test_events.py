@@ -64,6 +64,11 @@ def fields_of(value: ast.expr, function: ast.AST) -> set[str]:
     raise AssertionError(f"fields are not known: {ast.unparse(value)}")
 
 
+def is_of_the_operator(value: ast.expr) -> bool:
+    """Tell whether an `exc_info` is limited to the code of the operator."""
+    return isinstance(value, ast.Call) and ast.unparse(value.func).endswith("operator_traceback")
+
+
 def logged_by(path: Path) -> tuple[dict[str, Event], list[str]]:
     """Return the events of a module, and its calls that are no events."""
     events: dict[str, Event] = {}
@@ -72,7 +77,9 @@ def logged_by(path: Path) -> tuple[dict[str, Event], list[str]]:
         match call:
             case ast.Call(func=ast.Attribute(attr=level), args=[ast.Constant(value=str(name))], keywords=keywords):
                 extra = [fields_of(word.value, function) for word in keywords if word.arg == "extra"]
-                if NAME.match(name) and len(extra) == len(keywords):
+                # A traceback holds the text of its exception: only that of the operator's own code is logged.
+                traces = [word for word in keywords if word.arg == "exc_info" and is_of_the_operator(word.value)]
+                if NAME.match(name) and len(extra) + len(traces) == len(keywords):
                     event = events.setdefault(name, Event())
                     event.levels.add(level)
                     event.fields.update(*extra)

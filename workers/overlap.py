@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-MAX_OVERLAP: Final = 400
+MAX_OVERLAP: Final = 4000
 """A repetition may start in this many last characters of the text before."""
 
 MIN_OVERLAP: Final = 4
-"""Characters; a shorter repetition is treated as coincidence."""
+"""Characters; a shorter repetition is treated as coincidence, except of white space."""
 
 
 class OverlapFilter:
@@ -35,8 +35,9 @@ class OverlapFilter:
     def close(self) -> str:
         """Return the buffered text without a repetition; later pieces pass unchanged."""
         buffered, self._buffer, self._open = self._buffer, "", False
-        for length in range(min(len(buffered), len(self._end)), MIN_OVERLAP - 1, -1):
-            if self._end.endswith(buffered[:length]):
+        for length in range(min(len(buffered), len(self._end)), 0, -1):
+            # White space at the end of a text is not sent to a model that continues it, so the model adds it again.
+            if (length >= MIN_OVERLAP or buffered[:length].isspace()) and self._end.endswith(buffered[:length]):
                 return buffered[length:]
         return buffered
 

@@ -134,16 +134,17 @@ class ProviderLoop:
             code = error.code
             cause = failure.__cause__ or (failure if error is not failure else None)
             if cause is not None:
-                logger.warning("generator_failed", extra={**self._log_fields, **error_fields(cause)})
+                # Text of an exception is logged here alone: it is the operator's own code that raised it.
+                fields = {**self._log_fields, **error_fields(cause)}
+                logger.error("generator_failed", extra=fields, exc_info=checked.operator_traceback(cause))
         except asyncio.CancelledError:
             code = "cancelled"
             raise
         finally:
             call.finish(code)
-        if call.received:
-            self._show(overlap.close(), shown)
-            shown.drop_half_character()
-            self._writer.drop_half_character()
+        # What the overlap filter still holds may be a repetition that was cut off. The next call gives it again.
+        shown.drop_half_character()
+        self._writer.drop_half_character()
         return error, call.received
 
     async def _read(

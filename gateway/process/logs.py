@@ -33,7 +33,7 @@ class TextFormat(logging.Formatter):
         line = self.formatMessage(record) + " ".join(
             f"{name}={_quoted(value)}" for name, value in fields(record).items()
         )
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return f"{line}\n{_trace(self, record.exc_info)}" if record.exc_info else line
 
 
 class JsonFormat(logging.Formatter):
@@ -49,7 +49,7 @@ class JsonFormat(logging.Formatter):
             **fields(record),
         }
         if record.exc_info:
-            event["trace"] = self.formatException(record.exc_info)
+            event["trace"] = _trace(self, record.exc_info)
         return json.dumps(event, default=str)
 
 
@@ -65,6 +65,12 @@ def fields(record: logging.LogRecord) -> dict[str, Any]:
         return head
     extra = {name: value for name, value in vars(record).items() if name not in _STANDARD and value is not None}
     return {**head, **extra}
+
+
+def _trace(formatter: logging.Formatter, exc_info: Any) -> str:
+    """Return a traceback without control characters: the exception of a generator may quote what a model sent."""
+    text = formatter.formatException(exc_info)
+    return "".join(each if each.isprintable() or each == "\n" else f"\\x{ord(each):02x}" for each in text)
 
 
 def _quoted(value: Any) -> str:

@@ -38,7 +38,7 @@ SERVER_OPTIONS: Final = (
 MODELS: Final = {"default": "openai/fake", "fake": "openai/fake"}
 WORKER_OPTIONS: Final = (
     "--models", json.dumps(MODELS), "--lease", str(LEASE_S), "--attempts", "3", "--drain", "1",
-    "--first-timeout", "8", "--idle-timeout", "4.5", "--patience", "25",
+    "--first-timeout", "8", "--idle-timeout", "4.5", "--patience", "25", "--store-patience", "25",
 )  # fmt: skip
 
 

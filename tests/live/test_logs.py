@@ -160,3 +160,14 @@ def test_a_json_event_holds_its_traceback() -> None:
         failed = record("it failed")
         failed.exc_info = (type(error), error, error.__traceback__)
     assert "ValueError" in json.loads(JsonFormat().format(failed))["trace"]
+
+
+def test_a_traceback_has_no_control_characters() -> None:
+    try:
+        raise ValueError("red \x1b[31m and \x9b31m")
+    except ValueError as error:
+        failed = record("it failed")
+        failed.exc_info = (type(error), error, error.__traceback__)
+    for line in (TextFormat().format(failed), json.loads(JsonFormat().format(failed))["trace"]):
+        assert "\\x1b[31m and \\x9b31m" in line
+        assert all(character.isprintable() or character == "\n" for character in line)

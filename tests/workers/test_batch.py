@@ -244,3 +244,11 @@ def test_entries_are_limited_in_size(character: str, count: int) -> None:
     assert len(entries) == -(-count // MAX_CHARACTERS)
     assert all(1 < len(entry) < 25_000 and b"\n" not in entry for entry in entries)
     assert read(entries, log_entries.TEXT) == character * count
+
+
+def test_half_a_character_is_dropped_where_other_text_follows() -> None:
+    batch = Batch(1_000)
+    batch.add(log_entries.TEXT, "a\ud83d")
+    batch.drop_half_character()
+    batch.add(log_entries.TEXT, "b")
+    assert batch.take(1, last=True) == [b"Tab"]

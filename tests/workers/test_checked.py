@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.streams import log_entries
 from gateway.streams.log_entries import MAX_COUNT, End, Problem
-from workers.providers import Finish, ProviderError
+from workers.providers import Finish, ProviderError, checked
 from workers.providers.checked import FAILED, MAX_COUNTS, MAX_MESSAGE_CHARACTERS, MESSAGE, failure, finish
 
 ANYTHING: Final = st.one_of(
@@ -117,3 +118,29 @@ def test_error_whose_class_left_out_the_attributes_says_that_the_generator_faile
             Exception.__init__(self)
 
     assert failure(OddError()).code == FAILED
+
+
+def test_traceback_begins_where_the_code_of_the_operator_does() -> None:
+    def generator() -> None:
+        raise KeyError("here")
+
+    code = compile("def call(function):\n    function()\n", str(Path(checked.__file__).parent / "python.py"), "exec")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    with pytest.raises(KeyError) as raised:
+        names["call"](generator)
+    kind, error, traceback = checked.operator_traceback(raised.value)
+    assert (kind, error) == (KeyError, raised.value)
+    # The first frame is this test, which called into the package.
+    assert traceback is not None
+    assert traceback.tb_frame.f_code.co_name == "test_traceback_begins_where_the_code_of_the_operator_does"
+    inner = raised.value.with_traceback(traceback.tb_next)
+    _, _, traceback = checked.operator_traceback(inner)
+    assert traceback is not None
+    assert traceback.tb_frame.f_code.co_name == "generator"
+    assert traceback.tb_next is None
+
+
+def test_error_that_was_not_raised_has_no_traceback() -> None:
+    error = TypeError("yield str")
+    assert checked.operator_traceback(error) == (TypeError, error, None)

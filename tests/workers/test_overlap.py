@@ -70,6 +70,12 @@ def test_short_repetition_is_coincidence(shared: str, new: str, cuts: list[int])
     assert continued("The end of it" + shared, shared + new, cuts) == shared + new
 
 
+@given(st.text(" \n", min_size=1, max_size=6), st.integers(1, 6), CUTS)
+def test_white_space_is_repeated_at_any_length(space: str, repeated: int, cuts: list[int]) -> None:
+    new = space[len(space) - repeated :] + "x y"
+    assert continued("The end" + space, new, cuts) == "x y"
+
+
 @given(st.text(st.characters(exclude_categories=())), st.lists(st.text(st.characters(exclude_categories=()))))
 def test_filter_accepts_any_text(before: str, pieces: list[str]) -> None:
     overlap = OverlapFilter(before)

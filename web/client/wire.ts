@@ -293,6 +293,8 @@ export interface Status {
   replaces?: string;
   /** Seconds until the provider is called again. */
   retry_in?: number;
+  /** With text shown: its provider failed with this error code, and another one continues the text. */
+  switched?: string;
 }
 
 /**

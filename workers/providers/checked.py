@@ -8,10 +8,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Final, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from gateway.streams.log_entries import MAX_COUNT
 from workers.providers import Finish, FinishReason, ProviderError
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 FAILED: Final = "generator_failed"
 MESSAGE: Final = "The answer could not be finished."
@@ -22,6 +26,7 @@ MAX_MESSAGE_CHARACTERS: Final = 500
 MAX_COUNTS: Final = 32
 """Token counts of one answer."""
 
+_PACKAGE: Final = Path(__file__).parent.parent
 _REASONS: Final = get_args(FinishReason)
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 
@@ -57,6 +62,16 @@ def failure(error: ProviderError) -> ProviderError:
         retryable=retryable,
         retry_after=float(retry_after) if retry_after is not None and _is_pause(retry_after) else None,
     )
+
+
+def operator_traceback(
+    error: BaseException,
+) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """Return what a log prints of an exception: its traceback from the first frame on that is not of this package."""
+    traceback = error.__traceback__
+    while traceback is not None and Path(traceback.tb_frame.f_code.co_filename).is_relative_to(_PACKAGE):
+        traceback = traceback.tb_next
+    return type(error), error, traceback
 
 
 def _is_message(message: Any) -> bool:

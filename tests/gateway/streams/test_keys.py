@@ -144,3 +144,9 @@ def test_responses_and_conversations_do_not_share_keys(one: str, other: str, ran
 )
 def test_response_belongs_to_a_conversation_of_its_partition(response: str, conversation: str, valid: bool) -> None:
     assert keys.is_response_of(response, conversation) is valid
+
+
+def test_breakers_of_targets_have_different_keys() -> None:
+    names = ["openai/m @ a", "openai/m @ b", "anthropic/m @ a", "x" * 10_000]
+    assert len({keys.breaker(name) for name in names}) == len(names)
+    assert all(re.fullmatch(r"tw:breaker:[0-9a-f]{32}", keys.breaker(name)) for name in names)
