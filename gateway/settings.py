@@ -9,7 +9,8 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from gateway.origins import host_name, normal_origin
-from gateway.streams.settings import Duration, ProcessSettings, read_secret_file
+from gateway.streams.credentials import read_secret_file
+from gateway.streams.settings import Duration, ProcessSettings
 
 MIN_TOKEN_BYTES: Final = 16
 

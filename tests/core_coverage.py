@@ -46,6 +46,7 @@ CORE: Final = {
     "gateway.streams.log_throttle": "tests/gateway/streams/test_log_throttle.py",
     "gateway.streams.liveness": "tests/gateway/streams/test_liveness.py",
     "gateway.streams.records": "tests/gateway/streams/test_records.py",
+    "gateway.streams.targets": "tests/gateway/streams/test_targets.py",
     "gateway.process.collection_policy": "tests/gateway/process/test_collection_policy.py",
     "gateway.operations.terminal": "tests/gateway/operations/test_terminal.py",
     "gateway.streams.unreadable": "tests/gateway/streams/test_log_entries.py",

@@ -40,7 +40,7 @@ SERVES: Final = (
     """TOKENWIRE_MODELS='{"default": "python/my_module:generate", "fast": "demo"}' tokenwire run""",
     "OPENAI_API_KEY=sk-... tokenwire run",
     """OPENAI_BASE_URL=http://127.0.0.1:11434/v1 TOKENWIRE_MODELS='{"default": "openai/llama3.2"}' tokenwire run""",
-    """ANTHROPIC_API_KEY=sk-ant-... TOKENWIRE_MODELS='{"default": "anthropic/claude-sonnet-4-5"}' tokenwire run""",
+    """ANTHROPIC_API_KEY=sk-ant-... TOKENWIRE_MODELS='{"default": "anthropic/claude-sonnet-5-5"}' tokenwire run""",
     "tokenwire run",
     "tokenwire gateway",
     "tokenwire worker",

@@ -29,7 +29,8 @@ def create_pool(settings: WorkerSettings, store: Store) -> Pool:
         max_answer_bytes=settings.longest,
         max_prompt_characters=settings.context,
     )
-    return Pool(store, settings.targets(), options, concurrency=settings.concurrency, demo_rate=settings.demo_rate)
+    targets = settings.model_targets()
+    return Pool(store, targets, options, concurrency=settings.concurrency, demo_rate=settings.demo_rate)
 
 
 async def drain_pool(pool: Pool, drain_s: float, stop_now: asyncio.Event) -> None:

@@ -25,9 +25,10 @@ from workers.providers import Served, connect
 from workers.ticks import SharedTick
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from gateway.streams.store.store import Store
+    from gateway.streams.targets import Target
     from workers.options import GenerationOptions
 
 logger = logging.getLogger(__name__)
@@ -56,13 +57,13 @@ class Pool:
     def __init__(
         self,
         store: Store,
-        targets: Mapping[str, str],
+        targets: Mapping[str, str | Sequence[Target]],
         options: GenerationOptions,
         *,
         concurrency: int,
         demo_rate: float,
     ) -> None:
-        """`targets`: model alias to `provider/model`; raises ValueError for one that cannot be served. `concurrency`:
+        """`targets`: model alias to its targets, in order of preference; raises ValueError for one that cannot be served. `concurrency`:
         maximum number of responses. `demo_rate`: tokens per second of the demo provider.
         """
         self._stats = presence.ProcessStats()
@@ -74,9 +75,12 @@ class Pool:
         self._tick = SharedTick(BatchingInterval(options.batching_interval_s))
         self._breakers = Breakers(store)
         self._targets: dict[str, list[Served]] = {}
-        for alias, target in targets.items():
+        for alias, value in targets.items():
             try:
-                self._targets[alias] = [connect(target, demo_rate=demo_rate, pace=self._tick.next)]
+                self._targets[alias] = [
+                    connect(target, demo_rate=demo_rate, pace=self._tick.next)
+                    for target in ([value] if isinstance(value, str) else value)
+                ]
             except ValueError as error:
                 raise ValueError(f"model {alias!r}: {error}") from error
         self._running: dict[str, _Running] = {}

@@ -11,16 +11,17 @@ import difflib
 import json
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from gateway.streams.credentials import ADDRESSES, KEYS, read_credentials, read_secret_file
 from gateway.streams.store.store import Lifetimes
+from gateway.streams.targets import DEFAULT_MODELS, Target, parse_models
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, MutableMapping
+    from collections.abc import Iterable, Mapping
 
 PREFIX: Final = "TOKENWIRE_"
 SECRETS: Final = ("jwt_key", "operator_token", "store")
@@ -28,7 +29,7 @@ SECRETS: Final = ("jwt_key", "operator_token", "store")
 
 MASK: Final = "********"
 
-CREDENTIALS: Final = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
+CREDENTIALS: Final = (*KEYS, *ADDRESSES)
 """Variables that the providers' SDKs read."""
 
 SERVICE_LINK: Final = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT_\d+_(TCP|UDP)(_\w+)?)")
@@ -95,10 +96,11 @@ class ProcessSettings(StoreSettings):
 
     retention: Duration = Field(86_400.0, ge=60, description="how long a log is kept after its end: the resume window")
     history: Duration = Field(30 * 86_400.0, ge=60, description="how long a conversation is kept after its last change")
-    models: Annotated[dict[str, str] | None, NoDecode] = Field(
+    models: Annotated[dict[str, Any] | None, NoDecode] = Field(
         None,
-        description='JSON object, alias to provider/model: {"default": "demo", "fast": "openai/gpt-4o-mini"}; '
-        "unset: the demo, and each provider that has a key",
+        description='JSON object, alias to its targets: "provider/model", an object with parameters, or a list of both '
+        'in order of preference: {"default": "demo", "fast": "openai/MODEL"}; unset: the demo, and each provider that '
+        "has a key",
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     drain: Duration = Field(
@@ -119,24 +121,15 @@ class ProcessSettings(StoreSettings):
     @field_validator("models", mode="before")
     @classmethod
     def _parse_models(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            models = json.loads(value)
-        except ValueError as error:
-            raise ValueError(f"not JSON ({error})") from error
-        if not isinstance(models, dict) or not models:
-            raise ValueError('not a JSON object of aliases, such as {"default": "demo"}')
+        models = value
+        if isinstance(value, str):
+            try:
+                models = json.loads(value)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"not JSON ({error})") from error
+        if value is not None:
+            parse_models(models)
         return models
-
-    @field_validator("models")
-    @classmethod
-    def _has_default_alias(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        if value is not None and "default" not in value:
-            raise ValueError(
-                f'no alias "default", which clients use: {{"default": {json.dumps(next(iter(value.values())))}, ...}}'
-            )
-        return value
 
     @property
     def lifetimes(self) -> Lifetimes:
@@ -144,40 +137,21 @@ class ProcessSettings(StoreSettings):
         return Lifetimes(self.retention, max(self.history, self.retention))
 
     def targets(self) -> dict[str, str]:
-        """Return alias to provider/model: those configured, or the demo and each provider that has a key."""
+        """Return alias to `provider/model`, for display; several are separated by commas."""
+        return {alias: ", ".join(each.name for each in targets) for alias, targets in self.model_targets().items()}
+
+    def model_targets(self) -> dict[str, tuple[Target, ...]]:
+        """Return the targets of each alias: those configured, or the demo and each provider that has a key."""
         if self.models is not None:
-            return dict(self.models)
-        found = {"demo": "demo"}
-        if os.environ.get("ANTHROPIC_API_KEY"):
-            found["anthropic"] = "anthropic/claude-sonnet-4-5"
-        if os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"):
-            found["openai"] = "openai/gpt-4o-mini"
-        found["default"] = found.get("openai") or found.get("anthropic") or "demo"
+            return parse_models(self.models)
+        found: dict[str, tuple[Target, ...]] = {"demo": (Target("demo"),)}
+        for provider in ("anthropic", "openai"):
+            # Anthropic's address alone is no reason: tools of this machine set it too.
+            names = (f"{provider.upper()}_API_KEY", *(("OPENAI_BASE_URL",) if provider == "openai" else ()))
+            if any(os.environ.get(name) for name in names):
+                found[provider] = found["default"] = (Target(provider, DEFAULT_MODELS[provider]),)
+        found.setdefault("default", found["demo"])
         return found
-
-
-def read_secret_file(value: Any) -> Any:
-    """Return the content of the file of `@FILE`, without surrounding white space; return anything else unchanged."""
-    if isinstance(value, str) and value.startswith("@"):
-        try:
-            return Path(value[1:]).read_text().strip()
-        except OSError as error:
-            raise ValueError(f"the file cannot be read ({error.strerror})") from error
-    return value
-
-
-def read_credentials(environment: MutableMapping[str, str]) -> None:
-    """Replace each `@FILE` of a provider's key by the content of the file; the SDKs read the variables themselves.
-
-    Raises SettingsError.
-    """
-    for name in CREDENTIALS:
-        value = environment.get(name, "")
-        try:
-            if (content := read_secret_file(value)) != value:
-                environment[name] = content
-        except ValueError as error:
-            raise SettingsError(f"{name}={value}: {error}") from None
 
 
 def is_secret(field: Any) -> bool:
@@ -282,7 +256,10 @@ def load(kind: type[AnySettings], options: Mapping[str, Any], names: Iterable[st
     if misspelled:
         # A warning is not enough: a misspelled TOKENWIRE_JWT_KEY would leave the gateway open.
         raise SettingsError("\n".join(misspelled))
-    read_credentials(os.environ)
+    try:
+        read_credentials(os.environ)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
     try:
         return kind(**options)
     except ValidationError as error:
@@ -291,7 +268,8 @@ def load(kind: type[AnySettings], options: Mapping[str, Any], names: Iterable[st
             name = ".".join(str(part) for part in problem["loc"][:1])
             # The whole value, of which the input may be a part; the input, where the variable is in lower case.
             seen = options.get(name, os.environ.get(f"{PREFIX}{name.upper()}", problem["input"]))
-            shown = "" if name in SECRETS else f"={seen!r}"
+            # A key that was written into a target instead of its file must not reach a log.
+            shown = "" if name in SECRETS or (name == "models" and "key" in str(seen)) else f"={seen!r}"
             message = problem["msg"].removeprefix("Value error, ")
             if isinstance(seen, str) and name.endswith("port") and seen.startswith("tcp://"):
                 message = (

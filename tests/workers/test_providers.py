@@ -21,6 +21,7 @@ import msgspec
 import openai as openai_sdk
 import pytest
 
+from gateway.streams.targets import Target
 from tests.provider_server import PROVIDER_WORDS, ProviderServer, Scenario
 from workers.providers import (
     Event,
@@ -505,15 +506,21 @@ def without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 Answering: TypeAlias = "Callable[[httpx2.Request], httpx2.Response]"
 
 
-def over(name: str, answer: Answering, address: str | None = None, pace: Pace = no_pause) -> Connected:
+def over(
+    name: str, answer: Answering, address: str | None = None, pace: Pace = no_pause, target: Target | None = None
+) -> Connected:
     """Return a provider whose SDK calls a function instead of a socket, for replies that the server cannot send."""
     client = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
     if name == "openai":
         return openai.ChatCompletions(
-            openai_sdk.AsyncOpenAI(api_key=KEY, base_url=address, http_client=client, max_retries=0), "model-1", pace
+            openai_sdk.AsyncOpenAI(api_key=KEY, base_url=address, http_client=client, max_retries=0),
+            target or Target(name, "model-1"),
+            pace,
         )
     return anthropic.Messages(
-        anthropic_sdk.AsyncAnthropic(api_key=KEY, base_url=address, http_client=client, max_retries=0), "model-1", pace
+        anthropic_sdk.AsyncAnthropic(api_key=KEY, base_url=address, http_client=client, max_retries=0),
+        target or Target(name, "model-1"),
+        pace,
     )
 
 

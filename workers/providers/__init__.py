@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias, TypedDict
 
+from gateway.streams.targets import Target, parse_targets
+
 
 class Message(TypedDict):
     """One message of a conversation. The last message of a request is the user's."""
@@ -91,7 +93,9 @@ class ProviderError(Exception):
     def __init__(self, code: str, message: str, *, retryable: bool, retry_after: float | None = None) -> None:
         super().__init__(code)
         self.usage: Mapping[str, int] = {}
-        """What the failed call used, as far as the provider told."""
+        """What the failed call used, as far as the provider counted; see `Finish.usage`."""
+        self.detail = ""
+        """What the provider called the reason, in at most 64 safe characters; "" where it gave none."""
         self.code = code
         self.message = message
         self.retryable = retryable
@@ -102,21 +106,19 @@ async def no_pause() -> None:
     """Return immediately: the pace without a pause. Safe to cancel."""
 
 
-def connect(target: str, *, demo_rate: float, pace: Pace = no_pause) -> Served:
-    """Return the provider of a target `provider/model`; raise ValueError for an unknown one, with the allowed values.
+def connect(target: str | Target, *, demo_rate: float, pace: Pace = no_pause) -> Served:
+    """Return the provider of a target; raise ValueError, which says what to do, for one that cannot be served.
 
     The SDK is imported here, because a worker with only the demo provider needs none.
     """
-    name, _, model = target.partition("/")
-    match name:
+    if isinstance(target, str):
+        (target,) = parse_targets("default", target)
+    module = importlib.import_module(f"workers.providers.{target.provider}")
+    match target.provider:
         case "demo":
-            provider = importlib.import_module("workers.providers.demo").connect(demo_rate)
-            return Served(provider, model or "demo", name)
-        case "openai" | "anthropic" | "python":
-            if not model:
-                raise ValueError(f"{target!r} names no model: write {name}/MODEL")
-            module = importlib.import_module(f"workers.providers.{name}")
-            provider = module.connect(model) if name == "python" else module.connect(model, pace)
-            return Served(provider, model, name)
+            return Served(module.connect(demo_rate), target.model or "demo", "demo")
+        case "python":
+            return Served(module.connect(target.model), target.model, "python")
         case _:
-            raise ValueError(f"{target!r} is not a target: use demo, openai/MODEL, anthropic/MODEL, python/MODULE:NAME")
+            provider = module.connect(target, pace)
+            return Served(provider, target.model, target.provider, provider.host, target.prefill)

@@ -6,18 +6,18 @@ stream is parsed here, as in `openai.py` and for the same reason.
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import anthropic
 import msgspec
 
+from gateway.streams.targets import Target
 from workers.providers import Event, Finish, FinishReason, Pace, Reasoning, Request, Text, no_pause
 from workers.providers.exchange import (
-    PLACEHOLDER_KEY,
     TIMEOUT,
     answer,
+    credentials,
     decoded,
     incomplete,
     reported,
@@ -89,32 +89,29 @@ class Incoming(msgspec.Struct):
 INCOMING = msgspec.json.Decoder(Incoming)
 
 
-def connect(model: str, pace: Pace = no_pause) -> Messages:
-    """Return the provider for one model, with its own HTTP client; call `aclose` unless the process ends.
+def connect(target: str | Target, pace: Pace = no_pause) -> Messages:
+    """Return the provider for a target or a model name. It has its own HTTP client; call `aclose` at the end.
 
-    The SDK reads ANTHROPIC_BASE_URL. Only ANTHROPIC_API_KEY is used as the key, because the SDK would otherwise use the
-    account that is logged in on the machine. Raises ValueError if neither variable is set, or the address is invalid.
+    The SDK reads ANTHROPIC_BASE_URL; a target's own key and address win. Only ANTHROPIC_API_KEY is used as the key,
+    because the SDK would otherwise use the account that is logged in on the machine. Raises ValueError if there is
+    neither, or the address is invalid.
     """
-    key = os.environ.get("ANTHROPIC_API_KEY")
-    if not key and not os.environ.get("ANTHROPIC_BASE_URL"):
-        raise ValueError(
-            f"anthropic/{model} needs ANTHROPIC_API_KEY, or ANTHROPIC_BASE_URL of a server that needs no key"
-        )
+    target = Target("anthropic", target) if isinstance(target, str) else target
+    key, address = credentials(target)
     client = anthropic.AsyncAnthropic(
-        api_key=key or PLACEHOLDER_KEY, max_retries=0, timeout=TIMEOUT, http_client=anthropic.DefaultAioHttpClient()
+        api_key=key, base_url=address, max_retries=0, timeout=TIMEOUT, http_client=anthropic.DefaultAioHttpClient()
     )
-    if client.base_url.scheme not in ("http", "https"):
-        raise ValueError("ANTHROPIC_BASE_URL is not an address: write https://HOST, or unset it")
-    return Messages(client, model, pace)
+    return Messages(client, target, pace)
 
 
 class Messages:
     """One model of one server. Call it for an answer, see `workers.providers.Provider`."""
 
-    def __init__(self, client: anthropic.AsyncAnthropic, model: str, pace: Pace = no_pause) -> None:
+    def __init__(self, client: anthropic.AsyncAnthropic, target: Target, pace: Pace = no_pause) -> None:
         self._client = client
-        self._model = model
+        self._model = target.model
         self._pace = pace
+        self.host = client.base_url.host
 
     async def aclose(self) -> None:
         """Close the idle connections. Not safe to cancel: connections may stay open."""

@@ -11,6 +11,7 @@ import asyncio
 import email.utils
 import json
 import math
+import os
 import time
 from contextlib import aclosing
 from datetime import UTC
@@ -21,6 +22,7 @@ import anyio
 import httpx2
 import msgspec
 
+from gateway.streams.credentials import clean, key_of
 from workers.providers import ProviderError, Reasoning, Text
 from workers.providers.event_stream import EventStream, EventTooLargeError
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from types import ModuleType
 
+    from gateway.streams.targets import Target
     from workers.providers import Event, Finish, Pace
 
 CONNECT_TIMEOUT_S = 10.0
@@ -48,6 +51,28 @@ _BROKEN = (httpx2.RequestError, aiohttp.ClientError, OSError, anyio.EndOfStream)
 """Exceptions of a broken exchange. The SDKs' HTTP client does not translate all of the later ones."""
 
 T = TypeVar("T")
+
+
+def credentials(target: Target) -> tuple[str, str | None]:
+    """Return the key and the address of a target; the address is None where the SDK's default holds.
+
+    Raises ValueError, which names what is missing or wrong.
+    """
+    names = f"{target.provider.upper()}_API_KEY", f"{target.provider.upper()}_BASE_URL"
+    variable = os.environ.get(names[1]) or None
+    address = target.base_url or variable
+    if target.key is not None:
+        key = key_of(target.key)
+    elif target.base_url is not None and target.base_url != variable:
+        # The key of one server must not be sent to another one.
+        key = PLACEHOLDER_KEY
+    else:
+        key = clean(os.environ.get(names[0], ""))
+        if not key and not address:
+            raise ValueError(f"{target.name} needs {names[0]}, or {names[1]} of a server that needs no key")
+    if address is not None and not address.startswith(("http://", "https://")):
+        raise ValueError(f"{names[1]} is not an address: write https://HOST/v1, or unset it")
+    return key or PLACEHOLDER_KEY, address
 
 
 class Opened(Protocol):

@@ -6,18 +6,18 @@ stream is parsed here, because the SDK's chunk models cost more than twice as mu
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import msgspec
 import openai
 
+from gateway.streams.targets import Target
 from workers.providers import Event, Finish, FinishReason, Pace, Reasoning, Request, Text, no_pause
 from workers.providers.exchange import (
-    PLACEHOLDER_KEY,
     TIMEOUT,
     answer,
+    credentials,
     decoded,
     incomplete,
     reported,
@@ -102,29 +102,28 @@ class Chunk(msgspec.Struct):
 CHUNKS = msgspec.json.Decoder(Chunk)
 
 
-def connect(model: str, pace: Pace = no_pause) -> ChatCompletions:
-    """Return the provider for one model, with its own HTTP client; call `aclose` unless the process ends.
+def connect(target: str | Target, pace: Pace = no_pause) -> ChatCompletions:
+    """Return the provider for a target or a model name. It has its own HTTP client; call `aclose` at the end.
 
-    The SDK reads OPENAI_API_KEY and OPENAI_BASE_URL. Raises ValueError if neither is set, or the address is invalid.
+    The SDK reads OPENAI_API_KEY and OPENAI_BASE_URL; a target's own key and address win. Raises ValueError if there is
+    neither, or the address is invalid.
     """
-    key = os.environ.get("OPENAI_API_KEY")
-    if not key and not os.environ.get("OPENAI_BASE_URL"):
-        raise ValueError(f"openai/{model} needs OPENAI_API_KEY, or OPENAI_BASE_URL of a server that needs no key")
+    target = Target("openai", target) if isinstance(target, str) else target
+    key, address = credentials(target)
     client = openai.AsyncOpenAI(
-        api_key=key or PLACEHOLDER_KEY, max_retries=0, timeout=TIMEOUT, http_client=openai.DefaultAioHttpClient()
+        api_key=key, base_url=address, max_retries=0, timeout=TIMEOUT, http_client=openai.DefaultAioHttpClient()
     )
-    if client.base_url.scheme not in ("http", "https"):
-        raise ValueError("OPENAI_BASE_URL is not an address: write https://HOST/v1, or unset it")
-    return ChatCompletions(client, model, pace)
+    return ChatCompletions(client, target, pace)
 
 
 class ChatCompletions:
     """One model of one server. Call it for an answer, see `workers.providers.Provider`."""
 
-    def __init__(self, client: openai.AsyncOpenAI, model: str, pace: Pace = no_pause) -> None:
+    def __init__(self, client: openai.AsyncOpenAI, target: Target, pace: Pace = no_pause) -> None:
         self._client = client
-        self._model = model
+        self._model = target.model
         self._pace = pace
+        self.host = client.base_url.host
         # OpenAI's newer models reject the old name, most compatible servers accept only that. Regional addresses such
         # as us.api.openai.com belong to OpenAI too.
         self._limit_name = "max_completion_tokens" if client.base_url.host.endswith("api.openai.com") else "max_tokens"
