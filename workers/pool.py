@@ -63,8 +63,9 @@ class Pool:
         concurrency: int,
         demo_rate: float,
     ) -> None:
-        """`targets`: model alias to its targets, in order of preference; raises ValueError for one that cannot be served. `concurrency`:
-        maximum number of responses. `demo_rate`: tokens per second of the demo provider.
+        """`targets`: of each alias, in order of preference; raises ValueError for one that cannot be served.
+
+        `concurrency`: maximum number of responses. `demo_rate`: tokens per second of the demo provider.
         """
         self._stats = presence.ProcessStats()
         self.name = self._stats.name
