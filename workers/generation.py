@@ -182,7 +182,9 @@ class Generation:
     async def _history(self, queued: Queued) -> list[bytes]:
         """Return the newest entries of the history, as many as the prompt needs."""
         options, history, size = self._options, list[bytes](), 0
-        pieces = history_log.read_backwards(self._store, self._job.conversation, options.store_patience_s)
+        # Half of the context, so that at most twice the context is read.
+        piece_bytes = max(1, options.max_prompt_characters // 2)
+        pieces = history_log.read_backwards(self._store, self._job.conversation, piece_bytes, options.store_patience_s)
         async with aclosing(pieces):
             async for piece in pieces:
                 history[:0] = [value for _, value in piece]

@@ -23,9 +23,11 @@ MAX_AHEAD: Final = 20
 OVERHEAD_BYTES: Final = 6 * 1024
 """What the store needs for one submit besides its texts; 5.7 kB were measured, 4 kB of them for a new stream."""
 
-FIRST_PIECE: Final = 32
-PIECE_BYTES: Final = 1 << 20
-"""Of one read of a history: entries of the first, and bytes of the later ones."""
+FIRST_PIECE: Final = 8
+"""Entries of the first piece of a history that is read backwards."""
+
+PIECE_GROWTH: Final = 4
+"""A piece has at most so many times the entries of the one before: their size is not known."""
 
 DAY_S: Final = 86_400.0
 """Over which the stored bytes of a conversation count."""
@@ -240,9 +242,9 @@ async def read_before(
 
 
 async def read_backwards(
-    store: Store, name: str, timeout_s: float = 10.0
+    store: Store, name: str, piece_bytes: int, timeout_s: float = 10.0
 ) -> AsyncGenerator[Sequence[tuple[HistoryId, bytes]], None]:
-    """Yield the entries of a history in pieces of about `PIECE_BYTES`, the newest piece first, each oldest first.
+    """Yield the entries of a history in pieces of about `piece_bytes`, the newest piece first, each oldest first.
 
     Safe to cancel; raises StoreUnavailableError after `timeout_s` seconds for a piece.
     """
@@ -257,8 +259,8 @@ async def read_backwards(
         # Without its second part, the id stands for all that begin with this number.
         last = str(piece[0][0].seq - 1)
         mean_bytes = sum(len(value) for _, value in piece) // count + 1
-        # Doubled at most: older entries may be much larger than the newest ones.
-        count = min(MAX_ENTRIES, 2 * count, max(1, PIECE_BYTES // mean_bytes))
+        # Older entries may be much larger than the newest ones.
+        count = min(MAX_ENTRIES, PIECE_GROWTH * count, max(1, piece_bytes // mean_bytes))
 
 
 def entries(reply: Any) -> list[tuple[HistoryId, bytes]]:

@@ -263,12 +263,35 @@ async def test_response_to_an_expired_message_fails_without_a_call(store: Store)
     assert one.provider.calls == 0
 
 
+async def test_history_is_read_as_far_as_the_context_reaches(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by a hostile client: 38 MB were read for an answer of 40 tokens."""
+    read: list[int] = []
+    entries = history_log.entries
+
+    def counted(reply: Any) -> list[tuple[Any, bytes]]:
+        found = entries(reply)
+        read.append(sum(len(value) for _, value in found))
+        return found
+
+    one = Answer(store, LONG_S, max_prompt_characters=100_000)
+    await one.conversation.prepare()
+    for number in range(1, 101):
+        value = log_entries.encode(log_entries.MESSAGE, log_entries.UserMessage(f"m{number}", "x" * 20_000))
+        await store.client.xadd(keys.history(one.conversation.name), {log_entries.FIELD: value}, id=f"{number}-1")
+    one.response = (await one.conversation.ask()).response
+    monkeypatch.setattr(history_log, "entries", counted)
+    one.provider.send("Because")
+    one.provider.finish()
+    await (await one.generation()).run()
+    assert one.provider.calls == 1
+    assert 100_000 <= sum(read) <= 200_000
+
+
 @pytest.mark.parametrize(("limit", "calls"), [(5_000, 0), (1 << 20, 1)])
 async def test_history_that_is_read_for_one_prompt_is_limited(
     store: Store, monkeypatch: pytest.MonkeyPatch, limit: int, calls: int
 ) -> None:
     monkeypatch.setattr(history_log, "FIRST_PIECE", 2)
-    monkeypatch.setattr(history_log, "PIECE_BYTES", 2_000)
     monkeypatch.setattr(generation, "MAX_HISTORY_BYTES", limit)
     one = Answer(store, LONG_S)
     await one.conversation.prepare()

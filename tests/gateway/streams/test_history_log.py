@@ -261,13 +261,12 @@ async def test_all_keys_of_a_conversation_share_its_slot(store: Store) -> None:
 
 async def test_history_is_read_backwards_in_pieces(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history_log, "FIRST_PIECE", 4)
-    monkeypatch.setattr(history_log, "PIECE_BYTES", 1000)
     conversation = Conversation(store)
-    assert [piece async for piece in history_log.read_backwards(store, conversation.name)] == []
+    assert [piece async for piece in history_log.read_backwards(store, conversation.name, 1000)] == []
     for number in range(12):
         await conversation.ask(f"{number}" * (600 if number % 5 == 0 else 6), if_busy="queue")
     whole = await history_log.read(store, conversation.name)
-    pieces = [piece async for piece in history_log.read_backwards(store, conversation.name)]
+    pieces = [piece async for piece in history_log.read_backwards(store, conversation.name, 1000)]
     assert [entry for piece in reversed(pieces) for entry in piece] == whole
     assert len(pieces[0]) == 4
     assert len(pieces) > 3
