@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from workers.providers import Event, Finish, Provider, ProviderError, Reasoning, Request, Text
 from workers.providers import connect as connect_by_name
-from workers.providers.python import connect
+from workers.providers.python import MAX_ITEMS_AHEAD, connect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    import threading
+    from collections.abc import AsyncGenerator, Iterator
     from pathlib import Path
+    from types import TracebackType
 
 REQUEST = Request("m", [{"role": "user", "content": "Hi"}], instructions="Be brief", max_tokens=9)
 
 MODULE = """
-import asyncio, functools
+import asyncio, functools, threading
 from workers.providers import Finish, ProviderError, Reasoning, Text
 
 closed = []
@@ -99,8 +101,38 @@ def plain(request):
     return "text"
 
 def iterator(request):
-    yield "text"
+    yield request.messages[-1]["content"]
+    yield Finish("length", {"output_tokens": 2})
 
+go, threads = threading.Event(), []
+
+def blocking(request):
+    threads.append(threading.current_thread())
+    try:
+        yield "a"
+        go.wait()
+        yield "b"
+    finally:
+        closed.append("blocking")
+
+def raising(request):
+    yield "a"
+    raise KeyError("sk-secret")
+
+def exiting(request):
+    yield "a"
+    raise SystemExit(3)
+
+def many(request):
+    for number in range(1000):
+        closed.append(number)
+        yield "x"
+
+class Called:
+    def __call__(self, request):
+        yield "called"
+
+called = Called()
 text = "text"
 """
 
@@ -201,11 +233,10 @@ async def test_empty_answer_is_complete() -> None:
         ("absent.package:generate", "no module 'absent'"),
         ("my_module:generat", "has no 'generat'"),
         ("my_module:assistant.metho", "has no 'assistant.metho'"),
-        ("my_module:coroutine", "is not an async generator: write `async def coroutine"),
-        ("my_module:plain", "is not an async generator"),
-        ("my_module:iterator", "is not an async generator"),
-        ("my_module:text", "is not an async generator"),
-        ("my_module:Assistant", "is not an async generator"),
+        ("my_module:coroutine", "is not a generator: write `async def coroutine"),
+        ("my_module:plain", "is not a generator"),
+        ("my_module:text", "is not a generator"),
+        ("my_module:Assistant", "is not a generator"),
     ],
 )
 def test_invalid_path_is_reported(model: str, message: str) -> None:
@@ -305,3 +336,70 @@ async def test_generator_is_connected_by_name() -> None:
     provider, model, *_ = connect_by_name("python/my_module:generate", demo_rate=0)
     assert model == "my_module:generate"
     assert await anext(started(provider)) == Text("Hi m Be brief 9")
+
+
+# Generators in a thread
+
+
+async def test_generator_without_async_runs_in_a_thread() -> None:
+    assert await everything("my_module:iterator") == [Text("Hi"), Finish("length", {"output_tokens": 2})]
+    assert await everything("my_module:called") == [Text("called"), Finish("complete")]
+
+
+async def test_generator_in_a_thread_may_block() -> None:
+    events = started(connect("my_module:blocking"))
+    module: Any = sys.modules["my_module"]
+    assert await anext(events) == Text("a")
+    waiting = asyncio.ensure_future(anext(events))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    module.go.set()
+    assert await waiting == Text("b")
+    assert await anext(events) == Finish("complete")
+    await events.aclose()
+    await ended(module.threads[0])
+    assert closed() == ["blocking"]
+
+
+async def test_closing_ends_the_thread_at_the_next_yield() -> None:
+    events = started(connect("my_module:blocking"))
+    module: Any = sys.modules["my_module"]
+    assert await anext(events) == Text("a")
+    await events.aclose()
+    assert module.threads[0].is_alive()
+    module.go.set()
+    await ended(module.threads[0])
+    assert closed() == ["blocking"]
+
+
+@pytest.mark.parametrize(("name", "cause"), [("raising", KeyError), ("exiting", SystemExit)])
+async def test_exception_in_a_thread_is_a_failure_with_its_cause(name: str, cause: type[BaseException]) -> None:
+    events = started(connect(f"my_module:{name}"))
+    assert await anext(events) == Text("a")
+    with pytest.raises(ProviderError) as failure:
+        await anext(events)
+    assert (failure.value.code, failure.value.retryable) == ("generator_failed", True)
+    assert isinstance(failure.value.__cause__, cause)
+    *_, (_, place) = [(frame, frame.tb_frame.f_code.co_name) for frame in frames(failure.value.__cause__)]
+    assert place == name
+
+
+async def test_generator_in_a_thread_is_not_far_ahead_of_its_reader() -> None:
+    events = started(connect("my_module:many"))
+    for read in range(1, 501):
+        assert await anext(events) == Text("x")
+        assert len(closed()) <= read + MAX_ITEMS_AHEAD + 1
+    await events.aclose()
+
+
+def frames(error: BaseException | None) -> Iterator[TracebackType]:
+    traceback = error.__traceback__ if error is not None else None
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next
+
+
+async def ended(thread: threading.Thread) -> None:
+    await asyncio.to_thread(thread.join, 10)
+    assert not thread.is_alive()

@@ -1,18 +1,21 @@
-"""Provider for an operator's async generator: `python/my_module:generate`.
+"""Provider for an operator's generator: `python/my_module:generate`.
 
     async def generate(request):
         yield "Hello"
 
-The generator gets a `workers.providers.Request`. It yields strings, or Text, Reasoning and Finish.
+The generator gets a `workers.providers.Request`. It yields strings, or Text, Reasoning and Finish. One without `async`
+runs in a thread of its own, so that it may block.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import importlib
 import inspect
 import sys
-from contextlib import aclosing
+import threading
+from contextlib import aclosing, closing, suppress
 from itertools import count
 from operator import attrgetter
 from pathlib import Path
@@ -22,7 +25,7 @@ from workers.providers import Event, Finish, Provider, ProviderError, Reasoning,
 from workers.providers.checked import FAILED, MESSAGE, finish
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
 # Untyped: the items of the operator's code are validated.
 Generator: TypeAlias = "Callable[[Request], AsyncGenerator[Any, None]]"
@@ -30,11 +33,16 @@ Generator: TypeAlias = "Callable[[Request], AsyncGenerator[Any, None]]"
 MAX_ITEMS_AT_ONCE: Final = 64
 """Items after which other answers get a turn."""
 
+_END: Final = object()
+
+MAX_ITEMS_AHEAD: Final = 64
+"""Items that a generator in a thread may yield before the first of them is read."""
+
 
 def connect(model: str) -> Provider:
     """Import `module:name` from the current directory or sys.path; return a provider that calls this generator.
 
-    Raises ValueError, which says what to do, if it is not an async generator. Exceptions of the module are passed on:
+    Raises ValueError, which says what to do, if it is not a generator. Exceptions of the module are passed on:
     the operator needs their traceback.
     """
     generate = _generator(model)
@@ -127,8 +135,57 @@ def _generator(model: str) -> Generator:
         generate = attrgetter(name)(module)
     except AttributeError:
         raise ValueError(f"python/{model}: module {module_name!r} has no {name!r}") from None
-    if not (inspect.isasyncgenfunction(generate) or inspect.isasyncgenfunction(getattr(type(generate), "__call__", 0))):  # noqa: B004 - the kind of __call__ matters, not whether it exists
-        raise ValueError(
-            f"python/{model} is not an async generator: write `async def {name}(request)` with `yield` in its body"
-        )
-    return cast("Generator", generate)
+    call = getattr(type(generate), "__call__", None)  # noqa: B004 - the kind of __call__ matters, not whether it exists
+    if inspect.isasyncgenfunction(generate) or inspect.isasyncgenfunction(call):
+        return cast("Generator", generate)
+    if inspect.isgeneratorfunction(generate) or inspect.isgeneratorfunction(call):
+        return _in_thread(cast("Callable[[Request], Iterator[Any]]", generate))
+    raise ValueError(
+        f"python/{model} is not a generator: write `async def {name}(request)` with `yield` in its body, "
+        "or `def` if it blocks"
+    )
+
+
+def _in_thread(generate: Callable[[Request], Iterator[Any]]) -> Generator:
+    """Return an async generator that runs a generator in a thread. Closing it ends the thread at the next `yield`."""
+
+    async def items(request: Request) -> AsyncGenerator[Any, None]:
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[tuple[Any, BaseException | None]] = asyncio.Queue()
+        free, closed = threading.Semaphore(MAX_ITEMS_AHEAD), threading.Event()
+
+        def post(item: Any, error: BaseException | None = None) -> None:
+            with suppress(RuntimeError):
+                # Raised where the event loop has ended.
+                loop.call_soon_threadsafe(queue.put_nowait, (item, error))
+
+        def run() -> None:
+            try:
+                with closing(generate(request)) as iterator:  # type: ignore[type-var]
+                    for item in iterator:
+                        free.acquire()
+                        if closed.is_set():
+                            return
+                        post(item)
+                post(_END)
+            except BaseException as error:
+                # Also SystemExit: a thread has nobody else who handles it.
+                post(_END, error)
+
+        # A daemon: a generator that blocks for ever must not keep the worker from ending.
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(run,), name="generator", daemon=True).start()
+        try:
+            while True:
+                item, error = await queue.get()
+                if error is not None:
+                    raise error
+                if item is _END:
+                    return
+                free.release()
+                yield item
+        finally:
+            closed.set()
+            free.release()
+
+    return items
