@@ -7,12 +7,15 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 import jwt
+import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gateway.wire import TokenProblem
 
 LEEWAY: Final = 2.0
@@ -39,6 +42,11 @@ MAX_CONVERSATIONS: Final = 1000
 MAX_PATTERN: Final = 129
 """Characters of one name in a token: a conversation's name and `*`."""
 
+MAX_CLAIMS_BYTES: Final = 4096
+"""Of the further claims of a token, as JSON: each response stores them."""
+
+_OWN_CLAIMS: Final = frozenset(("sub", "exp", "nbf", "iat", "iss", "aud", "jti", "conversations"))
+
 SEPARATORS: Final = "_.:~-"
 """Characters of a conversation's name at which a prefix ends: `user-1*` must not open `user-10`."""
 
@@ -54,6 +62,8 @@ class Identity:
     subject: str
     expires: float
     conversations: tuple[str, ...]
+    claims: Mapping[str, Any] | None = None
+    """The further claims of the token, for the operator's generator; None if they have more than MAX_CLAIMS_BYTES."""
 
     def opens(self, conversation: str) -> bool:
         """Tell whether a conversation is open: by its name, or by a prefix of it, a name that ends in `*`."""
@@ -216,7 +226,17 @@ def _identity(claims: dict[str, Any], now: float) -> Identity | Denied:
         return _NO_CONVERSATIONS
     if not isinstance(names, list) or len(names) > MAX_CONVERSATIONS or not all(_is_name(name) for name in names):
         return _CONVERSATIONS
-    return Identity(subject, expires, tuple(names))
+    return Identity(subject, expires, tuple(names), _further(claims))
+
+
+def _further(claims: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    further = {name: value for name, value in claims.items() if name not in _OWN_CLAIMS}
+    try:
+        size = len(msgspec.json.encode(further))
+    except (ValueError, OverflowError, RecursionError):
+        # Lone surrogates, numbers beyond 64 bits, deep nesting: a log entry could not hold them.
+        return None
+    return further if size <= MAX_CLAIMS_BYTES else None
 
 
 def _is_name(name: Any) -> bool:

@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from gateway import metrics
 from gateway.auth import ANONYMOUS
 from gateway.streams import history_log, jobs, keys, quota, response_log, tracing
-from gateway.streams.history_log import Accepted, Refused, Submission
+from gateway.streams.history_log import NOBODY, Accepted, Asker, Refused, Submission
 from gateway.streams.log_entries import End
 from gateway.streams.log_fields import error_fields
 from gateway.streams.quota import Exceeded, Limits
@@ -104,6 +104,7 @@ class Submissions:
             instructions=request.instructions,
             max_tokens=request.max_tokens,
             replaces=request.replaces,
+            metadata=request.metadata,
         )
         return await self._submit(submission, identity, request.if_busy, request.traceparent)
 
@@ -149,6 +150,7 @@ class Submissions:
             max_tokens=queued.max_tokens,
             replaces=request.response,
             mode=request.mode,
+            metadata=queued.metadata,
         )
         return await self._submit(submission, identity, "queue", request.traceparent)
 
@@ -229,6 +231,7 @@ class Submissions:
                 trace,
                 subject=subject if counted else "",
                 owner=subject,
+                asker=Asker(identity.subject, identity.claims) if identity is not ANONYMOUS else NOBODY,
                 response=response,
                 max_bytes=limits.conversation_bytes,
                 only_known=refused is not None,

@@ -25,6 +25,11 @@ MAX_FRAME_BYTES: Final = 65_536
 MAX_TEXT: Final = 32_000
 """Characters of a message."""
 
+MAX_METADATA: Final = 16
+MAX_METADATA_KEY: Final = 64
+MAX_METADATA_VALUE: Final = 512
+"""Entries of a message's metadata; characters of each name and value."""
+
 MAX_WATCHED: Final = 32
 """Conversations that one socket watches at once."""
 
@@ -159,6 +164,17 @@ class Send(ClientStruct, frozen=True):
         _text("While another answer is open: wait for it, refuse this message, or stop the open answers."),
     ] = "queue"
     traceparent: Trace | None = None
+    metadata: Annotated[
+        Annotated[
+            dict[
+                Annotated[str, Meta(min_length=1, max_length=MAX_METADATA_KEY)],
+                Annotated[str, Meta(max_length=MAX_METADATA_VALUE)],
+            ],
+            Meta(max_length=MAX_METADATA),
+        ]
+        | None,
+        _text("Texts by name for the operator's generator, such as the page that the user is on."),
+    ] = None
 
 
 class Stop(ClientStruct, frozen=True):

@@ -40,6 +40,9 @@ def request(
         max_tokens=queued.max_tokens,
         conversation=queued.conversation,
         response=response,
+        user=queued.user,
+        claims=queued.claims,
+        metadata=queued.metadata or {},
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -15,7 +15,7 @@ from gateway.streams.log_entries import FIELD, MAX_ENTRIES, NONCES, HistoryId, L
 from gateway.streams.store.store import Store, milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
 MAX_AHEAD: Final = 20
 """A conversation has at most this many open responses."""
@@ -35,6 +35,16 @@ DAY_S: Final = 86_400.0
 IfBusy = Literal["queue", "reject"]
 
 
+class Asker(NamedTuple):
+    """Who asked, as the operator's generator is told."""
+
+    user: str | None
+    claims: Mapping[str, Any] | None
+
+
+NOBODY: Final = Asker(None, None)
+
+
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """A client's request: a new message, or (if `text` is None) another answer to the message `message`.
 
@@ -52,11 +62,21 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     replaces: str | None = None
     mode: Literal["restart", "continue"] = "restart"
+    metadata: dict[str, str] | None = None
+
+    @property
+    def digest(self) -> str:
+        """A digest of all fields. Earlier releases had no metadata: theirs are those without."""
+        fields = msgspec.structs.asdict(self)
+        if self.metadata is None:
+            del fields["metadata"]
+        return hashlib.sha256(msgspec.json.encode(fields)).hexdigest()
 
     @property
     def size(self) -> int:
         """Bytes that the store needs for it at most."""
-        return OVERHEAD_BYTES + sum(len(text.encode()) for text in (self.text, self.instructions) if text)
+        texts = (self.text, self.instructions, *(self.metadata or {}).values())
+        return OVERHEAD_BYTES + sum(len(text.encode()) for text in texts if text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +124,7 @@ async def submit(
     *,
     owner: str = "",
     subject: str = "",
+    asker: Asker = NOBODY,
     response: str | None = None,
     max_bytes: int = 0,
     only_known: bool = False,
@@ -111,9 +132,10 @@ async def submit(
     """Accept a submission; repeating it with the same owner and idempotency key has no further effect.
 
     `trace`: the traceparent of the request; the key does not cover it. `owner`: the digest of the subject that the key
-    belongs to. `subject`: the same, if the response counts for its quota. `response`: from `new_response`. `max_bytes`:
-    what the conversation may store a day, 0 for any. `only_known`: accept nothing, only return the result of an earlier
-    call. Safe to cancel: the submission may be accepted all the same, and a repeated call returns the result. Raises
+    belongs to. `subject`: the same, if the response counts for its quota. `asker`: for the operator's generator.
+    `response`: from `new_response`. `max_bytes`: what the conversation may store a day, 0 for any. `only_known`: accept
+    nothing, only return the result of an earlier call. Safe to cancel: the submission may be accepted all the same, and
+    a repeated call returns the result. Raises
     StoreUnavailableError, StoreFullError.
     """
     name = submission.conversation
@@ -138,6 +160,9 @@ async def submit(
         replaces=submission.replaces,
         mode=submission.mode,
         trace=trace,
+        user=asker.user,
+        claims=dict(asker.claims) if asker.claims else None,
+        metadata=submission.metadata,
     )
     opened = Opened(
         response=response,
@@ -159,7 +184,7 @@ async def submit(
             keys.stored_in(name),
             *([keys.instructions(name, instructions_id)] if instructions_id else ()),
         ],
-        hashlib.sha256(msgspec.json.encode(submission)).hexdigest(),
+        submission.digest,
         if_busy,
         MAX_AHEAD,
         response,

@@ -124,6 +124,12 @@ class Queued(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where the instructions are stored (`keys.instructions`); earlier releases wrote them into the entry."""
     subject: str | None = None
     """The digest of the subject whose quota the response counts for."""
+    user: str | None = None
+    """The subject that asked (`sub` of its token); None without authentication."""
+    claims: dict[str, Any] | None = None
+    """The further claims of its token."""
+    metadata: dict[str, str] | None = None
+    """What the client sent for the operator's generator."""
 
 
 class Start(msgspec.Struct, frozen=True, omit_defaults=True):

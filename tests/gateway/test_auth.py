@@ -20,6 +20,7 @@ from gateway.auth import (
     ANONYMOUS,
     EXPIRED,
     LEEWAY,
+    MAX_CLAIMS_BYTES,
     MAX_CONVERSATIONS,
     MAX_LIFETIME_S,
     MAX_PATTERN,
@@ -32,6 +33,7 @@ from gateway.auth import (
     KeyUnusableError,
 )
 from gateway.origins import Hosts, host_name, normal_origin, origin_allowed
+from gateway.streams import log_entries
 
 PrivateKey: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
@@ -77,7 +79,7 @@ def signed(said: bytes, header: dict[str, Any] | None = None, secret: bytes = SE
 def test_a_token_of_the_configured_key_gives_an_identity(algorithm: str) -> None:
     signing, configured = KEYS[algorithm]
     token = jwt.encode(claims(), signing, algorithm)
-    assert Authenticator(configured).check(token, NOW) == Identity("ann", NOW + 60, ("c1", "support-*"))
+    assert Authenticator(configured).check(token, NOW) == Identity("ann", NOW + 60, ("c1", "support-*"), {})
 
 
 @pytest.mark.parametrize("algorithm", KEYS)
@@ -465,3 +467,38 @@ def test_other_host_is_refused(host: str) -> None:
 
 def test_address_at_which_a_request_arrived_is_allowed() -> None:
     assert OWN_HOSTS.allows("192.168.1.5:8000", "192.168.1.5")
+
+
+# Further claims
+
+
+def further(**more: Any) -> Any:
+    said = json.dumps(claims(iss="i", jti="j", iat=NOW, **more)).encode()
+    found = Authenticator(SECRET).check(signed(said), NOW)
+    assert isinstance(found, Identity)
+    return found.claims
+
+
+def test_further_claims_are_those_that_the_gateway_does_not_use() -> None:
+    assert further() == {}
+    assert further(plan="gold", roles=["a", "b"]) == {"plan": "gold", "roles": ["a", "b"]}
+
+
+@pytest.mark.parametrize(("size", "kept"), [(MAX_CLAIMS_BYTES - len('{"x":""}'), True), (MAX_CLAIMS_BYTES, False)])
+def test_further_claims_are_bounded(*, size: int, kept: bool) -> None:
+    assert (further(x="x" * size) is not None) is kept
+
+
+def test_further_claims_that_an_entry_cannot_hold_are_left_out() -> None:
+    assert further(x="\ud800") is None
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=9), st.recursive(st.none() | st.booleans() | st.floats() | st.integers(), st.lists)
+    )
+)
+def test_further_claims_can_be_stored_and_read(found: dict[str, Any]) -> None:
+    kept = further(x=found)
+    value = log_entries.encode(log_entries.QUEUED, log_entries.Queued("c", "m", "default", claims=kept))
+    assert isinstance(log_entries.decode_response_entry(value), log_entries.Queued)

@@ -455,3 +455,26 @@ def test_only_a_valid_traceparent_is_accepted() -> None:
     assert frame_codec.is_traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
     assert not frame_codec.is_traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\n")
     assert not frame_codec.is_traceparent("")
+
+
+def with_metadata(metadata: object) -> object:
+    return frame_codec.decode(
+        json.dumps({"type": "send", "key": "k", "conversation": "c", "text": "x", "metadata": metadata})
+    )
+
+
+def test_metadata_is_bounded() -> None:
+    name, value = "n" * (wire.MAX_METADATA_KEY - 2), "v" * wire.MAX_METADATA_VALUE
+    largest = {f"{name}{number:02d}": value for number in range(wire.MAX_METADATA)}
+    sent = with_metadata(largest)
+    assert isinstance(sent, wire.Send)
+    assert sent.metadata == largest
+    for refused in (
+        {**largest, "more": ""},
+        {f"{name}123": ""},
+        {"": ""},
+        {"n": value + "v"},
+        {"n": 5},
+        ["n"],
+    ):
+        assert isinstance(with_metadata(refused), BadFrame)

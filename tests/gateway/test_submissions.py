@@ -10,7 +10,7 @@ import pytest
 
 from gateway.auth import ANONYMOUS, Identity
 from gateway.streams import history_log, jobs, keys, log_entries, quota, response_log
-from gateway.streams.history_log import MAX_AHEAD, OVERHEAD_BYTES, Accepted
+from gateway.streams.history_log import MAX_AHEAD, OVERHEAD_BYTES, Accepted, Submission
 from gateway.streams.log_entries import End, Queued
 from gateway.streams.quota import Limits
 from gateway.streams.store import free_memory
@@ -301,6 +301,35 @@ async def test_retry_of_an_entry_with_its_instructions_inside_stores_them(store:
     retried = await Submissions(store, None).retry(Retry(response=result.response, key="r"), ALICE)
     assert isinstance(retried, Accepted)
     assert await history_instructions(store, conversation.name, await queued(store, retried.response)) == "Be brief"
+
+
+async def test_generator_is_told_who_asks(store: Store) -> None:
+    submissions, name = Submissions(store, None), conversation_of(store)
+    ann = Identity("ann", float("inf"), ("*",), {"plan": "gold"})
+    bob = Identity("bob", float("inf"), ("*",), {})
+    accepted = await submissions.send(Send(key="k", conversation=name, text="Why?", metadata={"page": "/"}), ann)
+    assert isinstance(accepted, Accepted)
+    asked = await queued(store, accepted.response)
+    assert (asked.user, asked.claims, asked.metadata) == ("ann", {"plan": "gold"}, {"page": "/"})
+    other = Send(key="k", conversation=name, text="Why?", metadata={"page": "/other"})
+    conflict = await submissions.send(other, ann)
+    assert isinstance(conflict, Failure)
+    assert conflict.code == "key_conflict"
+    await submissions.stop(Stop(response=accepted.response), ann)
+    retried = await submissions.retry(Retry(response=accepted.response, key="r"), bob)
+    assert isinstance(retried, Accepted)
+    asked = await queued(store, retried.response)
+    assert (asked.user, asked.claims, asked.metadata) == ("bob", None, {"page": "/"})
+    anonymous = await submissions.send(Send(key="a", conversation=name, text="Why?"), ANONYMOUS)
+    assert isinstance(anonymous, Accepted)
+    asked = await queued(store, anonymous.response)
+    assert (asked.user, asked.claims, asked.metadata) == (None, None, None)
+
+
+def test_digest_of_a_submission_without_metadata_is_that_of_earlier_releases() -> None:
+    """A client that repeats its message during an upgrade must not get a conflict."""
+    submission = Submission(conversation="c", key="k", model="default", text="Why?")
+    assert submission.digest == "b9a941c6cd05e0404412defbba105be46df2249cb0e30e19e6e6720285349b0c"
 
 
 # A store that is nearly full

@@ -125,11 +125,12 @@ export class TokenwireTransport implements ChatTransport<TokenwireMessage> {
     if (message?.role !== "user") throw new TypeError("The last message must have the role user.");
     if (message.parts.some(({ type }) => type === "file"))
       throw new TypeError("Tokenwire does not send files: remove the file parts of the message.");
-    const { model, instructions, maxTokens } = (body ?? {}) as SendOptions;
+    const { model, instructions, maxTokens, metadata } = (body ?? {}) as SendOptions;
     const options: SendOptions = {
       ...(model && { model }),
       ...(instructions && { instructions }),
       ...(maxTokens && { maxTokens }),
+      ...(metadata && { metadata }),
     };
     const replaced = edited === undefined ? undefined : answerTo(conversation, this.#idOf(edited));
     const sent = await conversation.send(textOf(message), { ...options, ...(replaced && { replaces: replaced.id }) });

@@ -102,7 +102,7 @@ export class Chat implements Conversation {
   }
 
   send(text: string, options: SendOptions = {}): Promise<Sent> {
-    const { model, instructions, maxTokens, replaces, ifBusy, guard = this.#context.guard } = options;
+    const { model, instructions, maxTokens, metadata, replaces, ifBusy, guard = this.#context.guard } = options;
     const frame: wire.Send = {
       type: "send",
       key: randomName(),
@@ -111,6 +111,7 @@ export class Chat implements Conversation {
       model,
       instructions,
       max_tokens: maxTokens,
+      metadata,
       replaces,
       if_busy: ifBusy,
     };

@@ -88,6 +88,8 @@ export interface SendOptions {
   model?: string;
   instructions?: string;
   maxTokens?: number;
+  /** Texts by name for the operator's generator: at most 16, of 512 characters. */
+  metadata?: Record<string, string>;
   /** Id of the response that this reworded question and its answer replace. */
   replaces?: string;
   /** While another answer is open: wait for it (`queue`, the default), refuse the message, or stop that answer. */

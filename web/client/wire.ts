@@ -124,6 +124,8 @@ export interface Send {
   if_busy?: "queue" | "reject" | "interrupt" | undefined;
   /** W3C Trace Context; the answer becomes part of the trace. */
   traceparent?: string | undefined;
+  /** Texts by name for the operator's generator, such as the page that the user is on. */
+  metadata?: Record<string, string> | undefined;
 }
 
 /** End a response in whatever state it is. Repeating it changes nothing. */

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias, TypedDict
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 
 from gateway.streams.targets import Target, parse_targets
 
@@ -31,6 +31,12 @@ class Request:
     max_tokens: int | None = None
     conversation: str = ""
     response: str = ""
+    user: str | None = None
+    """The subject that asked (`sub` of its token); None without authentication."""
+    claims: Mapping[str, Any] | None = None
+    """The further claims of its token; None without authentication, or if they have more than 4 kB."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What the client sent with its message; not authenticated."""
 
 
 @dataclass(frozen=True, slots=True)
