@@ -58,6 +58,7 @@ CORE: Final = {
     "gateway.write_progress": "tests/gateway/test_write_progress.py",
     "workers.attempt": "tests/workers/test_attempt.py",
     "workers.batch": "tests/workers/test_batch.py",
+    "workers.fairness": "tests/workers/test_fairness.py",
     "workers.prompt": "tests/workers/test_prompt.py",
     "workers.providers.checked": "tests/workers/test_checked.py",
     "workers.providers.event_stream": "tests/workers/test_event_stream.py",

@@ -26,7 +26,7 @@ from workers.writer import FencedError, Writer
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gateway.streams.jobs import Job
+    from gateway.streams.queued_jobs import Job
     from gateway.streams.store.store import Store
     from workers.breakers import Breakers
     from workers.options import GenerationOptions

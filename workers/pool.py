@@ -20,6 +20,7 @@ from gateway.streams.store.errors import StoreError, is_transient
 from workers import metrics
 from workers.batch import BatchingInterval
 from workers.breakers import Breakers
+from workers.fairness import Fairness
 from workers.generation import Generation
 from workers.providers import Served, connect
 from workers.ticks import SharedTick
@@ -27,6 +28,7 @@ from workers.ticks import SharedTick
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+    from gateway.streams.queued_jobs import Job
     from gateway.streams.store.store import Store
     from gateway.streams.targets import Target
     from workers.options import GenerationOptions
@@ -42,11 +44,17 @@ CONSUMER_LEASES: Final = 10
 """Leases after which a consumer without a job is removed. A worker that was only slow creates it again."""
 
 CANCEL_RETRY_S: Final = 1.0
+FULL_PAUSE_S: Final = 0.02
+"""Seconds after which a full worker fills a place: places that become free together are filled by one search."""
+
+MIN_CANDIDATES: Final = 32
+MAX_CANDIDATES: Final = 256
+"""Jobs of each partition and model among which one search chooses: more cost the store more, fewer are less fair."""
 
 
 @dataclass(slots=True)
 class _Running:
-    job: jobs.Job
+    job: Job
     generation: Generation
     task: asyncio.Task[None]
 
@@ -85,6 +93,7 @@ class Pool:
             except ValueError as error:
                 raise ValueError(f"model {alias!r}: {error}") from error
         self._running: dict[str, _Running] = {}
+        self._fairness = Fairness(concurrency)
         self._pending_partitions: set[int] = set()
         self._wake = asyncio.Event()
         self._draining = False
@@ -144,7 +153,7 @@ class Pool:
         try:
             for running in rest:
                 await jobs.release(self._store, running.job, self.name)
-            await jobs.remove_consumer(self._store, self.name)
+            await jobs.leave(self._store, self.name)
         except (StoreError, RedisError, OSError) as error:
             # The leases expire anyway.
             logger.warning("jobs_not_released", extra={"jobs": len(rest), "error": type(error).__name__})
@@ -152,12 +161,12 @@ class Pool:
     async def _acquire_jobs(self) -> None:
         self._pending_partitions.update(range(keys.PARTITIONS))
         while not self._draining:
-            partitions, self._pending_partitions = self._pending_partitions, set()
             free = self._concurrency - len(self._running)
-            if partitions and free > 0:
+            if self._pending_partitions and free > 0:
+                partitions, self._pending_partitions = self._pending_partitions, set()
                 await self._acquire(partitions, free)
-            if self._pending_partitions:
                 continue
+            # A full pool keeps the partitions: those that it has not searched have the same right to the next place.
             self._wake.clear()
             try:
                 async with asyncio.timeout(POLL_INTERVAL_S):
@@ -170,16 +179,25 @@ class Pool:
         started_at = loop.time()
         rule = self._observer.rule(started_at)
         try:
-            found = await jobs.acquire(self._store, self.name, partitions, limit, rule)
+            window = min(max(limit, MIN_CANDIDATES), MAX_CANDIDATES)
+            found = await jobs.candidates(self._store, partitions, window, rule, self._targets)
+            self._observer.answered(started_at, loop.time())
+            chosen = self._fairness.choose(found, limit)
+            acquired = await jobs.take(self._store, self.name, chosen) if chosen else None
         except (StoreError, RedisError, OSError) as error:
             self._store_failed(error)
             await asyncio.sleep(RETRY_PAUSE_S)
             self._pending_partitions.update(range(keys.PARTITIONS))
             return
-        self._observer.answered(started_at, loop.time())
         if len(partitions) == keys.PARTITIONS:
             self._store_recovered()
-        for job in found:
+        if acquired is None:
+            return
+        if len(acquired.jobs) < min(limit, len(found)) or len(found) >= window:
+            # Another worker was faster, or more jobs wait than were listed.
+            self._pending_partitions.update(partitions)
+        candidates = {candidate.job.id: candidate for candidate in chosen}
+        for job in acquired.jobs:
             if job.response in self._running:
                 # The lease expired and this worker acquired its own job again: the attempt continues. If another
                 # worker claimed the response in between, the log fences the attempt.
@@ -187,6 +205,7 @@ class Pool:
             generation = Generation(
                 self._store, job, self.name, self._targets, self._breakers, self._options, self._tick
             )
+            self._fairness.begun(candidates[job.id], acquired.now)
             task = asyncio.create_task(generation.run(), name=job.response)
             self._running[job.response] = _Running(job, generation, task)
             metrics.RUNNING.set(len(self._running))
@@ -201,7 +220,7 @@ class Pool:
         if after_s is not None:
             logger.info("store_recovered", extra={"after_s": round(after_s, 1)})
 
-    def _finished(self, job: jobs.Job, task: asyncio.Task[None]) -> None:
+    def _finished(self, job: Job, task: asyncio.Task[None]) -> None:
         running = self._running.get(job.response)
         if running is None or running.task is not task:
             return
@@ -209,13 +228,15 @@ class Pool:
             return
         was_full = len(self._running) >= self._concurrency
         del self._running[job.response]
+        self._fairness.ended(job.response)
         metrics.RUNNING.set(len(self._running))
         if not task.cancelled() and (error := task.exception()) is not None:
             fields = {"conversation": job.conversation, "response": job.response, **error_fields(error)}
             logger.error("attempt_failed", extra=fields)
         if was_full:
+            # All partitions: a search of one alone would prefer its jobs.
             self._pending_partitions.update(range(keys.PARTITIONS))
-            self._wake.set()
+            asyncio.get_running_loop().call_later(FULL_PAUSE_S, self._wake.set)
 
     async def _keep_leases(self) -> None:
         while True:

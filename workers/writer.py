@@ -10,7 +10,7 @@ from gateway.streams.response_log import TailMismatch
 from workers import metrics
 
 if TYPE_CHECKING:
-    from gateway.streams.jobs import Job
+    from gateway.streams.queued_jobs import Job
     from gateway.streams.log_entries import End, LogId
     from gateway.streams.response_log import Ended
     from gateway.streams.store.store import Store

@@ -9,37 +9,25 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+import msgspec
 from redis.exceptions import ResponseError
 
 from gateway.streams import keys
 from gateway.streams.liveness import RELEASED_MS
+from gateway.streams.queued_jobs import Candidate, Job
 from gateway.streams.store.store import Store, milliseconds
-from gateway.streams.store.topology import key_of
 from gateway.streams.unreadable import TALLY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from gateway.streams.liveness import TakeOverRule
-    from gateway.streams.store.pipeline import Argument
 
-RENEW_TIMEOUT_S = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One response to generate; `id` is its entry in the job stream of the partition."""
-
-    id: str
-    response: str
-    conversation: str
-
-    @property
-    def queued_at(self) -> float:
-        """When it was queued, in seconds since 1970 by the store's clock."""
-        return int(self.id.partition("-")[0]) / 1000
+RENEW_TIMEOUT_S: Final = 2.0
+ACQUIRE_TIMEOUT_S: Final = 2.0
+"""A later reply says little about leases; the caller tries again."""
 
 
 Renewal = Literal["held", "ended", "expired", "lost"]
@@ -66,78 +54,133 @@ def _is_foreign_key(error: ResponseError) -> bool:
     return "WRONGTYPE" in str(error)
 
 
-async def acquire(store: Store, consumer: str, partitions: Iterable[int], limit: int, rule: TakeOverRule) -> list[Job]:
-    """Acquire the leases of at most `limit` jobs: released ones, those that `rule` allows to take over, and new ones.
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    """Jobs that a worker holds now. `now`: seconds since 1970 by the store's clock; 0 if nothing was acquired."""
 
-    Safe to cancel: a job that was acquired by then is taken over one lease later. Raises RedisError, OSError.
+    jobs: list[Job]
+    now: float
+
+
+async def candidates(
+    store: Store, partitions: Iterable[int], limit: int, rule: TakeOverRule, models: Collection[str] | None = None
+) -> list[Candidate]:
+    """Return jobs that may be taken: released and new ones of `models` (None: of all), and those `rule` allows.
+
+    `limit`: of each partition and model, the oldest ones. Jobs without a readable request are of every model. Safe to
+    cancel; raises StoreError, RedisError.
     """
     names = list(partitions)
     started_at = asyncio.get_running_loop().time()
-    # Not XAUTOCLAIM: it examines ten times COUNT jobs and stops, so leased jobs would hide a lost one.
-    candidates = await _send(
-        store,
-        *(("XPENDING", keys.jobs(each), keys.GROUP, "IDLE", rule.candidate_idle_ms, "-", "+", limit) for each in names),
+    encoded = [msgspec.json.encode(model)[1:-1] for model in models or ()]
+    replies = await asyncio.gather(
+        *(
+            store.call(
+                "candidates",
+                [keys.jobs(each)],
+                keys.GROUP,
+                rule.candidate_idle_ms,
+                limit,
+                keys.WAITING,
+                keys.log_prefix(each),
+                *encoded,
+                timeout_s=ACQUIRE_TIMEOUT_S,
+            )
+            for each in names
+        ),
+        return_exceptions=True,
     )
     round_trip_s = asyncio.get_running_loop().time() - started_at
-    remaining = limit
-    claims: list[tuple[Argument, ...]] = []
-    for partition, pending in zip(names, candidates, strict=False):
+    found: list[Candidate] = []
+    for partition, reply in zip(names, replies, strict=True):
+        if await _is_unusable(store, keys.jobs(partition), reply):
+            continue
         connected_s = store.connected_for_s(keys.jobs(partition))
         min_idle_ms = rule.min_idle_ms(round_trip_s=round_trip_s, connected_s=connected_s)
-        ids = [job for job, _, idle_ms, _ in pending if idle_ms >= min_idle_ms][:remaining]
-        remaining -= len(ids)
-        if ids:
-            claims.append(("XCLAIM", keys.jobs(partition), keys.GROUP, consumer, min_idle_ms, *ids))
-    found: list[Job] = []
-    for claim, entries in zip(claims, await _send(store, *claims), strict=False):
-        # An entry that was deleted is None, or has no fields.
-        found += await _jobs(store, str(claim[1]), [entry for entry in entries if entry and entry[1]])
-    for partition in names:
-        if len(found) >= limit:
-            break
-        count = limit - len(found)
-        read = ("XREADGROUP", "GROUP", keys.GROUP, consumer, "COUNT", count, "STREAMS", keys.jobs(partition), ">")
-        for streams in await _send(store, read):
-            # A mapping in RESP3, pairs in RESP2.
-            for _, entries in streams.items() if isinstance(streams, dict) else streams or ():
-                found += await _jobs(store, keys.jobs(partition), entries)
+        for entry, owner, idle_ms, fields, subject in reply:
+            job = _job(entry, fields)
+            if job is None or _partition(job) != partition:
+                await _delete(store, keys.jobs(partition), entry)
+            elif not owner or idle_ms >= min_idle_ms:
+                begun = bool(owner) or idle_ms >= RELEASED_MS
+                found.append(Candidate(job, subject.decode(), min_idle_ms if owner else None, begun))
     return found
 
 
-async def _send(store: Store, *commands: tuple[Argument, ...]) -> list[Any]:
-    """Return the reply to each command; an empty one for a key of another type, and for all if a group is missing."""
-    # Without retries: a job whose reply was lost is taken over one lease later.
-    replies = await asyncio.gather(
-        *(store.send_command(str(key_of(words)), *words) for words in commands), return_exceptions=True
-    )
-    for position, reply in enumerate(replies):
-        if isinstance(reply, ResponseError) and _is_foreign_key(reply):
-            TALLY.add(str(key_of(commands[position])))
-            replies[position] = ()
-        elif isinstance(reply, ResponseError) and "NOGROUP" in str(reply):
-            await prepare(store)
-            return []
-        elif isinstance(reply, BaseException):
-            raise reply
-    return replies
+async def take(store: Store, consumer: str, chosen: Sequence[Candidate]) -> Acquired:
+    """Acquire the leases of candidates, except of those that another worker has taken since.
 
-
-async def _jobs(store: Store, stream: str, entries: Iterable[Sequence[Any]]) -> list[Job]:
-    """Return the jobs in entries of a job stream; delete the entries that are none.
-
-    Left there, each worker would acquire them again after each lease. A response whose job is deleted here gets a new
-    one: see `requeue_lost`.
+    Safe to cancel: a job that was acquired by then is taken over one lease later. Raises StoreError, RedisError.
     """
+    partitions: dict[int, dict[bytes, Candidate]] = {}
+    for candidate in chosen:
+        partitions.setdefault(_partition(candidate.job), {})[candidate.job.id.encode()] = candidate
+    replies = await asyncio.gather(
+        *(
+            store.call(
+                "take",
+                [keys.jobs(partition)],
+                keys.GROUP,
+                consumer,
+                keys.WAITING,
+                *(
+                    word
+                    for name, candidate in named.items()
+                    for word in (name, "" if candidate.min_idle_ms is None else candidate.min_idle_ms)
+                ),
+                timeout_s=ACQUIRE_TIMEOUT_S,
+            )
+            for partition, named in partitions.items()
+        ),
+        return_exceptions=True,
+    )
     found: list[Job] = []
-    for entry, fields in entries:
-        job = _job(entry, fields)
-        if job is not None and keys.jobs(_partition(job)) == stream:
-            found.append(job)
-            continue
+    now = 0.0
+    for (partition, named), reply in zip(partitions.items(), replies, strict=True):
+        if not await _is_unusable(store, keys.jobs(partition), reply):
+            found += [named[each].job for each in reply[1:]]
+            now = int(reply[0]) / 1000
+    return Acquired(found, now)
+
+
+async def acquire(
+    store: Store,
+    consumer: str,
+    partitions: Iterable[int],
+    limit: int,
+    rule: TakeOverRule,
+    models: Collection[str] | None = None,
+) -> list[Job]:
+    """Acquire the leases of at most `limit` jobs, the oldest ones; see `candidates` and `take`, which it joins.
+
+    Safe to cancel: a job that was acquired by then is taken over one lease later. Raises StoreError, RedisError.
+    """
+    found = await candidates(store, partitions, limit, rule, models)
+    found.sort(key=lambda candidate: (not candidate.begun, candidate.job.queued_at))
+    return (await take(store, consumer, found[:limit])).jobs if found else []
+
+
+async def _is_unusable(store: Store, stream: str, reply: Any) -> bool:
+    """Tell whether a job stream is of another type or has no group, which is created; raise any other exception."""
+    if not isinstance(reply, BaseException):
+        return False
+    if isinstance(reply, ResponseError) and _is_foreign_key(reply):
         TALLY.add(stream)
-        await store.send_command(stream, "XACK", stream, keys.GROUP, entry)
-        await store.send_command(stream, "XDEL", stream, entry)
-    return found
+    elif isinstance(reply, ResponseError) and "NOGROUP" in str(reply):
+        await prepare(store)
+    else:
+        raise reply
+    return True
+
+
+async def _delete(store: Store, stream: str, entry: bytes) -> None:
+    """Delete an entry of a job stream that is no job: each worker would find it again.
+
+    A response whose job is deleted here gets a new one: see `requeue_lost`.
+    """
+    TALLY.add(stream)
+    await store.send_command(stream, "XACK", stream, keys.GROUP, entry)
+    await store.send_command(stream, "XDEL", stream, entry)
 
 
 def _job(entry: bytes, fields: Sequence[bytes]) -> Job | None:
@@ -197,6 +240,7 @@ async def release(store: Store, job: Job, consumer: str) -> None:
         job.id,
         RELEASED_MS,
         keys.control(partition),
+        keys.WAITING,
         timeout_s=RENEW_TIMEOUT_S,
     )
 
@@ -254,17 +298,31 @@ async def conversation_of(store: Store, response: str) -> str | None:
     return conversation if keys.is_response_of(response, conversation) else None
 
 
-async def remove_consumer(store: Store, consumer: str) -> None:
-    """Delete a worker from the consumer groups, except where it still holds a job. Safe to cancel.
+async def leave(store: Store, consumer: str) -> int:
+    """Release every job of a worker and delete it from the consumer groups; return the number of released jobs.
 
-    Raises StoreError, RedisError, OSError.
+    A job whose reply was lost is among them. Safe to cancel. Raises StoreError, RedisError.
     """
-    for partition in range(keys.PARTITIONS):
-        await _remove_consumers(store, partition, 0.0, consumer)
+    replies = await asyncio.gather(
+        *(
+            store.call(
+                "leave",
+                [keys.jobs(partition)],
+                keys.GROUP,
+                consumer,
+                RELEASED_MS,
+                keys.control(partition),
+                keys.WAITING,
+                timeout_s=RENEW_TIMEOUT_S,
+            )
+            for partition in range(keys.PARTITIONS)
+        )
+    )
+    return sum(map(int, replies))
 
 
-async def _remove_consumers(store: Store, partition: int, min_idle_s: float, consumer: str = "") -> None:
-    await store.call("consumers", [keys.jobs(partition)], keys.GROUP, milliseconds(min_idle_s), consumer)
+async def _remove_consumers(store: Store, partition: int, min_idle_s: float) -> None:
+    await store.call("consumers", [keys.jobs(partition)], keys.GROUP, milliseconds(min_idle_s))
 
 
 def _partition(job: Job) -> int:

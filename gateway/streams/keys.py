@@ -18,6 +18,9 @@ PARTITIONS: Final = 16
 GROUP: Final = "workers"
 """Consumer group of every job stream."""
 
+WAITING: Final = "~waiting"
+"""The consumer that holds jobs without a worker; `~waiting:<model>` holds those of a model. No host has such a name."""
+
 _CONVERSATION: Final = re.compile(r"[A-Za-z0-9_.:~-]{1,128}", re.ASCII)
 _RESPONSE: Final = re.compile(r"r(\d\d)[0-9a-z]{16}", re.ASCII)
 
@@ -65,6 +68,11 @@ def answer_id(response: str) -> str:
 def log(response: str) -> str:
     """Return the key of a stream: the log of one response."""
     return f"tw:{{p{partition_of_response(response):02d}}}:log:{response}"
+
+
+def log_prefix(partition: int) -> str:
+    """Return what precedes the response in the key of its log: scripts find the requests of queued jobs by it."""
+    return f"tw:{{p{partition:02d}}}:log:"
 
 
 def history(name: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.streams import keys, metrics, records
+from gateway.streams.liveness import RELEASED_MS
 from gateway.streams.records import Queue
 from gateway.streams.store.store import Store, milliseconds
 from gateway.streams.unreadable import TALLY
@@ -176,7 +177,14 @@ async def queue(store: Store) -> Queue:
     """Return the counts of open responses over all partitions. Safe to cancel; raises StoreError."""
     parts = await asyncio.gather(
         *(
-            store.call("queue", [keys.jobs(number), keys.open_responses(number)], keys.GROUP, timeout_s=TIMEOUT_S)
+            store.call(
+                "queue",
+                [keys.jobs(number), keys.open_responses(number)],
+                keys.GROUP,
+                keys.WAITING,
+                RELEASED_MS,
+                timeout_s=TIMEOUT_S,
+            )
             for number in range(keys.PARTITIONS)
         )
     )

@@ -19,7 +19,7 @@ from gateway.streams.store.store import Store, milliseconds
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gateway.streams.jobs import Job
+    from gateway.streams.queued_jobs import Job
 
 MAX_PUBLISHED: Final = 32_768
 """Bytes. Of a larger append only the id is published, because the server disconnects a subscriber that lags too far."""

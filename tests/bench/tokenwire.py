@@ -32,6 +32,8 @@ from .stores import StoreServer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gateway.streams.queued_jobs import Job
+
     from .contender import Placement
     from .processes import Process
     from .provider import Sdk
@@ -147,7 +149,7 @@ async def prepare(url: str, streams: int) -> list[Stream]:
     try:
         await jobs.prepare(store)
         await store.client.script_load((resources.files("gateway.streams.scripts") / "append.lua").read_text())
-        taken: list[jobs.Job] = []
+        taken: list[Job] = []
         deadline = time.monotonic() + 60.0
         while len(taken) < streams:
             if time.monotonic() > deadline:
@@ -171,7 +173,7 @@ async def _submit(store: Store, index: int) -> tuple[str, str]:
     return accepted.response, name
 
 
-async def _claim(store: Store, job: jobs.Job) -> LogId:
+async def _claim(store: Store, job: Job) -> LogId:
     claimed = await response_log.claim(
         store, job, _CONSUMER, Start("default", _CONSUMER), keep_text=False, max_attempts=3
     )

@@ -88,12 +88,12 @@ def never_take_over() -> None:
     from gateway.streams import jobs
     from gateway.streams.liveness import RELEASED_ONLY
 
-    acquire = jobs.acquire
+    candidates = jobs.candidates
 
-    async def acquire_new(store: Any, consumer: str, partitions: Any, limit: int, rule: Any) -> Any:
-        return await acquire(store, consumer, partitions, limit, RELEASED_ONLY)
+    async def only_released(store: Any, partitions: Any, limit: int, rule: Any, models: Any) -> Any:
+        return await candidates(store, partitions, limit, RELEASED_ONLY, models)
 
-    jobs.acquire = acquire_new
+    jobs.candidates = only_released  # type: ignore[assignment]
 
 
 def disable_reconciliation() -> None:

@@ -189,6 +189,22 @@ async def test_failure_before_the_first_token_is_retried(answer: Begin) -> None:
     assert await one.texts() == ["Because"]
 
 
+async def test_without_patience_the_provider_is_called_once_and_the_store_as_ever() -> None:
+    store = await open_store("memory://")
+    answer = await Answer(store, 0.0, provider_patience_s=0.0).begin()
+    answer.provider.fail(ProviderError("provider_unavailable", "busy", retryable=True))
+    await answer.task
+    end = await answer.end()
+    assert end.error is not None
+    assert (end.error.code, answer.provider.calls) == ("provider_unavailable", 1)
+    answer = await Answer(store, 0.0, provider_patience_s=0.0).start()
+    answer.provider.send("Because.")
+    answer.provider.finish()
+    await answer.task
+    assert ((await answer.end()).reason, await answer.texts()) == ("complete", ["Because."])
+    await store.close()
+
+
 async def test_silent_provider_times_out_after_its_last_token() -> None:
     one = await Answer(await open_store("memory://"), 0.001, idle_timeout_s=1.0).begin()
     for number in range(30):

@@ -18,17 +18,20 @@ from tests.workers.test_generation import OPTIONS
 from workers import pool as pool_module
 from workers.options import GenerationOptions
 from workers.pool import Pool
+from workers.providers import Finish, Served
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
+    from gateway.streams.queued_jobs import Candidate
     from gateway.streams.store.store import Store
+    from workers.providers import Event, Request
 
 
 @asynccontextmanager
-async def running_pool(store: Store) -> AsyncIterator[Pool]:
+async def running_pool(store: Store, concurrency: int = 10) -> AsyncIterator[Pool]:
     options = GenerationOptions(**OPTIONS, batching_interval_s=0.001)
-    pool = Pool(store, {"default": "demo"}, options, concurrency=10, demo_rate=100.0)
+    pool = Pool(store, {"default": "demo"}, options, concurrency=concurrency, demo_rate=100.0)
     running = asyncio.create_task(pool.run())
     yield pool
     await pool.shut_down(0.0)
@@ -138,13 +141,13 @@ async def test_task_of_the_pool_starts_again_after_an_exception(
     caplog.set_level(logging.ERROR, logger="workers.pool")
     failures = [RuntimeError("secret"), ValueError("secret")]
 
-    async def failing(*arguments: Any) -> list[jobs.Job]:
+    async def failing(*arguments: Any) -> list[Candidate]:
         if failures:
             raise failures.pop()
-        return await acquire(*arguments)
+        return await candidates(*arguments)
 
-    acquire = jobs.acquire
-    monkeypatch.setattr(jobs, "acquire", failing)
+    candidates = jobs.candidates
+    monkeypatch.setattr(jobs, "candidates", failing)
     store = await open_store("memory://")
     async with running_pool(store):
         accepted = await Conversation(store).ask("Hi")
@@ -173,3 +176,71 @@ async def test_worker_that_starts_while_the_store_is_full_works_once_there_is_ro
 
             await until(answered)
         await store.close()
+
+
+class Gates:
+    """A provider whose calls are listed, and end when the test says so."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self._gates: dict[str, asyncio.Event] = {}
+
+    async def __call__(self, request: Request) -> AsyncGenerator[Event, None]:
+        self.begun.append(request.conversation)
+        await self._gates.setdefault(request.conversation, asyncio.Event()).wait()
+        self._gates.pop(request.conversation)
+        yield Finish("complete")
+
+    def open(self, conversation: str) -> None:
+        self._gates[conversation].set()
+
+    async def count(self, number: int) -> None:
+        async def reached() -> bool:
+            return len(self.begun) >= number
+
+        await until(reached)
+
+
+def in_partition(store: Store, number: int) -> Conversation:
+    while (conversation := Conversation(store)).partition != number:
+        pass
+    return conversation
+
+
+async def test_quiet_conversation_gets_the_next_place_beside_busy_ones(store: Store) -> None:
+    gates = Gates()
+    busy = [in_partition(store, 0) for _ in range(4)]
+    quiet = in_partition(store, keys.PARTITIONS - 1)
+    async with running_pool(store, concurrency=2) as pool:
+        pool._targets["default"] = [Served(gates, "m", "script")]
+        for each in busy:
+            await each.ask()
+        await gates.count(2)
+        for begun in range(3, 7):
+            # Each busy conversation asks again as soon as it has its answer.
+            name = gates.begun[begun - 3]
+            gates.open(name)
+            await gates.count(begun)
+            await next(each for each in busy if each.name == name).ask()
+        await quiet.ask()
+        gates.open(gates.begun[4])
+        await gates.count(7)
+        assert gates.begun[6] == quiet.name
+        for name in (*gates.begun[5:6], quiet.name):
+            gates.open(name)
+
+
+async def test_worker_leaves_jobs_of_models_that_it_does_not_serve(store: Store) -> None:
+    async with running_pool(store) as pool:
+        other, served = Conversation(store), Conversation(store)
+        left = await other.ask(model="gpu")
+        accepted = await served.ask()
+
+        async def answered() -> bool:
+            return any(value[:1] == log_entries.END for _, value in await response_log.read(store, accepted.response))
+
+        await until(answered)
+        assert len(await response_log.read(store, left.response)) == 1
+        pool._targets["gpu"] = pool._targets["default"]
+        accepted = left
+        await until(answered)

@@ -4,8 +4,6 @@
 -- KEYS: jobs
 -- Returns how many were deleted.
 local jobs, group, min_idle_ms = KEYS[1], ARGV[2], tonumber(ARGV[3])
--- '' for every consumer.
-local only = ARGV[4]
 
 -- An error is NOGROUP: the job stream was lost, and its consumers with it.
 local consumers = redis.pcall('XINFO', 'CONSUMERS', jobs, group)
@@ -15,7 +13,7 @@ for _, info in ipairs(consumers) do
   local fields = {}
   for index = 1, #info, 2 do fields[info[index]] = info[index + 1] end
   local name = fields['name']
-  if fields['pending'] == 0 and fields['idle'] >= min_idle_ms and (only == '' or only == name) then
+  if fields['pending'] == 0 and fields['idle'] >= min_idle_ms then
     redis.call('XGROUP', 'DELCONSUMER', jobs, group, name)
     deleted = deleted + 1
   end

@@ -20,7 +20,7 @@ from workers.attempt import Attempt
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from gateway.streams.jobs import Job
+    from gateway.streams.queued_jobs import Job
     from gateway.streams.store.store import Store
 
 COMPLETE = End("complete", usage={"input_tokens": 3, "output_tokens": 5})

@@ -245,7 +245,7 @@ async def test_request_that_cannot_be_read_is_none(conversation: Conversation) -
 
 async def consumers(conversation: Conversation) -> set[str]:
     found = await conversation.redis.xinfo_consumers(keys.jobs(conversation.partition), keys.GROUP)
-    return {each["name"].decode() for each in found}
+    return {name for each in found if not (name := each["name"].decode()).startswith(keys.WAITING)}
 
 
 async def swept(conversation: Conversation, min_idle_s: float) -> set[str]:
@@ -273,7 +273,7 @@ async def test_consumer_that_was_removed_acquires_jobs_again(conversation: Conve
 async def test_job_that_arrives_after_the_removal_is_taken_over(conversation: Conversation) -> None:
     """A read that was sent before the worker left, and reaches the store after it."""
     accepted = await conversation.ask()
-    await jobs.remove_consumer(conversation.store, "leaving")
+    await jobs.leave(conversation.store, "leaving")
     await read_as(conversation, "leaving")
     assert (await conversation.take("w2", lease=0.0)).response == accepted.response
 
@@ -281,5 +281,5 @@ async def test_job_that_arrives_after_the_removal_is_taken_over(conversation: Co
 async def test_job_that_arrives_before_the_removal_keeps_its_consumer(conversation: Conversation) -> None:
     accepted = await conversation.ask()
     await read_as(conversation, "leaving")
-    await jobs.remove_consumer(conversation.store, "leaving")
+    await jobs.leave(conversation.store, "leaving")
     assert (await conversation.take("w2", lease=0.0)).response == accepted.response

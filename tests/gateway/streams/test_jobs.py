@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 
-from gateway.streams import jobs, keys, response_log
-from gateway.streams.jobs import Job
+from gateway.streams import history_log, jobs, keys, response_log
+from gateway.streams.queued_jobs import Job
 from gateway.streams.liveness import TakeOverRule
 from gateway.streams.log_entries import End
 from gateway.streams.store.store import Lifetimes, Store
@@ -190,7 +190,7 @@ async def test_repeated_release_has_no_effect(conversation: Conversation) -> Non
     assert await conversation.takes("w2") == [job]
 
 
-async def test_removed_consumer_keeps_the_jobs_that_it_holds(store: Store) -> None:
+async def test_leaving_worker_releases_what_it_holds_and_is_deleted(store: Store) -> None:
     await jobs.prepare(store)
     idle, busy = Conversation(store, "c1"), Conversation(store, "c3")
     assert idle.partition != busy.partition
@@ -198,11 +198,92 @@ async def test_removed_consumer_keeps_the_jobs_that_it_holds(store: Store) -> No
         await conversation.ask()
     await (await idle.begin("w1")).end(COMPLETE)
     job = await busy.take("w1")
-    await jobs.release(store, job, "w1")
-    await jobs.remove_consumer(store, "w1")
-    assert await store.client.xinfo_consumers(keys.jobs(idle.partition), keys.GROUP) == []
-    assert await busy.pending() == {job.id: "w1"}
-    assert await busy.takes("w2") == [job]
+    async with receiving(busy) as receiver:
+        assert await jobs.leave(with_lost_replies(store), "w1") == 0, (
+            "the first call released it, and its reply was lost"
+        )
+        assert await receiver.received() == [("control", b"job")]
+    for conversation in (idle, busy):
+        consumers = await conversation.redis.xinfo_consumers(keys.jobs(conversation.partition), keys.GROUP)
+        assert b"w1" not in {each["name"] for each in consumers}
+    assert await busy.takes("w2") == [job], "without its lease"
+
+
+async def test_job_taken_after_its_worker_left_is_taken_over(conversation: Conversation) -> None:
+    """The last command of a worker that leaves is slow on its way."""
+    await conversation.ask()
+    (candidate,) = await jobs.candidates(conversation.store, [conversation.partition], 10, TakeOverRule(LEASE))
+    await jobs.leave(conversation.store, "leaving")
+    assert (await jobs.take(conversation.store, "leaving", [candidate])).jobs == [candidate.job]
+    assert await conversation.takes("w2") == []
+    await conversation.expire_lease(candidate.job)
+    assert await conversation.takes("w2") == [candidate.job]
+
+
+# Models
+
+
+async def test_worker_acquires_only_jobs_of_models_that_it_serves(conversation: Conversation) -> None:
+    store, partition = conversation.store, [conversation.partition]
+    other = Conversation(store)
+    while other.partition != conversation.partition:
+        other = Conversation(store)
+    wanted = await conversation.ask(model='a "quoted" né')
+    left = await other.ask(model="gpu")
+    found = await jobs.acquire(store, "w1", partition, 10, TakeOverRule(LEASE), ['a "quoted" né', "default"])
+    assert [job.response for job in found] == [wanted.response]
+    found = await jobs.acquire(store, "w2", partition, 10, TakeOverRule(LEASE), ["gpu"])
+    assert [job.response for job in found] == [left.response]
+
+
+async def test_jobs_of_a_model_without_workers_hide_no_others(conversation: Conversation) -> None:
+    store, stream = conversation.store, keys.jobs(conversation.partition)
+    accepted = await conversation.ask(model="gpu")
+    fields = {"response": accepted.response, "conversation": conversation.name}
+    for _ in range(300):
+        await conversation.redis.xadd(stream, fields)
+    other = Conversation(store)
+    while other.partition != conversation.partition:
+        other = Conversation(store)
+    wanted = await other.ask(model="default")
+    found: list[Job] = []
+    while not found:
+        found = await jobs.acquire(store, "w1", [conversation.partition], 1, TakeOverRule(LEASE), ["default"])
+    assert [job.response for job in found] == [wanted.response]
+
+
+async def test_job_without_a_readable_request_is_acquired_by_every_worker(conversation: Conversation) -> None:
+    accepted = await conversation.ask(model="gpu")
+    await conversation.redis.delete(keys.log(accepted.response))
+    found = await jobs.acquire(conversation.store, "w1", [conversation.partition], 1, TakeOverRule(LEASE), ["default"])
+    assert [job.response for job in found] == [accepted.response], "it ends the response"
+
+
+async def test_candidates_name_the_subject_and_whether_an_answer_began(conversation: Conversation) -> None:
+    submission = history_log.Submission(conversation=conversation.name, key="k", model="default", text="Why?")
+    await history_log.submit(conversation.store, submission, subject="somebody")
+    find = partial(jobs.candidates, conversation.store, [conversation.partition], 10, TakeOverRule(LEASE))
+    (new,) = await find()
+    assert (new.subject, new.begun, new.min_idle_ms) == ("somebody", False, None)
+    (job,) = (await jobs.take(conversation.store, "w1", [new])).jobs
+    assert await find() == []
+    await jobs.release(conversation.store, job, "w1")
+    (released,) = await find()
+    assert (released.begun, released.min_idle_ms) == (True, None)
+    await jobs.take(conversation.store, "w1", [released])
+    await conversation.expire_lease(job)
+    # Without the round trip's time: the speed of the machine decides nothing.
+    (silent,) = await jobs.candidates(conversation.store, [conversation.partition], 10, FastRoundTrips(LEASE))
+    assert (silent.begun, silent.min_idle_ms) == (True, LEASE * 1000)
+
+
+async def test_take_returns_the_same_jobs_after_a_lost_reply(conversation: Conversation) -> None:
+    await conversation.ask()
+    found = await jobs.candidates(conversation.store, [conversation.partition], 10, TakeOverRule(LEASE))
+    acquired = await jobs.take(with_lost_replies(conversation.store), "w1", found)
+    assert acquired.jobs == [found[0].job]
+    assert acquired.now >= found[0].job.queued_at
+    assert (await jobs.take(conversation.store, "w2", found)).jobs == [], "w1 has it"
 
 
 # Recovery

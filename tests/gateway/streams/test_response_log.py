@@ -32,7 +32,7 @@ from tests.stores import Stores, with_lost_replies
 
 if TYPE_CHECKING:
     from gateway.streams.history_log import Accepted
-    from gateway.streams.jobs import Job
+    from gateway.streams.queued_jobs import Job
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from tests.stores import with_lost_replies
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
-    from gateway.streams.jobs import Job
+    from gateway.streams.queued_jobs import Job
 
 WORKERS = st.sampled_from(["w1", "w2", "w3"])
 LOST = st.booleans()
