@@ -10,8 +10,8 @@ from gateway.streams.response_log import TailMismatch
 from workers import metrics
 
 if TYPE_CHECKING:
-    from gateway.streams.queued_jobs import Job
     from gateway.streams.log_entries import End, LogId
+    from gateway.streams.queued_jobs import Job
     from gateway.streams.response_log import Ended
     from gateway.streams.store.store import Store
     from workers.attempt import Attempt

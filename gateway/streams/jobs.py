@@ -73,7 +73,7 @@ async def candidates(
     names = list(partitions)
     started_at = asyncio.get_running_loop().time()
     encoded = [msgspec.json.encode(model)[1:-1] for model in models or ()]
-    replies = await asyncio.gather(
+    replies: list[Any] = await asyncio.gather(
         *(
             store.call(
                 "candidates",
@@ -115,7 +115,7 @@ async def take(store: Store, consumer: str, chosen: Sequence[Candidate]) -> Acqu
     partitions: dict[int, dict[bytes, Candidate]] = {}
     for candidate in chosen:
         partitions.setdefault(_partition(candidate.job), {})[candidate.job.id.encode()] = candidate
-    replies = await asyncio.gather(
+    replies: list[Any] = await asyncio.gather(
         *(
             store.call(
                 "take",

@@ -85,8 +85,8 @@ JOBS = st.lists(
 @given(jobs=JOBS, limit=st.integers(0, 10), served=st.lists(st.integers(0, 500), max_size=20))
 def test_every_place_is_given_and_none_twice(jobs: list[tuple[int, str, bool]], limit: int, served: list[int]) -> None:
     queue = Fairness(4)
-    for each in served:
-        queue.begun(candidate(f"c{each}", each, subject="a"), now=each)
+    for at in served:
+        queue.begun(candidate(f"c{at}", at, subject="a"), now=at)
     found = [candidate(f"c{at}", at, subject=subject, begun=begun) for at, subject, begun in jobs]
     chosen = queue.choose(found, limit)
     assert len(chosen) == len({each.job.id for each in chosen}) == min(limit, len(found))

@@ -18,7 +18,7 @@ from tests.workers.test_generation import OPTIONS
 from workers import pool as pool_module
 from workers.options import GenerationOptions
 from workers.pool import Pool
-from workers.providers import Finish, Served
+from workers.providers import Finish, Served, Text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -189,6 +189,7 @@ class Gates:
         self.begun.append(request.conversation)
         await self._gates.setdefault(request.conversation, asyncio.Event()).wait()
         self._gates.pop(request.conversation)
+        yield Text("Because.")
         yield Finish("complete")
 
     def open(self, conversation: str) -> None:

@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 
 from gateway.streams import history_log, jobs, keys, response_log
-from gateway.streams.queued_jobs import Job
 from gateway.streams.liveness import TakeOverRule
 from gateway.streams.log_entries import End
+from gateway.streams.queued_jobs import Job
 from gateway.streams.store.store import Lifetimes, Store
 from tests.gateway.streams.steps import COMPLETE, LEASE, Conversation, FastRoundTrips, dump, nothing_changes, receiving
 from tests.stores import Stores, with_lost_replies
