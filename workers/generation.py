@@ -63,7 +63,8 @@ class Generation:
         self._batch = Batch(options.max_answer_bytes)
         self._writer: Writer | None = None
         """None until the attempt is claimed."""
-        self._model = ""
+        self.model = ""
+        """The alias; empty until the request is read."""
         self._started_at = time.monotonic()
         self._reported_size = 0
         self.instructions_id: str | None = None
@@ -78,7 +79,7 @@ class Generation:
         return Working(
             response=self._job.response,
             conversation=self._job.conversation,
-            model=self._model,
+            model=self.model,
             attempt=self._writer.attempt if self._writer is not None else 0,
             age=round(time.monotonic() - self._started_at, 1),
             entries=self._writer.written if self._writer is not None else 0,
@@ -121,7 +122,7 @@ class Generation:
         if not isinstance(queued, Queued):
             await self._fail_expired()
             return
-        self._model = queued.model
+        self.model = queued.model
         targets = self._targets.get(queued.model)
         if not targets:
             await self._fail("unknown_model", "There is no such model.", retryable=False)
@@ -205,7 +206,7 @@ class Generation:
         trace = tracing.traceparent(span)
         loop = ProviderLoop(targets, self._breakers, writer, self._options, trace, self._log_fields)
         try:
-            reading = asyncio.create_task(loop.run(request, partial))
+            reading = asyncio.create_task(loop.run(request, partial), name=self._job.response)
             writing = asyncio.create_task(writer.run())
             try:
                 # The writer returns before the provider loop only with an exception.

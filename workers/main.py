@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
+from gateway.streams.store.store import open_store
 from workers.options import GenerationOptions
 from workers.pool import Pool
 
@@ -30,7 +32,17 @@ def create_pool(settings: WorkerSettings, store: Store) -> Pool:
         max_prompt_characters=settings.context,
     )
     targets = settings.model_targets()
-    return Pool(store, targets, options, concurrency=settings.concurrency, demo_rate=settings.demo_rate)
+    return Pool(
+        store,
+        targets,
+        options,
+        concurrency=settings.concurrency,
+        demo_rate=settings.demo_rate,
+        # No other process can take jobs of a store in memory over.
+        open_store=None
+        if store.location.startswith("memory:")
+        else partial(open_store, settings.store, settings.lifetimes),
+    )
 
 
 async def drain_pool(pool: Pool, drain_s: float, stop_now: asyncio.Event) -> None:

@@ -22,12 +22,14 @@ from workers.batch import BatchingInterval
 from workers.breakers import Breakers
 from workers.fairness import Fairness
 from workers.generation import Generation
+from workers.lease_keeper import Block, Held, LeaseKeeper
 from workers.providers import Served, connect
 from workers.ticks import SharedTick
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+    from gateway.streams.jobs import Renewal
     from gateway.streams.queued_jobs import Job
     from gateway.streams.store.store import Store
     from gateway.streams.targets import Target
@@ -70,10 +72,12 @@ class Pool:
         *,
         concurrency: int,
         demo_rate: float,
+        open_store: Callable[[], Awaitable[Store]] | None = None,
     ) -> None:
         """`targets`: of each alias, in order of preference; raises ValueError for one that cannot be served.
 
         `concurrency`: maximum number of responses. `demo_rate`: tokens per second of the demo provider.
+        `open_store`: opens the store again, for a second event loop; None: leases are lost while this one is blocked.
         """
         self._stats = presence.ProcessStats()
         self.name = self._stats.name
@@ -99,6 +103,16 @@ class Pool:
         self._draining = False
         self._observer = StoreObserver(options.lease_s)
         self._loops: list[asyncio.Task[None]] = []
+        self._keeper = None
+        if open_store is not None:
+            self._keeper = LeaseKeeper(
+                open_store=open_store,
+                consumer=self.name,
+                lease_s=options.lease_s,
+                held=self._held,
+                on_lost=self._lease_lost,
+                on_block=self._report_block,
+            )
         self._partitions = {keys.control(partition).encode(): partition for partition in range(keys.PARTITIONS)}
         """By control channel."""
 
@@ -117,6 +131,8 @@ class Pool:
             self._store_failed(error)
         if self._draining:
             return
+        if self._keeper is not None:
+            self._keeper.start()
         self._loops = [
             asyncio.create_task(loop)
             for loop in (
@@ -147,6 +163,8 @@ class Pool:
         rest = list(self._running.values())
         await _cancel(running.task for running in rest)
         await _cancel(self._loops)
+        if self._keeper is not None:
+            await self._keeper.stop()
         for served in chain.from_iterable(self._targets.values()):
             if (close := getattr(served.provider, "aclose", None)) is not None:
                 await close()
@@ -258,11 +276,31 @@ class Pool:
                 # A full pool acquires nothing, so only renewals show that the store answers.
                 self._store_recovered()
             for running, result in zip(held, results, strict=True):
-                if isinstance(result, BaseException):
-                    continue
-                if result != "held" and not running.generation.ending:
-                    metrics.FENCES.labels("renewal").inc()
-                    running.task.cancel()
+                if not isinstance(result, BaseException) and result != "held":
+                    self._lease_lost(running.job, result)
+
+    def _held(self) -> list[Held]:
+        # Called in another thread: the copy of a dictionary's values is one step for the interpreter.
+        return [Held(running.job, running.generation.instructions_id) for running in list(self._running.values())]
+
+    def _lease_lost(self, job: Job, result: Renewal) -> None:
+        running = self._running.get(job.response)
+        if running is not None and running.job.id == job.id and not running.generation.ending:
+            metrics.FENCES.labels("renewal").inc()
+            running.task.cancel()
+
+    def _report_block(self, block: Block) -> None:
+        running = self._running.get(block.task)
+        targets = self._targets.get(running.generation.model, []) if running is not None else []
+        logger.warning(
+            "event_loop_blocked",
+            extra={
+                "seconds": round(block.seconds, 1),
+                "generator": targets[0].label if targets else None,
+                "response": block.task if running is not None else None,
+                "where": block.where,
+            },
+        )
 
     async def _subscribe_control(self) -> None:
         lost = False
