@@ -94,7 +94,7 @@ class ProviderLoop:
             fields = {**self._log_fields, "target": served.label, "code": result.code, "status": _status(result)}
             logger.warning("provider_failed", extra={**fields, "retries": next_call is not None})
             if next_call is None:
-                problem = Problem(result.code, result.message)
+                problem = Problem(result.code, result.message, result.detail or None)
                 return End("failed", error=problem, usage=self._total({}), retryable=result.retryable)
             if next_call.target != call.target:
                 metrics.SWITCHES.labels("yes" if shown else "no").inc()

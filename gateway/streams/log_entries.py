@@ -152,6 +152,10 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
     code: str
     message: str
+    detail: Annotated[
+        str | None,
+        Meta(description="For operators: the provider's own name of the reason, at most 64 safe characters."),
+    ] = None
 
 
 class End(msgspec.Struct, frozen=True, omit_defaults=True):

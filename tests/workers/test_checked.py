@@ -144,3 +144,19 @@ def test_traceback_begins_where_the_code_of_the_operator_does() -> None:
 def test_error_that_was_not_raised_has_no_traceback() -> None:
     error = TypeError("yield str")
     assert checked.operator_traceback(error) == (TypeError, error, None)
+
+
+def test_detail_and_usage_of_an_error_are_checked() -> None:
+    good = error()
+    good.detail, good.usage = "insufficient_system_resource", {"output_tokens": 3}
+    assert failure(good) is good
+    assert (good.detail, good.usage) == ("insufficient_system_resource", {"output_tokens": 3})
+    wrong = error()
+    wrong.detail, wrong.usage = "<script>", {"output_tokens": "many"}  # type: ignore[dict-item]
+    assert (failure(wrong).detail, failure(wrong).usage) == ("", {})
+
+    class MineError(ProviderError):
+        def __init__(self) -> None:
+            self.code, self.message, self.retryable, self.retry_after = "mine", "Mine.", True, None
+
+    assert (failure(MineError()).detail, failure(MineError()).usage) == ("", {})

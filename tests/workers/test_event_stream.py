@@ -56,6 +56,52 @@ def test_lines_are_interpreted_as_in_the_standard(text: bytes, events: list[byte
     assert parsed(*(text[i : i + 1] for i in range(len(text)))) == events
 
 
+def closed(*chunks: bytes) -> tuple[list[bytes], list[bytes]]:
+    stream = EventStream()
+    return [event for chunk in chunks for event in stream.feed(chunk)], stream.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "events", "at_the_end"),
+    [
+        (b"data: x\n", [], [b"x"]),
+        (b"data: x", [], [b"x"]),
+        (b"data: x\ndata:y", [], [b"x\ny"]),
+        (b"data: x\nev", [], [b"x"]),
+        (b"data: x\n\n", [b"x"], []),
+        (b'{"a": 1}', [], [b'{"a": 1}']),
+        (b'\xef\xbb\xbf{"a": 1}', [], [b'{"a": 1}']),
+        (b'{"a": 1}\n{"b": 2}\n', [b'{"a": 1}', b'{"b": 2}'], []),
+        (b'{\n "a": 1\n}\n', [], [b'{\n "a": 1\n}\n']),
+        (b'\n\n{\n "a": 1\n}', [], [b'\n\n{\n "a": 1\n}']),
+        (b'[{"a": 1},\n{"b": 2}]', [], [b'[{"a": 1},\n{"b": 2}]']),
+        (b'data: x\n\n{"error": 1}\n', [b"x", b'{"error": 1}'], []),
+    ],
+)
+def test_incomplete_events_and_documents_are_returned_at_the_end(
+    text: bytes, events: list[bytes], at_the_end: list[bytes]
+) -> None:
+    whole, rest = closed(text)
+    assert (whole, [each.strip() for each in rest]) == (events, [each.strip() for each in at_the_end])
+    whole, rest = closed(*(text[i : i + 1] for i in range(len(text))))
+    assert (whole, [each.strip() for each in rest]) == (events, [each.strip() for each in at_the_end])
+
+
+def test_event_named_error_is_kept_apart() -> None:
+    stream = EventStream()
+    assert stream.feed(b"event: error\n\ndata: x\n\n") == [b"x"]
+    assert stream.error is None
+    assert stream.feed(b"event:error\ndata: slow down\n\ndata: y\n\n") == [b"y"]
+    assert stream.error == b"slow down"
+
+
+def test_document_is_limited_in_size() -> None:
+    stream = EventStream(100)
+    stream.feed(b'{"a":\n ')
+    with pytest.raises(EventTooLargeError):
+        stream.feed(b"x" * 100)
+
+
 def test_event_is_returned_at_its_last_byte() -> None:
     stream = EventStream()
     assert stream.feed(b"data: x\r") == []
@@ -87,11 +133,17 @@ def by_the_standard(text: bytes) -> list[bytes]:
     """Section 9.2.6 of the standard, applied to the whole stream."""
     text = text.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     events, data = [], b""
+    first = next((line.strip() for line in text.split(b"\n")[:-1] if line.strip()), b"")
+    if first[:1] in (b"{", b"[") and first[-1:] not in (b"}", b"]"):
+        return []
     for line in text.split(b"\n")[:-1]:
         if not line:
             if data:
                 events.append(data.removesuffix(b"\n"))
             data = b""
+        elif line[:1] in (b"{", b"["):
+            # Not in the standard: see EventStream.
+            events.append(line)
         elif not line.startswith(b":"):
             field, _, value = line.partition(b":")
             value = value[1:] if value.startswith(b" ") else value

@@ -63,6 +63,8 @@ export interface OpenResponse {
 export interface Problem {
   code: string;
   message: string;
+  /** For operators: the provider's own name of the reason, at most 64 safe characters. */
+  detail?: string;
 }
 
 // Client frames

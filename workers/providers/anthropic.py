@@ -7,83 +7,41 @@ stream is parsed here, as in `openai.py` and for the same reason.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import anthropic
 import msgspec
 
 from gateway.streams.targets import Target
-from workers.providers import Event, Finish, FinishReason, Pace, Reasoning, Request, Text, no_pause
-from workers.providers.exchange import (
-    TIMEOUT,
-    answer,
-    credentials,
-    decoded,
-    incomplete,
-    reported,
-)
+from workers.providers import Event, Finish, Pace, Reasoning, Request, Text, failures, lenient, no_pause, reasons
+from workers.providers.exchange import TIMEOUT, answer, credentials, finished
+from workers.providers.failures import incomplete, malformed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from anthropic.types import MessageParam
 
+    from workers.providers import ProviderError
     from workers.providers.exchange import Coalescer
 
-DEFAULT_MAX_TOKENS = 4096
-"""Anthropic requires a limit; this is the default."""
-
-REASONS: dict[str, FinishReason] = {
-    "end_turn": "complete",
-    "stop_sequence": "complete",
-    "pause_turn": "complete",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "refusal": "refused",
-    "tool_use": "tool_calls",
-}
-"""Anthropic's stop reasons; an unknown one counts as complete."""
+DEFAULT_MAX_TOKENS = 16_384
+"""Anthropic requires a limit. Reasoning counts against it, and current models reason by default."""
 
 
 class Part(msgspec.Struct):
-    """The content of an event: a piece of a content block (text, thinking), or the end of the message (stop_reason)."""
+    """A piece of a content block."""
 
     text: str | None = None
     thinking: str | None = None
-    stop_reason: str | None = None
-
-
-class OutputDetails(msgspec.Struct):
-    thinking_tokens: int | None = None
-
-
-class Usage(msgspec.Struct):
-    """Token counts so far; each event replaces the counts that it contains."""
-
-    input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    output_tokens: int | None = None
-    output_tokens_details: OutputDetails | None = None
-
-
-class Message(msgspec.Struct):
-    usage: Usage | None = None
-
-
-class Failure(msgspec.Struct):
-    type: str | None = None
 
 
 class Incoming(msgspec.Struct):
-    """One event of the stream. Unknown types are ignored, as the API documentation requires."""
+    """An event of the common shape."""
 
     type: str
     delta: Part | None = None
-    content_block: Part | None = None
-    message: Message | None = None
-    usage: Usage | None = None
-    error: Failure | None = None
+    error: Any = None
 
 
 INCOMING = msgspec.json.Decoder(Incoming)
@@ -134,63 +92,132 @@ class Messages:
 
 
 class Events:
-    """Parses the events of one answer."""
+    """Parses the events of one answer: text by a typed decoder, everything else field by field."""
 
     def __init__(self) -> None:
-        self._reason: FinishReason = "complete"
-        self._usage = Usage()
-        self._finished = False
+        self.ended = False
+        self._counts: dict[str, int] = {}
+        self._reason: str | None = None
+        self._failure: ProviderError | None = None
 
     def read(self, data: bytes, pieces: Coalescer) -> bool:
         """See `workers.providers.exchange.Reader`."""
-        event = decoded(INCOMING, data)
-        match event.type:
-            case "content_block_delta" | "content_block_start":
-                if part := event.delta or event.content_block:
-                    if part.thinking:
-                        pieces.add(Reasoning, part.thinking)
-                    if part.text:
-                        pieces.add(Text, part.text)
-            case "message_start":
-                if event.message and event.message.usage:
-                    self._usage = event.message.usage
-            case "message_delta":
-                if event.delta and event.delta.stop_reason:
-                    self._reason = REASONS.get(event.delta.stop_reason, "complete")
-                if event.usage:
-                    self._usage = merged(self._usage, event.usage)
-            case "message_stop":
-                self._finished = True
-            case "error":
-                raise reported((event.error.type,) if event.error else ())
-        return self._finished
+        try:
+            event = INCOMING.decode(data)
+        except (ValueError, RecursionError):
+            return self._read_objects(data, pieces)
+        if event.type == "content_block_delta" and event.delta is not None and event.error is None:
+            thinking, text = event.delta.thinking, event.delta.text
+            if thinking:
+                pieces.add(Reasoning, thinking)
+            if text:
+                pieces.add(Text, text)
+            if text or thinking:
+                return False
+        return self._read_objects(data, pieces)
+
+    def _read_objects(self, data: bytes, pieces: Coalescer) -> bool:
+        if lenient.is_done(data):
+            self.ended = True
+            return True
+        found = lenient.objects(data)
+        if found is None:
+            raise malformed()
+        return any(self._read_object(each, pieces) for each in found)
+
+    def _read_object(self, event: lenient.Object, pieces: Coalescer) -> bool:
+        if event.get("done") is True:
+            self.ended = True
+            return True
+        kind = _kind(event)
+        if kind == "error" or failures.is_error(event.get("error")):
+            error = failures.reported(event.get("error") or event)
+            if self._reason is None:
+                raise error
+            self._failure = error
+        delta, message = event.get("delta"), event.get("message")
+        match kind:
+            case "content_block_delta":
+                self._add(delta, pieces)
+            case "content_block_start":
+                self._add(event.get("content_block"), pieces)
+            case "message_start" | "message_delta" | "message_stop":
+                if isinstance(message, dict):
+                    self._add(message.get("content"), pieces)
+            case "message":
+                # The whole message instead of a stream.
+                self._add(event.get("content"), pieces)
+                self.ended = True
+        for holder in (message, delta, event):
+            if isinstance(holder, dict) and kind in _MESSAGE_KINDS:
+                self._counts |= _counts(holder.get("usage"))
+                if reason := reasons.given(holder.get("stop_reason")):
+                    self._reason = reason
+                    self.ended = True
+        if kind == "message_stop":
+            self.ended = True
+        return kind in ("message_stop", "message")
+
+    def _add(self, part: Any, pieces: Coalescer) -> None:
+        for kind, text in lenient.content(part if isinstance(part, list) else [part]):
+            pieces.add(Reasoning if kind == "reasoning" else Text, text)
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """See `workers.providers.exchange.Reader`."""
+        return usage(self._counts)
+
+    def fail(self, data: bytes) -> ProviderError:
+        """See `workers.providers.exchange.Reader`."""
+        return failures.reported(lenient.objects(data) or data.decode("utf-8", "replace"))
 
     def finish(self) -> Finish:
         """See `workers.providers.exchange.Reader`."""
-        if not self._finished:
+        if not self.ended:
             raise incomplete()
-        return Finish(self._reason, counts(self._usage))
+        return Finish(finished(self._reason, self._failure), self.usage)
 
 
-def merged(before: Usage, after: Usage) -> Usage:
-    """Return the counts of `after`, completed by those of `before`: counts are cumulative."""
-    both = msgspec.structs.asdict(before) | {
-        name: value for name, value in msgspec.structs.asdict(after).items() if value is not None
-    }
-    return Usage(**both)
+_MESSAGE_KINDS: Final = ("message_start", "message_delta", "message_stop", "message")
+_KIND_OF_FIELD: Final = {
+    "content_block": "content_block_start",
+    "delta": "content_block_delta",
+    "message": "message_start",
+    "stop_reason": "message",
+}
+_COUNTS: Final = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
 
 
-def counts(usage: Usage) -> dict[str, int]:
+def _kind(event: lenient.Object) -> str:
+    """Return the type of an event, or the type that has its fields; unknown types are ignored, as documented."""
+    if isinstance(kind := event.get("type"), str):
+        return kind
+    delta = event.get("delta")
+    if isinstance(delta, dict) and "stop_reason" in delta:
+        return "message_delta"
+    return next((kind for field, kind in _KIND_OF_FIELD.items() if event.get(field) is not None), "")
+
+
+def _counts(value: Any) -> dict[str, int]:
+    """Return the provider's own counts that a usage object contains; each event replaces them."""
+    if not isinstance(value, dict):
+        return {}
+    found = {name: number for name in _COUNTS if (number := lenient.count(value.get(name))) is not None}
+    details = value.get("output_tokens_details")
+    if isinstance(details, dict) and (number := lenient.count(details.get("thinking_tokens"))) is not None:
+        found["thinking_tokens"] = number
+    return found
+
+
+def usage(counts: dict[str, int]) -> dict[str, int]:
     """Return the counts under the names of `Finish.usage`.
 
     Anthropic counts cached tokens in addition to `input_tokens`, OpenAI includes them. Here they are included.
     """
-    inputs = [usage.input_tokens, usage.cache_creation_input_tokens, usage.cache_read_input_tokens]
-    details = usage.output_tokens_details
     named = {
-        "input_tokens": None if usage.input_tokens is None else sum(count or 0 for count in inputs),
-        "output_tokens": usage.output_tokens,
-        "reasoning_tokens": details.thinking_tokens if details else None,
-        "cached_tokens": usage.cache_read_input_tokens,
+        "input_tokens": sum(counts.get(name, 0) for name in _COUNTS[:3]) if "input_tokens" in counts else None,
+        "output_tokens": counts.get("output_tokens"),
+        "reasoning_tokens": counts.get("thinking_tokens"),
+        "cached_tokens": counts.get("cache_read_input_tokens"),
     }
-    return {name: count for name, count in named.items() if count is not None}
+    return {name: number for name, number in named.items() if number is not None}

@@ -50,6 +50,15 @@ def _is_count(name: Any, count: Any) -> bool:
 
 def failure(error: ProviderError) -> ProviderError:
     """Return an error that may be written: the same one, or one that says in its place that the generator failed."""
+    checked = _failure(error)
+    # A subclass of the operator's may have no such attributes, or others.
+    detail, usage = getattr(error, "detail", ""), finish(Finish("complete", getattr(error, "usage", {})))
+    checked.detail = detail if isinstance(detail, str) and _NAME.fullmatch(detail) else ""
+    checked.usage = usage.usage if usage is not None else {}
+    return checked
+
+
+def _failure(error: ProviderError) -> ProviderError:
     code, message, retry_after = (getattr(error, name, None) for name in ("code", "message", "retry_after"))
     retryable = getattr(error, "retryable", None) is True
     if not isinstance(code, str) or _NAME.fullmatch(code) is None:

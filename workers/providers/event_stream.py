@@ -9,6 +9,8 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 NEWLINE = 0x0A
 RETURN = 0x0D
+JSON_STARTS = b"{["
+JSON_ENDS = b"}]"
 
 
 class EventTooLargeError(ValueError):
@@ -19,7 +21,8 @@ class EventStream:
     """The parser of one stream; `limit` bounds the buffer of an incomplete event, in bytes.
 
     The fields `id` and `retry` are ignored, because a provider's answer cannot be resumed, and `event`, because the
-    data contain their type. An incomplete event at the end of the stream is dropped, as the standard requires.
+    data contain their type, unless it is `error`. Not in the standard: lines of JSON outside of an event, and a body
+    that is a JSON document instead of an event stream, are events too, and `close` returns an incomplete event.
     """
 
     def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
@@ -29,6 +32,12 @@ class EventStream:
         self._data_size = 0
         self._at_start = True
         self._after_return = False
+        self._named_error = False
+        self.error: bytes | None = None
+        """The data of an event named `error`, which is not returned by `feed`."""
+        self._detected = False
+        self._document = False
+        """Whether the body is one JSON document, which `close` returns."""
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Add bytes, split anywhere; return the data of the events that they complete, oldest first.
@@ -40,7 +49,7 @@ class EventStream:
             self._after_return = False
             if chunk[0] == NEWLINE:
                 chunk = chunk[1:]
-        if b"\n" not in chunk and b"\r" not in chunk:
+        if self._document or (b"\n" not in chunk and b"\r" not in chunk):
             # Separate from the path below: it would copy a long line again for each of its chunks.
             self._rest += chunk
             self._check()
@@ -60,6 +69,10 @@ class EventStream:
         if self._at_start:
             self._at_start = False
             lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
+        if not self._detected and self._is_document(lines):
+            self._rest[:] = chunk.removeprefix(BYTE_ORDER_MARK)
+            self._check()
+            return []
         events: list[bytes] = []
         for line in lines:
             if line.startswith(b"data: "):
@@ -68,12 +81,47 @@ class EventStream:
                 field, _, value = line.partition(b":")
                 if field == b"data":
                     self._add_data(value)
+                elif field == b"event":
+                    self._named_error = value.strip() == b"error"
+                elif line[0] in JSON_STARTS:
+                    # Servers that fail in mid-stream write the error without a field.
+                    events.append(line)
             elif self._data:
-                events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
-                self._data, self._data_size = [], 0
+                self._end_event(events)
+            else:
+                self._named_error = False
         if self._data or self._rest:
             self._check()
         return events
+
+    def close(self) -> list[bytes]:
+        """Return the data of the event that the end of the stream left incomplete, if any; it may be cut off."""
+        rest = bytes(self._rest).removeprefix(BYTE_ORDER_MARK)
+        self._rest.clear()
+        events: list[bytes] = []
+        if rest.startswith(b"data:"):
+            self._add_data(rest[5:].removeprefix(b" "))
+        elif rest.lstrip()[:1] in (b"{", b"["):
+            events.append(rest)
+        if self._data:
+            self._end_event(events)
+        return events
+
+    def _is_document(self, lines: list[bytes]) -> bool:
+        """Tell whether the body is a JSON document of several lines, which begins with an open bracket."""
+        first = next((stripped for line in lines if (stripped := line.strip())), b"")
+        self._detected = bool(first)
+        self._document = bool(first) and first[0] in JSON_STARTS and first[-1] not in JSON_ENDS
+        return self._document
+
+    def _end_event(self, events: list[bytes]) -> None:
+        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+        self._data, self._data_size = [], 0
+        if self._named_error:
+            self.error = data
+        else:
+            events.append(data)
+        self._named_error = False
 
     def _add_data(self, value: bytes) -> None:
         self._data.append(value)

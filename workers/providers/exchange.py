@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import json
 import math
 import os
 import time
+import zlib
 from contextlib import aclosing
 from datetime import UTC
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
 import anyio
 import httpx2
-import msgspec
 
 from gateway.streams.credentials import clean, key_of
-from workers.providers import ProviderError, Reasoning, Text
+from workers.providers import ProviderError, Reasoning, Text, reasons
 from workers.providers.event_stream import EventStream, EventTooLargeError
+from workers.providers.failures import incomplete, malformed, misconfigured, of_reply, stopped
+from workers.providers.think_tags import ThinkTags
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from gateway.streams.targets import Target
-    from workers.providers import Event, Finish, Pace
+    from workers.providers import Event, Finish, FinishReason, Pace
 
 CONNECT_TIMEOUT_S = 10.0
 # No read timeout: a model may be silent for minutes, and the worker has its own timeouts.
@@ -44,13 +45,14 @@ PLACEHOLDER_KEY = "none"
 BODY_END_TIMEOUT_S = 0.1
 """Seconds from the last event to the end of the body; then the connection is closed."""
 
+ENDED_TIMEOUT_S = 1.0
+"""Seconds of silence after the reason for the end: usage and the terminal marker may follow, but need not."""
+
 FULL_READ_BYTES = 16_384
 """The SDKs' HTTP client returns at most this much per read, so more is available after a read of this size."""
 
 _BROKEN = (httpx2.RequestError, aiohttp.ClientError, OSError, anyio.EndOfStream)
 """Exceptions of a broken exchange. The SDKs' HTTP client does not translate all of the later ones."""
-
-T = TypeVar("T")
 
 
 def credentials(target: Target) -> tuple[str, str | None]:
@@ -89,6 +91,12 @@ class Coalescer:
         self._events: list[Text | Reasoning] = []
         self._kind: type[Text | Reasoning] = Text
         self._pieces: list[str] = []
+        self._has_text = False
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the answer has any text so far."""
+        return self._has_text or (self._kind is Text and bool(self._pieces))
 
     def add(self, kind: type[Text | Reasoning], piece: str) -> None:
         """Add a piece."""
@@ -105,6 +113,7 @@ class Coalescer:
 
     def _close(self) -> None:
         if self._pieces:
+            self._has_text = self._has_text or self._kind is Text
             self._events.append(self._kind("".join(self._pieces)))
             self._pieces = []
 
@@ -112,14 +121,24 @@ class Coalescer:
 class Reader(Protocol):
     """The interpretation of one provider's events, for one answer."""
 
+    ended: bool
+    """Whether the provider gave a reason for the end, or its terminal marker."""
+
+    @property
+    def usage(self) -> Mapping[str, int]:
+        """What was counted so far, see `Finish.usage`."""
+
     def read(self, data: bytes, pieces: Coalescer) -> bool:
-        """Parse the data of the next event and add its text to `pieces`; return whether it was the last event.
+        """Parse the data of the next event and add its text to `pieces`; return whether it was the terminal marker.
 
         Raises ProviderError.
         """
 
+    def fail(self, data: bytes) -> ProviderError:
+        """Return the failure that an event named `error` reports."""
+
     def finish(self) -> Finish:
-        """Return how the answer ended; raise ProviderError if the body ended before the answer."""
+        """Return how the answer ended; raise ProviderError if it has not, or for a reason that is no success."""
 
 
 async def answer(
@@ -131,46 +150,134 @@ async def answer(
     cancelling or closing the generator closes the HTTP response, so the provider stops generating. Raises
     ProviderError.
     """
-    stream, pieces = EventStream(), Coalescer()
-    connected = False
+    opened = False
     try:
-        async with call() as response, aclosing(response.http_response.aiter_bytes()) as body:
-            connected = True
-            async for chunk in body:
-                failure: ProviderError | None = None
-                over = False
-                try:
-                    for data in stream.feed(chunk):
-                        if over := reader.read(data, pieces):
-                            break
-                except EventTooLargeError:
-                    failure = malformed()
-                except ProviderError as error:
-                    failure = error
-                # Text before a failure is kept.
-                taken = pieces.take()
-                for piece in taken:
-                    yield piece
-                if failure is not None:
-                    raise failure
-                if over:
-                    break
-                # No pause before the first piece: it must not be delayed.
-                if taken and len(chunk) < FULL_READ_BYTES:
-                    await pace()
-            finish = reader.finish()
-            await _settle(body)
-    except sdk.APIStatusError as error:
-        kind = str(getattr(error, "code", None) or "")
-        raise refused(error.status_code, error.response.headers, kind) from None
-    except (sdk.APIConnectionError, *_BROKEN) as error:
-        if _timed_out(error):
-            message = "The model provider did not answer in time."
-            raise ProviderError("provider_timeout", message, retryable=True) from None
-        if connected:
-            raise incomplete() from None
-        raise ProviderError("provider_unreachable", "The model provider cannot be reached.", retryable=True) from None
+        try:
+            async with call() as response, aclosing(response.http_response.aiter_bytes()) as body:
+                opened = True
+                reading = Reading(body, reader, pace)
+                while reading.open:
+                    for piece in await reading.next():
+                        yield piece
+                finish = reader.finish()
+                if reading.over:
+                    await _settle(body)
+        except sdk.APIStatusError as error:
+            failure = of_reply(error.status_code, error.body)
+            failure.retry_after = retry_after(error.response.headers)
+            raise failure from None
+        except (sdk.APIConnectionError, *_BROKEN) as error:
+            raise _broken(error, opened=opened) from None
+        except (ValueError, TypeError):
+            if opened:
+                raise
+            # The SDK refuses a request before it sends it, for example for a header that HTTP does not allow.
+            raise misconfigured() from None
+    except ProviderError as error:
+        error.usage = reader.usage
+        raise
     yield finish
+
+
+class Reading:
+    """The body of one answer, until it has ended."""
+
+    def __init__(self, body: AsyncIterator[bytes], reader: Reader, pace: Pace) -> None:
+        self.open = True
+        """Whether there is more to read, or a failure to raise."""
+        self.over = False
+        """Whether the terminal marker was read; otherwise the connection cannot be used again."""
+        self._body = body
+        self._reader = reader
+        self._pace = pace
+        self._stream = EventStream()
+        self._pieces = Coalescer()
+        self._tags: ThinkTags | None = ThinkTags()
+        self._failure: Exception | None = None
+        self._expires_at = 0.0
+        self._paces = False
+
+    async def next(self) -> list[Text | Reasoning]:
+        """Return the text that arrived next. Text before a failure is kept: the call after it raises the failure.
+
+        Not safe to cancel: the rest of the body is lost.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._paces:
+            await self._pace()
+        reader = self._reader
+        chunk = await _read(self._body, self._expires_at)
+        failure: Exception | None = self._parse(chunk)
+        taken = self._pieces.take()
+        if self._tags is not None:
+            last = self.over or failure is not None or not isinstance(chunk, bytes)
+            taken = _separated(self._tags, taken, last=last)
+            if self._tags.over:
+                self._tags = None
+        if not isinstance(chunk, bytes) and failure is None:
+            failure = chunk
+            self.open = chunk is not None
+        if reader.ended:
+            # What befalls the connection now does not concern the answer.
+            self.open = self.open and not self.over and failure is None
+            if taken or not self._expires_at:
+                self._expires_at = asyncio.get_running_loop().time() + ENDED_TIMEOUT_S
+            self._paces = False
+            return taken
+        self._failure = failure
+        # No pause before the first piece: it must not be delayed.
+        self._paces = bool(taken) and isinstance(chunk, bytes) and len(chunk) < FULL_READ_BYTES
+        return taken
+
+    def _parse(self, chunk: bytes | Exception | None) -> ProviderError | None:
+        """Parse the next bytes, or what is left at the end; return a failure that they report, or are."""
+        last = not isinstance(chunk, bytes)
+        stream, reader = self._stream, self._reader
+        try:
+            for data in stream.feed(chunk) if isinstance(chunk, bytes) else stream.close():
+                if reader.read(data, self._pieces):
+                    self.over = True
+                    return None
+            if stream.error is not None:
+                return reader.fail(stream.error)
+        except EventTooLargeError:
+            return malformed()
+        except ProviderError as error:
+            # The last event of a body that was cut off is incomplete.
+            return None if last and error.code == "provider_malformed" else error
+        return None
+
+
+async def _read(body: AsyncIterator[bytes], expires_at: float) -> bytes | Exception | None:
+    """Return the next bytes; None at the end of the body, and after `expires_at` unless it is 0; or what broke it."""
+    try:
+        if not expires_at:
+            return await anext(body)
+        async with asyncio.timeout_at(expires_at):
+            return await anext(body)
+    except StopAsyncIteration:
+        return None
+    except TimeoutError as error:
+        return None if expires_at else error
+    except (*_BROKEN, ValueError, zlib.error) as error:
+        return error
+
+
+def _separated(tags: ThinkTags, pieces: list[Text | Reasoning], *, last: bool) -> list[Text | Reasoning]:
+    """Return the pieces with text between reasoning tags as reasoning."""
+    separated: list[Text | Reasoning] = []
+    for piece in pieces:
+        if isinstance(piece, Text):
+            separated += [_KINDS[kind](text) for kind, text in tags.feed(piece.text)]
+        else:
+            separated.append(piece)
+    if last:
+        separated += [_KINDS[kind](text) for kind, text in tags.close()]
+    return separated
+
+
+_KINDS: Final[dict[str, type[Text | Reasoning]]] = {"text": Text, "reasoning": Reasoning}
 
 
 async def _settle(rest: AsyncIterator[bytes]) -> None:
@@ -186,6 +293,15 @@ async def _settle(rest: AsyncIterator[bytes]) -> None:
         pass
 
 
+def _broken(error: BaseException, *, opened: bool) -> ProviderError:
+    """Return the error for a connection that broke, or that was not opened."""
+    if _timed_out(error):
+        return ProviderError("provider_timeout", "The model provider did not answer in time.", retryable=True)
+    if opened:
+        return incomplete()
+    return ProviderError("provider_unreachable", "The model provider cannot be reached.", retryable=True)
+
+
 def _timed_out(error: BaseException) -> bool:
     """Return whether the root cause is a timeout: the SDKs' HTTP client reports refused connections as timeouts too."""
     while error.__cause__ is not None:
@@ -193,93 +309,15 @@ def _timed_out(error: BaseException) -> bool:
     return isinstance(error, TimeoutError | httpx2.TimeoutException)
 
 
-def decoded(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
-    """Return the decoded data of one event; raise ProviderError `provider_malformed` if they are malformed."""
-    try:
-        return decoder.decode(data)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        # Servers that split text by UTF-16 units send lone surrogates: json accepts them, msgspec does not.
-        return msgspec.convert(json.loads(data), decoder.type)
-    except (ValueError, RecursionError):
-        raise malformed() from None
+def finished(reason: str | None, failure: ProviderError | None) -> FinishReason:
+    """Return how an answer ended; raise ProviderError for a reason that is not known, which is never a success.
 
-
-def incomplete() -> ProviderError:
-    """Return the error for a body that ended before the answer."""
-    return ProviderError("provider_incomplete", "The answer ended before it was complete.", retryable=True)
-
-
-def malformed() -> ProviderError:
-    """Return the error for a body that does not follow the provider's API."""
-    return ProviderError("provider_malformed", "The model provider sent an invalid answer.", retryable=True)
-
-
-def refused(status: int, headers: Mapping[str, str], kind: str = "") -> ProviderError:
-    """Return the error for an HTTP status; `kind` is the provider's error code, if it has one."""
-    failure = _of_status(status, kind)
-    failure.retry_after = retry_after(headers)
-    # The status is the only part of the provider's reply that a log may contain.
-    failure.add_note(f"HTTP status {status}")
-    return failure
-
-
-def reported(kinds: tuple[str | int | None, ...]) -> ProviderError:
-    """Return the error for an error object inside a stream; `kinds` are its codes and types, the most specific first.
-
-    A number is an HTTP status, as routers to several providers send it. Unknown kinds are retryable.
+    `reason`: None if the provider sent its terminal marker without one. `failure`: an error after the reason.
     """
-    for kind in kinds:
-        if isinstance(kind, int) and kind >= 400:
-            return refused(kind, {})
-        if isinstance(kind, str) and kind in _STATUS_OF_KIND:
-            return _of_status(_STATUS_OF_KIND[kind], kind)
-    return _of_status(500, "")
-
-
-# Names from https://platform.claude.com/docs/en/api/errors and https://platform.openai.com/docs/guides/error-codes.
-_STATUS_OF_KIND = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "invalid_api_key": 401,
-    "billing_error": 402,
-    "insufficient_quota": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "model_not_found": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "rate_limit_exceeded": 429,
-    "api_error": 500,
-    "server_error": 500,
-    "timeout_error": 500,
-    "overloaded_error": 529,
-}
-
-
-def _of_status(status: int, kind: str) -> ProviderError:
-    if status == 402 or kind == "insufficient_quota":
-        # OpenAI sends 429 here as well, but waiting does not refill an account.
-        return ProviderError("provider_quota", "The account at the model provider has no credit left.", retryable=False)
-    match status:
-        case 401 | 403:
-            return ProviderError("provider_refused_key", "The model provider rejected the API key.", retryable=False)
-        case 404:
-            return ProviderError("provider_unknown_model", "The model provider has no such model.", retryable=False)
-        case 429:
-            return ProviderError(
-                "provider_rate_limited", "The model provider limits the request rate. Try again soon.", retryable=True
-            )
-        case 503 | 529:
-            return ProviderError(
-                "provider_overloaded", "The model provider is overloaded. Try again soon.", retryable=True
-            )
-        case _ if status >= 500:
-            return ProviderError("provider_error", "The model provider failed.", retryable=True)
-        case _:
-            message = "The model provider rejected this request."
-            return ProviderError("provider_bad_request", message, retryable=status in (408, 409))
+    known = "complete" if reason is None else reasons.known(reason)
+    if known is None:
+        raise failure or stopped(reasons.detail(reason or ""))
+    return known
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -7,37 +7,23 @@ stream is parsed here, because the SDK's chunk models cost more than twice as mu
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 import openai
 
 from gateway.streams.targets import Target
-from workers.providers import Event, Finish, FinishReason, Pace, Reasoning, Request, Text, no_pause
-from workers.providers.exchange import (
-    TIMEOUT,
-    answer,
-    credentials,
-    decoded,
-    incomplete,
-    reported,
-)
+from workers.providers import Event, Finish, Pace, Reasoning, Request, Text, failures, lenient, no_pause, reasons
+from workers.providers.exchange import TIMEOUT, answer, credentials, finished
+from workers.providers.failures import incomplete, malformed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from openai.types.chat import ChatCompletionMessageParam
 
+    from workers.providers import ProviderError
     from workers.providers.exchange import Coalescer
-
-REASONS: dict[str, FinishReason] = {
-    "stop": "complete",
-    "length": "length",
-    "content_filter": "filtered",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-}
-"""OpenAI's finish reasons; an unknown one of a compatible server, such as `eos`, counts as complete."""
 
 
 class Delta(msgspec.Struct):
@@ -46,57 +32,21 @@ class Delta(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
-    refusal: str | None = None
 
 
 class Choice(msgspec.Struct):
     """One of the requested answers; only one is requested."""
 
     delta: Delta | None = None
-    finish_reason: str | None = None
-
-
-class PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class CompletionDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
-
-
-class Usage(msgspec.Struct):
-    """Token counts of the exchange; counts that the server does not provide are None."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: PromptDetails | None = None
-    completion_tokens_details: CompletionDetails | None = None
-
-    def counts(self) -> dict[str, int]:
-        """Return the counts under the names of `Finish.usage`."""
-        prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
-        counts = {
-            "input_tokens": self.prompt_tokens,
-            "output_tokens": self.completion_tokens,
-            "reasoning_tokens": completion.reasoning_tokens if completion else None,
-            "cached_tokens": prompt.cached_tokens if prompt else None,
-        }
-        return {name: count for name, count in counts.items() if count is not None}
-
-
-class Failure(msgspec.Struct):
-    """An error inside a stream, after the HTTP status was sent."""
-
-    type: str | None = None
-    code: str | int | None = None
+    finish_reason: Any = None
 
 
 class Chunk(msgspec.Struct):
-    """One event of the stream."""
+    """An event of the common shape."""
 
     choices: list[Choice] | None = None
-    usage: Usage | None = None
-    error: Failure | str | None = None
+    usage: Any = None
+    error: Any = None
 
 
 CHUNKS = msgspec.json.Decoder(Chunk)
@@ -149,38 +99,126 @@ class ChatCompletions:
 
 
 class Chunks:
-    """Parses the events of one answer."""
+    """Parses the events of one answer: text by a typed decoder, everything else field by field."""
 
     def __init__(self) -> None:
-        self._reason: FinishReason | None = None
-        self._refused = False
+        self.ended = False
         self._usage: dict[str, int] = {}
+        self._reason: str | None = None
+        self._refused = False
+        self._failure: ProviderError | None = None
+        self._messages = ""
+        """Text of complete messages, which some servers send again with each event."""
 
     def read(self, data: bytes, pieces: Coalescer) -> bool:
         """See `workers.providers.exchange.Reader`."""
-        if data == b"[DONE]":
-            return True
-        chunk = decoded(CHUNKS, data)
-        if chunk.choices:
+        try:
+            chunk = CHUNKS.decode(data)
+        except (ValueError, RecursionError):
+            return self._read_objects(data, pieces)
+        if chunk.choices and not chunk.usage and not chunk.error:
             choice = chunk.choices[0]
-            if delta := choice.delta:
-                if reasoning := delta.reasoning_content or delta.reasoning:
+            delta = choice.delta
+            # The last chunk of a server that does not stream may contain more than a delta.
+            if delta is not None and not choice.finish_reason:
+                reasoning = delta.reasoning_content or delta.reasoning
+                if reasoning:
                     pieces.add(Reasoning, reasoning)
                 if delta.content:
                     pieces.add(Text, delta.content)
-                if delta.refusal:
-                    self._refused = True
-                    pieces.add(Text, delta.refusal)
-            if choice.finish_reason:
-                self._reason = REASONS.get(choice.finish_reason, "complete")
-        if chunk.usage:
-            self._usage = chunk.usage.counts()
-        if chunk.error:
-            raise reported((chunk.error.code, chunk.error.type) if isinstance(chunk.error, Failure) else ())
-        return False
+                    return False
+                if reasoning:
+                    return False
+        return self._read_objects(data, pieces)
+
+    def _read_objects(self, data: bytes, pieces: Coalescer) -> bool:
+        if lenient.is_done(data):
+            self.ended = True
+            return True
+        found = lenient.objects(data)
+        if found is None:
+            raise malformed()
+        return any(self._read_object(each, pieces) for each in found)
+
+    def _read_object(self, chunk: lenient.Object, pieces: Coalescer) -> bool:
+        choices = chunk.get("choices")
+        choice = (
+            next((each for each in choices if isinstance(each, dict)), {}) if isinstance(choices, list) else choices
+        )
+        if not isinstance(choice, dict):
+            choice = {}
+        error = chunk.get("error", chunk.get("errors"))
+        if failures.is_error(error) or _is_failure(chunk):
+            self._fail(failures.reported(error if failures.is_error(error) else chunk))
+        delta, whole = choice.get("delta"), choice.get("message")
+        if whole is None and isinstance(chunk.get("message"), dict):
+            whole = chunk["message"]
+        if delta is not None:
+            self._add(lenient.content(delta), pieces)
+        elif whole is None:
+            self._add(lenient.content(choice), pieces)
+        if whole is not None:
+            self._add_message(lenient.content(whole), pieces)
+        holders = [each for each in (choice, delta, whole, chunk.get("x_groq"), chunk) if isinstance(each, dict)]
+        for holder in holders:
+            self._usage.update(lenient.usage(holder.get("usage", holder if holder is chunk else None)))
+        given = (reasons.given(holder.get(name)) for holder in holders for name in _REASON_FIELDS)
+        if reason := next(filter(None, given), None):
+            self._reason = reason
+        done = chunk.get("done") is True or (whole is not None and chunk.get("object") == "chat.completion")
+        self.ended = self.ended or done or self._reason is not None
+        return done
+
+    def _add(self, found: list[lenient.Pieces], pieces: Coalescer) -> None:
+        for kind, text in found:
+            self._refused = self._refused or kind == "refusal"
+            pieces.add(Reasoning if kind == "reasoning" else Text, text)
+
+    def _add_message(self, found: list[lenient.Pieces], pieces: Coalescer) -> None:
+        """Add a complete message, unless its text came in pieces; of one that grows, only what is new."""
+        text = "".join(piece.text for piece in found if piece.kind == "text")
+        if pieces.has_text and not self._messages:
+            return
+        if self._messages and text.startswith(self._messages):
+            self._add([lenient.Pieces("text", text[len(self._messages) :])], pieces)
+            self._messages = text
+        else:
+            self._add(found, pieces)
+            self._messages += text
+
+    def _fail(self, error: ProviderError) -> None:
+        """Raise a failure. After the reason for the end it only counts as an explanation of an unknown one."""
+        if self._reason is None:
+            raise error
+        self._failure = error
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """See `workers.providers.exchange.Reader`."""
+        return self._usage
+
+    def fail(self, data: bytes) -> ProviderError:
+        """See `workers.providers.exchange.Reader`."""
+        return failures.reported(lenient.objects(data) or data.decode("utf-8", "replace"))
 
     def finish(self) -> Finish:
         """See `workers.providers.exchange.Reader`."""
-        if self._reason is None:
+        if not self.ended:
             raise incomplete()
-        return Finish("refused" if self._refused else self._reason, self._usage)
+        reason = finished(self._reason, self._failure)
+        return Finish("refused" if self._refused and reason == "complete" else reason, self._usage)
+
+
+_REASON_FIELDS: Final = ("finish_reason", "finishReason", "done_reason", "stop_reason")
+
+
+_FAILURE_FIELDS: Final = ("code", "status", "status_code", "error_code", "error_msg")
+
+
+def _is_failure(chunk: lenient.Object) -> bool:
+    """Tell whether an event without text is an error of a server that has no field for it."""
+    if "choices" in chunk or isinstance(chunk.get("message"), dict):
+        return False
+    return "error" in (chunk.get("object"), chunk.get("type")) or any(
+        failures.is_error(chunk.get(name)) for name in _FAILURE_FIELDS
+    )

@@ -1,0 +1,115 @@
+"""Errors of providers, in any shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from workers.providers import failures
+from workers.providers.failures import MAX_DEPTH, kinds, of_reply, reported
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        ({"message": "x", "code": 429}, "provider_rate_limited"),
+        ({"message": "x", "code": "429"}, "provider_rate_limited"),
+        ({"message": "x", "code": 429.0}, "provider_rate_limited"),
+        ({"message": "x", "code": 0.5}, "provider_error"),
+        ({"message": "x", "code": "", "status": True}, "provider_error"),
+        ({"code": 400, "status": "RESOURCE_EXHAUSTED"}, "provider_rate_limited"),
+        ({"type": "invalid_request_error", "code": "invalid_api_key"}, "provider_refused_key"),
+        ({"type": "invalid_request_error", "code": 502}, "provider_error"),
+        ({"type": "invalid_request_error"}, "provider_bad_request"),
+        ({"type": "insufficient_quota", "code": 429}, "provider_quota"),
+        ({"type": "error", "error": {"type": "overloaded_error"}}, "provider_overloaded"),
+        ([{"error": {"code": 503, "status": "UNAVAILABLE"}}], "provider_overloaded"),
+        ({"message": {"error": {"code": 401}}}, "provider_refused_key"),
+        ({"message": 'upstream said {"error": {"message": "x", "code": 429}}'}, "provider_rate_limited"),
+        ({"message": "{not json", "code": 404}, "provider_unknown_model"),
+        ({"metadata": {"raw": '{"error": {"type": "rate_limit_error"}}'}}, "provider_rate_limited"),
+        ("Error code: 429 - slow down", "provider_rate_limited"),
+        ("503 Service Unavailable", "provider_overloaded"),
+        ("overloaded", "provider_overloaded"),
+        ("out of memory", "provider_error"),
+        (429, "provider_rate_limited"),
+        (True, "provider_error"),
+        (None, "provider_error"),
+        ({}, "provider_error"),
+        ({"code": 7, "type": "unheard_of"}, "provider_error"),
+        ({"code": "context_length_exceeded"}, "provider_bad_request"),
+        (("unheard_of", None), "provider_error"),
+        ((7, "overloaded_error"), "provider_overloaded"),
+    ],
+)
+def test_error_in_any_shape_has_its_code(value: Any, code: str) -> None:
+    failure = reported(value)
+    assert failure.code == code
+    assert "x" not in failure.message.split()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "retryable"),
+    [
+        (400, None, "provider_bad_request", False),
+        (
+            400,
+            {"error": {"status": "INVALID_ARGUMENT", "details": [{"reason": "API_KEY_INVALID"}]}},
+            "provider_refused_key",
+            False,
+        ),
+        (400, [{"error": {"status": "RESOURCE_EXHAUSTED"}}], "provider_rate_limited", True),
+        (401, {"type": "not_found_error"}, "provider_refused_key", False),
+        (402, None, "provider_quota", False),
+        (403, None, "provider_refused_key", False),
+        (404, None, "provider_unknown_model", False),
+        (408, None, "provider_bad_request", True),
+        (429, {"code": "insufficient_quota"}, "provider_quota", False),
+        (429, "slow", "provider_rate_limited", True),
+        (500, {"type": "overloaded_error"}, "provider_overloaded", True),
+        (503, None, "provider_overloaded", True),
+        (504, None, "provider_error", True),
+        (304, None, "provider_bad_request", False),
+    ],
+)
+def test_status_has_its_code(status: int, body: Any, code: str, *, retryable: bool) -> None:
+    failure = of_reply(status, body)
+    assert (failure.code, failure.retryable) == (code, retryable)
+    assert failure.__notes__ == [f"HTTP status {status}"]
+
+
+@pytest.mark.parametrize(
+    ("value", "is_error"),
+    [
+        (None, False),
+        (False, False),
+        ("", False),
+        (0, False),
+        ([], False),
+        ({"code": None, "message": ""}, False),
+        ({}, True),
+        ({"code": 1}, True),
+        ("x", True),
+        (["x"], True),
+    ],
+)
+def test_empty_error_fields_are_no_error(value: Any, *, is_error: bool) -> None:
+    assert failures.is_error(value) is is_error
+
+
+def test_errors_in_errors_have_a_limit() -> None:
+    value: Any = {"code": 429}
+    for _ in range(MAX_DEPTH):
+        value = {"error": value}
+    assert kinds(value) == [429]
+    assert kinds({"error": value}) == []
+
+
+def test_failures_of_an_exchange() -> None:
+    assert failures.incomplete().code == "provider_incomplete"
+    assert failures.malformed().code == "provider_malformed"
+    assert failures.misconfigured().code == "provider_misconfigured"
+    assert not failures.misconfigured().retryable
+    stopped = failures.stopped("abort")
+    assert (stopped.code, stopped.detail, stopped.retryable) == ("provider_stopped", "abort", True)
