@@ -121,6 +121,14 @@ class Pool:
         """The model aliases that this worker serves."""
         return list(self._targets)
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The targets of each alias, as operators see them: `alias -> provider/model @ host, ...`."""
+        return tuple(
+            f"{alias} -> {', '.join(served.label for served in targets)}"
+            for alias, targets in sorted(self._targets.items())
+        )
+
     async def run(self) -> None:
         """Work until `shut_down` is called. Not safe to cancel: jobs are taken over only after their leases."""
         try:
@@ -350,6 +358,7 @@ class Pool:
             running=len(working),
             concurrency=self._concurrency,
             models=tuple(sorted(self._targets)),
+            targets=self.targets,
             responses=tuple(working[:MAX_RESPONSES]),
             leaving=self._draining,
         )

@@ -7,7 +7,7 @@ import logging
 import os
 import traceback
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from gateway.streams.settings import StoreSettings
+    from workers.settings import WorkerSettings
 
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,22 @@ def require_shared_store(settings: StoreSettings) -> None:
         raise click.ClickException(
             f"TOKENWIRE_STORE={settings.store} exists inside one process: use `tokenwire run`, or set "
             "TOKENWIRE_STORE to embedded:// or to a Redis such as redis://127.0.0.1:6379"
+        )
+
+
+OWN_STORES: Final = ("memory:", "embedded:")
+"""Stores of one machine, on which nobody but its owner is served."""
+
+
+def require_provider(settings: WorkerSettings) -> None:
+    """Refuse to answer with the demo where nobody asked for it; raises ClickException."""
+    default = settings.model_targets()["default"][0]
+    chosen = settings.models is not None or "demo_rate" in settings.model_fields_set
+    if default.provider == "demo" and not chosen:
+        raise click.ClickException(
+            "no provider: set ANTHROPIC_API_KEY or OPENAI_API_KEY, or TOKENWIRE_MODELS to a target such as "
+            '{"default": "python/my_module:generate"}. Other people use this store or sign in, so the demo '
+            'answers only with TOKENWIRE_MODELS=\'{"default": "demo"}\''
         )
 
 

@@ -10,7 +10,14 @@ from typing import Any
 import click
 
 from gateway.cli.metrics_port import open_metrics_port
-from gateway.cli.options import describe_store, require_shared_store, run_to_end, with_settings
+from gateway.cli.options import (
+    OWN_STORES,
+    describe_store,
+    require_provider,
+    require_shared_store,
+    run_to_end,
+    with_settings,
+)
 from gateway.cli.processes import Parts
 from gateway.process.collector import settle_collector
 from gateway.process.signals import Signals
@@ -25,6 +32,8 @@ from workers.settings import WorkerSettings
 def worker(settings: WorkerSettings) -> None:
     """Run a worker: it takes jobs from the store and appends what providers answer. Any number may share a store."""
     require_shared_store(settings)
+    if not settings.store.startswith(OWN_STORES):
+        require_provider(settings)
     run_to_end(work(settings))
 
 
@@ -44,7 +53,7 @@ async def work(settings: WorkerSettings, *, has_parent: bool = False) -> None:
             parts.watch("signals", signals.leave.wait())
             if has_parent:
                 parts.watch("parent", orphaned())
-            targets = ", ".join(f"{alias} = {target}" for alias, target in sorted(settings.targets().items()))
+            targets = "; ".join(pool.targets)
             click.echo(f"Tokenwire worker {pool.name} on the store {describe_store(settings.store)}; models {targets}")
             sys.stdout.flush()
             try:

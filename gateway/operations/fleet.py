@@ -55,6 +55,7 @@ class Process(msgspec.Struct, frozen=True, omit_defaults=True):
     running: int | None = None
     concurrency: int | None = None
     models: tuple[str, ...] | None = None
+    """The aliases of a worker, with the targets to which they lead."""
     rate: float | None = None
 
 
@@ -195,6 +196,6 @@ def _worker(record: Worker) -> Process:
         leaving=record.leaving,
         running=record.running,
         concurrency=record.concurrency,
-        models=record.models,
+        models=record.targets or record.models,
         rate=round(sum(work.rate for work in record.responses), 1),
     )

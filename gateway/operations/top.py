@@ -124,7 +124,7 @@ def _worker(process: Process) -> list[str]:
         size(process.memory),
         f"{process.running or 0}/{process.concurrency or 0}",
         size(process.rate),
-        " ".join(process.models or ()),
+        "; ".join(process.models or ()),
     ]
 
 

@@ -39,6 +39,8 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="w
     models: tuple[str, ...]
     responses: tuple[Working, ...]
     leaving: bool = False
+    targets: tuple[str, ...] = ()
+    """`alias -> provider/model @ host, ...`, for display; earlier releases have none."""
 
 
 class Watched(msgspec.Struct, frozen=True):
