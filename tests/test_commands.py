@@ -204,7 +204,14 @@ def test_server_command_starts_and_shuts_down(command: str, tmp_path: Path) -> N
     assert generator is not None
     (tmp_path / "my_module.py").write_text(generator[1])
     with RealServer() as server:
-        shared = environment(PYTHONPATH=str(ROOT), TOKENWIRE_PORT="0", TOKENWIRE_STORE=server.url, TOKENWIRE_DRAIN="1")
+        shared = environment(
+            PYTHONPATH=str(ROOT),
+            TOKENWIRE_PORT="0",
+            TOKENWIRE_STORE=server.url,
+            TOKENWIRE_DRAIN="1",
+            # Without a key of a provider, the demo has to be chosen.
+            TOKENWIRE_DEMO_RATE="40",
+        )
         with Service(argv, {**shared, **variables}, str(tmp_path)) as process:
             process.until(lambda: any(line.startswith("Tokenwire") for line in list(process.output)))
             assert process.terminate(20.0) == 0, process.text

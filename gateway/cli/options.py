@@ -96,11 +96,16 @@ def require_shared_store(settings: StoreSettings) -> None:
 
 
 OWN_STORES: Final = ("memory:", "embedded:")
-"""Stores of one machine, on which nobody but its owner is served."""
+"""Stores of one machine."""
 
 
-def require_provider(settings: WorkerSettings) -> None:
-    """Refuse to answer with the demo where nobody asked for it; raises ClickException."""
+def require_provider(settings: WorkerSettings, *, authenticated: bool = False) -> None:
+    """Refuse to answer with the demo where nobody asked for it; raises ClickException.
+
+    `authenticated`: clients need a token, so there are users. A store of this machine is for trying out otherwise.
+    """
+    if settings.store.startswith(OWN_STORES) and not authenticated:
+        return
     default = settings.model_targets()["default"][0]
     chosen = settings.models is not None or "demo_rate" in settings.model_fields_set
     if default.provider == "demo" and not chosen:

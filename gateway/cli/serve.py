@@ -13,7 +13,6 @@ import click
 from gateway.app import Gateway
 from gateway.cli.metrics_port import open_metrics_port
 from gateway.cli.options import (
-    OWN_STORES,
     describe_store,
     exit_status,
     require_provider,
@@ -48,14 +47,14 @@ if TYPE_CHECKING:
 @with_settings(Settings)
 def run(settings: Settings, gateways: int) -> None:
     """Run a gateway and a worker in one process: the whole product on one machine."""
-    if settings.jwt_key is not None or not settings.store.startswith(OWN_STORES):
-        require_provider(settings)
     if gateways == 1:
         run_to_end(serve(settings, run_worker=settings))
         return
     if settings.store.startswith("memory:"):
         click.echo("Several gateways need a shared store: TOKENWIRE_STORE is embedded:// for this run.")
         settings = settings.model_copy(update={"store": "embedded://"})
+    describe_store(settings.store)
+    require_provider(settings, authenticated=settings.jwt_key is not None)
     with ExitStack() as stack:
         listeners = [stack.enter_context(reserve(settings.host, port)) for port in (settings.port, *[0] * gateways)]
         ports = [listener.getsockname()[1] for listener in listeners]
@@ -128,6 +127,7 @@ async def serve(
         pool: Pool | None = None
         try:
             if run_worker is not None:
+                require_provider(run_worker, authenticated=settings.jwt_key is not None)
                 pool = create_pool(run_worker, store)
             drain = 0.0 if run_worker is not None or proxy_port is not None else settings.drain
             server = Server(own, settings, signals, drain)

@@ -11,7 +11,6 @@ import click
 
 from gateway.cli.metrics_port import open_metrics_port
 from gateway.cli.options import (
-    OWN_STORES,
     describe_store,
     require_provider,
     require_shared_store,
@@ -32,18 +31,17 @@ from workers.settings import WorkerSettings
 def worker(settings: WorkerSettings) -> None:
     """Run a worker: it takes jobs from the store and appends what providers answer. Any number may share a store."""
     require_shared_store(settings)
-    if not settings.store.startswith(OWN_STORES):
-        require_provider(settings)
     run_to_end(work(settings))
 
 
 async def work(settings: WorkerSettings, *, has_parent: bool = False) -> None:
-    """Generate responses until a signal, a failure or the end of the parent process; raises StoreError.
+    """Generate responses until a signal, a failure or the end of the parent process; raises StoreError, ClickException.
 
     Not safe to cancel: jobs that are not handed over are taken over only after their leases.
     """
     store = await open_store(settings.store, settings.lifetimes)
     try:
+        require_provider(settings)
         pool = create_pool(settings, store)
         settle_collector()
         signals = Signals()

@@ -96,7 +96,7 @@ def test_visitor_keeps_subject_by_cookie(backend: str) -> None:
     assert visitor["secure"]
     assert visitor["samesite"].lower() == "lax"
     again, _ = ask(backend, f"visitor={visitor.value}")
-    assert again == Identity(first.subject, again.expires, first.conversations)
+    assert again == Identity(first.subject, again.expires, first.conversations, {})
 
 
 def test_visitors_get_different_subjects(backend: str) -> None:

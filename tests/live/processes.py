@@ -37,7 +37,14 @@ class Process:
         self._announced: queue.Queue[str] = queue.Queue()
         self._process = subprocess.Popen(
             [*self.prefix, sys.executable, "-m", self.module, command, *options],
-            env={**clean, "TOKENWIRE_STORE": store, **environment, "PYTHONUNBUFFERED": "1"},
+            # Beside a shared store the demo answers only where somebody chose it.
+            env={
+                **clean,
+                "TOKENWIRE_STORE": store,
+                "TOKENWIRE_DEMO_RATE": "40",
+                **environment,
+                "PYTHONUNBUFFERED": "1",
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from gateway.streams.store.store import open_store
 from tests.live.client import Client
 from tests.live.conftest import Deployment, entries, text_of
 from tests.live.processes import GatewayProcess, WorkerProcess
+from tests.stores import RealServer
 from workers.providers import demo
 
 if TYPE_CHECKING:
@@ -278,6 +280,34 @@ def test_the_address_of_the_store_is_read_from_a_file(tmp_path: Path) -> None:
     error = refused("gateway", TOKENWIRE_STORE=f"@{file}")
     assert "redis://127.0.0.1:1" in error
     assert "planted-secret" not in error
+
+
+@pytest.mark.parametrize("command", ["worker", "run"])
+def test_the_demo_does_not_answer_beside_a_shared_store_unless_it_is_chosen(command: str) -> None:
+    with RealServer() as server:
+        error = refused(command, TOKENWIRE_STORE=server.url)
+    assert "OPENAI_API_KEY" in error
+    assert "TOKENWIRE_MODELS" in error
+
+
+@pytest.mark.parametrize("gateways", ["1", "2"])
+def test_the_demo_does_not_answer_users_unless_it_is_chosen(gateways: str, tmp_path: Path) -> None:
+    store = f"embedded://{tmp_path}" if gateways == "2" else "memory://"
+    error = refused(
+        "run", "--gateways", gateways, "--port", "0", TOKENWIRE_STORE=store, TOKENWIRE_JWT_KEY=secrets.token_hex(32)
+    )
+    assert "so the demo answers only with TOKENWIRE_MODELS" in error
+
+
+def test_a_worker_names_its_models_with_their_servers() -> None:
+    with RealServer() as server:
+        models = (
+            '{"default": ["openai/m", "demo"], "mine": {"target": "anthropic/n", "base_url": "http://127.0.0.1:9"}}'
+        )
+        keys = {"OPENAI_BASE_URL": "http://127.0.0.1:8/v1", "ANTHROPIC_API_KEY": "k"}
+        with WorkerProcess(server.url, TOKENWIRE_MODELS=models, **keys) as worker:
+            line = worker.announcement
+    assert "default -> openai/m @ 127.0.0.1, demo/demo; mine -> anthropic/n @ 127.0.0.1" in line
 
 
 def test_a_port_in_use_names_the_setting() -> None:
