@@ -64,6 +64,7 @@ CORE: Final = {
     "workers.providers.event_stream": "tests/workers/test_event_stream.py",
     "workers.providers.failures": "tests/workers/test_failures.py",
     "workers.providers.lenient": "tests/workers/test_lenient.py",
+    "workers.providers.parameters": "tests/workers/test_parameters.py",
     "workers.providers.reasons": "tests/workers/test_reasons.py",
     "workers.providers.think_tags": "tests/workers/test_think_tags.py",
     "workers.breaker": "tests/workers/test_breaker.py",

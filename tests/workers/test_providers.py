@@ -303,7 +303,7 @@ STATUSES = [
 ]
 
 
-async def test_http_statuses_map_to_errors(server: ProviderServer, provider: Connected) -> None:
+async def test_http_statuses_map_to_errors(server: ProviderServer, provider: Connected, name: str) -> None:
     for status, code, retryable in STATUSES:
         server.reset(Scenario(status=status, headers={"Retry-After": "1.5"}, error="whatever"))
         seen, failure = await up_to_failure(provider)
@@ -311,7 +311,8 @@ async def test_http_statuses_map_to_errors(server: ProviderServer, provider: Con
         assert (status, failure.code, failure.retryable, failure.retry_after) == (status, code, retryable, 1.5)
         assert failure.__notes__ == [f"HTTP status {status}"]
         # The SDK must not retry: users see the worker's retries, and each retry may cost money.
-        assert len(server.calls) == 1
+        # One further call may be without optional parameters, of which Anthropic's plain request has none.
+        assert len(server.calls) == (2 if name == "openai" and status in (400, 422) else 1)
 
 
 async def test_retry_after_of_status_429(server: ProviderServer, provider: Connected) -> None:

@@ -13,7 +13,19 @@ import anthropic
 import msgspec
 
 from gateway.streams.targets import Target
-from workers.providers import Event, Finish, Pace, Reasoning, Request, Text, failures, lenient, no_pause, reasons
+from workers.providers import (
+    Event,
+    Finish,
+    Pace,
+    Reasoning,
+    Request,
+    Text,
+    failures,
+    lenient,
+    no_pause,
+    parameters,
+    reasons,
+)
 from workers.providers.exchange import TIMEOUT, answer, credentials, finished
 from workers.providers.failures import incomplete, malformed
 
@@ -67,8 +79,9 @@ class Messages:
 
     def __init__(self, client: anthropic.AsyncAnthropic, target: Target, pace: Pace = no_pause) -> None:
         self._client = client
-        self._model = target.model
+        self._target = target
         self._pace = pace
+        self._parameters = parameters.Parameters(f"{target.name} @ {client.base_url.host}")
         self.host = client.base_url.host
 
     async def aclose(self) -> None:
@@ -77,18 +90,30 @@ class Messages:
 
     def __call__(self, request: Request) -> AsyncGenerator[Event, None]:
         """Return the events of an answer as they arrive, see `workers.providers.exchange.answer`."""
-        # Anthropic rejects empty messages, such as an answer that was stopped before its first token.
-        messages = [message for message in request.messages if message["content"]]
+        # Anthropic rejects blank messages, such as an answer that was stopped before its first word.
+        messages = [message for message in request.messages if message["content"].strip()]
+        target = self._target
+        limit = next(each for each in (request.max_tokens, target.max_tokens, DEFAULT_MAX_TOKENS) if each is not None)
+        if target.thinking is not None and not isinstance(target.thinking, bool):
+            # The budget is part of the limit, and the limit has to be larger.
+            limit += target.thinking
         call = partial(
             self._client.messages.with_streaming_response.create,
-            model=self._model,
+            model=target.model,
             # A Message is one of the SDK's union members; mypy cannot derive which one from its role.
             messages=cast("list[MessageParam]", messages),
-            max_tokens=DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens,
+            max_tokens=limit,
             system=request.instructions or anthropic.omit,
             stream=True,
         )
-        return answer(anthropic, call, Events(), self._pace)
+        options = parameters.anthropic(
+            thinking=target.thinking,
+            temperature=target.temperature,
+            effort=target.effort,
+            prompt_caching=target.prompt_caching,
+        )
+        attempt = self._parameters.request([*options, parameters.Option("extra_body", (target.extra_body,))])
+        return answer(anthropic, call, attempt, Events(), self._pace)
 
 
 class Events:

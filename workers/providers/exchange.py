@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import logging
 import math
 import os
 import time
 import zlib
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import aiohttp
 import anyio
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
     from gateway.streams.targets import Target
     from workers.providers import Event, Finish, FinishReason, Pace
+    from workers.providers.parameters import Attempt
+
+logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10.0
 # No read timeout: a model may be silent for minutes, and the worker has its own timeouts.
@@ -82,6 +86,10 @@ class Opened(Protocol):
 
     @property
     def http_response(self) -> httpx2.Response: ...
+
+
+Call: TypeAlias = "Callable[..., AbstractAsyncContextManager[Opened]]"
+"""Makes a call with the fields `extra_body`."""
 
 
 class Coalescer:
@@ -142,18 +150,22 @@ class Reader(Protocol):
 
 
 async def answer(
-    sdk: ModuleType, call: Callable[[], AbstractAsyncContextManager[Opened]], reader: Reader, pace: Pace
+    sdk: ModuleType, call: Call, attempt: Attempt, reader: Reader, pace: Pace
 ) -> AsyncGenerator[Event, None]:
     """Make the call and yield its events as they arrive, a Finish last.
 
-    `sdk` is the module whose exceptions `call` raises; `pace` is awaited before the body is read again. Safe to cancel:
+    `sdk` is the module whose exceptions `call` raises. The call is repeated where the server refuses a parameter of
+    `attempt`. `pace` is awaited before the body is read again. Safe to cancel:
     cancelling or closing the generator closes the HTTP response, so the provider stops generating. Raises
     ProviderError.
     """
     opened = False
     try:
         try:
-            async with call() as response, aclosing(response.http_response.aiter_bytes()) as body:
+            async with (
+                _opened(sdk, call, attempt) as response,
+                aclosing(response.http_response.aiter_bytes()) as body,
+            ):
                 opened = True
                 reading = Reading(body, reader, pace)
                 while reading.open:
@@ -177,6 +189,23 @@ async def answer(
         error.usage = reader.usage
         raise
     yield finish
+
+
+@asynccontextmanager
+async def _opened(sdk: ModuleType, call: Call, attempt: Attempt) -> AsyncIterator[Opened]:
+    """Make the call, again while the server refuses a parameter. Safe to cancel."""
+    while True:
+        async with AsyncExitStack() as stack:
+            try:
+                response = await stack.enter_async_context(call(extra_body=attempt.fields))
+            except sdk.APIStatusError as error:
+                if attempt.refused(error.status_code, error.body):
+                    continue
+                raise
+            if changed := attempt.accepted():
+                logger.warning("parameters_refused", extra={"target": attempt.target, "parameters": changed})
+            yield response
+            return
 
 
 class Reading:

@@ -141,6 +141,11 @@ def of_reply(status: int, body: Any) -> ProviderError:
     return failure
 
 
+def is_specific(body: Any) -> bool:
+    """Tell whether a reply names its cause, so that no other parameter would help."""
+    return _named(kinds(body), _SPECIFIC)[0] != 0
+
+
 def _status(found: tuple[Any, ...] | list[Kind]) -> tuple[int, str]:
     status, name = _named(found, _SPECIFIC)
     if status:

@@ -13,7 +13,19 @@ import msgspec
 import openai
 
 from gateway.streams.targets import Target
-from workers.providers import Event, Finish, Pace, Reasoning, Request, Text, failures, lenient, no_pause, reasons
+from workers.providers import (
+    Event,
+    Finish,
+    Pace,
+    Reasoning,
+    Request,
+    Text,
+    failures,
+    lenient,
+    no_pause,
+    parameters,
+    reasons,
+)
 from workers.providers.exchange import TIMEOUT, answer, credentials, finished
 from workers.providers.failures import incomplete, malformed
 
@@ -71,12 +83,14 @@ class ChatCompletions:
 
     def __init__(self, client: openai.AsyncOpenAI, target: Target, pace: Pace = no_pause) -> None:
         self._client = client
-        self._model = target.model
+        self._target = target
         self._pace = pace
+        self._parameters = parameters.Parameters(f"{target.name} @ {client.base_url.host}")
         self.host = client.base_url.host
         # OpenAI's newer models reject the old name, most compatible servers accept only that. Regional addresses such
         # as us.api.openai.com belong to OpenAI too.
-        self._limit_name = "max_completion_tokens" if client.base_url.host.endswith("api.openai.com") else "max_tokens"
+        name = "max_completion_tokens" if client.base_url.host.endswith("api.openai.com") else "max_tokens"
+        self._limit_name = target.max_tokens_name or name
 
     async def aclose(self) -> None:
         """Close the idle connections. Not safe to cancel: connections may stay open."""
@@ -87,15 +101,22 @@ class ChatCompletions:
         system = [{"role": "system", "content": request.instructions}] if request.instructions else []
         # A Message is one of the SDK's union members; mypy cannot derive which one from its role.
         messages = cast("list[ChatCompletionMessageParam]", [*system, *request.messages])
+        target = self._target
         call = partial(
             self._client.chat.completions.with_streaming_response.create,
-            model=self._model,
+            model=target.model,
             messages=messages,
             stream=True,
-            stream_options={"include_usage": True},
-            extra_body={} if request.max_tokens is None else {self._limit_name: request.max_tokens},
         )
-        return answer(openai, call, Chunks(), self._pace)
+        options = parameters.openai(
+            limit=target.max_tokens if request.max_tokens is None else request.max_tokens,
+            limit_name=self._limit_name,
+            stream_options=target.stream_options is not False,
+            temperature=target.temperature,
+            effort=target.effort,
+        )
+        attempt = self._parameters.request([*options, parameters.Option("extra_body", (target.extra_body,))])
+        return answer(openai, call, attempt, Chunks(), self._pace)
 
 
 class Chunks:

@@ -1,0 +1,180 @@
+"""Optional parameters of a request, and what is sent instead where a server refuses one.
+
+Compatible servers differ in the parameters that they know. What a target accepted after a refusal is remembered for
+later requests. A core module.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from workers.providers import failures
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MAX_REFUSALS: Final = 5
+"""Of one request: each costs a round trip before the first token."""
+
+MAX_REPLY: Final = 10_000
+"""Characters of a reply that are searched for the name of a parameter."""
+
+UNNAMED_STATUSES: Final = frozenset({400, 422})
+"""A reply with one of these may mean a parameter that it does not name."""
+
+NAMED_STATUSES: Final = UNNAMED_STATUSES | {404, 405, 415, 500, 501}
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A parameter: the fields of the request in order of preference. An empty last variant leaves the parameter out."""
+
+    name: str
+    variants: tuple[Mapping[str, Any], ...]
+    required: bool = False
+    """Whether a request without it means something else, so that its omission is not remembered."""
+
+
+class Parameters:
+    """What one target accepts: for each parameter the first variant that it did not refuse."""
+
+    def __init__(self, target: str) -> None:
+        """`target`: its name in logs."""
+        self.target = target
+        self._accepted: dict[str, int] = {}
+
+    def request(self, options: Sequence[Option]) -> Attempt:
+        """Return the attempts at one request."""
+        return Attempt(self, options, dict(self._accepted))
+
+    def remember(self, name: str, variant: int) -> None:
+        """Send this variant of a parameter from now on."""
+        self._accepted[name] = variant
+
+
+class Attempt:
+    """One request, which is repeated while its parameters are refused."""
+
+    def __init__(self, parameters: Parameters, options: Sequence[Option], variants: dict[str, int]) -> None:
+        self._parameters = parameters
+        self._options = options
+        self._variants = {
+            option.name: min(variants.get(option.name, 0), len(option.variants) - 1) for option in options
+        }
+        self._changed: set[str] = set()
+        self._refusals = 0
+        self._dropped_all = False
+
+    @property
+    def target(self) -> str:
+        """The name of the target in logs."""
+        return self._parameters.target
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of the request."""
+        return {
+            name: value
+            for option in self._options
+            for name, value in option.variants[self._variants[option.name]].items()
+        }
+
+    def refused(self, status: int, body: Any) -> bool:
+        """Change what a reply with this status refuses; return whether the request is to be sent again.
+
+        A reply that names no parameter is followed by one request without optional ones.
+        """
+        self._refusals += 1
+        if self._refusals > MAX_REFUSALS or status not in NAMED_STATUSES:
+            return False
+        text = str(body)[:MAX_REPLY]
+        sent = [option for option in self._options if self._variants[option.name] < len(option.variants) - 1]
+        places = {place: option for option in sent if (place := _place(text, option)) >= 0}
+        # The first one: a reply may advise to use another one instead.
+        refused = [places[min(places)]] if places else []
+        if not refused:
+            if status not in UNNAMED_STATUSES or self._dropped_all or failures.is_specific(body):
+                return False
+            self._dropped_all = True
+            refused = sent
+        for option in refused:
+            self._variants[option.name] += 1
+            self._changed.add(option.name)
+        return bool(refused)
+
+    def accepted(self) -> list[str]:
+        """Remember what the server accepted after a refusal; return the parameters that changed."""
+        changed = sorted(self._changed)
+        self._changed.clear()
+        for option in self._options:
+            variant = self._variants[option.name]
+            if option.name in changed and not (option.required and not option.variants[variant]):
+                self._parameters.remember(option.name, variant)
+        return changed
+
+
+def _place(text: str, option: Option) -> int:
+    """Return where a reply names a field of any variant of a parameter, or one inside of it; -1 if it does not."""
+    words = {option.name, *(word for variant in option.variants for word in _words(variant))}
+    found = re.search(rf"(?<![\w-])(?:{'|'.join(map(re.escape, sorted(words)))})(?![\w-])", text)
+    return found.start() if found else -1
+
+
+def _words(variant: Any) -> list[str]:
+    if not isinstance(variant, dict):
+        return []
+    return [word for name, value in variant.items() for word in (name, *_words(value)) if word != "type"]
+
+
+def option(name: str, *variants: Mapping[str, Any], required: bool = False) -> Option:
+    """Return a parameter that is left out where every variant is refused."""
+    return Option(name, (*variants, {}), required)
+
+
+def openai(
+    *,
+    limit: int | None,
+    limit_name: str,
+    stream_options: bool,
+    temperature: float | None,
+    effort: str | None,
+) -> list[Option]:
+    """Return the optional parameters of Chat Completions. `limit_name`: the name of the limit that is tried first."""
+    options = []
+    if stream_options:
+        options.append(option("stream_options", {"stream_options": {"include_usage": True}}))
+    if limit is not None:
+        names = sorted(("max_completion_tokens", "max_tokens"), key=lambda name: name != limit_name)
+        options.append(option("max_tokens", *({name: limit} for name in names), required=True))
+    if temperature is not None:
+        options.append(option("temperature", {"temperature": temperature}))
+    if effort is not None:
+        options.append(option("reasoning_effort", {"reasoning_effort": effort}))
+    return options
+
+
+def anthropic(
+    *, thinking: int | bool | None, temperature: float | None, effort: str | None, prompt_caching: bool
+) -> list[Option]:
+    """Return the optional parameters of Messages. Models differ in the kinds of thinking that they know."""
+    options = []
+    if thinking is not None:
+        options.append(option("thinking", *({"thinking": each} for each in _thinking(thinking))))
+    if temperature is not None:
+        options.append(option("temperature", {"temperature": temperature}))
+    if effort is not None:
+        options.append(option("effort", {"output_config": {"effort": effort}}))
+    if prompt_caching:
+        options.append(option("cache_control", {"cache_control": {"type": "ephemeral"}}))
+    return options
+
+
+def _thinking(thinking: int | bool) -> list[dict[str, Any]]:
+    if thinking is False:
+        return [{"type": "disabled"}, {"type": "between_tools"}]
+    adaptive: list[dict[str, Any]] = [{"type": "adaptive", "display": "summarized"}, {"type": "adaptive"}]
+    if thinking is True:
+        return adaptive
+    return [{"type": "enabled", "budget_tokens": int(thinking)}, *adaptive]
