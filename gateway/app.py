@@ -21,6 +21,7 @@ from gateway.addresses import Proxies
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.connections import MAX_RESERVED, Connections
+from gateway.deadlines import Deadlines
 from gateway.feed.feed import Feed
 from gateway.hub import Hub
 from gateway.operations.gateway_report import GatewayReport
@@ -74,6 +75,7 @@ class Gateway:
         self._timers: TimerWheel[Connection] = TimerWheel(time.monotonic())
         self.hub = Hub()
         self.feed = Feed(store, self.hub, settings.memory << 20)
+        self._deadlines = Deadlines(store, self.hub, queue_s=settings.queue_timeout, lease_s=settings.lease)
         self.proxies = Proxies(settings.proxies)
         self.hosts = Hosts(None if settings.key is not None else (settings.host, *settings.hosts))
         max_connections = settings.sockets or max_sockets()
@@ -135,7 +137,7 @@ class Gateway:
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Run the background tasks. Safe to cancel."""
-        tasks = [asyncio.create_task(self.feed.run()), asyncio.create_task(self._tick())]
+        tasks = [asyncio.create_task(work) for work in (self.feed.run(), self._tick(), self._deadlines.run())]
         for task in tasks:
             task.add_done_callback(self._stop_if_failed)
         # Its failure does not affect clients.

@@ -21,7 +21,7 @@ from gateway.streams import keys
 from gateway.streams.unreadable import TALLY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from gateway.frame_batch import FrameBatch
     from gateway.room import Group, Log, Position, Viewer, Write
@@ -254,6 +254,19 @@ class Hub:
         for room in rooms:
             for replica in room.responses.values():
                 replica.store_unavailable = unavailable
+            room.unnotified.update(room.lagging)
+            for group in tuple(room.groups):
+                self._send(tuple(group.viewers.items()), room.status_frames(group.position))
+
+    def notify_silent_workers(self, looked_at: Iterable[tuple[str, str]], silent: Container[tuple[str, str]]) -> None:
+        """Notify the viewers of these (conversation, response) whether the workers of the responses are silent."""
+        for conversation, response in looked_at:
+            room = self.rooms.get(conversation)
+            replica = room.responses.get(response) if room is not None else None
+            is_silent = (conversation, response) in silent
+            if room is None or replica is None or replica.end is not None or replica.worker_silent == is_silent:
+                continue
+            replica.worker_silent = is_silent
             room.unnotified.update(room.lagging)
             for group in tuple(room.groups):
                 self._send(tuple(group.viewers.items()), room.status_frames(group.position))

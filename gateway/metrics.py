@@ -48,6 +48,9 @@ SUBMITS: Final = Counter(
     ["kind", "outcome"],
     registry=REGISTRY,
 )
+OVERDUE: Final = Counter(
+    "tokenwire_overdue_responses", "Responses that this gateway ended because no worker took them.", registry=REGISTRY
+)
 STOPS: Final = Counter("tokenwire_stops", "Responses ended by a client's stop.", ["reason"], registry=REGISTRY)
 WATCHES: Final = Counter(
     "tokenwire_watches",

@@ -49,6 +49,7 @@ class ResponseReplica:
         "tail",
         "text",
         "waiting",
+        "worker_silent",
     )
 
     def __init__(self, response: str) -> None:
@@ -61,6 +62,8 @@ class ResponseReplica:
         self.chars = 0
         self.store_unavailable = False
         """The store is unavailable, so the state of the response is not known."""
+        self.worker_silent = False
+        """Its worker missed renewals of its lease: another one takes over soon, unless it recovers."""
         self.received = False
         """Entries were published since the last reconciliation."""
         self.text = TextIndex()
@@ -97,6 +100,8 @@ class ResponseReplica:
             return "waiting"
         if self.start is None:
             return "queued"
+        if self.worker_silent:
+            return "recovering"
         if self._reset_at and max(self.text.last, self.reasoning.last) < self._reset_at:
             return "recovering"
         return "running"
@@ -186,6 +191,7 @@ class ResponseReplica:
                 case Queued() as queued:
                     self.queued = queued
                 case Start() as start:
+                    self.worker_silent = False
                     if self.start is not None:
                         self._reset_at = entry.seq
                     if kind == log_entries.START:

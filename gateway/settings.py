@@ -76,6 +76,12 @@ class GatewaySettings(ProcessSettings):
         description="MiB that one subject may store a day, with its messages, instructions and answers; 0: no limit",
     )
     daily_per_conversation: int = Field(64, ge=0, description="MiB that one conversation may store a day; 0: no limit")
+    queue_timeout: Duration = Field(
+        600.0,
+        ge=1,
+        description="how long an answer may be without a worker, at its start or after its worker died, until it fails "
+        "as `no_worker`",
+    )
     notice: Duration = Field(
         5.0,
         ge=0,

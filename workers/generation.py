@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TOO_LONG: Final = End("failed", error=Problem("answer_timeout", "The answer took too long."), retryable=True)
 MAX_HISTORY_BYTES: Final = 32 << 20
 """Of the history that is read for one prompt. A message that is older is not answered again."""
 
@@ -210,10 +211,16 @@ class Generation:
             writing = asyncio.create_task(writer.run())
             try:
                 # The writer returns before the provider loop only with an exception.
-                await asyncio.wait((reading, writing), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    (reading, writing),
+                    timeout=self._options.answer_timeout_s,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
                 if writing.done():
                     writing.result()
-                how = reading.result()
+                how = reading.result() if reading.done() else TOO_LONG
+                # Before the writer writes the rest: nothing may be added behind it.
+                reading.cancel()
                 writer.complete()
                 await writing
             finally:

@@ -28,6 +28,7 @@ def create_pool(settings: WorkerSettings, store: Store) -> Pool:
         max_call_tokens=settings.call_tokens,
         first_token_timeout_s=settings.first_timeout,
         idle_timeout_s=settings.idle_timeout,
+        answer_timeout_s=settings.answer_timeout,
         max_answer_bytes=settings.longest,
         max_prompt_characters=settings.context,
     )

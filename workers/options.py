@@ -21,5 +21,7 @@ class GenerationOptions:
     max_call_tokens: int
     first_token_timeout_s: float
     idle_timeout_s: float
+    answer_timeout_s: float
+    """Of one attempt, with all of its provider calls."""
     max_answer_bytes: int
     max_prompt_characters: int

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
-from gateway.streams import jobs, keys, presence, response_log
+from gateway.streams import deadlines, jobs, keys, presence
 from gateway.streams.liveness import StoreObserver, renewal_interval_s
-from gateway.streams.log_entries import End, Problem
 from gateway.streams.log_fields import error_fields
 from gateway.streams.records import MAX_RESPONSES, Worker
 from gateway.streams.store.errors import StoreError, is_transient
@@ -376,10 +375,7 @@ class Pool:
                         break
 
     async def _requeue_partition(self, partition: int) -> None:
-        min_idle_s = CONSUMER_LEASES * self._options.lease_s
-        for conversation, response in await jobs.requeue_lost(self._store, partition, REQUEUE_INTERVAL_S, min_idle_s):
-            problem = Problem("expired", "The message waited too long to be answered.")
-            await response_log.end(self._store, conversation, response, End("failed", error=problem, retryable=True))
+        await deadlines.requeue(self._store, partition, REQUEUE_INTERVAL_S, CONSUMER_LEASES * self._options.lease_s)
 
 
 async def _repeat(task: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -13,10 +13,9 @@ class WorkerSettings(ProcessSettings):
     """The settings of one worker process."""
 
     demo_rate: float = Field(40.0, ge=0, description="tokens a second of the demo provider; 0: no pause")
-    lease: Duration = Field(5.0, gt=0.1, description="how long a silent worker keeps its job")
     attempts: int = Field(3, ge=1, le=1000, description="workers that may try one response before it fails")
     recovery: Literal["restart", "continue"] = Field(
-        "restart", description="what a new attempt does with the text of a dead worker: restart, or continue it"
+        "continue", description="what a new attempt does with the text of a dead worker: restart, or continue it"
     )
     concurrency: int = Field(300, ge=1, description="responses that one worker generates at once")
     window: Duration = Field(0.025, ge=0, le=1, description="batching interval of tokens after the first")
@@ -28,5 +27,6 @@ class WorkerSettings(ProcessSettings):
     )
     first_timeout: Duration = Field(120.0, gt=0, description="how long a provider may take to its first token")
     idle_timeout: Duration = Field(60.0, gt=0, description="how long a provider may be silent between tokens")
+    answer_timeout: Duration = Field(3600.0, gt=0, description="how long one attempt at an answer may take")
     longest: int = Field(1_000_000, ge=1000, description="bytes of text at which a response is cut off")
     context: int = Field(100_000, ge=1000, description="characters of history that a provider gets at most")

@@ -102,6 +102,11 @@ class ProcessSettings(StoreSettings):
         'in order of preference: {"default": "demo", "fast": "openai/MODEL"}; unset: the demo, and each provider that '
         "has a key",
     )
+    lease: Duration = Field(
+        5.0,
+        gt=0.1,
+        description="how long a silent worker keeps its job; the same for gateways, which show that one is silent",
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     drain: Duration = Field(
         30.0,

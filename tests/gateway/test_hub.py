@@ -630,6 +630,29 @@ def test_open_responses_wait_while_store_is_unavailable() -> None:
     assert [frame["state"] for frame in full.frames] == ["running"]
 
 
+def test_viewers_see_that_the_worker_of_an_answer_is_silent() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])
+    viewer, full = RecordingViewer(), RecordingViewer()
+    for each in (viewer, full):
+        hub.subscribe(room, each, Position(ASKED[0], ((RESPONSE, STARTED[0]),)))
+    hub.pause(full)
+    known, unknown = (CONVERSATION, RESPONSE), (CONVERSATION, "r00" + "c" * 16)
+    looked_at = [known, unknown, ("elsewhere", RESPONSE)]
+    hub.notify_silent_workers(looked_at, {known, unknown})
+    hub.notify_silent_workers(looked_at, {known, unknown})
+    assert [frame["state"] for frame in viewer.frames] == ["recovering"], "once"
+    hub.notify_silent_workers(looked_at, set())
+    assert [frame["state"] for frame in viewer.frames] == ["recovering", "running"]
+    assert full.frames == []
+    hub.resume(full)
+    assert [frame["state"] for frame in full.frames] == ["running"]
+    hub.apply(room, published(TEXT, STARTED[0]))
+    hub.apply(room, published(ENDED, TEXT[0]))
+    hub.notify_silent_workers([known], {known})
+    assert [frame["type"] for frame in viewer.frames] == ["status", "status"]
+
+
 def test_store_status_precedes_queued_frames() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED])

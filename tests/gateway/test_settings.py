@@ -81,6 +81,8 @@ WRONG = [
     ("sockets", "0", "greater than or equal to 1"),
     ("accepts", "-1", "greater than or equal to 0"),
     ("requests", "-1", "greater than or equal to 0"),
+    ("queue_timeout", "0", "greater than or equal to 1"),
+    ("answer_timeout", "0", "greater than 0"),
     ("notice", "-1", "greater than or equal to 0"),
     ("models", "demo", "not JSON"),
     ("models", "{}", 'such as {"default": "demo"}'),
@@ -410,6 +412,6 @@ def test_gateway_and_worker_share_only_the_process_settings() -> None:
     shared = set(GatewaySettings.model_fields) & set(WorkerSettings.model_fields)
     assert shared == {
         *("store", "retention", "history", "log_level", "log_format"),
-        *("models", "host", "drain", "metrics_port", "metrics_host"),
+        *("models", "lease", "host", "drain", "metrics_port", "metrics_host"),
     }
     assert set(Settings.model_fields) == set(GatewaySettings.model_fields) | set(WorkerSettings.model_fields)

@@ -122,6 +122,7 @@ SDKS: Final = ("openai", "anthropic")
 OPTIONS: Final = GenerationOptions(
     lease_s=5.0,
     max_attempts=3,
+    answer_timeout_s=600.0,
     recovery="continue",
     batching_interval_s=0.001,
     store_patience_s=60.0,

@@ -38,6 +38,7 @@ OPTIONS: Final[dict[str, Any]] = {
     "max_call_tokens": 0,
     "first_token_timeout_s": 120.0,
     "idle_timeout_s": 60.0,
+    "answer_timeout_s": 600.0,
     "max_answer_bytes": 1_000_000,
     "max_prompt_characters": 100_000,
 }
@@ -219,6 +220,19 @@ async def test_silent_provider_times_out_after_its_last_token() -> None:
     assert end.error.code == "provider_silent"
     assert one.provider.closed
     await one.store.close()
+
+
+async def test_attempt_that_takes_too_long_ends_with_its_text() -> None:
+    store = await open_store("memory://")
+    answer = await Answer(store, 0.0, answer_timeout_s=0.05).begin()
+    answer.provider.send("Because")
+    await answer.task
+    end = await answer.end()
+    assert end.error is not None
+    assert (end.reason, end.error.code, end.retryable) == ("failed", "answer_timeout", True)
+    assert await answer.texts() == ["Because"]
+    assert answer.provider.closed
+    await store.close()
 
 
 async def test_fenced_attempt_closes_its_provider_call(answer: Begin) -> None:

@@ -1,0 +1,89 @@
+"""Deadlines: what a gateway does for answers that no worker gives.
+
+Every gateway looks once a second, so it needs no worker and no other gateway. It ends answers that are overdue, gives
+new jobs to those that lost theirs, and shows viewers that the worker of an answer is silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from redis.exceptions import RedisError
+
+from gateway import metrics
+from gateway.streams import deadlines, keys
+from gateway.streams.liveness import StoreObserver
+from gateway.streams.log_fields import error_fields
+from gateway.streams.store.errors import StoreError
+
+if TYPE_CHECKING:
+    from gateway.hub import Hub
+    from gateway.streams.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+LOOK_INTERVAL_S: Final = 1.0
+LOOKS_PER_LEASE: Final = 5
+REQUEUE_INTERVAL_S: Final = 10.0
+CONSUMER_LEASES: Final = 10
+SILENT_SHARE: Final = 2 / 3
+"""Of a lease: a worker renews three times a lease, so two renewals are missing, and a take-over is near."""
+
+
+class Deadlines:
+    """The looks of one gateway."""
+
+    def __init__(self, store: Store, hub: Hub, *, queue_s: float, lease_s: float) -> None:
+        """`queue_s`: how long a response may be without a worker. `lease_s`: the lease of the workers."""
+        self._store = store
+        self._hub = hub
+        self._queue_s = queue_s
+        self._lease_s = lease_s
+        self._observer = StoreObserver(lease_s)
+        self._silent: dict[int, set[tuple[str, str]]] = {}
+        self._failed: set[int] = set()
+
+    async def run(self) -> None:
+        """Look until cancelled. Safe to cancel."""
+        loop = asyncio.get_running_loop()
+        requeued_at = loop.time()
+        while True:
+            await asyncio.sleep(min(LOOK_INTERVAL_S, self._lease_s / LOOKS_PER_LEASE))
+            requeue = loop.time() - requeued_at >= REQUEUE_INTERVAL_S
+            requeued_at = loop.time() if requeue else requeued_at
+            await asyncio.gather(*(self._look(partition, requeue) for partition in range(keys.PARTITIONS)))
+
+    async def _look(self, partition: int, requeue: bool) -> None:
+        loop = asyncio.get_running_loop()
+        started_at = loop.time()
+        try:
+            found = await deadlines.look(self._store, partition, self._queue_s, SILENT_SHARE * self._lease_s)
+            self._observer.answered(started_at, loop.time())
+            # While the store was slow, live workers could not renew either.
+            reliable = self._observer.rule(loop.time()).lease_s is not None
+            self._show(partition, set(found.silent) if reliable else set())
+            for conversation, response in await deadlines.end(self._store, found.ended):
+                metrics.OVERDUE.inc()
+                logger.warning("response_overdue", extra={"conversation": conversation, "response": response})
+            if requeue:
+                await deadlines.requeue(self._store, partition, REQUEUE_INTERVAL_S, CONSUMER_LEASES * self._lease_s)
+            self._failed.discard(partition)
+        except (StoreError, RedisError, OSError) as error:
+            self._observer.failed(loop.time())
+            self._log_failure(partition, error)
+        except Exception as error:
+            # Clients of the gateway do not depend on this: a bug must not end the process.
+            logger.error("deadlines_failed", extra={"partition": partition, **error_fields(error)})
+
+    def _show(self, partition: int, silent: set[tuple[str, str]]) -> None:
+        before = self._silent.get(partition, set())
+        if silent or before:
+            self._silent[partition] = silent
+            self._hub.notify_silent_workers(before | silent, silent)
+
+    def _log_failure(self, partition: int, error: Exception) -> None:
+        if partition not in self._failed:
+            self._failed.add(partition)
+            logger.warning("deadlines_not_checked", extra={"partition": partition, "error": type(error).__name__})
