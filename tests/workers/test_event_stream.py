@@ -87,12 +87,18 @@ def test_incomplete_events_and_documents_are_returned_at_the_end(
     assert (whole, [each.strip() for each in rest]) == (events, [each.strip() for each in at_the_end])
 
 
-def test_event_named_error_is_kept_apart() -> None:
-    stream = EventStream()
-    assert stream.feed(b"event: error\n\ndata: x\n\n") == [b"x"]
-    assert stream.error is None
-    assert stream.feed(b"event:error\ndata: slow down\n\ndata: y\n\n") == [b"y"]
-    assert stream.error == b"slow down"
+@pytest.mark.parametrize(
+    ("data", "event"),
+    [
+        (b"slow down", b'{"error": "slow down"}'),
+        (b'{"code": 1}', b'{"error": {"code": 1}}'),
+        (b"", b'{"error": {}}'),
+        (b"\xff", b'{"error": "\\ufffd"}'),
+    ],
+)
+def test_event_named_error_becomes_an_error(data: bytes, event: bytes) -> None:
+    stream = b"event: error\n\ndata: x\n\nevent:error\ndata: " + data + b"\n\ndata: y\n\n"
+    assert parsed(stream) == [b"x", event, b"y"]
 
 
 def test_document_is_limited_in_size() -> None:

@@ -113,3 +113,22 @@ def test_failures_of_an_exchange() -> None:
     assert not failures.misconfigured().retryable
     stopped = failures.stopped("abort")
     assert (stopped.code, stopped.detail, stopped.retryable) == ("provider_stopped", "abort", True)
+
+
+@pytest.mark.parametrize(
+    ("event", "code"),
+    [
+        ({"error": {"code": 429}}, "provider_rate_limited"),
+        ({"errors": [{"code": 429}], "choices": []}, "provider_rate_limited"),
+        ({"type": "error"}, "provider_error"),
+        ({"object": "error", "code": 400}, "provider_bad_request"),
+        ({"status_code": 503}, "provider_overloaded"),
+        ({"error": None, "code": 0}, None),
+        ({"choices": [], "code": 429}, None),
+        ({"message": {"content": "x"}, "status": "ok"}, None),
+        ({"type": "ping"}, None),
+    ],
+)
+def test_error_of_an_event_is_found(event: dict[str, Any], code: str | None) -> None:
+    failure = failures.in_event(event)
+    assert (failure.code if failure is not None else None) == code

@@ -155,8 +155,7 @@ class Events:
             self.ended = True
             return True
         kind = _kind(event)
-        if kind == "error" or failures.is_error(event.get("error")):
-            error = failures.reported(event.get("error") or event)
+        if (error := failures.in_event(event)) is not None:
             if self._reason is None:
                 raise error
             self._failure = error
@@ -191,10 +190,6 @@ class Events:
     def usage(self) -> dict[str, int]:
         """See `workers.providers.exchange.Reader`."""
         return usage(self._counts)
-
-    def fail(self, data: bytes) -> ProviderError:
-        """See `workers.providers.exchange.Reader`."""
-        return failures.reported(lenient.objects(data) or data.decode("utf-8", "replace"))
 
     def finish(self) -> Finish:
         """See `workers.providers.exchange.Reader`."""

@@ -5,6 +5,8 @@ Source: WHATWG HTML, section 9.2 "Server-sent events", 9.2.5 for the grammar and
 
 from __future__ import annotations
 
+import json
+
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 NEWLINE = 0x0A
@@ -21,8 +23,9 @@ class EventStream:
     """The parser of one stream; `limit` bounds the buffer of an incomplete event, in bytes.
 
     The fields `id` and `retry` are ignored, because a provider's answer cannot be resumed, and `event`, because the
-    data contain their type, unless it is `error`. Not in the standard: lines of JSON outside of an event, and a body
-    that is a JSON document instead of an event stream, are events too, and `close` returns an incomplete event.
+    data contain their type. The data of an event named `error` become an object with a field of this name. Not in the
+    standard: lines of JSON outside of an event, and a body that is a JSON document instead of an event stream, are
+    events too, and `close` returns an incomplete event.
     """
 
     def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
@@ -33,8 +36,6 @@ class EventStream:
         self._at_start = True
         self._after_return = False
         self._named_error = False
-        self.error: bytes | None = None
-        """The data of an event named `error`, which is not returned by `feed`."""
         self._detected = False
         self._document = False
         """Whether the body is one JSON document, which `close` returns."""
@@ -103,7 +104,7 @@ class EventStream:
             self._add_data(rest[5:].removeprefix(b" "))
         elif rest.lstrip()[:1] in (b"{", b"["):
             events.append(rest)
-        if self._data:
+        if any(self._data):
             self._end_event(events)
         return events
 
@@ -117,10 +118,7 @@ class EventStream:
     def _end_event(self, events: list[bytes]) -> None:
         data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
         self._data, self._data_size = [], 0
-        if self._named_error:
-            self.error = data
-        else:
-            events.append(data)
+        events.append(_as_error(data) if self._named_error else data)
         self._named_error = False
 
     def _add_data(self, value: bytes) -> None:
@@ -131,3 +129,8 @@ class EventStream:
     def _check(self) -> None:
         if self._data_size + len(self._rest) > self._limit:
             raise EventTooLargeError(f"more than {self._limit} bytes in one incomplete event")
+
+
+def _as_error(data: bytes) -> bytes:
+    text = data.strip().removeprefix(b"data:").strip() or b"{}"
+    return b'{"error": %b}' % (text if text[:1] == b"{" else json.dumps(text.decode("utf-8", "replace")).encode())

@@ -142,9 +142,6 @@ class Reader(Protocol):
         Raises ProviderError.
         """
 
-    def fail(self, data: bytes) -> ProviderError:
-        """Return the failure that an event named `error` reports."""
-
     def finish(self) -> Finish:
         """Return how the answer ended; raise ProviderError if it has not, or for a reason that is no success."""
 
@@ -268,8 +265,6 @@ class Reading:
                 if reader.read(data, self._pieces):
                     self.over = True
                     return None
-            if stream.error is not None:
-                return reader.fail(stream.error)
         except EventTooLargeError:
             return malformed()
         except ProviderError as error:

@@ -52,6 +52,23 @@ def is_error(value: Any) -> bool:
     return value == {} or bool(value)
 
 
+_FAILURE_FIELDS: Final = ("code", "status", "status_code", "error_code", "error_msg")
+_ANSWER_FIELDS: Final = ("choices", "delta", "content_block", "content", "usage")
+
+
+def in_event(event: dict[str, Any]) -> ProviderError | None:
+    """Return the error that an event reports: in its field for one, or in the event itself."""
+    error = event.get("error", event.get("errors"))
+    if is_error(error):
+        return reported(error)
+    if any(name in event for name in _ANSWER_FIELDS) or isinstance(event.get("message"), dict):
+        return None
+    failed = "error" in (event.get("object"), event.get("type")) or any(
+        is_error(event.get(name)) for name in _FAILURE_FIELDS
+    )
+    return reported(event) if failed else None
+
+
 def kinds(value: Any, depth: int = 0) -> list[Kind]:
     """Return the codes, types and statuses of an error object, the outermost first."""
     if depth > MAX_DEPTH:

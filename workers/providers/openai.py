@@ -44,6 +44,8 @@ class Delta(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    finish_reason: Any = None
+    """Where some servers have it."""
 
 
 class Choice(msgspec.Struct):
@@ -141,7 +143,7 @@ class Chunks:
             choice = chunk.choices[0]
             delta = choice.delta
             # The last chunk of a server that does not stream may contain more than a delta.
-            if delta is not None and not choice.finish_reason:
+            if delta is not None and not choice.finish_reason and not delta.finish_reason:
                 reasoning = delta.reasoning_content or delta.reasoning
                 if reasoning:
                     pieces.add(Reasoning, reasoning)
@@ -168,9 +170,8 @@ class Chunks:
         )
         if not isinstance(choice, dict):
             choice = {}
-        error = chunk.get("error", chunk.get("errors"))
-        if failures.is_error(error) or _is_failure(chunk):
-            self._fail(failures.reported(error if failures.is_error(error) else chunk))
+        if (error := failures.in_event(chunk)) is not None:
+            self._fail(error)
         delta, whole = choice.get("delta"), choice.get("message")
         if whole is None and isinstance(chunk.get("message"), dict):
             whole = chunk["message"]
@@ -218,10 +219,6 @@ class Chunks:
         """See `workers.providers.exchange.Reader`."""
         return self._usage
 
-    def fail(self, data: bytes) -> ProviderError:
-        """See `workers.providers.exchange.Reader`."""
-        return failures.reported(lenient.objects(data) or data.decode("utf-8", "replace"))
-
     def finish(self) -> Finish:
         """See `workers.providers.exchange.Reader`."""
         if not self.ended:
@@ -231,15 +228,3 @@ class Chunks:
 
 
 _REASON_FIELDS: Final = ("finish_reason", "finishReason", "done_reason", "stop_reason")
-
-
-_FAILURE_FIELDS: Final = ("code", "status", "status_code", "error_code", "error_msg")
-
-
-def _is_failure(chunk: lenient.Object) -> bool:
-    """Tell whether an event without text is an error of a server that has no field for it."""
-    if "choices" in chunk or isinstance(chunk.get("message"), dict):
-        return False
-    return "error" in (chunk.get("object"), chunk.get("type")) or any(
-        failures.is_error(chunk.get(name)) for name in _FAILURE_FIELDS
-    )
