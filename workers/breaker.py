@@ -31,8 +31,6 @@ JITTER: Final = 0.5
 FAULTS: Final = frozenset(
     (
         "provider_error",
-        "provider_incomplete",
-        "provider_malformed",
         "provider_overloaded",
         "provider_quota",
         "provider_rate_limited",
@@ -42,7 +40,7 @@ FAULTS: Final = frozenset(
         "provider_unreachable",
     )
 )
-"""Codes of failures that the next request would meet too."""
+"""Codes of failures that the next request would most likely meet too."""
 
 
 class Breaker:

@@ -16,7 +16,7 @@ from workers import metrics, prompt
 from workers.overlap import OverlapFilter
 from workers.provider_call import ProviderCall
 from workers.providers import Finish, ProviderError, Reasoning, Text, checked
-from workers.retry_policy import Budget, RetryPolicy
+from workers.retry_policy import Budget, Call, RetryPolicy
 from workers.shown_text import ShownText
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ RESCHEDULE_FACTOR = 1.1
 
 EMPTY: Final = "The model gave no answer. Try again."
 SILENT: Final = "The model stopped responding."
+PAUSED: Final = "The model provider fails at present. Try again soon."
+
+CHECK_INTERVAL_S: Final = 1.0
+"""Mean time between two looks at a breaker by an answer that waits."""
 
 
 class ProviderLoop:
@@ -69,47 +73,47 @@ class ProviderLoop:
         shown = ShownText(partial, grows=len(targets) > 1)
         budget = Budget(options.max_calls, options.provider_patience_s, options.max_call_tokens)
         policy = RetryPolicy(len(targets), budget, _now(), random.random)
-        call: Any = policy.first(_now(), self._blocked_s())
-        while True:
-            if call.pause_s:
-                self._add_waiting(call.pause_s)
-                await asyncio.sleep(call.pause_s)
-                if self._blocked_s()[call.target] and (again := policy.again(_now(), self._blocked_s())) is not None:
-                    call = again
-                    continue
+        call: Call | None = policy.first(_now(), self._blocked_s())
+        error = ProviderError("provider_overloaded", PAUSED, retryable=True)
+        while call is not None and (call := await self._wait(call, policy)) is not None:
             served = targets[call.target]
             self._breakers.of(served).called(_now())
             result, received = await self._call(served, request, shown)
             if isinstance(result, End):
                 return result
-            self._usage.update(result.usage)
-            self._breakers.failed(served, result, _now())
-            next_call = policy.next(
-                result,
-                _now(),
-                self._blocked_s(),
-                received=received,
-                tokens=self._usage["input_tokens"] + self._usage["output_tokens"],
-            )
-            fields = {**self._log_fields, "target": served.label, "code": result.code, "status": _status(result)}
-            logger.warning("provider_failed", extra={**fields, "retries": next_call is not None})
-            if next_call is None:
-                problem = Problem(result.code, result.message, result.detail or None)
-                return End("failed", error=problem, usage=self._total({}), retryable=result.retryable)
-            if next_call.target != call.target:
+            error = result
+            self._usage.update(error.usage)
+            self._breakers.failed(served, error, _now())
+            failed, tokens = call, self._usage["input_tokens"] + self._usage["output_tokens"]
+            call = policy.next(error, _now(), self._blocked_s(), received=received, tokens=tokens)
+            fields = {**self._log_fields, "target": served.label, "code": error.code, "status": _status(error)}
+            logger.warning("provider_failed", extra={**fields, "retries": call is not None})
+            if call is None:
+                break
+            metrics.PROVIDER_WAITS.labels(metrics.code_label(error.code)).inc()
+            if call.target != failed.target:
                 metrics.SWITCHES.labels("yes" if shown else "no").inc()
                 if shown:
-                    self._writer.add_entry(
-                        log_entries.encode(log_entries.WAITING, Waiting(round(next_call.pause_s, 1), result.code))
-                    )
-            metrics.PROVIDER_WAITS.labels(metrics.code_label(result.code)).inc()
-            call = next_call
+                    self._add_waiting(0.0, error.code)
+        problem = Problem(error.code, error.message, error.detail or None)
+        return End("failed", error=problem, usage=self._total({}), retryable=error.retryable)
+
+    async def _wait(self, call: Call, policy: RetryPolicy) -> Call | None:
+        """Wait until a call may be made; return it. None: a breaker that opened meanwhile stays open for too long."""
+        chosen: Call | None = call
+        if call.pause_s:
+            self._add_waiting(call.pause_s)
+        while chosen is not None and chosen.pause_s:
+            # In steps of different lengths: a breaker may close earlier, and not all answers may return at once.
+            await asyncio.sleep(min(chosen.pause_s, CHECK_INTERVAL_S * random.uniform(0.5, 1.5)))
+            chosen = policy.again(_now(), self._blocked_s())
+        return chosen
 
     def _blocked_s(self) -> list[float]:
         return self._breakers.blocked_s(self._targets, _now())
 
-    def _add_waiting(self, pause_s: float) -> None:
-        self._writer.add_entry(log_entries.encode(log_entries.WAITING, Waiting(round(pause_s, 1))))
+    def _add_waiting(self, pause_s: float, switched: str | None = None) -> None:
+        self._writer.add_entry(log_entries.encode(log_entries.WAITING, Waiting(round(pause_s, 1), switched)))
 
     def _total(self, usage: Mapping[str, int]) -> dict[str, int] | None:
         return {**self._usage, **{name: self._usage[name] + count for name, count in usage.items()}} or None
