@@ -52,6 +52,11 @@ SWITCHES: Final = Counter(
     ["shown"],
     registry=REGISTRY,
 )
+ABANDONED: Final = Gauge(
+    "tokenwire_generators_abandoned",
+    "Generators that ignored a stop and still run: each takes memory and CPU until the worker restarts.",
+    registry=REGISTRY,
+)
 PROVIDER_WAITS: Final = Counter(
     "tokenwire_provider_waits",
     "Retries of provider calls that failed before the first token, by error.",

@@ -59,6 +59,7 @@ class ProviderLoop:
         self._options = options
         self._trace = trace
         self._log_fields = log_fields
+        self._random = random.random
         self._usage: Counter[str] = Counter()
         """Of the calls that have failed."""
 
@@ -72,7 +73,7 @@ class ProviderLoop:
         # A single target never continues what it began.
         shown = ShownText(partial, grows=len(targets) > 1)
         budget = Budget(options.max_calls, options.provider_patience_s, options.max_call_tokens)
-        policy = RetryPolicy(len(targets), budget, _now(), random.random)
+        policy = RetryPolicy(len(targets), budget, _now(), self._random)
         call: Call | None = policy.first(_now(), self._blocked_s())
         error = ProviderError("provider_overloaded", PAUSED, retryable=True)
         while call is not None and (call := await self._wait(call, policy)) is not None:
@@ -105,7 +106,7 @@ class ProviderLoop:
             self._add_waiting(call.pause_s)
         while chosen is not None and chosen.pause_s:
             # In steps of different lengths: a breaker may close earlier, and not all answers may return at once.
-            await asyncio.sleep(min(chosen.pause_s, CHECK_INTERVAL_S * random.uniform(0.5, 1.5)))
+            await asyncio.sleep(min(chosen.pause_s, CHECK_INTERVAL_S * (0.5 + self._random())))
             chosen = policy.again(_now(), self._blocked_s())
         return chosen
 

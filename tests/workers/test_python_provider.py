@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from workers.providers import Event, Finish, Provider, ProviderError, Reasoning, Request, Text
+from workers import metrics
+from workers.providers import Event, Finish, Provider, ProviderError, Reasoning, Request, Text, python
 from workers.providers import connect as connect_by_name
 from workers.providers.python import MAX_ITEMS_AHEAD, connect
 
@@ -61,6 +62,21 @@ async def patient(request):
     finally:
         await asyncio.sleep(0)
         closed.append("patient")
+
+async def stubborn(request):
+    yield "a"
+    while not released.is_set():
+        try:
+            await released.wait()
+        except asyncio.CancelledError:
+            closed.append("ignored")
+
+released = asyncio.Event()
+
+async def hollow(request):
+    while True:
+        yield Text("")
+        yield Reasoning("")
 
 async def impatient(request):
     raise asyncio.CancelledError
@@ -336,6 +352,37 @@ async def test_generator_is_connected_by_name() -> None:
     provider, model, *_ = connect_by_name("python/my_module:generate", demo_rate=0)
     assert model == "my_module:generate"
     assert await anext(started(provider)) == Text("Hi m Be brief 9")
+
+
+async def test_generator_that_ignores_its_cancellation_is_left_to_itself(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(python, "STOP_WITHIN_S", 0.01)
+    abandoned = metrics.ABANDONED._value.get()
+    events = started(connect("my_module:stubborn"))
+    assert await anext(events) == Text("a")
+    reading = asyncio.ensure_future(anext(events))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert closed() == ["ignored"]
+    assert [record.getMessage() for record in caplog.records] == ["generator_ignores_stop"]
+    assert metrics.ABANDONED._value.get() == abandoned + 1
+    module: Any = sys.modules["my_module"]
+    module.released.set()
+    async with asyncio.timeout(10):
+        while metrics.ABANDONED._value.get() != abandoned:
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("name", ["hollow", "endless"])
+async def test_pieces_without_text_are_no_pieces(name: str) -> None:
+    events = started(connect(f"my_module:{name}"))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await anext(events)
 
 
 # Generators in a thread

@@ -20,6 +20,7 @@ from workers.providers import (
     Reasoning,
     Request,
     Text,
+    error_body,
     failures,
     lenient,
     no_pause,
@@ -69,7 +70,11 @@ def connect(target: str | Target, pace: Pace = no_pause) -> Messages:
     target = Target("anthropic", target) if isinstance(target, str) else target
     key, address = credentials(target)
     client = anthropic.AsyncAnthropic(
-        api_key=key, base_url=address, max_retries=0, timeout=TIMEOUT, http_client=anthropic.DefaultAioHttpClient()
+        api_key=key,
+        base_url=address,
+        max_retries=0,
+        timeout=TIMEOUT,
+        http_client=anthropic.DefaultAioHttpClient(event_hooks=error_body.hooks()),
     )
     return Messages(client, target, pace)
 

@@ -20,6 +20,7 @@ from workers.providers import (
     Reasoning,
     Request,
     Text,
+    error_body,
     failures,
     lenient,
     no_pause,
@@ -75,7 +76,11 @@ def connect(target: str | Target, pace: Pace = no_pause) -> ChatCompletions:
     target = Target("openai", target) if isinstance(target, str) else target
     key, address = credentials(target)
     client = openai.AsyncOpenAI(
-        api_key=key, base_url=address, max_retries=0, timeout=TIMEOUT, http_client=openai.DefaultAioHttpClient()
+        api_key=key,
+        base_url=address,
+        max_retries=0,
+        timeout=TIMEOUT,
+        http_client=openai.DefaultAioHttpClient(event_hooks=error_body.hooks()),
     )
     return ChatCompletions(client, target, pace)
 

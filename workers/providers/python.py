@@ -13,6 +13,7 @@ import asyncio
 import contextvars
 import importlib
 import inspect
+import logging
 import sys
 import threading
 from contextlib import aclosing, closing, suppress
@@ -21,17 +22,26 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
+from workers import metrics
 from workers.providers import Event, Finish, Provider, ProviderError, Reasoning, Request, Text
 from workers.providers.checked import FAILED, MESSAGE, finish
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
 
+logger = logging.getLogger(__name__)
+
 # Untyped: the items of the operator's code are validated.
 Generator: TypeAlias = "Callable[[Request], AsyncGenerator[Any, None]]"
 
 MAX_ITEMS_AT_ONCE: Final = 64
 """Items after which other answers get a turn."""
+
+STOP_WITHIN_S: Final = 5.0
+"""Time that a generator has for its clean-up after a stop. Then it is left to itself."""
+
+_ABANDONED: Final[set[asyncio.Task[None]]] = set()
+"""Generators that ignored their cancellation and still run."""
 
 _END: Final = object()
 
@@ -53,9 +63,10 @@ def connect(model: str) -> Provider:
             for number in count(1):
                 item = await _next(items)
                 match item:
+                    case "" | Text("") | Reasoning(""):
+                        pass
                     case str():
-                        if item:
-                            yield Text(item)
+                        yield Text(item)
                     case Text(str()) | Reasoning(str()):
                         yield item
                     case Finish():
@@ -137,13 +148,77 @@ def _generator(model: str) -> Generator:
         raise ValueError(f"python/{model}: module {module_name!r} has no {name!r}") from None
     call = getattr(type(generate), "__call__", None)  # noqa: B004 - the kind of __call__ matters, not whether it exists
     if inspect.isasyncgenfunction(generate) or inspect.isasyncgenfunction(call):
-        return cast("Generator", generate)
+        return _in_task(cast("Generator", generate), model)
     if inspect.isgeneratorfunction(generate) or inspect.isgeneratorfunction(call):
         return _in_thread(cast("Callable[[Request], Iterator[Any]]", generate))
     raise ValueError(
         f"python/{model} is not a generator: write `async def {name}(request)` with `yield` in its body, "
         "or `def` if it blocks"
     )
+
+
+def _in_task(generate: Generator, model: str) -> Generator:
+    """Return an async generator that runs another one in a task, one item ahead of its reader at most.
+
+    Closing it cancels the task. It does not wait for long: a generator that ignores its cancellation would keep its
+    answer from ending, and its worker from leaving.
+    """
+
+    async def items(request: Request) -> AsyncGenerator[Any, None]:
+        wanted, given = asyncio.Semaphore(0), asyncio.Queue[tuple[Any, BaseException | None]]()
+
+        async def run() -> None:
+            try:
+                async with aclosing(generate(request)) as source:
+                    async for item in _on_demand(source, wanted):
+                        given.put_nowait((item, None))
+                given.put_nowait((_END, None))
+            except BaseException as error:
+                # Also SystemExit, which would end the worker, and with it the answers of other users.
+                given.put_nowait((_END, error))
+
+        task = asyncio.create_task(run(), name=f"generator {model}")
+        try:
+            while True:
+                wanted.release()
+                item, error = await given.get()
+                if error is not None:
+                    raise error
+                if item is _END:
+                    return
+                yield item
+        finally:
+            task.cancel()
+            await _stopped(task, model)
+
+    return items
+
+
+async def _on_demand(source: AsyncGenerator[Any, None], wanted: asyncio.Semaphore) -> AsyncGenerator[Any, None]:
+    while True:
+        await wanted.acquire()
+        try:
+            item = await anext(source)
+        except StopAsyncIteration:
+            return
+        yield item
+
+
+async def _stopped(task: asyncio.Task[None], model: str) -> None:
+    """Wait a moment for the end of a cancelled generator; then leave it to itself."""
+    try:
+        await asyncio.wait([task], timeout=STOP_WITHIN_S)
+    finally:
+        if not task.done():
+            _ABANDONED.add(task)
+            metrics.ABANDONED.inc()
+            task.add_done_callback(_ended)
+            logger.error("generator_ignores_stop", extra={"generator": model, "running": len(_ABANDONED)})
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    _ABANDONED.discard(task)
+    metrics.ABANDONED.dec()
 
 
 def _in_thread(generate: Callable[[Request], Iterator[Any]]) -> Generator:

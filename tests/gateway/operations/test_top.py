@@ -78,7 +78,7 @@ def test_a_wide_terminal_shows_every_column() -> None:
         "",
         "WORKER            UP  CPU  MEMORY  RUNNING  TEXT/s  MODELS",
         "w1 (draining)  59.0s  50%     90M    1/300       0  default",
-        "w2              2d07  50%    1.5G    1/300      40  default fast",
+        "w2              2d07  50%    1.5G    1/300      40  default; fast",
         "",
         "RESPONSE             STATE     AGE  TRY  ENTRIES  TEXT  TEXT/s  VIEWERS  LAGGING  LAG  WORKER  CONVERSATION",
         "r00aaaaaaaaaaaaaaaa  running  2.5s    1        9   12k      40       13        1    7  w2      c1",
