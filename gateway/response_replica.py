@@ -34,6 +34,7 @@ class ResponseReplica:
     __slots__ = (
         "_attempt_first",
         "_attempts",
+        "_replaced_at",
         "_reset_at",
         "_start_id",
         "_tail_bytes",
@@ -75,8 +76,10 @@ class ResponseReplica:
         self._tail_bytes = b""
         """`tail` in its published form."""
         self._start_id = UNKNOWN
+        self._replaced_at = 0
+        """The seq of the last start that followed another."""
         self._reset_at = 0
-        """The seq of the last start that followed another: a viewer with a smaller cursor shows an older attempt."""
+        """The seq of the last one that discarded text: a viewer with a smaller cursor shows text of an older attempt."""
         self._waiting_at = 0
 
     @property
@@ -102,7 +105,7 @@ class ResponseReplica:
             return "queued"
         if self.worker_silent:
             return "recovering"
-        if self._reset_at and max(self.text.last, self.reasoning.last) < self._reset_at:
+        if self._replaced_at and max(self.text.last, self.reasoning.last) < self._replaced_at:
             return "recovering"
         return "running"
 
@@ -193,8 +196,9 @@ class ResponseReplica:
                 case Start() as start:
                     self.worker_silent = False
                     if self.start is not None:
-                        self._reset_at = entry.seq
+                        self._replaced_at = entry.seq
                     if kind == log_entries.START:
+                        self._reset_at = self._replaced_at
                         self.text.clear()
                         self.reasoning.clear()
                     self.start, self._start_id, self.waiting = start, entry, None
@@ -333,7 +337,7 @@ class ResponseReplica:
 
     def _cursor(self, seq: int) -> LogId:
         """Return the cursor of a viewer that has the text up to `seq`, in the view of the last start."""
-        return LogId(self._start_id.attempt if seq < self._reset_at else self._attempt_at(seq), seq)
+        return LogId(self._start_id.attempt if seq < self._replaced_at else self._attempt_at(seq), seq)
 
     def matches(self, settled: Settled) -> bool:
         """Tell whether a settled message has the text of this log."""

@@ -254,16 +254,30 @@ def test_state_is_derived_from_the_log() -> None:
 
 
 def test_new_attempt_resets_text_unless_kept() -> None:
-    for kind, kept in ((log_entries.START, ""), (log_entries.CONTINUE, "Hello, wörld\n")):
-        replica = copy_of(*LOG, (LogId(SECOND, 6), log_entries.encode(kind, Start("default"))))
-        frames = read(replica, HELLO[0])
-        assert kinds(frames) == ["status", "reset", "start"]
-        assert frames[0]["state"] == "recovering"
-        assert frames[1]["text"] == kept
-        assert frames[1]["reason"] == "attempt"
-        assert frames[1]["cursor"] == frames[2]["cursor"] == str(LogId(SECOND, 6))
-        # A viewer without text of the first attempt needs no reset.
-        assert kinds(read(replica, QUEUED[0])) == (["start", "delta"] if kept else ["start"])
+    replica = copy_of(*LOG, (LogId(SECOND, 6), log_entries.encode(log_entries.START, Start("default"))))
+    frames = read(replica, HELLO[0])
+    assert kinds(frames) == ["status", "reset", "start"]
+    assert frames[0]["state"] == "recovering"
+    assert frames[1]["text"] == ""
+    assert frames[1]["reason"] == "attempt"
+    assert frames[1]["cursor"] == frames[2]["cursor"] == str(LogId(SECOND, 6))
+    # A viewer without text of the first attempt needs no reset.
+    assert kinds(read(replica, QUEUED[0])) == ["start"]
+
+
+def test_attempt_that_keeps_the_text_continues_what_is_shown() -> None:
+    replica = copy_of(*LOG, (LogId(SECOND, 6), log_entries.encode(log_entries.CONTINUE, Start("default"))))
+    assert str(replica.state) == "recovering"
+    start, delta = read(replica, HELLO[0])
+    assert (start["type"], start["attempt"]) == ("start", 2)
+    # The start is shown before the rest of the kept text, and its cursor says so.
+    assert start["cursor"] == str(LogId(SECOND, HELLO[0].seq))
+    assert "Hello" + delta["text"] == "Hello, wörld\n"
+    assert kinds(read(replica, WORLD[0])) == ["start"]
+    assert kinds(read(replica, QUEUED[0])) == ["start", "delta"]
+    replica.extend(LogId(SECOND, 6), [(LogId(SECOND, 7), log_entries.TEXT + b"!")])
+    assert str(replica.state) == "running"
+    assert [frame["text"] for frame in read(replica, WORLD[0])[1:]] == ["!"]
 
 
 def test_unknown_cursor_reads_a_reset() -> None:
@@ -401,8 +415,8 @@ def test_first_piece_of_kept_text_is_not_reset_again() -> None:
     """Its cursor is before the start that kept the text, so it names that start's attempt."""
     kept = copy_of(*LOG, (LogId(SECOND, 6), log_entries.encode(log_entries.CONTINUE, Start("default"))))
     frames, reached = kept.read(STARTED[0], limit=5)
-    assert [frame.type for frame in frames] == ["status", "reset", "start"]
-    assert reached == LogId(SECOND, HELLO[0].seq + 0)
+    assert [frame.type for frame in frames] == ["start", "delta"]
+    assert reached == LogId(SECOND, HELLO[0].seq)
     frames, reached = kept.read(reached, limit=100)
     assert [frame.type for frame in frames] == ["delta"]
     assert reached is kept.tail

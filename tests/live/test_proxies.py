@@ -141,7 +141,7 @@ async def test_worker_death_behind_proxy_loses_nothing(deployment: ProxiedDeploy
     killed, whole.workers[:] = list(whole.workers), []
     for worker in killed:
         worker.kill()
-    whole.workers.extend(whole.worker() for _ in killed)
+    whole.workers.extend(whole.worker("--recovery", "restart") for _ in killed)
     for client, response, prompt in zip(clients, responses, prompts, strict=True):
         answer = await client.ended(response)
         assert answer.attempt == 2

@@ -203,7 +203,7 @@ async def test_stop_after_worker_death_and_during_recovery(
         response = await first.ask("slow again", model="fake")
         await first.until(lambda: len(first.answer(response).text) > 30)
         deployment.provider.scenarios["slow again"] = SILENT
-        deployment.worker("--lease", "2")
+        deployment.worker("--lease", "2", "--recovery", "restart")
         another.kill()
         await first.until(lambda: first.answer(response).resets)
         assert first.answer(response).text == ""

@@ -78,7 +78,7 @@ class Deaths:
         answer = await client.ended(response)
         assert answer.reason == "complete"
         assert "recovering" in answer.states
-        assert answer.resets == ["attempt"]
+        assert answer.resets == (["attempt"] if self.recovery == "restart" else [])
         assert (
             answer.text
             == text_of(await entries(self.deployment.server.url, response))
@@ -133,13 +133,14 @@ async def test_keep_text_setting_continues_after_worker_death(deployment_without
         deployment.provider.scenario = Scenario(pieces=(" and", " so", " on."))
         deployment.worker("--recovery", "continue")
         answer = await client.ended(response)
-        assert answer.resets == ["attempt"]
+        assert answer.resets == [], "nothing is taken back"
         assert answer.text.endswith(" and so on.")
         assert answer.text.startswith("word0 word1 ")
         assert answer.text == text_of(await entries(deployment.server.url, response))
         asked = deployment.provider.calls[-1].body["messages"]
         assert [message["role"] for message in asked] == ["user", "assistant", "user"]
-        assert asked[1]["content"] == answer.text.removesuffix(" and so on.")
+        # The space is there once, whichever call it comes from.
+        assert asked[1]["content"].rstrip() == answer.text.removesuffix(" and so on.")
 
 
 async def test_job_that_kills_every_worker_fails(deployment_without_worker: Deployment) -> None:
@@ -148,13 +149,13 @@ async def test_job_that_kills_every_worker_fails(deployment_without_worker: Depl
     deployment.provider.scenarios["poison"] = Scenario(pieces=PIECES, delay=0.04)
     async with Client("death-poison") as client:
         await client.connect(deployment.urls()[0])
-        worker = deployment.worker("--attempts", "2")
+        worker = deployment.worker("--attempts", "2", "--recovery", "restart")
         response = await client.ask("poison", model="fake")
         for attempt in (1, 2):
             await client.attempted(response, attempt)
             await client.until(lambda: len(client.answer(response).text) > 20)
             worker.kill()
-            worker = deployment.worker("--attempts", "2")
+            worker = deployment.worker("--attempts", "2", "--recovery", "restart")
         answer = await client.ended(response)
         assert answer.reason == "failed"
         assert answer.error is not None
