@@ -79,7 +79,7 @@ class ResponseReplica:
         self._replaced_at = 0
         """The seq of the last start that followed another."""
         self._reset_at = 0
-        """The seq of the last one that discarded text: a viewer with a smaller cursor shows text of an older attempt."""
+        """The seq of the last one that discarded text: a viewer with a smaller cursor shows an older attempt."""
         self._waiting_at = 0
 
     @property

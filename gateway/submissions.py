@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 
 from gateway import metrics
 from gateway.auth import ANONYMOUS
+from gateway.served_models import ServedModels
 from gateway.streams import history_log, jobs, keys, quota, response_log, tracing
 from gateway.streams.history_log import NOBODY, Accepted, Asker, Refused, Submission
 from gateway.streams.log_entries import End
@@ -79,6 +80,7 @@ class Submissions:
         self._submitted = submitted
         self._limits = limits
         self._free_memory = FreeMemory(store)
+        self._served = ServedModels(store)
         self._ending: set[asyncio.Task[Any]] = set()
 
     async def send(self, request: Send, identity: Identity) -> Accepted | Failure:
@@ -91,6 +93,8 @@ class Submissions:
     async def _send(self, request: Send, identity: Identity) -> Accepted | Failure:
         if self._models is not None and request.model not in self._models:
             return Failure("unknown_model", "There is no such model.")
+        if self._models is None and not await self._served.serves(request.model):
+            return Failure("unknown_model", "No worker serves this model.")
         if request.replaces is not None:
             if not keys.is_response(request.replaces):
                 return _NOT_FOUND
