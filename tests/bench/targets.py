@@ -76,6 +76,9 @@ TARGETS: Final = (
     Target("H", "bytes_of_text", "bytes to the live edge, relative to the text", 1.1, 1.1, "x"),
     Target("W-openai", "worker_us", "worker CPU per token through openai", 90, 60, "us"),
     Target("W-anthropic", "worker_us", "worker CPU per token through anthropic", 90, 60, "us"),
+    Target("W20", "worker_us", "worker CPU per token, 20 streams of 40 tokens a second", 128, 60, "us"),
+    Target("W100", "worker_us", "worker CPU per token, 100 streams of 40 tokens a second", 92, 45, "us"),
+    Target("W300", "worker_us", "worker CPU per token, 300 streams of 40 tokens a second", 46, 30, "us"),
     Target("R", "commands_ratio", "Redis commands per token, 1000 relative to 10 viewers", 1.02, 1.02, "x"),
     Target("R", "bytes_ratio", "Redis bytes per token, 1000 relative to 10 viewers", 1.02, 1.02, "x"),
 )

@@ -168,5 +168,9 @@ class _Logs:
 INGEST: Final = (
     Ingest("W-openai", "openai", 50, 0, 200),
     Ingest("W-anthropic", "anthropic", 50, 0, 200),
+    # The rate of models: few tokens share a read, so a token costs more.
+    Ingest("W20", "openai", 20, 0, 40),
+    Ingest("W100", "openai", 100, 0, 40),
+    Ingest("W300", "openai", 300, 0, 40),
     Ingest("P", "openai", 20, 80, 30),
 )
