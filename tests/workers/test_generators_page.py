@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 from dataclasses import fields
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Final, get_args
 
 import pytest
 
+from gateway.streams.targets import parse_models
 from tests.core_coverage import ROOT
 from workers.providers import Event, Finish, FinishReason, ProviderError, Reasoning, Request, Text, demo
 from workers.providers.python import connect
@@ -80,3 +82,8 @@ def test_page_lists_finish_reason(reason: str) -> None:
 def test_page_lists_demo_commands() -> None:
     table = demo.HELP[demo.HELP.index("| command") :]
     assert table in PAGE
+
+
+@pytest.mark.parametrize("text", re.findall(r"^```json\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
+def test_examples_of_models_are_valid(text: str) -> None:
+    assert parse_models(json.loads(text))
