@@ -70,6 +70,11 @@ def log(response: str) -> str:
     return f"tw:{{p{partition_of_response(response):02d}}}:log:{response}"
 
 
+def request(response: str) -> str:
+    """Return the key of a string: the request of a response that has ended, kept when its log has expired."""
+    return f"tw:{{p{partition_of_response(response):02d}}}:request:{response}"
+
+
 def log_prefix(partition: int) -> str:
     """Return what precedes the response in the key of its log: scripts find the requests of queued jobs by it."""
     return f"tw:{{p{partition:02d}}}:log:"

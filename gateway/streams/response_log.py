@@ -150,6 +150,7 @@ async def end(
             keys.jobs(partition),
             keys.open_responses(partition),
             keys.stored_in(conversation),
+            keys.request(response),
         ],
         keys.GROUP,
         str(expected) if expected else "",
@@ -209,10 +210,16 @@ def entries(reply: Any) -> list[tuple[LogId, bytes]]:
 
 
 async def request(store: Store, response: str) -> Queued | None:
-    """Return the request of a response, the first entry of its log; None if there is no log. Safe to cancel."""
+    """Return the request of a response, the first entry of its log; None if it is unknown. Safe to cancel.
+
+    When the log of an ended response has expired, its request is kept as long as a conversation.
+    """
     reply = await store.retry(lambda: store.client.xrange(keys.log(response), count=1))
-    if not reply:
-        return None
-    ((_, value),) = entries(reply)
+    if reply:
+        ((_, value),) = entries(reply)
+    else:
+        value = await store.retry(lambda: store.client.get(keys.request(response)))
+        if value is None:
+            return None
     entry = log_entries.decode_response_entry(value, response)
     return entry if isinstance(entry, Queued) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -16,7 +16,7 @@ from gateway.streams.quota import Limits
 from gateway.streams.store import free_memory
 from gateway.streams.store.free_memory import FreeMemory
 from gateway.streams.store.store import Lifetimes, open_store
-from gateway.submissions import Failure, Submissions
+from gateway.submissions import Failure, Stopped, Submissions
 from gateway.wire import Retry, Send, Stop
 from tests.gateway.streams.steps import Conversation
 from tests.stores import RealServer
@@ -256,7 +256,7 @@ async def history_instructions(store: Store, name: str, entry: Queued) -> str | 
 
 
 async def test_renewal_keeps_instructions(stores: Stores) -> None:
-    store = await stores.open(Lifetimes(log=60.0))
+    store = await stores.open(Lifetimes(log=60.0, conversation=60.0))
     conversation = Conversation(store)
     await conversation.prepare()
     result = await accepted(store, conversation.name, instructions="Be brief")
@@ -269,6 +269,32 @@ async def test_renewal_keeps_instructions(stores: Stores) -> None:
     assert await store.client.pttl(key) <= 1000
     assert await jobs.renew(store, job, "w1", identifier) == "held"
     assert 3_600_000 < await store.client.pttl(key) <= 3_660_000
+
+
+@pytest.mark.parametrize("mode", ["restart", "continue"])
+async def test_retry_works_after_the_log_has_expired(store: Store, mode: Literal["restart", "continue"]) -> None:
+    conversation = Conversation(store)
+    await conversation.prepare()
+    result = await accepted(store, conversation.name, instructions="Be brief", max_tokens=7)
+    writer = await conversation.begin()
+    await writer.write("Because")
+    await writer.end(End("length", retryable=True))
+    before = await queued(store, result.response)
+    await store.client.delete(keys.log(result.response))
+    submissions = Submissions(store, None)
+    assert await submissions.conversation(result.response) == conversation.name
+    retried = await submissions.retry(Retry(response=result.response, key="r", mode=mode), ALICE)
+    assert isinstance(retried, Accepted)
+    entry = await queued(store, retried.response)
+    assert (entry.message, entry.replaces, entry.mode) == (before.message, result.response, mode)
+    assert (entry.instructions_id, entry.max_tokens) == (before.instructions_id, 7)
+    stopped = await submissions.stop(Stop(response=result.response), ALICE)
+    assert stopped == Stopped(result.response, now=False)
+    stranger = await submissions.retry(
+        Retry(response=result.response, key="s"), Identity("bob", float("inf"), ("other",))
+    )
+    assert isinstance(stranger, Failure)
+    assert stranger.code == "not_found"
 
 
 async def test_retry_without_its_instructions_is_refused(store: Store) -> None:

@@ -15,6 +15,7 @@ import jwt
 import pytest
 
 from gateway import wire
+from gateway.streams import keys
 from gateway.streams.history_log import MAX_AHEAD
 from gateway.streams.store.store import open_store
 from gateway.transports import event_stream
@@ -439,6 +440,31 @@ async def test_invalid_event_id_leads_to_snapshot(
 
 
 # Responses
+
+
+async def test_response_whose_log_has_expired_serves_its_settled_text_and_can_be_retried(
+    deployment: Deployment, client: httpx2.AsyncClient, conversation: str
+) -> None:
+    here, there = (gateway.url for gateway in deployment.gateways)
+    response = await ask(client, here, conversation, "/long 1")
+    cursors: list[str | None] = []
+    async with stream(client, f"{here}/v1/responses/{response}/events") as reader:
+        while (event := await reader.next()) is not None:
+            cursors.append(event.id)
+    text = text_of(await entries(deployment.server.url, response))
+    store = await open_store(deployment.server.url)
+    await store.client.delete(keys.log(response))
+    await store.close()
+    for last in (None, cursors[1], cursors[-1]):
+        transcript = Transcript(conversation)
+        async with stream(client, f"{there}/v1/responses/{response}/events", last) as reader:
+            while (event := await reader.next()) is not None:
+                assert event.data is not None
+                transcript.fold(event.data)
+        answer = transcript.answers[response]
+        assert (answer.text, answer.reason, answer.ends) == (text, "complete", 1)
+    reply = await client.post(f"{there}/v1/responses/{response}/retry", json={})
+    assert reply.status_code in (200, 201, 202), reply.text
 
 
 async def test_response_stream_resumes_after_each_event_and_ends(

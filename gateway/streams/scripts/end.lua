@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- End a response: write its end entry, add its text to the history, delete its job, and queue the next response.
--- KEYS: log, history, response queue, jobs, open, stored bytes
+-- KEYS: log, history, response queue, jobs, open, stored bytes, request
 -- An attempt ends its own log if the last id is the expected one. Any other process names no attempt and writes the end
 -- as the next attempt. A worker without an attempt names its job; the script does nothing once another worker holds it.
 -- Returns {'ended', 1, id, first entry of the log, bytes of the text} (by this call), {'ended', 0, id} (earlier), {'refused', last id} or {'expired'}.
@@ -68,6 +68,9 @@ for _, entry in ipairs(entries) do
     text = {}
   end
 end
+-- The log expires before the history, and a retry needs the request.
+local request = entries[1] and entries[1][2][2] or ''
+if string.sub(request, 1, 1) == 'Q' then redis.call('SET', KEYS[7], request, 'PX', history_ttl_ms) end
 if unreadable then redis.call('DEL', log) end
 local newest = redis.call('XREVRANGE', history, '+', '-', 'COUNT', 1)
 -- As in submit: an empty stream would reject its first id.

@@ -75,8 +75,8 @@ class Lifetimes:
 
     @property
     def instructions(self) -> float:
-        """Of instructions after their last use: longer than the logs that refer to them."""
-        return self.log + INSTRUCTIONS_MARGIN_S
+        """Of instructions after their last use: longer than the requests that refer to them, which may be retried."""
+        return max(self.log, self.conversation) + INSTRUCTIONS_MARGIN_S
 
 
 class Store:
