@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
@@ -141,8 +143,8 @@ class Authenticator:
         self._algorithm = ""
         if key is None:
             return
-        if "-----BEGIN" in key:
-            self._key, self._algorithm = _public_key(key)
+        if (pem := _pem(key)) is not None:
+            self._key, self._algorithm = _public_key(pem)
             return
         if len(key.encode()) < MIN_SECRET_BYTES:
             raise KeyUnusableError(f"the secret has fewer than {MIN_SECRET_BYTES} bytes")
@@ -190,11 +192,45 @@ class Authenticator:
         return claims
 
 
+_PEM: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(.*?)(?:-----END [A-Z0-9 ]+-----|$)", re.DOTALL)
+_PEM_LINE: Final = 64
+_INCOMPLETE: Final = "the key is not a public key in PEM form: copy it whole, with its first and last line"
+_ENCODED_PEM: Final = "LS0tLS1CRUdJTi"
+"""How a PEM begins that is encoded in base64 once more. As a secret, everyone who has the public key would have it."""
+
+
+def _pem(key: str) -> str | None:
+    r"""Return a key in PEM form with its line ends; None if it is a secret.
+
+    Consoles and .env files keep it on one line, with `\n` or spaces for the line ends, or encoded in base64.
+    """
+    if key.startswith(_ENCODED_PEM):
+        try:
+            key = base64.b64decode(key).decode()
+        except ValueError as error:
+            raise KeyUnusableError(_INCOMPLETE) from error
+    if "-----BEGIN" not in key:
+        return None
+    found = _PEM.search(key)
+    if found is None:
+        raise KeyUnusableError(_INCOMPLETE)
+    if "PRIVATE" in found[1]:
+        raise KeyUnusableError(
+            "the key is not a public key: it is a private one, which only the issuer may have; "
+            "`openssl pkey -pubout` prints the public one"
+        )
+    if "CERTIFICATE" in found[1]:
+        raise KeyUnusableError("the key is a certificate; `openssl x509 -pubkey -noout` prints its public key")
+    body = "".join(found[2].replace("\\r", "").replace("\\n", "").split())
+    lines = [body[start : start + _PEM_LINE] for start in range(0, len(body), _PEM_LINE)]
+    return "\n".join([f"-----BEGIN {found[1]}-----", *lines, f"-----END {found[1]}-----", ""])
+
+
 def _public_key(pem: str) -> tuple[RSAPublicKey | EllipticCurvePublicKey, str]:
     try:
         key = load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise KeyUnusableError("the key is not a public key in PEM form") from error
+        raise KeyUnusableError(_INCOMPLETE) from error
     if isinstance(key, RSAPublicKey):
         if key.key_size < MIN_RSA_BITS:
             raise KeyUnusableError(f"the RSA key has {key.key_size} bits; {MIN_RSA_BITS} are needed")

@@ -134,7 +134,9 @@ class GatewaySettings(ProcessSettings):
     @field_validator("jwt_key", "operator_token", mode="before")
     @classmethod
     def _read_file(cls, value: Any) -> Any:
-        return read_secret_file(value)
+        value = read_secret_file(value)
+        # A line end from a console is no part of a key; @FILE drops it too.
+        return value.strip() if isinstance(value, str) else value
 
     @field_validator("operator_token")
     @classmethod

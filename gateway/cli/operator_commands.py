@@ -7,13 +7,16 @@ import os
 import shutil
 import sys
 import time
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from gateway.cli.options import require_shared_store, run_to_end, with_settings
 from gateway.cli.settings import Settings
 from gateway.streams.settings import StoreSettings
+
+if TYPE_CHECKING:
+    from gateway.operations.finding import Finding
 
 HOME_AND_CLEAR: str = "\x1b[H\x1b[J"
 """Cursor to the corner, erase to the end of the page (ECMA-48, sections 8.3.21 and 8.3.39)."""
@@ -29,18 +32,31 @@ HOME_AND_CLEAR: str = "\x1b[H\x1b[J"
     help="file with a token for conversations doctor-* there, - for standard input; not needed with a secret in "
     "TOKENWIRE_JWT_KEY",
 )
+@click.option("--providers", is_flag=True, help="also make one short call of each target, which may cost a little")
 @with_settings(Settings)
-def doctor(settings: Settings, url: str | None, token_file: TextIO | None) -> None:
+def doctor(settings: Settings, url: str | None, token_file: TextIO | None, providers: bool) -> None:
     """Check the store, this machine, the keys and the way to a gateway, and report what to change."""
     from gateway.operations.doctor import examine
     from gateway.operations.terminal import visible
 
     token = token_file.read().strip() if token_file is not None else None
     findings = asyncio.run(examine(settings, url, token))
+    if providers:
+        findings += asyncio.run(_providers(settings))
     for finding in findings:
         click.echo(visible(f"{finding.mark:<5} {finding.subject}: {finding.text}"))
     if any(finding.mark == "FAIL" for finding in findings):
         sys.exit(1)
+
+
+async def _providers(settings: Settings) -> list[Finding]:
+    from gateway.operations.finding import Finding
+    from workers.provider_check import check
+
+    return [
+        Finding(result.mark, f"provider {result.alias}", result.text)
+        for result in await check(settings.model_targets())
+    ]
 
 
 @click.command()

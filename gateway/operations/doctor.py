@@ -12,14 +12,17 @@ from redis.exceptions import RedisError
 from gateway.operations import proxy_probe
 from gateway.operations.finding import Finding
 from gateway.streams import log_entries
+from gateway.streams.credentials import key_of, proxy_problem
 from gateway.streams.store import address
 from gateway.streams.store.errors import StoreError
 from gateway.streams.store.store import Store, open_store
+from gateway.streams.targets import REMOTE
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from gateway.settings import GatewaySettings
+    from gateway.streams.targets import Target
 
 MIN_VERSIONS: Final = {"redis": (6, 2), "valkey": (7, 2)}
 SLOW_ROUND_TRIP_S: Final = 0.005
@@ -213,15 +216,33 @@ def _files(settings: GatewaySettings) -> Finding:
 
 
 def _keys(settings: GatewaySettings) -> list[Finding]:
+    """Check the keys of all targets, and the proxy variables, without a call."""
     found = []
-    needed = {"openai": ("OPENAI_API_KEY", "OPENAI_BASE_URL"), "anthropic": ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")}
-    for alias, target in sorted(settings.targets().items()):
-        names = needed.get(target.partition("/")[0], ())
-        if names and not any(os.environ.get(name) for name in names):
-            found.append(Finding("FAIL", f"model {alias}", f"{target} needs {names[0]}, which is not set for a worker"))
-        else:
-            found.append(Finding("ok", f"model {alias}", target))
+    remote = False
+    for alias, targets in sorted(settings.model_targets().items()):
+        problem = next(filter(None, map(_key_problem, targets)), None)
+        remote = remote or any(target.provider in REMOTE for target in targets)
+        text = ", ".join(target.name for target in targets)
+        found.append(Finding("ok" if problem is None else "FAIL", f"model {alias}", problem or text))
+    if remote and (problem := proxy_problem()) is not None:
+        found.append(Finding("FAIL", "proxy", problem))
     return found
+
+
+def _key_problem(target: Target) -> str | None:
+    if target.provider not in REMOTE:
+        return None
+    prefix = target.provider.upper()
+    try:
+        if target.key is not None:
+            key_of(target.key)
+        elif target.base_url is None and not any(
+            os.environ.get(f"{prefix}_{name}") for name in ("API_KEY", "BASE_URL")
+        ):
+            return f"{target.name} needs {prefix}_API_KEY, which is not set for a worker"
+    except ValueError as error:
+        return f"{target.name}: {error}"
+    return None
 
 
 def _access(settings: GatewaySettings) -> Finding:

@@ -6,12 +6,16 @@ import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
 KEYS: Final = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
 ADDRESSES: Final = ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL")
+PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
+"""Variables, also in upper case, that name a proxy for the SDKs."""
+
 IDENTITIES: Final = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID")
 """Variables that the SDKs send in a header, if they are set."""
 
@@ -45,6 +49,26 @@ def clean(value: str) -> str:
             f"character {bad.start() + 1} of {len(value)} is U+{ord(bad[0]):04X}, which no key contains: write it again"
         )
     return value
+
+
+def proxy_problem(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return what is wrong with a proxy variable that the SDKs read, and what to do; None if nothing is."""
+    for name in PROXIES:
+        for variable in (name, name.upper()):
+            if not (value := environment.get(variable, "")):
+                continue
+            try:
+                address = urlsplit(value if "://" in value else f"http://{value}")
+                good = address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
+            except ValueError:
+                good = False
+            if not good or value != value.strip():
+                # The value may contain a password.
+                return (
+                    f"{variable} is not the address of an HTTP proxy such as http://proxy.example.com:3128: correct "
+                    "or unset it (SOCKS proxies are not supported)"
+                )
+    return None
 
 
 def read_credentials(environment: MutableMapping[str, str]) -> None:

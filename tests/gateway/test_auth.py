@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 import string
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jwt
 import pytest
@@ -34,6 +34,9 @@ from gateway.auth import (
 )
 from gateway.origins import Hosts, host_name, normal_origin, origin_allowed
 from gateway.streams import log_entries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PrivateKey: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
@@ -282,6 +285,45 @@ def test_an_unusable_key_is_refused_at_configuration(key: str, why: str) -> None
     with pytest.raises(KeyUnusableError, match=why) as caught:
         Authenticator(key)
     assert not key or key not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [RSA, EC], ids=["RSA", "EC"])
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda pem: pem,
+        lambda pem: pem.strip(),
+        lambda pem: pem.replace("\n", "\r\n"),
+        lambda pem: pem.replace("\n", "\\n"),
+        lambda pem: pem.replace("\n", "\\r\\n"),
+        lambda pem: '"' + pem.replace("\n", "\\n") + '"',
+        lambda pem: pem.replace("\n", " "),
+        lambda pem: pem.replace("\n", ""),
+        lambda pem: "".join(f"  {line}\n" for line in pem.splitlines()),
+        lambda pem: base64.b64encode(pem.encode()).decode(),
+    ],
+    ids=["as it is", "stripped", "CRLF", "\\n", "\\r\\n", "quotes", "spaces", "one line", "indented", "base64"],
+)
+def test_a_public_key_may_be_written_on_one_line(key: Any, written: Callable[[str], str]) -> None:
+    checker = Authenticator(written(public(key)))
+    algorithm = "RS256" if key is RSA else "ES256"
+    token = jwt.encode({"sub": "u", "exp": NOW + 60, "conversations": ["*"]}, private(key), algorithm)
+    assert isinstance(checker.check(token, NOW), Identity)
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "openssl x509 -pubkey"),
+        (private(RSA), "openssl pkey -pubout"),
+        ("-----BEGIN PUBLIC KEY and nothing else, which is long enough for a secret", "copy it whole"),
+        (base64.b64encode(public(RSA).encode()).decode()[:-30] + "!", "copy it whole"),
+        ("LS0tLS1CRUdJTi" + "A" * 51, "copy it whole"),
+    ],
+)
+def test_another_kind_of_key_says_what_to_do(key: str, why: str) -> None:
+    with pytest.raises(KeyUnusableError, match=why):
+        Authenticator(key)
 
 
 def test_a_secret_is_measured_in_bytes() -> None:

@@ -296,7 +296,8 @@ ED25519 = (
     [
         ("", "fewer than 32 bytes"),
         ("too-short-a-secret", "fewer than 32 bytes"),
-        ("-----BEGIN PRIVATE KEY-----\nAAAA\n", "not a public key in PEM form"),
+        ("-----BEGIN PRIVATE KEY-----\nAAAA\n", "openssl pkey -pubout"),
+        ("-----BEGIN PUBLIC KEY-----\nAAAA\n", "not a public key in PEM form"),
         (ED25519, "neither an RSA nor an elliptic-curve key"),
         ("@/nowhere/key.pem", "the file cannot be read (No such file or directory)"),
         ("@\x00", "null byte"),

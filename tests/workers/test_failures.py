@@ -106,6 +106,11 @@ def test_errors_in_errors_have_a_limit() -> None:
     assert kinds({"error": value}) == []
 
 
+def test_specific_replies_are_told_from_general_ones() -> None:
+    assert failures.is_specific({"error": {"code": "context_length_exceeded"}})
+    assert not failures.is_specific({"error": {"type": "invalid_request_error", "code": 400}})
+
+
 def test_failures_of_an_exchange() -> None:
     assert failures.incomplete().code == "provider_incomplete"
     assert failures.malformed().code == "provider_malformed"

@@ -22,7 +22,7 @@ import aiohttp
 import anyio
 import httpx2
 
-from gateway.streams.credentials import clean, key_of
+from gateway.streams.credentials import clean, key_of, proxy_problem
 from workers.providers import ProviderError, Reasoning, Text, reasons
 from workers.providers.event_stream import EventStream, EventTooLargeError
 from workers.providers.failures import incomplete, malformed, misconfigured, of_reply, stopped
@@ -76,6 +76,8 @@ def credentials(target: Target) -> tuple[str, str | None]:
         key = clean(os.environ.get(names[0], ""))
         if not key and not address:
             raise ValueError(f"{target.name} needs {names[0]}, or {names[1]} of a server that needs no key")
+    if (problem := proxy_problem()) is not None:
+        raise ValueError(problem)
     if address is not None and not address.startswith(("http://", "https://")):
         raise ValueError(f"{names[1]} is not an address: write https://HOST/v1, or unset it")
     return key or PLACEHOLDER_KEY, address
