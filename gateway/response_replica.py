@@ -99,7 +99,7 @@ class ResponseReplica:
         """
         if self.end is not None:
             return "ended"
-        if self.waiting is not None or self.store_unavailable:
+        if self.store_unavailable or (self.waiting is not None and self.waiting.retry_in > 0):
             return "waiting"
         if self.start is None:
             return "queued"
@@ -369,7 +369,7 @@ class ResponseReplica:
             conversation=queued.conversation if queued else None,
             replies_to=queued.message if queued else None,
             replaces=queued.replaces if queued else None,
-            retry_in=self.waiting.retry_in if self.waiting and not self.store_unavailable else None,
+            retry_in=(self.waiting.retry_in or None) if self.waiting and not self.store_unavailable else None,
             switched=self.waiting.switched if self.waiting else None,
             cursor=str(cursor) if cursor else None,
         )

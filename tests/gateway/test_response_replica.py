@@ -253,6 +253,24 @@ def test_state_is_derived_from_the_log() -> None:
     assert str(replica.state) == "running"
 
 
+def test_switch_of_the_provider_is_a_status_that_changes_no_text() -> None:
+    replica = copy_of(*LOG)
+    tail = replica.tail
+    assert tail is not None
+    value = log_entries.encode(log_entries.WAITING, Waiting(0.0, "provider_error"))
+    seam = (LogId(tail.attempt, tail.seq + 1), value)
+    replica.extend(tail, [seam])
+    (status,) = read(replica, tail)
+    assert (status["state"], status["switched"], status["cursor"]) == ("running", "provider_error", str(seam[0]))
+    assert "retry_in" not in status
+    replica.extend(seam[0], [(LogId(tail.attempt, tail.seq + 2), log_entries.TEXT + b"x")])
+    assert kinds(read(replica, seam[0])) == ["delta"]
+    later = (LogId(tail.attempt, tail.seq + 3), log_entries.encode(log_entries.WAITING, Waiting(2.0, "provider_error")))
+    replica.extend(LogId(tail.attempt, tail.seq + 2), [later])
+    (status,) = read(replica, LogId(tail.attempt, tail.seq + 2))
+    assert (status["state"], status["switched"], status["retry_in"]) == ("waiting", "provider_error", 2.0)
+
+
 def test_new_attempt_resets_text_unless_kept() -> None:
     replica = copy_of(*LOG, (LogId(SECOND, 6), log_entries.encode(log_entries.START, Start("default"))))
     frames = read(replica, HELLO[0])
