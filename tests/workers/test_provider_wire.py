@@ -408,6 +408,18 @@ async def test_error_with_status_200_has_its_code(error: str, code: str, api: st
     assert (await answered((json.dumps(json.loads(error), indent=1),), api))[:3] == ("", "", code)
 
 
+async def test_error_of_a_choice_has_its_code() -> None:
+    failed = {"choices": [{"delta": {"content": ""}, "finish_reason": "error", "error": {"code": 502, "message": "x"}}]}
+    assert (await answered((ONE, f"data: {json.dumps(failed)}\n\n")))[:3] == ("One", "", "provider_error")
+
+
+@pytest.mark.parametrize("api", ["openai", "anthropic"])
+async def test_body_that_cannot_be_unpacked_is_a_failure(api: str) -> None:
+    first = ONE if api == "openai" else ANTHROPIC_ONE
+    found = await answered((first,), api, headers={"content-encoding": "gzip"})
+    assert (found.end, found.retryable) in (("provider_malformed", True), ("provider_incomplete", True))
+
+
 async def test_kinds_of_anthropic_events() -> None:
     body = (
         event("message_start", message={"usage": {"input_tokens": 3, "output_tokens": 1}}),

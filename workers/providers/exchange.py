@@ -166,10 +166,24 @@ async def answer(
                 aclosing(response.http_response.aiter_bytes()) as body,
             ):
                 opened = True
-                reading = Reading(body, reader, pace)
+                reading = Reading(reader)
                 while reading.open:
-                    for piece in await reading.next():
+                    if reading.paces:
+                        await pace()
+                    # An exception's own path costs nothing for each token.
+                    chunk: bytes | Exception | None
+                    try:
+                        chunk = await (_next(body, reading.expires_at) if reading.expires_at else anext(body))
+                    except StopAsyncIteration:
+                        chunk = None
+                    except _BROKEN as error:
+                        chunk = error
+                    except (ValueError, zlib.error):
+                        chunk = malformed()
+                    for piece in reading.feed(chunk):
                         yield piece
+                if reading.failure is not None:
+                    raise reading.failure
                 finish = reader.finish()
                 if reading.over:
                     await _settle(body)
@@ -208,54 +222,49 @@ async def _opened(sdk: ModuleType, call: Call, attempt: Attempt) -> AsyncIterato
 
 
 class Reading:
-    """The body of one answer, until it has ended."""
+    """What was read of the body of one answer."""
 
-    def __init__(self, body: AsyncIterator[bytes], reader: Reader, pace: Pace) -> None:
+    def __init__(self, reader: Reader) -> None:
         self.open = True
-        """Whether there is more to read, or a failure to raise."""
+        """Whether there is more to read."""
         self.over = False
         """Whether the terminal marker was read; otherwise the connection cannot be used again."""
-        self._body = body
+        self.failure: Exception | None = None
+        """Why the answer failed; its text before that is kept."""
+        self.expires_at = 0.0
+        """The time of the event loop at which nothing more is waited for; 0 before the reason for the end."""
+        self.paces = False
+        """Whether there is to be a pause before the next read."""
         self._reader = reader
-        self._pace = pace
         self._stream = EventStream()
         self._pieces = Coalescer()
         self._tags: ThinkTags | None = ThinkTags()
-        self._failure: Exception | None = None
-        self._expires_at = 0.0
-        self._paces = False
 
-    async def next(self) -> list[Text | Reasoning]:
-        """Return the text that arrived next. Text before a failure is kept: the call after it raises the failure.
-
-        Not safe to cancel: the rest of the body is lost.
-        """
-        if self._failure is not None:
-            raise self._failure
-        if self._paces:
-            await self._pace()
-        reader = self._reader
-        chunk = await _read(self._body, self._expires_at)
+    def feed(self, chunk: bytes | Exception | None) -> list[Text | Reasoning]:
+        """Add the bytes that were read, None at the end of the body, or what broke it; return the text that is new."""
         failure: Exception | None = self._parse(chunk)
         taken = self._pieces.take()
+        if isinstance(chunk, bytes):
+            if failure is None and self._tags is None and not self._reader.ended:
+                # No pause before the first piece: it must not be delayed.
+                self.paces = bool(taken) and len(chunk) < FULL_READ_BYTES
+                return taken
+        elif failure is None:
+            failure = chunk
+        last = self.over or failure is not None or chunk is None
         if self._tags is not None:
-            last = self.over or failure is not None or not isinstance(chunk, bytes)
             taken = _separated(self._tags, taken, last=last)
             if self._tags.over:
                 self._tags = None
-        if not isinstance(chunk, bytes) and failure is None:
-            failure = chunk
-            self.open = chunk is not None
-        if reader.ended:
+        self.open = not last
+        if self._reader.ended:
             # What befalls the connection now does not concern the answer.
-            self.open = self.open and not self.over and failure is None
-            if taken or not self._expires_at:
-                self._expires_at = asyncio.get_running_loop().time() + ENDED_TIMEOUT_S
-            self._paces = False
-            return taken
-        self._failure = failure
-        # No pause before the first piece: it must not be delayed.
-        self._paces = bool(taken) and isinstance(chunk, bytes) and len(chunk) < FULL_READ_BYTES
+            self.paces = False
+            if taken or not self.expires_at:
+                self.expires_at = asyncio.get_running_loop().time() + ENDED_TIMEOUT_S
+        else:
+            self.failure = failure
+            self.paces = bool(taken) and isinstance(chunk, bytes) and len(chunk) < FULL_READ_BYTES
         return taken
 
     def _parse(self, chunk: bytes | Exception | None) -> ProviderError | None:
@@ -275,19 +284,13 @@ class Reading:
         return None
 
 
-async def _read(body: AsyncIterator[bytes], expires_at: float) -> bytes | Exception | None:
-    """Return the next bytes; None at the end of the body, and after `expires_at` unless it is 0; or what broke it."""
+async def _next(body: AsyncIterator[bytes], expires_at: float) -> bytes | None:
+    """Return the next bytes; None after `expires_at`."""
     try:
-        if not expires_at:
-            return await anext(body)
         async with asyncio.timeout_at(expires_at):
             return await anext(body)
-    except StopAsyncIteration:
+    except TimeoutError:
         return None
-    except TimeoutError as error:
-        return None if expires_at else error
-    except (*_BROKEN, ValueError, zlib.error) as error:
-        return error
 
 
 def _separated(tags: ThinkTags, pieces: list[Text | Reasoning], *, last: bool) -> list[Text | Reasoning]:

@@ -175,7 +175,9 @@ class Chunks:
         )
         if not isinstance(choice, dict):
             choice = {}
-        if (error := failures.in_event(chunk)) is not None:
+        # Routers put the error of the provider behind them into the choice.
+        error = failures.in_event(chunk) or failures.in_event({"error": choice.get("error"), "choices": choices})
+        if error is not None:
             self._fail(error)
         delta, whole = choice.get("delta"), choice.get("message")
         if whole is None and isinstance(chunk.get("message"), dict):
