@@ -253,6 +253,15 @@ def test_state_is_derived_from_the_log() -> None:
     assert str(replica.state) == "running"
 
 
+def test_silent_worker_is_shown_until_an_attempt_begins() -> None:
+    replica = copy_of(*LOG)
+    replica.worker_silent = True
+    assert str(replica.state) == "recovering"
+    again = (LogId(SECOND, 6), log_entries.encode(log_entries.CONTINUE, Start("default")))
+    replica.extend(LOG[-1][0], [again, (LogId(SECOND, 7), log_entries.TEXT + b"x")])
+    assert str(replica.state) == "running"
+
+
 def test_switch_of_the_provider_is_a_status_that_changes_no_text() -> None:
     replica = copy_of(*LOG)
     tail = replica.tail

@@ -150,3 +150,10 @@ def test_breakers_of_targets_have_different_keys() -> None:
     names = ["openai/m @ a", "openai/m @ b", "anthropic/m @ a", "x" * 10_000]
     assert len({keys.breaker(name) for name in names}) == len(names)
     assert all(re.fullmatch(r"tw:breaker:[0-9a-f]{32}", keys.breaker(name)) for name in names)
+
+
+def test_keys_of_a_response_share_its_slot() -> None:
+    response = keys.response_id("c1", "0" * 16)
+    partition = keys.partition_of("c1")
+    assert keys.log(response) == f"{keys.log_prefix(partition)}{response}"
+    assert keys.request(response).startswith(f"tw:{{p{partition:02d}}}:request:")
