@@ -128,7 +128,8 @@ class Generation:
         if not targets:
             await self._fail("unknown_model", "There is no such model.", retryable=False)
             return
-        keep_text = options.recovery == "continue" and entries[-1][0].number > 0
+        # Without text there is nothing to continue, and the new call repeats its reasoning.
+        keep_text = options.recovery == "continue" and bool(prompt.text_before(entries, None))
         start = Start(queued.model, self._consumer)
         claimed = await response_log.claim(
             store, job, self._consumer, start, keep_text=keep_text, max_attempts=options.max_attempts

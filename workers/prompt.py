@@ -61,14 +61,14 @@ def continued(request: Request, partial: str, *, prefill: bool) -> Request:
     return dataclasses.replace(request, messages=[*request.messages, *rest])
 
 
-def text_before(entries: Iterable[tuple[LogId, bytes]], start: LogId) -> str:
-    """Return the text that earlier attempts wrote before the entry `start`.
+def text_before(entries: Iterable[tuple[LogId, bytes]], start: LogId | None) -> str:
+    """Return the text that earlier attempts wrote before the entry `start`, or so far.
 
     Read the entries after the claim: a fenced worker may have appended text until then.
     """
     text = b""
     for entry, value in entries:
-        if entry.seq >= start.seq:
+        if start is not None and entry.seq >= start.seq:
             break
         if value[:1] == log_entries.TEXT:
             text += log_entries.text_body(value)

@@ -81,6 +81,7 @@ class Instance:
             "OPENAI_BASE_URL": f"{deployment.provider}/v1",
             "OPENAI_API_KEY": "sk-planted-secret",
             # Identifies the worker in the provider's requests.
+            "TOKENWIRE_LEASE": str(LEASE_S),
             "OPENAI_ORG_ID": f"{deployment.name}-{self.number}",
         }
         self.skew = skew

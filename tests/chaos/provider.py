@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tests.chaos import marked_text
 from tests.provider_server import Ending, Scenario
+from workers.prompt import CONTINUE_INSTRUCTION
 
 if TYPE_CHECKING:
     from tests.chaos.schedule import MessagePlan, Provider
@@ -40,6 +41,8 @@ class Script:
     def __init__(self) -> None:
         self._plans: dict[str, MessagePlan] = {}
         self._refused: dict[str, int] = {}
+        self._origins: dict[int, tuple[int, int]] = {}
+        """Of each call that continues a text: the call that began it, and the pieces that were shown."""
         self.calls: dict[str, list[Call]] = {}
         """Calls that got a stream, which are the billed ones."""
 
@@ -50,12 +53,16 @@ class Script:
 
     def forget(self, key: str) -> None:
         """Remove a key and its calls."""
+        for call in self.calls.get(key, ()):
+            self._origins.pop(id(call), None)
         for known in (self._plans, self._refused, self.calls):
             known.pop(key, None)
 
     def __call__(self, call: Call) -> Scenario | None:
         """See `ProviderServer.script`."""
-        key = call.prompt.partition(" ")[0]
+        partial = _partial(call)
+        source = marked_text.source(partial)
+        key = source[0] if source is not None else call.prompt.partition(" ")[0]
         plan = self._plans.get(key)
         if plan is None:
             return None
@@ -68,6 +75,8 @@ class Script:
             return Scenario(status=refusals[refused], headers=headers)
         number = len(self.calls[key])
         self.calls[key].append(call)
+        if source is not None:
+            return self._continue(call, key, source[1], partial, plan)
         return Scenario(
             pieces=marked_text.pieces(key, number),
             reasoning=marked_text.pieces(f"8.{key.partition('.')[2]}z", number) if plan.provider == "thinks" else (),
@@ -76,7 +85,44 @@ class Script:
             ending=ENDINGS.get(plan.provider, "finish"),
         )
 
+    def _continue(self, call: Call, key: str, origin: int, partial: str, plan: MessagePlan) -> Scenario:
+        """Reply with the rest of the text of an earlier call, of which a worker that died has shown a part."""
+        whole = marked_text.whole(key, origin)
+        # Another text shows that the product changed what it has: the whole text repeated is then found as a defect.
+        shown = len(partial) if whole.startswith(partial) else 0
+        rest: list[str] = []
+        begin = 0
+        for piece in marked_text.pieces(key, origin):
+            end = begin + len(piece)
+            if end > shown:
+                rest.append(piece[max(0, shown - begin) :])
+            begin = end
+        self._origins[id(call)] = (origin, len(marked_text.pieces(key, origin)) - len(rest))
+        return Scenario(
+            pieces=tuple(rest),
+            delay=plan.delay,
+            reason=REASONS.get(plan.provider, "complete"),
+            ending=ENDINGS.get(plan.provider, "finish"),
+        )
+
     def sent(self, key: str) -> list[int]:
-        """Return the number of pieces that each call for a key sent, as an upper bound."""
+        """Return the number of pieces that each call for a key sent, as an upper bound.
+
+        What a call continues counts for the call that began the text.
+        """
         # The last piece of an interrupted call may have been sent but not counted.
-        return [call.sent + (not call.finished) for call in self.calls.get(key, ())]
+        calls = self.calls.get(key, ())
+        sent = [call.sent + (not call.finished) for call in calls]
+        for number, call in enumerate(calls):
+            if (origin := self._origins.get(id(call))) is not None:
+                first, shown = origin
+                sent[first] = max(sent[first], shown + sent[number])
+        return sent
+
+
+def _partial(call: Call) -> str:
+    """Return the part of an answer that a call asks to continue; '' for a call that asks for a whole one."""
+    messages = call.body.get("messages", [])
+    if len(messages) > 2 and messages[-1]["content"] == CONTINUE_INSTRUCTION and messages[-2]["role"] == "assistant":
+        return str(messages[-2]["content"])
+    return ""

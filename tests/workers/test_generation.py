@@ -222,6 +222,27 @@ async def test_silent_provider_times_out_after_its_last_token() -> None:
     await one.store.close()
 
 
+@pytest.mark.parametrize(("shown", "kind"), [((), log_entries.START), (("Bec",), log_entries.CONTINUE)])
+async def test_take_over_continues_only_if_there_is_text(shown: tuple[str, ...], kind: bytes) -> None:
+    """Otherwise the reasoning of both attempts would be shown."""
+    store = await open_store("memory://")
+    answer = Answer(store, 0.0, recovery="continue")
+    await answer.conversation.prepare()
+    answer.response = (await answer.conversation.ask()).response
+    dead = await answer.conversation.begin("w0")
+    dead.attempt.add([log_entries.REASONING + b"Hmm"])
+    await dead.write(*shown)
+    await answer.conversation.expire_lease(dead.job)
+    answer.provider.send("ause")
+    answer.provider.finish()
+    await (await answer.generation()).run()
+    starts = [value[:1] for value in await answer.entries() if value[:1] in (log_entries.START, log_entries.CONTINUE)]
+    assert starts == [log_entries.START, kind]
+    assert (await answer.end()).reason == "complete"
+    assert fold(await response_log.read(store, answer.response)) == "".join(shown) + "ause"
+    await store.close()
+
+
 async def test_attempt_that_takes_too_long_ends_with_its_text() -> None:
     store = await open_store("memory://")
     answer = await Answer(store, 0.0, answer_timeout_s=0.05).begin()

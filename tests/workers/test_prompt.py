@@ -289,6 +289,7 @@ def test_text_before_an_attempt_begins_at_the_last_start() -> None:
     assert prompt.text_before(entries, LogId(1, 8)) == 'Bec"'
     assert prompt.text_before(entries[:5], LogId(1, 8)) == "Be"
     assert prompt.text_before([], LogId(1, 8)) == ""
+    assert prompt.text_before(entries, None) == prompt.text_before(entries, LogId(9, 99))
 
 
 def test_settled_text_is_that_of_the_response() -> None:
