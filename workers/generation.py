@@ -26,6 +26,7 @@ from workers.writer import FencedError, Writer
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from gateway.streams.log_entries import LogId
     from gateway.streams.queued_jobs import Job
     from gateway.streams.store.store import Store
     from workers.breakers import Breakers
@@ -70,6 +71,7 @@ class Generation:
         self._reported_size = 0
         self.instructions_id: str | None = None
         """The stored instructions that the response needs."""
+        self._how: End | None = None
         self.ending = False
         """Whether the end is being written. An end that is published then is most likely this one."""
 
@@ -235,6 +237,7 @@ class Generation:
     async def _end(self, how: End) -> None:
         """Write the end: as this attempt, or before an attempt as the owner of the job."""
         self.ending = True
+        self._how = how
         if self._writer is not None:
             ended: Any = await self._writer.end(how)
         else:
@@ -244,6 +247,33 @@ class Generation:
             metrics.ENDED.labels(how.reason).inc()
             code = how.error.code if how.error is not None else None
             logger.info("response_ended", extra={**self._log_fields, "reason": how.reason, "code": code})
+
+    @property
+    def idle_tail(self) -> LogId | None:
+        """The last id that the log should have; None while an append is in flight, and before and after the attempt."""
+        return self._writer.idle_tail if self._writer is not None and not self.ending else None
+
+    def restore(self, last: LogId) -> None:
+        """Append again what the log lost, whose last id is `last`: a silent provider causes no append."""
+        if self._writer is not None:
+            self._writer.restore(last)
+
+    @property
+    def decided(self) -> bool:
+        """Whether the end was decided, so that it can be written again."""
+        return self._writer is not None and self._how is not None
+
+    async def end_again(self) -> None:
+        """Write the end again, and entries before it, after the store lost them. Safe to cancel."""
+        if self._writer is None or self._how is None:
+            return
+        try:
+            await self._writer.end(self._how)
+            logger.info("end_restored", extra=self._log_fields)
+        except FencedError:
+            logger.info("attempt_fenced", extra=self._log_fields)
+        except StoreError as error:
+            logger.warning("attempt_abandoned", extra={**self._log_fields, "error": type(error).__name__})
 
     async def _fail_expired(self) -> None:
         await self._fail("expired", "The message waited too long to be answered.", retryable=True)

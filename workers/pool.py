@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from gateway.streams.jobs import Renewal
+    from gateway.streams.log_entries import LogId
     from gateway.streams.queued_jobs import Job
     from gateway.streams.store.store import Store
     from gateway.streams.targets import Target
@@ -47,6 +48,12 @@ CONSUMER_LEASES: Final = 10
 CANCEL_RETRY_S: Final = 1.0
 FULL_PAUSE_S: Final = 0.02
 """Seconds after which a full worker fills a place: places that become free together are filled by one search."""
+
+ENDED_KEPT_S: Final = 30.0
+"""Longer than a failover takes: then a lost end is written again, without another provider call."""
+
+MAX_ENDED: Final = 300
+"""Answers that are kept for this, with their texts."""
 
 MIN_CANDIDATES: Final = 32
 MAX_CANDIDATES: Final = 256
@@ -102,6 +109,9 @@ class Pool:
         self._draining = False
         self._observer = StoreObserver(options.lease_s)
         self._loops: list[asyncio.Task[None]] = []
+        self._ended: dict[str, tuple[_Running, float]] = {}
+        """Answers that ended lately, and when."""
+        self._restoring: set[asyncio.Task[None]] = set()
         self._keeper = None
         if open_store is not None:
             self._keeper = LeaseKeeper(
@@ -170,6 +180,7 @@ class Pool:
         rest = list(self._running.values())
         await _cancel(running.task for running in rest)
         await _cancel(self._loops)
+        await _cancel(self._restoring)
         if self._keeper is not None:
             await self._keeper.stop()
         for served in chain.from_iterable(self._targets.values()):
@@ -254,6 +265,10 @@ class Pool:
         was_full = len(self._running) >= self._concurrency
         del self._running[job.response]
         self._fairness.ended(job.response)
+        if running.generation.decided:
+            self._ended[job.response] = running, asyncio.get_running_loop().time()
+        if len(self._ended) > MAX_ENDED:
+            del self._ended[next(iter(self._ended))]
         metrics.RUNNING.set(len(self._running))
         if not task.cancelled() and (error := task.exception()) is not None:
             fields = {"conversation": job.conversation, "response": job.response, **error_fields(error)}
@@ -266,10 +281,12 @@ class Pool:
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(renewal_interval_s(self._options.lease_s))
+            self._look_at_ends()
             held = list(self._running.values())
-            results = await asyncio.gather(
+            tails = [running.generation.idle_tail for running in held]
+            results: list[tuple[Renewal, LogId | None] | BaseException] = await asyncio.gather(
                 *(
-                    jobs.renew(self._store, running.job, self.name, running.generation.instructions_id)
+                    jobs.renew_and_compare(self._store, running.job, self.name, running.generation.instructions_id)
                     for running in held
                 ),
                 return_exceptions=True,
@@ -282,9 +299,37 @@ class Pool:
             if held and not failed and len(held) >= self._concurrency:
                 # A full pool acquires nothing, so only renewals show that the store answers.
                 self._store_recovered()
-            for running, result in zip(held, results, strict=True):
-                if not isinstance(result, BaseException) and result != "held":
-                    self._lease_lost(running.job, result)
+            for running, tail, result in zip(held, tails, results, strict=True):
+                if isinstance(result, BaseException):
+                    continue
+                renewal, last = result
+                if renewal != "held":
+                    self._lease_lost(running.job, renewal)
+                elif last is not None and tail is not None and tail == running.generation.idle_tail:
+                    # No append was in flight meanwhile, so another last id shows that the store lost a tail.
+                    running.generation.restore(last)
+
+    def _look_at_ends(self) -> None:
+        """Write again the ends that a server may have lost: only one to which the worker had to connect again."""
+        now = asyncio.get_running_loop().time()
+        for response, (running, ended_at) in list(self._ended.items()):
+            if now - ended_at > ENDED_KEPT_S:
+                del self._ended[response]
+            elif self._store.connected_for_s(keys.log(response)) < now - ended_at and response not in self._running:
+                task = asyncio.create_task(self._restore_end(running), name=response)
+                self._restoring.add(task)
+                task.add_done_callback(self._restoring.discard)
+
+    async def _restore_end(self, running: _Running) -> None:
+        try:
+            renewal = await jobs.renew(self._store, running.job, self.name)
+        except (StoreError, RedisError, OSError):
+            # The next look tries again.
+            return
+        response = running.job.response
+        if renewal == "held" and response not in self._running and self._ended.pop(response, None) is not None:
+            # The end deletes the job: the store has lost both.
+            await running.generation.end_again()
 
     def _held(self) -> list[Held]:
         # Called in another thread: the copy of a dictionary's values is one step for the interpreter.

@@ -38,6 +38,7 @@ class Writer:
         self._timeout_s = timeout_s
         self._wake = asyncio.Event()
         self._complete = False
+        self._appending = False
 
     @property
     def attempt(self) -> int:
@@ -93,20 +94,34 @@ class Writer:
             else:
                 await self._tick.next()
 
+    @property
+    def idle_tail(self) -> LogId | None:
+        """The last id that the log should have; None while an append is in flight or due."""
+        return None if self._appending or self._attempt.next() is not None else self._attempt.tail
+
+    def restore(self, last: LogId) -> None:
+        """Append again what the log lost, whose last id is `last`; nothing otherwise. `idle_tail` must not be None."""
+        if last != self._attempt.tail and self._attempt.reconcile(last):
+            self._wake.set()
+
     async def _append(self) -> bool:
         """Make the next append; return False if there is none."""
         append = self._attempt.next()
         if append is None:
             return False
-        result: Any = await response_log.append(
-            self._store,
-            self._job.conversation,
-            self._job.response,
-            append.expected,
-            append.first,
-            append.values,
-            timeout_s=self._timeout_s,
-        )
+        self._appending = True
+        try:
+            result: Any = await response_log.append(
+                self._store,
+                self._job.conversation,
+                self._job.response,
+                append.expected,
+                append.first,
+                append.values,
+                timeout_s=self._timeout_s,
+            )
+        finally:
+            self._appending = False
         if result == "appended":
             self._attempt.appended(append)
             metrics.APPENDS.inc()

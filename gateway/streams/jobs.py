@@ -16,6 +16,7 @@ from redis.exceptions import ResponseError
 
 from gateway.streams import keys
 from gateway.streams.liveness import RELEASED_MS
+from gateway.streams.log_entries import parse_log_id
 from gateway.streams.queued_jobs import Candidate, Job
 from gateway.streams.store.store import Store, milliseconds
 from gateway.streams.unreadable import TALLY
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from gateway.streams.liveness import TakeOverRule
+    from gateway.streams.log_entries import LogId
 
 RENEW_TIMEOUT_S: Final = 2.0
 ACQUIRE_TIMEOUT_S: Final = 2.0
@@ -193,12 +195,20 @@ def _job(entry: bytes, fields: Sequence[bytes]) -> Job | None:
 
 
 async def renew(store: Store, job: Job, consumer: str, instructions_id: str | None = None) -> Renewal:
-    """Renew a lease; any result but `held` means that this worker must stop. Safe to cancel.
+    """Renew a lease; any result but `held` means that this worker must stop. Safe to cancel."""
+    result, _ = await renew_and_compare(store, job, consumer, instructions_id)
+    return result
+
+
+async def renew_and_compare(
+    store: Store, job: Job, consumer: str, instructions_id: str | None = None
+) -> tuple[Renewal, LogId | None]:
+    """Renew a lease; return the result, and the last id of the log if it is `held`. Safe to cancel.
 
     `instructions_id`: the instructions that the response needs, which are kept as long. Raises StoreUnavailableError
     after `RENEW_TIMEOUT_S`.
     """
-    reply = await store.call(
+    reply: bytes = await store.call(
         "renew",
         [
             keys.jobs(_partition(job)),
@@ -215,15 +225,16 @@ async def renew(store: Store, job: Job, consumer: str, instructions_id: str | No
         milliseconds(store.lifetimes.instructions),
         timeout_s=RENEW_TIMEOUT_S,
     )
-    match reply:
+    result, _, last = reply.partition(b" ")
+    match result:
         case b"held":
-            return "held"
+            return "held", parse_log_id(last)
         case b"ended":
-            return "ended"
+            return "ended", None
         case b"expired":
-            return "expired"
+            return "expired", None
         case _:
-            return "lost"
+            return "lost", None
 
 
 async def release(store: Store, job: Job, consumer: str) -> None:

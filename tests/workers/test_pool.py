@@ -12,7 +12,7 @@ import pytest
 from gateway.streams import jobs, keys, log_entries, response_log
 from gateway.streams.store.errors import StoreFullError
 from gateway.streams.store.store import open_store
-from tests.gateway.streams.steps import Conversation
+from tests.gateway.streams.steps import Conversation, fold, lose_tail
 from tests.stores import RealServer
 from tests.workers.test_generation import OPTIONS
 from workers import pool as pool_module
@@ -229,6 +229,67 @@ async def test_quiet_conversation_gets_the_next_place_beside_busy_ones(store: St
         assert gates.begun[6] == quiet.name
         for name in (*gates.begun[5:6], quiet.name):
             gates.open(name)
+
+
+async def test_end_that_a_failover_lost_is_written_again_without_a_call(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="workers")
+    gates = Gates()
+    with RealServer() as server:
+        store = await open_store(server.url)
+        client: Any = store.client
+        async with running_pool(store) as pool:
+            pool._targets["default"] = [Served(gates, "m", "script")]
+            conversation = Conversation(store)
+            accepted = await conversation.ask()
+            await gates.count(1)
+            before = {key: await client.dump(key) for key in await client.keys("tw:{p*}:*") if b"presence" not in key}
+
+            async def ended() -> bool:
+                entries = await response_log.read(store, accepted.response)
+                return entries[-1][1][:1] == log_entries.END
+
+            gates.open(conversation.name)
+            await until(ended)
+            # A replica that lacks the end becomes the primary.
+            for key, value in before.items():
+                await client.restore(key, 0, value, replace=True)
+            assert not await ended()
+            server.command("CLIENT", "KILL", "TYPE", "normal")
+            await until(ended)
+            assert gates.begun == [conversation.name]
+            assert await conversation.settled_text(accepted.response) == "Because."
+            assert await conversation.jobs() == await conversation.open() == {}
+        await store.close()
+    assert "end_restored" in [record.getMessage() for record in caplog.records]
+
+
+async def test_tail_that_a_silent_answer_lost_is_written_again(store: Store) -> None:
+    class Silent(Gates):
+        async def __call__(self, request: Request) -> AsyncGenerator[Event, None]:
+            yield Text("Bec")
+            async for event in super().__call__(request):
+                yield event
+
+    gates = Silent()
+    async with running_pool(store) as pool:
+        pool._targets["default"] = [Served(gates, "m", "script")]
+        conversation = Conversation(store)
+        accepted = await conversation.ask()
+
+        async def shown() -> bool:
+            return fold(await response_log.read(store, accepted.response)) == "Bec"
+
+        await until(shown)
+        await lose_tail(store, accepted.response, 1)
+        assert not await shown()
+        await until(shown)
+        gates.open(conversation.name)
+
+        async def ended() -> bool:
+            return accepted.response not in await conversation.open()
+
+        await until(ended)
+        assert len(gates.begun) == 1
 
 
 async def test_worker_leaves_jobs_of_models_that_it_does_not_serve(store: Store) -> None:
