@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tests.chaos import marked_text
 from tests.provider_server import Ending, Scenario
-from workers.prompt import CONTINUE_INSTRUCTION
+from workers.prompt import CONTINUE_INSTRUCTION, SEPARATOR
 
 if TYPE_CHECKING:
     from tests.chaos.schedule import MessagePlan, Provider
@@ -62,7 +62,9 @@ class Script:
         """See `ProviderServer.script`."""
         partial = _partial(call)
         source = marked_text.source(partial)
-        key = source[0] if source is not None else call.prompt.partition(" ")[0]
+        # Questions without an answer are joined to the next one: the last one is asked.
+        asked = call.prompt.rpartition(SEPARATOR)[2]
+        key = source[0] if source is not None else asked.partition(" ")[0]
         plan = self._plans.get(key)
         if plan is None:
             return None
