@@ -69,6 +69,12 @@ def closed(*chunks: bytes) -> tuple[list[bytes], list[bytes]]:
         (b"data: x\ndata:y", [], [b"x\ny"]),
         (b"data: x\nev", [], [b"x"]),
         (b"data: x\n\n", [b"x"], []),
+        (b'data: {"a": 1}\ndata: {"b": 2}\n', [b'{"a": 1}', b'{"b": 2}'], []),
+        (b'data: {"a":\ndata: 1}\n\n', [b'{"a":\n1}'], []),
+        (b'event: error\ndata: {"a": 1}\n', [], [b'{"error": {"a": 1}}']),
+        (b'event: error\ndata: {"a": 1}', [], [b'{"error": {"a": 1}}']),
+        (b"event: error\ndata: slow\n", [], [b'{"error": "slow"}']),
+        (b"event: error\ndata: slo", [], []),
         (b'{"a": 1}', [], [b'{"a": 1}']),
         (b'\xef\xbb\xbf{"a": 1}', [], [b'{"a": 1}']),
         (b'{"a": 1}\n{"b": 2}\n', [b'{"a": 1}', b'{"b": 2}'], []),
@@ -153,7 +159,9 @@ def by_the_standard(text: bytes) -> list[bytes]:
         elif not line.startswith(b":"):
             field, _, value = line.partition(b":")
             value = value[1:] if value.startswith(b" ") else value
-            if field == b"data":
+            if field == b"data" and value[:1] == b"{" and value[-1:] == b"}" and not data:
+                events.append(value)
+            elif field == b"data":
                 data += value + b"\n"
     return events
 

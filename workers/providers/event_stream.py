@@ -24,8 +24,9 @@ class EventStream:
 
     The fields `id` and `retry` are ignored, because a provider's answer cannot be resumed, and `event`, because the
     data contain their type. The data of an event named `error` become an object with a field of this name. Not in the
-    standard: lines of JSON outside of an event, and a body that is a JSON document instead of an event stream, are
-    events too, and `close` returns an incomplete event.
+    standard: a line of data that is a JSON object is an event by itself, and so are lines of JSON without a field. A
+    body that is a JSON document instead of an event stream is one event, which `close` returns, as it does with an
+    incomplete one.
     """
 
     def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
@@ -77,11 +78,11 @@ class EventStream:
         events: list[bytes] = []
         for line in lines:
             if line.startswith(b"data: "):
-                self._add_data(line[6:])
+                self._add_data(line[6:], events)
             elif line:
                 field, _, value = line.partition(b":")
                 if field == b"data":
-                    self._add_data(value)
+                    self._add_data(value, events)
                 elif field == b"event":
                     self._named_error = value.strip() == b"error"
                 elif line[0] in JSON_STARTS:
@@ -101,10 +102,11 @@ class EventStream:
         self._rest.clear()
         events: list[bytes] = []
         if rest.startswith(b"data:"):
-            self._add_data(rest[5:].removeprefix(b" "))
+            self._add_data(rest[5:].removeprefix(b" "), events)
         elif rest.lstrip()[:1] in (b"{", b"["):
             events.append(rest)
-        if any(self._data):
+        # An error whose line was cut off says nothing.
+        if self._data and not (self._named_error and rest and not rest.endswith(b"}")):
             self._end_event(events)
         return events
 
@@ -121,7 +123,11 @@ class EventStream:
         events.append(_as_error(data) if self._named_error else data)
         self._named_error = False
 
-    def _add_data(self, value: bytes) -> None:
+    def _add_data(self, value: bytes, events: list[bytes]) -> None:
+        if value[:1] == b"{" and value[-1:] == b"}" and not self._data and not self._named_error:
+            # An object is complete at the end of its line. Some servers send no empty line after it.
+            events.append(value)
+            return
         self._data.append(value)
         # The line end counts too: otherwise empty data lines would grow the buffer without limit.
         self._data_size += len(value) + 1
