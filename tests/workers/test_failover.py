@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import random
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -48,6 +49,8 @@ def sky(hour: int) -> str:
 
 So the sun itself looks a little yellow, and at the horizon it looks red; from the moon it is white. 🌒"""
 
+USAGE: Final = {"input_tokens": 7, "output_tokens": 40, "cached_tokens": 2}
+
 ENDINGS: Final[list[Ending]] = ["unfinished", "cut", "error"]
 
 
@@ -76,6 +79,8 @@ class Model:
         self.failures = failures
         self.joined = True
         """Whether each text to continue was a beginning of TEXT."""
+        self.usage: Counter[str] = Counter()
+        """What the calls have told of their usage."""
 
     def script(self, call: Call) -> Scenario:
         messages = [message for message in call.body["messages"] if message["role"] != "system"]
@@ -89,12 +94,16 @@ class Model:
             rest = " ".join(words[-self._rng.randint(2, 30) :]) + rest
         shown = pieces(rest, self._rng)
         if self.failures == 0:
-            return Scenario(shown, escape=True, usage={"input_tokens": 7, "output_tokens": 40, "cached_tokens": 2})
+            self.usage.update(USAGE)
+            return Scenario(shown, escape=True, usage=USAGE)
         self.failures -= 1
         count = self._rng.choice([0, 0, 1, *range(2, len(shown))]) if len(shown) > 2 else 0
         if count == 0 and self._rng.random() < 0.5:
             return Scenario(status=self._rng.choice([429, 500, 503, 529]))
-        return Scenario(shown[:count], escape=True, ending=self._rng.choice(ENDINGS))
+        if call.path.endswith("/messages"):
+            # Anthropic tells the tokens of the prompt first, OpenAI all of them last.
+            self.usage.update(USAGE | {"output_tokens": 1})
+        return Scenario(shown[:count], escape=True, ending=self._rng.choice(ENDINGS), usage=USAGE)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +186,9 @@ async def test_answer_is_whole_after_failures_at_random_points(
         # What was shown is never taken back: there is one attempt, and its text only grows.
         assert kinds.count(log_entries.START) == 1
         assert len(running.calls) == failures + 1 or not model.joined
-        assert end_of(entries).reason == "complete", seed
+        end = end_of(entries)
+        assert end.reason == "complete", seed
+        assert end.usage == model.usage, seed
         whole += text_of(entries) == TEXT
     running.script = None
     assert whole >= (0.95 * trials if repeats else trials)
