@@ -307,7 +307,7 @@ def test_a_worker_names_its_models_with_their_servers() -> None:
         keys = {"OPENAI_BASE_URL": "http://127.0.0.1:8/v1", "ANTHROPIC_API_KEY": "k"}
         with WorkerProcess(server.url, TOKENWIRE_MODELS=models, **keys) as worker:
             line = worker.announcement
-    assert "default -> openai/m @ 127.0.0.1, demo/demo; mine -> anthropic/n @ 127.0.0.1" in line
+    assert "default -> openai/m @ 127.0.0.1:8, demo/demo; mine -> anthropic/n @ 127.0.0.1:9" in line
 
 
 def test_a_port_in_use_names_the_setting() -> None:

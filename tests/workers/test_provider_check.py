@@ -49,7 +49,7 @@ async def test_each_different_target_is_called_once(server: ProviderServer) -> N
         ("mine", "ok"),
         ("demo", "ok"),
     ]
-    assert found[0].text.startswith("openai/m @ 127.0.0.1 answers in ")
+    assert found[0].text.startswith(f"openai/m @ {server.url[7:]} answers in ")
     assert len(server.calls) == 2
     assert all(call.body["max_tokens"] == ANSWER_TOKENS for call in server.calls)
 
@@ -68,7 +68,7 @@ async def test_failure_says_what_to_do(server: ProviderServer, status: int, erro
     server.scenario = Scenario(status=status, error=error)
     (result,) = await checked(target(server))
     assert result.mark == mark
-    assert result.text.startswith(f"openai/m @ 127.0.0.1: {text}")
+    assert result.text.startswith(f"openai/m @ {server.url[7:]}: {text}")
 
 
 async def test_silent_and_missing_targets_fail(server: ProviderServer) -> None:
@@ -77,7 +77,7 @@ async def test_silent_and_missing_targets_fail(server: ProviderServer) -> None:
     assert silent == (
         "default",
         "FAIL",
-        "openai/m @ 127.0.0.1: no answer within 0.2 s; " + silent.text.partition("; ")[2],
+        f"openai/m @ {server.url[7:]}: no answer within 0.2 s; " + silent.text.partition("; ")[2],
     )
     (unreachable,) = await checked(Target("openai", "m", base_url="http://127.0.0.1:1/v1"))
     assert "provider_unreachable: check the address" in unreachable.text
@@ -94,7 +94,7 @@ def test_doctor_calls_providers_on_demand(server: ProviderServer, monkeypatch: p
     assert "provider default" not in without.output
     found = CliRunner().invoke(main, ["doctor", "--providers"])
     assert "ok    model default: openai/m" in found.output
-    assert "ok    provider default: openai/m @ 127.0.0.1 answers in" in found.output
+    assert f"ok    provider default: openai/m @ {server.url[7:]} answers in" in found.output
     assert "sk-1" not in found.output
     monkeypatch.setenv("MY_KEY", "sk\n1")
     refused = CliRunner().invoke(main, ["doctor"])

@@ -562,3 +562,20 @@ async def test_key_that_cannot_be_sent_is_refused_at_the_start(monkeypatch: pyte
         openai.connect("m")
     with pytest.raises(ValueError, match="key MISSING: it is empty or not set"):
         openai.connect(Target("openai", "m", key="MISSING"))
+
+
+@pytest.mark.parametrize("header", ["x-request-id", "request-id"])
+async def test_failure_has_the_request_id_as_a_note(header: str) -> None:
+    async with RawProvider(
+        Reply((ONE,), headers={header: "req_1 <b>"}), Reply(("{}",), status=503, headers={header: "req_2"})
+    ) as server:
+        provider = openai.connect(Target("openai", "m", base_url=f"{server.url}/v1"))
+        notes = []
+        for _ in range(2):
+            with pytest.raises(ProviderError) as caught:
+                async for _ in provider(REQUEST):
+                    pass
+            notes.append(caught.value.__notes__)
+        await provider.aclose()
+    assert notes == [["request id req_1_b"], ["HTTP status 503", "request id req_2"]]
+    assert provider.host == server.url.removeprefix("http://")

@@ -86,8 +86,9 @@ class Messages:
         self._client = client
         self._target = target
         self._pace = pace
-        self._parameters = parameters.Parameters(f"{target.name} @ {client.base_url.host}")
-        self.host = client.base_url.host
+        # With its port: several servers of one machine are different targets.
+        self.host = client.base_url.netloc.decode()
+        self._parameters = parameters.Parameters(f"{target.name} @ {self.host}")
 
     async def aclose(self) -> None:
         """Close the idle connections. Not safe to cancel: connections may stay open."""

@@ -159,6 +159,7 @@ async def answer(
     ProviderError.
     """
     opened = False
+    request_id = ""
     try:
         try:
             async with (
@@ -166,6 +167,7 @@ async def answer(
                 aclosing(response.http_response.aiter_bytes()) as body,
             ):
                 opened = True
+                request_id = _request_id(response.http_response.headers)
                 reading = Reading(reader)
                 while reading.open:
                     if reading.paces:
@@ -190,6 +192,7 @@ async def answer(
         except sdk.APIStatusError as error:
             failure = of_reply(error.status_code, error.body)
             failure.retry_after = retry_after(error.response.headers)
+            request_id = _request_id(error.response.headers)
             raise failure from None
         except (sdk.APIConnectionError, *_BROKEN) as error:
             raise _broken(error, opened=opened) from None
@@ -200,6 +203,8 @@ async def answer(
             raise misconfigured() from None
     except ProviderError as error:
         error.usage = reader.usage
+        if request_id:
+            error.add_note(f"request id {request_id}")
         raise
     yield finish
 
@@ -336,6 +341,12 @@ def _timed_out(error: BaseException) -> bool:
     while error.__cause__ is not None:
         error = error.__cause__
     return isinstance(error, TimeoutError | httpx2.TimeoutException)
+
+
+def _request_id(headers: Mapping[str, str]) -> str:
+    """Return the provider's name of a call, for its support, in safe characters; "" if it sent none."""
+    # Names of OpenAI and most others, and of Anthropic.
+    return reasons.detail(headers.get("x-request-id") or headers.get("request-id") or "")
 
 
 def finished(reason: str | None, failure: ProviderError | None) -> FinishReason:

@@ -36,6 +36,7 @@ def stopped(detail: str) -> ProviderError:
         "provider_stopped", "The model provider stopped before the answer was complete.", retryable=True
     )
     error.detail = detail
+    error.add_note(f"finish reason {detail}")
     return error
 
 

@@ -92,8 +92,9 @@ class ChatCompletions:
         self._client = client
         self._target = target
         self._pace = pace
-        self._parameters = parameters.Parameters(f"{target.name} @ {client.base_url.host}")
-        self.host = client.base_url.host
+        # With its port: several servers of one machine are different targets.
+        self.host = client.base_url.netloc.decode()
+        self._parameters = parameters.Parameters(f"{target.name} @ {self.host}")
         # OpenAI's newer models reject the old name, most compatible servers accept only that. Regional addresses such
         # as us.api.openai.com belong to OpenAI too.
         name = "max_completion_tokens" if client.base_url.host.endswith("api.openai.com") else "max_tokens"
