@@ -43,7 +43,8 @@ class Deadlines:
         self._lease_s = lease_s
         self._observer = StoreObserver(lease_s)
         self._silent: dict[int, set[tuple[str, str]]] = {}
-        self._failed: set[int] = set()
+        self._outage = False
+        self._failed_at = float("-inf")
 
     async def run(self) -> None:
         """Look until cancelled. Safe to cancel."""
@@ -53,9 +54,14 @@ class Deadlines:
             await asyncio.sleep(min(LOOK_INTERVAL_S, self._lease_s / LOOKS_PER_LEASE))
             requeue = loop.time() - requeued_at >= REQUEUE_INTERVAL_S
             requeued_at = loop.time() if requeue else requeued_at
-            await asyncio.gather(*(self._look(partition, requeue) for partition in range(keys.PARTITIONS)))
+            looks = [self._look(partition, requeue) for partition in range(keys.PARTITIONS)]
+            failed = [error for error in await asyncio.gather(*looks) if error is not None]
+            if failed and not self._outage:
+                logger.warning("deadlines_not_checked", extra={"error": type(failed[0]).__name__})
+            self._outage = bool(failed)
 
-    async def _look(self, partition: int, requeue: bool) -> None:
+    async def _look(self, partition: int, requeue: bool) -> Exception | None:
+        """Look at a partition; return the error of an unavailable store."""
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         try:
@@ -64,26 +70,24 @@ class Deadlines:
             # While the store was slow, live workers could not renew either.
             reliable = self._observer.rule(loop.time()).lease_s is not None
             self._show(partition, set(found.silent) if reliable else set())
-            for conversation, response in await deadlines.end(self._store, found.ended):
+            # After an outage workers get a lease to renew and to take what waits: nothing could before.
+            overdue = found.ended if started_at - self._failed_at > self._lease_s else ()
+            for conversation, response in await deadlines.end(self._store, overdue):
                 metrics.OVERDUE.inc()
                 logger.warning("response_overdue", extra={"conversation": conversation, "response": response})
             if requeue:
                 await deadlines.requeue(self._store, partition, REQUEUE_INTERVAL_S, CONSUMER_LEASES * self._lease_s)
-            self._failed.discard(partition)
         except (StoreError, RedisError, OSError) as error:
-            self._observer.failed(loop.time())
-            self._log_failure(partition, error)
+            self._failed_at = loop.time()
+            self._observer.failed(self._failed_at)
+            return error
         except Exception as error:
             # Clients of the gateway do not depend on this: a bug must not end the process.
             logger.error("deadlines_failed", extra={"partition": partition, **error_fields(error)})
+        return None
 
     def _show(self, partition: int, silent: set[tuple[str, str]]) -> None:
         before = self._silent.get(partition, set())
         if silent or before:
             self._silent[partition] = silent
             self._hub.notify_silent_workers(before | silent, silent)
-
-    def _log_failure(self, partition: int, error: Exception) -> None:
-        if partition not in self._failed:
-            self._failed.add(partition)
-            logger.warning("deadlines_not_checked", extra={"partition": partition, "error": type(error).__name__})

@@ -99,6 +99,9 @@ class Script:
             if end > shown:
                 rest.append(piece[max(0, shown - begin) :])
             begin = end
+        if not rest and ENDS[plan.provider] == {"failed"}:
+            # Failures before the first token are repeated for as long as the patience of a worker lasts.
+            return Scenario(status=400, error="invalid_request_error")
         self._origins[id(call)] = (origin, len(marked_text.pieces(key, origin)) - len(rest))
         return Scenario(
             pieces=tuple(rest),
