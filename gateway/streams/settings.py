@@ -88,7 +88,9 @@ class StoreSettings(BaseSettings):
     @field_validator("store", mode="before")
     @classmethod
     def _read_store_file(cls, value: Any) -> Any:
-        return read_secret_file(value)
+        value = read_secret_file(value)
+        # A line end from a console would become part of a database number or a password.
+        return value.strip() if isinstance(value, str) else value
 
 
 class ProcessSettings(StoreSettings):

@@ -28,7 +28,7 @@ FULL_VALUES: Final = {
     "store": {"url": "redis://valkey:6379/0"},
     "auth": {"jwtKey": "secret", "audience": "chat"},
     "origins": ["https://example.com"],
-    "models": {"default": "openai/gpt-4o-mini"},
+    "models": {"default": ["openai/m", {"target": "anthropic/n", "prompt_caching": True}], "fast": "demo"},
     "proxies": "10.0.0.0/8",
     "settings": {"RETENTION": 3600, "LOG_LEVEL": "info"},
     "imagePullSecrets": [{"name": "registry"}],

@@ -416,3 +416,11 @@ def test_gateway_and_worker_share_only_the_process_settings() -> None:
         *("models", "lease", "host", "drain", "metrics_port", "metrics_host"),
     }
     assert set(Settings.model_fields) == set(GatewaySettings.model_fields) | set(WorkerSettings.model_fields)
+
+
+def test_white_space_around_secrets_is_dropped() -> None:
+    settings = load({"store": "memory://\n", "jwt_key": f" {SECRET}\r\n", "operator_token": f"{SECRET}\n"})
+    assert settings.store == "memory://"
+    assert settings.key == SECRET
+    assert settings.operator_token is not None
+    assert settings.operator_token.get_secret_value() == SECRET

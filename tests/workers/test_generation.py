@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import pytest
 
 from gateway.streams import history_log, jobs, keys, log_entries, response_log
-from gateway.streams.log_entries import End, Waiting
+from gateway.streams.log_entries import End, Problem, Waiting
 from gateway.streams.store.store import open_store
 from tests.gateway.streams.steps import Conversation, fold
 from tests.stores import RealServer
@@ -173,6 +173,18 @@ async def test_text_before_a_provider_failure_is_kept(answer: Begin) -> None:
     assert "".join(await one.texts()) == "Becau"
     assert (await one.end()).reason == "failed"
     assert one.provider.calls == 1
+
+
+async def test_unknown_finish_reason_is_the_detail_of_the_error(answer: Begin) -> None:
+    one = await answer(0.001)
+    error = ProviderError("provider_stopped", "It stopped.", retryable=True)
+    error.detail, error.usage = "insufficient_system_resource", {"output_tokens": 3}
+    one.provider.send("Beca")
+    one.provider.fail(error)
+    await one.task
+    end = await one.end()
+    assert end.error == Problem("provider_stopped", "It stopped.", "insufficient_system_resource")
+    assert (end.reason, end.retryable, end.usage) == ("failed", True, {"output_tokens": 3})
 
 
 async def test_failure_before_the_first_token_is_retried(answer: Begin) -> None:
