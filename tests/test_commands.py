@@ -51,6 +51,7 @@ ENDS: Final = (
     "tokenwire --version",
     "tokenwire config",
     "tokenwire doctor",
+    "tokenwire doctor --providers",
     "tokenwire top --json",
     "tokenwire widget",
     "tokenwire widget https://GATEWAY",

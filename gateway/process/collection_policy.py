@@ -20,8 +20,9 @@ EXCESS_SHARE: Final = 0.02
 """Memory above the least seen, at which a collection is due after the pause. One that frees less is not productive."""
 
 MIN_PAUSE_S: Final = 60.0
-MAX_PAUSE_S: Final = 3600.0
-"""Pause between collections of everything. It doubles with each one that freed nothing."""
+MAX_PAUSE_S: Final = 240.0
+"""Pause between collections of everything. It doubles with each one that freed nothing. Longer, and what a long attack
+left would stay for as long."""
 
 PAUSE_PER_SECOND: Final = 1000.0
 """Pause for each second that the last collection took: at most a thousandth of the time is spent."""

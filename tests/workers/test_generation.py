@@ -218,6 +218,7 @@ async def test_without_patience_the_provider_is_called_once_and_the_store_as_eve
     await store.close()
 
 
+@pytest.mark.live
 async def test_silent_provider_times_out_after_its_last_token() -> None:
     one = await Answer(await open_store("memory://"), 0.001, idle_timeout_s=1.0).begin()
     for number in range(30):

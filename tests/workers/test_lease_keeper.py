@@ -118,6 +118,7 @@ async def test_block_names_the_task_that_runs(server: RealServer) -> None:
         assert it.blocks[0].task == "r00"
 
 
+@pytest.mark.live
 async def test_job_that_another_worker_took_is_reported_after_the_block(server: RealServer) -> None:
     async with watched(server) as it:
         it.age(consumer="w2")
@@ -130,6 +131,7 @@ async def test_job_that_another_worker_took_is_reported_after_the_block(server: 
         assert it.pending()["consumer"] == b"w2"
 
 
+@pytest.mark.live
 async def test_loop_blocked_for_very_long_loses_its_leases(server: RealServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_keeper, "MAX_BLOCKED_S", 0.0)
     async with watched(server) as it:

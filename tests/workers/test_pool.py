@@ -44,6 +44,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.live
 async def test_outage_is_logged_once_at_its_start_and_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="workers.pool")
 
@@ -115,6 +116,7 @@ async def test_failed_search_for_lost_jobs_does_not_stop_take_overs(
     await store.close()
 
 
+@pytest.mark.live
 async def test_worker_survives_what_another_program_writes() -> None:
     store = await open_store("memory://")
     conversation = Conversation(store)
@@ -231,6 +233,7 @@ async def test_quiet_conversation_gets_the_next_place_beside_busy_ones(store: St
             gates.open(name)
 
 
+@pytest.mark.live
 async def test_end_that_a_failover_lost_is_written_again_without_a_call(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="workers")
     gates = Gates()
@@ -263,6 +266,7 @@ async def test_end_that_a_failover_lost_is_written_again_without_a_call(caplog: 
     assert "end_restored" in [record.getMessage() for record in caplog.records]
 
 
+@pytest.mark.live
 async def test_tail_that_a_silent_answer_lost_is_written_again(store: Store) -> None:
     class Silent(Gates):
         async def __call__(self, request: Request) -> AsyncGenerator[Event, None]:
@@ -292,6 +296,7 @@ async def test_tail_that_a_silent_answer_lost_is_written_again(store: Store) -> 
         assert len(gates.begun) == 1
 
 
+@pytest.mark.live
 async def test_worker_leaves_jobs_of_models_that_it_does_not_serve(store: Store) -> None:
     async with running_pool(store) as pool:
         other, served = Conversation(store), Conversation(store)

@@ -299,6 +299,7 @@ async def test_terminal_marker_without_a_reason_is_an_end(done: str) -> None:
     assert (await answered((ANTHROPIC_ONE, ANTHROPIC_TWO, done), "anthropic"))[:3] == ("One two", "", "complete")
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("ending", ["close", "cut", "reset", "hold"])
 @pytest.mark.parametrize(
     "last", [STOP, STOP.strip(), f'{STOP}data: {{"choi', f"{STOP}<html>502</html>", f"{STOP}: ping\n\n"]
@@ -315,6 +316,7 @@ async def test_nothing_after_the_reason_fails_the_answer(
     assert (await answered((ANTHROPIC_ONE, last), "anthropic", ending))[:3] == ("One", "", "complete")
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("api", ["openai", "anthropic"])
 async def test_open_connection_is_left_after_a_second(api: str) -> None:
     body = (ONE, STOP) if api == "openai" else (ANTHROPIC_ONE, END_TURN)

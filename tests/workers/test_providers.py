@@ -303,6 +303,7 @@ STATUSES = [
 ]
 
 
+@pytest.mark.live
 async def test_http_statuses_map_to_errors(server: ProviderServer, provider: Connected, name: str) -> None:
     for status, code, retryable in STATUSES:
         server.reset(Scenario(status=status, headers={"Retry-After": "1.5"}, error="whatever"))

@@ -57,6 +57,7 @@ async def ask(store: Store, conversation: str, key: str, text: str) -> str:
     return accepted.response
 
 
+@pytest.mark.live
 async def test_watch_beyond_the_memory_limit_is_refused_until_viewers_leave(caplog: pytest.LogCaptureFixture) -> None:
     async with running_feed(60_000) as (store, hub, feed):
         await ask(store, "large", "k", "x" * 30_000)
@@ -84,6 +85,7 @@ async def test_watch_beyond_the_memory_limit_is_refused_until_viewers_leave(capl
         assert (await feed.open("new", {})).loaded
 
 
+@pytest.mark.live
 async def test_idle_rooms_are_evicted_for_new_ones() -> None:
     async with running_feed(100_000) as (store, hub, feed):
         for number in range(8):

@@ -219,7 +219,7 @@ async def test_unreadable_entries_leave_the_rest_of_a_history(conversation: Conv
     texts = [entry.text for entry in await conversation.history() if isinstance(entry, UserMessage)]
     assert texts == ["One", "Two"]
     asked = prompt.messages([value for _, value in read], accepted.message, 1000)
-    assert [each["content"] for each in asked] == ["One", "Two"]
+    assert [each["content"] for each in asked] == ["One\n\nTwo"]
     await conversation.stop((await conversation.take()).response)
     assert [entry.reason for entry in await conversation.history() if isinstance(entry, Settled)] == ["stopped"]
 

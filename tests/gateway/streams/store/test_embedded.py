@@ -111,6 +111,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.live
 async def test_last_process_to_detach_stops_the_shared_server(folder: Path) -> None:
     with OtherProcess(folder) as first, OtherProcess(folder) as second:
         first.attached()
@@ -163,6 +164,7 @@ async def test_killed_server_is_restarted_with_its_data(folder: Path) -> None:
         await server.detach()
 
 
+@pytest.mark.live
 async def test_concurrent_processes_start_one_server(folder: Path) -> None:
     with ExitStack() as stack:
         processes = [stack.enter_context(OtherProcess(folder)) for _ in range(5)]
@@ -218,6 +220,7 @@ async def test_folder_paths_are_resolved_as_in_a_shell(
     assert (tmp_path / where).stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.live
 async def test_frozen_server_is_not_started_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two servers that append to one file would corrupt it."""
     monkeypatch.setattr(embedded, "START_TIMEOUT_S", 0.3)

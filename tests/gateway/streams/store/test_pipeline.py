@@ -221,6 +221,7 @@ async def test_frozen_server_times_out_and_late_replies_are_dropped() -> None:
         await store.close()
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("make", ["valkey", "redis"])
 async def test_appends_under_faults_take_effect_exactly_once(make: Any) -> None:
     """Connections are closed, scripts flushed, and other calls cancelled in every state."""

@@ -90,6 +90,7 @@ async def test_subscription_to_a_frozen_server_closes_immediately(server: RealSe
         assert subscription.closed.done()
 
 
+@pytest.mark.live
 async def test_frozen_server_is_unavailable_after_the_timeout(server: RealServer, server_store: Store) -> None:
     conversation = Conversation(server_store)
     first = await conversation.ask()
@@ -113,6 +114,7 @@ async def test_frozen_server_is_unavailable_after_the_timeout(server: RealServer
     assert len(await response_log.read(server_store, first.response)) == 2
 
 
+@pytest.mark.live
 async def test_killed_server_is_unavailable_until_it_restarts(server: RealServer, server_store: Store) -> None:
     conversation = Conversation(server_store)
     accepted = await conversation.ask(key="k1")
@@ -229,6 +231,7 @@ async def test_read_only_server_is_unavailable_and_unchanged(server: RealServer,
     assert await history_log.read(server_store, conversation.name) == before
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("make", ["valkey", "redis"])
 async def test_tail_may_be_lost_without_a_reconnect(make: ServerProgram) -> None:
     """A primary that was briefly a replica has the data of another server and keeps its clients. So every append is
