@@ -26,6 +26,7 @@ CORE: Final = {
     "gateway.admission": "tests/gateway/test_admission.py",
     "gateway.auth": "tests/gateway/test_auth.py",
     "gateway.connections": "tests/gateway/test_connections.py",
+    "gateway.fair_queue": "tests/gateway/test_fair_queue.py",
     "gateway.frame_budget": "tests/gateway/test_frame_budget.py",
     "gateway.frame_codec": "tests/gateway/test_frame_codec.py",
     "gateway.frame_batch": "tests/gateway/test_frame_batch.py",

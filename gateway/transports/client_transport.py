@@ -10,15 +10,18 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
+from gateway.addresses import counted_as
 from gateway.streams import metrics, safe_writes
+from gateway.streams.log_fields import error_fields
 from gateway.transports.send_queue import unsent_bytes
 from gateway.write_progress import WRITE_WITHIN_S, WriteProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from gateway.addresses import Proxies
     from gateway.connections import Connections, Limit
+    from gateway.transports.read_turns import ReadTurns
 
 logger = logging.getLogger(__name__)
 
@@ -45,21 +48,42 @@ class ClientTransport(asyncio.Transport, asyncio.BufferedProtocol):
         "_connections",
         "_deadline",
         "_discarded",
+        "_held",
+        "_owner",
+        "_paused",
         "_progress",
         "_progress_timer",
         "_protocol",
         "_proxies",
         "_read_buffer",
         "_transport",
+        "_turns",
+        "_waits",
     )
 
     _transport: asyncio.Transport
 
     def __init__(
-        self, protocol: asyncio.Protocol, connections: Connections[ClientTransport], proxies: Proxies | None
+        self,
+        protocol: asyncio.Protocol,
+        connections: Connections[ClientTransport],
+        proxies: Proxies | None,
+        turns: ReadTurns,
     ) -> None:
-        """`connections`: all connections of this port. `proxies`: whose addresses are not those of clients."""
+        """`connections`, `turns`: all connections and reads of this port.
+
+        `proxies`: whose addresses are not those of clients.
+        """
         super().__init__()
+        self._turns = turns
+        self._owner: Hashable = self
+        """Whose turn a read takes: that of the address, or of this connection of a proxy."""
+        self._held: bytes | None = None
+        """What was read and waits for its turn; nothing more is read until then."""
+        self._waits = False
+        """Whether `_proceed` is to be called."""
+        self._paused = False
+        """Whether the protocol paused reading."""
         self._protocol: asyncio.Protocol | None = protocol
         self._connections = connections
         self._proxies = proxies
@@ -126,6 +150,7 @@ class ClientTransport(asyncio.Transport, asyncio.BufferedProtocol):
         """
         if not self.is_closing():
             self._discarded = 0
+            self._held = None
             safe_writes.write_eof(self._transport)
             self._read_buffer = _BUFFER
             safe_writes.resume_reading(self._transport)
@@ -147,6 +172,8 @@ class ClientTransport(asyncio.Transport, asyncio.BufferedProtocol):
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if isinstance(peer, tuple) else ""
         counted = None if self._proxies is not None and self._proxies.trusts(address) else address
+        if counted:
+            self._owner = counted_as(counted)
         victim = self._connections.open(self, counted, asyncio.get_running_loop().time())
         if victim is self:
             self._protocol = None
@@ -169,7 +196,37 @@ class ClientTransport(asyncio.Transport, asyncio.BufferedProtocol):
             if self._discarded > MAX_DISCARDED_BYTES:
                 safe_writes.pause_reading(self._transport)
         elif self._protocol is not None:
-            self._protocol.data_received(bytes(_BUFFER[:nbytes]))
+            turns, data = self._turns, bytes(_BUFFER[:nbytes])
+            if turns.begin():
+                try:
+                    self._protocol.data_received(data)
+                finally:
+                    turns.end()
+            else:
+                self._held = data
+                safe_writes.pause_reading(self._transport)
+                self._wait()
+
+    def _wait(self) -> None:
+        if not self._waits:
+            self._waits = True
+            self._turns.wait(self._owner, self._proceed)
+
+    def _proceed(self) -> None:
+        """Pass on what was read; it is the turn of this connection."""
+        self._waits = False
+        data, protocol = self._held, self._protocol
+        if data is None or protocol is None or self._paused or self._transport.is_closing():
+            return
+        self._held = None
+        try:
+            protocol.data_received(data)
+        except Exception as error:
+            # As the event loop does it with a read.
+            logger.error("read_failed", extra=error_fields(error))
+            self.abort()
+        if not self._paused and self._held is None:
+            safe_writes.resume_reading(self._transport)
 
     def eof_received(self) -> bool | None:
         """See `asyncio.BufferedProtocol`."""
@@ -194,6 +251,7 @@ class ClientTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self.stop_requiring_progress()
         # The protocol refers to this object too: without this, each closed connection would leave a reference cycle.
         protocol, self._protocol = self._protocol, None
+        self._held = None
         if protocol is not None:
             protocol.connection_lost(exc)
 
@@ -236,11 +294,16 @@ class ClientTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def pause_reading(self) -> None:
         """See `asyncio.ReadTransport`."""
+        self._paused = True
         safe_writes.pause_reading(self._transport)
 
     def resume_reading(self) -> None:
         """See `asyncio.ReadTransport`."""
-        safe_writes.resume_reading(self._transport)
+        self._paused = False
+        if self._held is not None and self._discarded is None:
+            self._wait()
+        else:
+            safe_writes.resume_reading(self._transport)
 
     def get_write_buffer_size(self) -> int:
         """See `asyncio.WriteTransport`."""

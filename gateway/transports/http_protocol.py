@@ -12,6 +12,7 @@ from websockets import http11
 
 from gateway.streams import safe_writes
 from gateway.transports.client_transport import CONNECTION, ClientTransport
+from gateway.transports.read_turns import ReadTurns
 from gateway.transports.refusals import refused
 
 if TYPE_CHECKING:
@@ -37,11 +38,31 @@ MAX_HEAD_BYTES: Final = 32_768
 MAX_HEADERS: Final = http11.MAX_NUM_HEADERS
 """Headers of a request."""
 
+LISTS: Final = frozenset(
+    (
+        b"connection",
+        b"upgrade",
+        b"sec-websocket-protocol",
+        b"sec-websocket-extensions",
+        b"x-forwarded-for",
+        b"if-none-match",
+        b"range",
+        b"access-control-request-headers",
+    )
+)
+"""Headers that uvicorn, websockets, starlette or this package splits into a Python object for each item."""
+
+MAX_ITEMS: Final = 64
+"""Items of all headers in LISTS. A browser sends about eight; 16,000 names in one of them take 15 ms."""
+
 MAX_BODY_BYTES: Final = 262_144
 """Bytes of a body that are read. Routes answer at a quarter of this; further data is that of a client that sends on."""
 
 FRAMING_PER_BYTE: Final = 8
 """Bytes of chunk headers allowed per byte of a body: what a client needs that sends chunks of one byte."""
+
+MAX_BODY_PIECES: Final = 1_000
+"""Chunks and reads of a body, of which each is a call of Python. A body of 64 kB arrives in about fifty packets."""
 
 MAX_WAITING_REQUESTS: Final = 16
 """Pipelined requests of a connection that wait for the response before them."""
@@ -70,6 +91,10 @@ class HttpProtocol(HttpToolsProtocol):
     """Bytes that may still be read, before the parser has made a header or a part of a body of them."""
     _head_bytes = 0
     _body_bytes = 0
+    _body_pieces = 0
+    _items = 0
+    _receives = False
+    """Whether a request has begun and is not complete."""
     _running: RequestResponseCycle | None = None
     """The request whose response is sent; others wait in `pipeline`."""
 
@@ -99,7 +124,8 @@ class HttpProtocol(HttpToolsProtocol):
         """See `httptools.HttpRequestParser`."""
         super().on_message_begin()
         self._unset_keepalive_if_required()
-        self._head_bytes = self._body_bytes = 0
+        self._head_bytes = self._body_bytes = self._body_pieces = self._items = 0
+        self._receives = True
         extensions: dict[str, Any] = {CONNECTION: self.transport}
         self.scope["extensions"] = extensions
         if not self.transport.has_deadline:
@@ -113,6 +139,11 @@ class HttpProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """See `httptools.HttpRequestParser`."""
         self._count_head(len(name) + len(value))
+        if name.lower() in LISTS:
+            self._items += 1 + value.count(b",") + value.count(b";")
+            if self._items > MAX_ITEMS:
+                text = f"Headers that are lists have more than {MAX_ITEMS} items."
+                raise RefusedRequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_items", text)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -131,6 +162,13 @@ class HttpProtocol(HttpToolsProtocol):
         """See `httptools.HttpRequestParser`."""
         self._budget += (1 + FRAMING_PER_BYTE) * len(body)
         self._body_bytes += len(body)
+        self._body_pieces += 1
+        if self._body_pieces > MAX_BODY_PIECES:
+            raise RefusedRequestError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                "too_many_pieces",
+                f"The body arrived in more than {MAX_BODY_PIECES} pieces: send larger chunks.",
+            )
         if self._body_bytes > MAX_BODY_BYTES:
             raise RefusedRequestError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", f"The body has more than {MAX_BODY_BYTES} bytes."
@@ -144,6 +182,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._answers:
             self.transport.busy()
         self._budget = 2 * MAX_HEAD_BYTES
+        self._receives = False
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -152,6 +191,9 @@ class HttpProtocol(HttpToolsProtocol):
         if self._running is None:
             self.transport.silent()
         super().on_response_complete()
+        if self._receives and self._running is None:
+            # The rest of a body whose request was answered would be parsed for nothing.
+            self.transport.linger()
 
     def handle_websocket_upgrade(self) -> None:
         """See `HttpToolsProtocol`. Refuse all but version 13 over HTTP/1.1 (RFC 6455, section 4.2)."""
@@ -234,7 +276,9 @@ def _head_too_large() -> RefusedRequestError:
 def http_protocol(connections: Connections[ClientTransport], proxies: Proxies | None = None) -> Any:
     """Return what `uvicorn.Config(http=...)` takes: a function that makes the protocol of each new connection."""
 
+    turns = ReadTurns()
+
     def make(**arguments: Any) -> ClientTransport:
-        return ClientTransport(HttpProtocol(**arguments), connections, proxies)
+        return ClientTransport(HttpProtocol(**arguments), connections, proxies, turns)
 
     return make

@@ -10,6 +10,7 @@ import pytest
 from gateway import write_progress
 from gateway.connections import Connections
 from gateway.transports.client_transport import ClientTransport
+from gateway.transports.read_turns import ReadTurns
 from gateway.write_progress import MIN_BYTES_PER_S
 
 WINDOW_S = 0.02
@@ -51,7 +52,7 @@ def short_window(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def connected(transport: FakeTransport) -> ClientTransport:
     connections: Connections[ClientTransport] = Connections(10, None)
-    client = ClientTransport(Nothing(), connections, None)
+    client = ClientTransport(Nothing(), connections, None, ReadTurns())
     client.connection_made(transport)  # type: ignore[arg-type]
     return client
 
