@@ -24,6 +24,10 @@ MAX_ADDRESS_CHARS: Final = 64
 """Longer text is no address: the longest is 45 characters, plus brackets, zone and port."""
 
 
+MAX_FORWARDED: Final = 32
+"""Addresses of one `X-Forwarded-For` that are looked at, from the right: more than any chain of proxies has."""
+
+
 def parse(text: str) -> IpAddress | None:
     """Return an address; None for anything else. An IPv4 address that is mapped to IPv6 is the IPv4 address."""
     # Before the cache, which would keep what a client sends.
@@ -88,7 +92,9 @@ class Proxies:
         if not self.trusts(peer):
             return peer
         client = peer
-        for item in reversed([item.strip() for value in forwarded for item in value.split(",")]):
+        for item in reversed(
+            [item.strip() for value in forwarded for item in value.rsplit(",", MAX_FORWARDED)[-MAX_FORWARDED:]]
+        ):
             address = parse(_without_port(item))
             if address is None:
                 break

@@ -29,7 +29,7 @@ from gateway.operations.live_page import LivePage
 from gateway.operations.metrics_server import readiness
 from gateway.operations.probes import Probes
 from gateway.origins import Hosts, normal_origin, origin_allowed
-from gateway.rate_limits import RateLimits
+from gateway.rate_limits import WITHOUT_TOKEN_PER_S, RateLimits
 from gateway.streams.log_fields import error_fields
 from gateway.streams.quota import Limits
 from gateway.submissions import Submissions
@@ -87,6 +87,7 @@ class Gateway:
             random=random.random,
         )
         limits = RateLimits(settings.requests)
+        self.limits_without_token = RateLimits(WITHOUT_TOKEN_PER_S if settings.requests else 0.0)
         authenticator = Authenticator(settings.key, settings.jwt_audience, settings.jwt_issuer)
         authenticate = TokenCheck(authenticator).check
         quotas = Limits(
@@ -115,6 +116,7 @@ class Gateway:
             admission=self.admission,
             allows=self.allows,
             limits=limits,
+            limits_without_token=self.limits_without_token,
         )
         self.streams = self.api.streams
         self.probes = Probes(
@@ -241,4 +243,10 @@ def create(gateway: Gateway, settings: GatewaySettings) -> ASGIApp:
     )
     pages = Starlette(routes=routes(gateway, settings), middleware=[cors], lifespan=lifespan)
     application = gateway.sockets.in_front_of(pages)
-    return Gate(application, admission=gateway.admission, proxies=gateway.proxies, hosts=gateway.hosts)
+    return Gate(
+        application,
+        admission=gateway.admission,
+        proxies=gateway.proxies,
+        hosts=gateway.hosts,
+        limits=gateway.limits_without_token,
+    )

@@ -22,6 +22,9 @@ BYTES_PER_UNIT: Final = 16_384
 NAMES_PER_UNIT: Final = 8
 """Responses named in a watch that cost as much as a request: each may have to be looked up in the store."""
 
+WITHOUT_TOKEN_PER_S: Final = 100.0
+"""Requests without a valid token of one address a second, pages and preflight requests of many users among them."""
+
 MAX_RETRY_S: Final = 60.0
 """A refused request is told to wait at most this long, whatever the debt."""
 

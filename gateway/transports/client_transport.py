@@ -225,7 +225,7 @@ class ClientTransport(asyncio.Transport, asyncio.BufferedProtocol):
             # As the event loop does it with a read.
             logger.error("read_failed", extra=error_fields(error))
             self.abort()
-        if not self._paused and self._held is None:
+        if not self._paused:
             safe_writes.resume_reading(self._transport)
 
     def eof_received(self) -> bool | None:

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway import frame_codec, metrics, wire
-from gateway.auth import Denied, Identity
+from gateway.auth import ANONYMOUS, Denied, Identity
 from gateway.feed.feed import MEMORY_RETRY_S
 from gateway.feed.loader import MemoryFullError
 from gateway.frame_batch import FrameBatch
@@ -58,10 +58,11 @@ class HttpApi:
         admission: Admission,
         allows: Callable[[str | None], bool],
         limits: RateLimits,
+        limits_without_token: RateLimits,
     ) -> None:
         """`authenticate`: see `Session`. `allows` tells whether a page of an origin may connect.
 
-        `limits`: the rate limit of subjects.
+        `limits`: the rate limit of subjects. `limits_without_token`: of addresses, for tokens that are not valid.
         """
         self.streams: set[EventStream] = set()
         """The open event streams."""
@@ -72,6 +73,7 @@ class HttpApi:
         self._admission = admission
         self._allows = allows
         self._limits = limits
+        self._limits_without_token = limits_without_token
 
     def routes(self) -> list[Route]:
         """Return the routes of the API."""
@@ -91,6 +93,12 @@ class HttpApi:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         identity = self._check_token(token.strip() if scheme.lower() == "bearer" else None, time.time())
         if isinstance(identity, Denied):
+            # A request without the header was counted before its route.
+            if scheme:
+                address = subject_of(ANONYMOUS, request.client.host if request.client else "")
+                retry_after = self._limits_without_token.admit(address, time.monotonic())
+                if retry_after is not None:
+                    return error_response("too_fast", "Too many requests without a valid token.", retry_after)
             return error_response("unauthenticated", identity.sentence, problem=identity.problem)
         retry_after = self._limits.admit(_subject_of(request, identity), time.monotonic())
         if retry_after is not None:

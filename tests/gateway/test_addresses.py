@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.addresses import Proxies, counted_as, is_loopback, parse
+from gateway.addresses import MAX_FORWARDED, Proxies, counted_as, is_loopback, parse
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,9 @@ def test_client_writes_cannot_change_its_address(claimed: str, more: str) -> Non
 @given(st.text(max_size=80))
 def test_any_text_is_an_address_or_none(text: str) -> None:
     assert parse(text) is None or counted_as(text)
+
+
+@pytest.mark.parametrize(("proxies", "client"), [(MAX_FORWARDED - 1, "203.0.113.9"), (MAX_FORWARDED, "10.0.0.1")])
+def test_only_the_last_addresses_of_a_header_are_looked_at(proxies: int, client: str) -> None:
+    header = ",".join(["203.0.113.9", *["10.0.0.1"] * proxies])
+    assert Proxies("10.0.0.0/8").client("10.0.0.9", [header]) == client

@@ -326,6 +326,20 @@ def test_unwatch_is_executed_beyond_the_rate_limit() -> None:
     assert client.send_json(type="token", token="ann") == []
 
 
+def test_token_frames_of_a_subject_have_a_rate_limit_of_their_own() -> None:
+    limits = RateLimits(2)
+    burst = int(2 * BURST_S)
+    first, second, other = subject_client(limits), subject_client(limits), subject_client(limits, "bob")
+    for client in (first, second):
+        for _ in range(burst // 2):
+            assert client.send_json(type="token", token="ann") == []
+    assert refusal(second.send_json(type="token", token="ann"))[0] == "too_fast"
+    assert other.send_json(type="token", token="bob") == []
+    assert watch(first, 1) == ["executed"]
+    second.now = 1.0
+    assert second.send_json(type="token", token="ann") == []
+
+
 def test_bytes_and_names_of_a_watch_cost_units() -> None:
     client = subject_client(RateLimits(1))
     client.session.charge(2 * BYTES_PER_UNIT, 0.0)

@@ -20,6 +20,8 @@ import httpx2
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from gateway.streams import keys
+from gateway.streams.store.store import open_store
 from tests.live import test_delivery, test_stop
 from tests.live.client import Client
 from tests.live.conftest import Deployment, build, entries, text_of
@@ -346,3 +348,21 @@ async def test_clients_never_reach_gateway_in_shutdown(whole: ProxiedDeployment)
         assert client.close_code in (None, 1012)
         await client.close()
     whole.gateways[1] = GatewayProcess(whole.server.url, "--port", port)
+
+
+async def test_conversation_that_cannot_be_read_leaves_the_gateways_in_service(
+    whole: ProxiedDeployment, proxy: Proxy, conversation: str
+) -> None:
+    """Each 503 for one conversation, from all gateways, between requests of others: they are answered."""
+    spoilt = f"{conversation}-spoilt"
+    store = await open_store(whole.server.url)
+    try:
+        await store.client.set(keys.history(spoilt), "no stream")
+    finally:
+        await store.close()
+    async with httpx2.AsyncClient(timeout=30.0) as http:
+        for number in range(20):
+            refused = await http.get(f"{proxy.url}/v1/conversations/{spoilt}")
+            assert refused.status_code == 503
+            others = [await http.get(f"{proxy.url}/v1/conversations/{conversation}-{number}-{each}") for each in "abc"]
+            assert [reply.status_code for reply in others] == [200, 200, 200]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -12,14 +14,17 @@ from gateway.addresses import Proxies
 from gateway.admission import Admission
 from gateway.connections import Limit
 from gateway.origins import Hosts
+from gateway.rate_limits import BURST_S, RateLimits
 from gateway.streams.log_throttle import LogThrottle
 from gateway.transports import refusals
 from gateway.transports.client_transport import CONNECTION
 from gateway.transports.gate import DENIAL, PROBES, Gate
+from gateway.transports.turns import MAX_STARTS
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
+NO_LIMITS: Final = RateLimits(0)
 LOCAL: Final = Hosts(("127.0.0.1", "chat.example.com"))
 
 
@@ -41,7 +46,7 @@ class Passed:
 
 
 async def asked(
-    scope: dict[str, Any], *, hosts: Hosts = LOCAL, proxies: str = ""
+    scope: dict[str, Any], *, hosts: Hosts = LOCAL, proxies: str = "", limits: RateLimits = NO_LIMITS
 ) -> tuple[Scope | None, list[Message]]:
     """Return the scope that passed, or what was sent instead."""
     passed, sent = Passed(), list[Any]()
@@ -54,7 +59,8 @@ async def asked(
         sent.append(message)
 
     admission = Admission(10, None, 0, lambda: 0.5)
-    await Gate(passed, admission=admission, proxies=Proxies(proxies), hosts=hosts)(full, receive, send)
+    gate = Gate(passed, admission=admission, proxies=Proxies(proxies), hosts=hosts, limits=limits)
+    await gate(full, receive, send)
     return (passed.scopes[0] if passed.scopes else None), sent
 
 
@@ -153,3 +159,43 @@ def test_refusals_are_logged_at_a_bounded_rate(
         ("request_refused", "host"),
         ("request_refused", "not_http"),
     ]
+
+
+async def test_requests_without_a_token_are_limited_by_address() -> None:
+    limits = RateLimits(0.001)
+    limits.spend("address 203.0.113.9", time.monotonic(), 0.001 * BURST_S)
+    ask = {"path": "/page.js", "headers": headers(host="localhost")}
+    passed, sent = await asked(ask, limits=limits)
+    assert passed is None
+    assert status(sent) == (429, "too_fast")
+    assert (b"connection", b"close") in sent[0]["headers"]
+    # A token for a page is none.
+    with_token = {**ask, "headers": headers(host="localhost", authorization="Bearer x")}
+    assert status((await asked(with_token, limits=limits))[1]) == (429, "too_fast")
+    # Others are served: another address, a program of this machine, a probe, and a request that counts for its subject.
+    assert (await asked({**ask, "client": ("203.0.114.1", 1)}, limits=RateLimits(1)))[0]
+    assert (await asked({**ask, "client": ("127.0.0.1", 1)}, limits=limits))[0]
+    assert (await asked({**ask, "path": "/readyz"}, limits=limits))[0]
+    assert (await asked({**with_token, "path": "/v1/conversations/c1"}, limits=limits))[0]
+
+
+async def test_request_waits_for_one_of_each_other_address() -> None:
+    """A hundred requests of one address wait; one of another address starts among the next."""
+    started: list[str] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        started.append(scope["client"][0])
+
+    gate = Gate(
+        application, admission=Admission(10, None, 0, lambda: 0.5), proxies=Proxies(""), hosts=LOCAL, limits=NO_LIMITS
+    )
+
+    async def request(address: str) -> None:
+        scope = {"type": "http", "path": "/", "headers": headers(host="localhost"), "client": (address, 1)}
+        await gate(scope, None, None)  # type: ignore[arg-type]
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(100):
+            group.create_task(request("203.0.113.9"))
+        group.create_task(request("203.0.113.10"))
+    assert started.index("203.0.113.10") <= 2 * MAX_STARTS
