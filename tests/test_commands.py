@@ -75,6 +75,7 @@ PYTEST: Final = (
 
 ELSEWHERE: Final = {
     "tokenwire bench": "tests/bench/test_bench.py",
+    "tokenwire doctor --providers": "tests/workers/test_provider_check.py",
     "tokenwire doctor --url https://CHAT.EXAMPLE": "tests/live/test_doctor.py",
     "tokenwire tail RESPONSE": "tests/live/test_command.py",
     "tokenwire top": "tests/live/test_live_page.py",
