@@ -224,7 +224,8 @@ def test_an_option_overrides_a_variable_and_is_checked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "checked"), [("run", "PORT LEASE"), ("gateway", "PORT"), ("worker", "LEASE"), ("doctor", "PORT LEASE")]
+    ("command", "checked"),
+    [("run", "PORT LEASE"), ("gateway", "PORT LEASE"), ("worker", "LEASE"), ("doctor", "PORT LEASE")],
 )
 def test_a_command_names_every_wrong_setting_that_it_has(command: str, checked: str) -> None:
     error = refused(command, TOKENWIRE_PORT="x", TOKENWIRE_LEASE="y")
