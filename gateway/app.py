@@ -40,6 +40,7 @@ from gateway.transports.gate import Gate
 from gateway.transports.http_api import HttpApi
 from gateway.transports.websocket_endpoint import WebSocketEndpoint
 from gateway.transports.widget_files import widget_routes
+from gateway.watches import Watches
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -87,6 +88,7 @@ class Gateway:
             random=random.random,
         )
         limits = RateLimits(settings.requests)
+        watches = Watches(settings.memory << 20)
         self.limits_without_token = RateLimits(WITHOUT_TOKEN_PER_S if settings.requests else 0.0)
         authenticator = Authenticator(settings.key, settings.jwt_audience, settings.jwt_issuer)
         authenticate = TokenCheck(authenticator).check
@@ -106,6 +108,7 @@ class Gateway:
             models=models,
             allows=self.allows,
             limits=limits,
+            watches=watches,
         )
         self.connections = self.sockets.connections
         self.api = HttpApi(
@@ -117,6 +120,7 @@ class Gateway:
             allows=self.allows,
             limits=limits,
             limits_without_token=self.limits_without_token,
+            watches=watches,
         )
         self.streams = self.api.streams
         self.probes = Probes(

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from gateway.response_replica import ResponseReplica
     from gateway.wire import CursorProblem
 
-ROOM_BYTES: Final = 8_000
-"""Bytes of a room without entries, with its subscription."""
+ROOM_BYTES: Final = 3_000
+"""Bytes of a room without entries, with its subscription and a viewer, as the memory of the process grows."""
 
 Cursors: TypeAlias = tuple[tuple[str, LogId | None], ...]
 

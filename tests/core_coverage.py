@@ -56,6 +56,7 @@ CORE: Final = {
     "gateway.history_replica": "tests/gateway/test_history_replica.py",
     "gateway.timer_wheel": "tests/gateway/test_timer_wheel.py",
     "gateway.wire": "tests/gateway/test_frame_codec.py",
+    "gateway.watches": "tests/gateway/test_watches.py",
     "gateway.write_progress": "tests/gateway/test_write_progress.py",
     "workers.attempt": "tests/workers/test_attempt.py",
     "workers.batch": "tests/workers/test_batch.py",

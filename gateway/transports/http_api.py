@@ -25,6 +25,7 @@ from gateway.streams.store.errors import StoreError
 from gateway.streams.tracing import HEADER
 from gateway.submissions import Failure
 from gateway.transports.event_stream import HEADERS, EventResponse, EventStream, StreamCursors, parse_response_cursor
+from gateway.watches import TOO_MUCH_WATCHED
 from gateway.wire import Older, Retry, Send, Stop
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from gateway.room import Room
     from gateway.streams.history_log import Accepted
     from gateway.submissions import Submissions
+    from gateway.watches import Watches
     from gateway.wire import TokenProblem
 
 Keyed = TypeVar("Keyed", Send, Retry)
@@ -59,6 +61,7 @@ class HttpApi:
         allows: Callable[[str | None], bool],
         limits: RateLimits,
         limits_without_token: RateLimits,
+        watches: Watches,
     ) -> None:
         """`authenticate`: see `Session`. `allows` tells whether a page of an origin may connect.
 
@@ -74,6 +77,7 @@ class HttpApi:
         self._allows = allows
         self._limits = limits
         self._limits_without_token = limits_without_token
+        self._watches = watches
 
     def routes(self) -> list[Route]:
         """Return the routes of the API."""
@@ -212,7 +216,9 @@ class HttpApi:
         if cursors is None:
             return error_response("bad_frame", "The event id has a name that is not the id of a response.")
 
-        async def begin() -> tuple[EventStream, Room, Position]:
+        async def begin() -> tuple[EventStream, Room, Position] | Response:
+            if not self._watches.allows(_subject_of(request, identity), name):
+                return error_response("too_many", TOO_MUCH_WATCHED)
             room = await self._feed.open(name, cursors.responses, cursors.history)
             named = len(cursors.responses)
             frames, position = self._feed.begin(room, cursors.history, cursors.responses)
@@ -221,7 +227,7 @@ class HttpApi:
             stream.send(FrameBatch(frames))
             return stream, room, position
 
-        return await self._stream(request, begin)
+        return await self._stream(request, identity, begin)
 
     async def response_events(self, request: Request) -> Response:
         """`GET /v1/responses/{id}/events`: one answer up to its end; 204 if the client has the end. Safe to cancel."""
@@ -234,6 +240,8 @@ class HttpApi:
             name = await self._submissions.conversation(response)
             if name is None or not identity.opens(name):
                 return error_response("not_found", "There is no such response.")
+            if not self._watches.allows(_subject_of(request, identity), name):
+                return error_response("too_many", TOO_MUCH_WATCHED)
             last = _last_event_id(request)
             room = await self._feed.open(name, {response: last or ""})
             after = parse_response_cursor(last)
@@ -245,10 +253,13 @@ class HttpApi:
             self._charge(request, identity, self._feed.cost(room, (), position))
             return stream, room, position
 
-        return await self._stream(request, begin)
+        return await self._stream(request, identity, begin)
 
     async def _stream(
-        self, request: Request, begin: Callable[[], Awaitable[tuple[EventStream, Room, Position] | Response]]
+        self,
+        request: Request,
+        identity: Identity,
+        begin: Callable[[], Awaitable[tuple[EventStream, Room, Position] | Response]],
     ) -> Response:
         """Subscribe the viewer that `begin` creates, if the connection limits allow it."""
         if request.method == "HEAD":
@@ -273,11 +284,14 @@ class HttpApi:
         self._hub.subscribe(room, stream, position)
         self._feed.schedule_flush()
         self.streams.add(stream)
+        subject = _subject_of(request, identity)
+        self._watches.add(subject, room.name, room.size)
 
         def ended() -> None:
             metrics.EVENT_STREAMS.dec()
             self.streams.discard(stream)
             self._hub.unsubscribe(stream)
+            self._watches.remove(subject, room.name)
             self._admission.release(address)
 
         metrics.EVENT_STREAMS.inc()

@@ -21,6 +21,7 @@ from gateway.streams import log_entries
 from gateway.streams.log_fields import error_fields
 from gateway.streams.store.errors import StoreError
 from gateway.submissions import Failure, Stopped
+from gateway.watches import TOO_MUCH_WATCHED
 from gateway.wire import Close, Older, Retry, Send, Stop, Unwatch, Watch
 from gateway.write_progress import WRITE_WITHIN_S, WriteProgress
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from gateway.streams.history_log import Accepted
     from gateway.submissions import Submissions
     from gateway.timer_wheel import TimerWheel
+    from gateway.watches import Watches
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,7 @@ class Connection:
         "_submissions",
         "_task",
         "_timers",
+        "_watches",
         "_writable",
         "direct_write",
     )
@@ -100,6 +103,7 @@ class Connection:
         feed: Feed,
         submissions: Submissions,
         timers: TimerWheel[Connection],
+        watches: Watches,
         lost: Callable[[Connection], None],
     ) -> None:
         """`socket` is open. `timers` holds when to call `tick`. `lost` is called once, when the socket is closed."""
@@ -111,6 +115,7 @@ class Connection:
         self._feed = feed
         self._submissions = submissions
         self._timers = timers
+        self._watches = watches
         self._lost = lost
         self._rooms: dict[str, Room] = {}
         self._requests: deque[Request] = deque()
@@ -238,6 +243,9 @@ class Connection:
         self._closed = True
         self._requests.clear()
         self._timers.remove(self)
+        for name in self._rooms:
+            self._watches.remove(self._session.subject, name)
+        self._rooms.clear()
         self._hub.unsubscribe(self)
 
     async def _execute_all(self) -> None:
@@ -285,6 +293,9 @@ class Connection:
             text = f"At most {wire.MAX_WATCHED} conversations on one socket."
             self._send_frame(frame_codec.refusal(request, "too_many", text))
             return
+        if not self._watches.allows(self._session.subject, name):
+            self._send_frame(frame_codec.refusal(request, "too_many", TOO_MUCH_WATCHED))
+            return
         while self._writable is not None:
             # A client that requests snapshots without reading them has at most one in its write buffer.
             await self._writable.wait()
@@ -311,6 +322,7 @@ class Connection:
         self._session.charge(self._feed.cost(room, frames, position), time.monotonic())
         self.send(FrameBatch(frames))
         self._rooms[name] = room
+        self._watches.add(self._session.subject, name, room.size)
         self._hub.subscribe(room, self, position)
         self._feed.schedule_flush()
 
@@ -343,4 +355,5 @@ class Connection:
     def _unwatch(self, name: str) -> None:
         room = self._rooms.pop(name, None)
         if room is not None:
+            self._watches.remove(self._session.subject, name)
             self._hub.unsubscribe(self, room)

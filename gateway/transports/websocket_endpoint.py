@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gateway.submissions import Submissions
     from gateway.timer_wheel import TimerWheel
     from gateway.transports.direct_socket import DirectSocket
+    from gateway.watches import Watches
 
 PATH: Final = "/v1/ws"
 
@@ -58,6 +59,7 @@ class WebSocketEndpoint:
         models: tuple[str, ...] | None,
         allows: Callable[[str | None], bool],
         limits: RateLimits,
+        watches: Watches,
     ) -> None:
         """`authenticate`, `models`: see `Session`. `allows` tells whether a page of an origin may connect."""
         self.connections: set[Connection] = set()
@@ -70,6 +72,7 @@ class WebSocketEndpoint:
         self._models = models
         self._allows = allows
         self._limits = limits
+        self._watches = watches
 
     def in_front_of(self, application: ASGIApp) -> ASGIApp:
         """Return an application that handles sockets first and passes everything else to `application`.
@@ -126,6 +129,7 @@ class WebSocketEndpoint:
                 feed=self._feed,
                 submissions=self._submissions,
                 timers=self._timers,
+                watches=self._watches,
                 lost=partial(self._lost, address),
             )
             self.connections.add(connection)

@@ -198,3 +198,39 @@ async def test_names_of_no_response_harm_no_other_viewer(
         )
         await client.shows(response, len("Hello, world"))
         assert client.answer(response).text == "Hello, world"
+
+
+async def test_subject_holds_its_share_of_the_memory_and_others_are_served(
+    deployment: Deployment, conversation: str, store: Store
+) -> None:
+    """An eighth of 16 MiB: after four conversations of half a MiB the next is refused, on sockets and event streams."""
+    names = [f"{conversation}:{number}" for number in range(8)]
+    for name in names:
+        await write_history(store, name, 9, 60_000)
+    env = {"TOKENWIRE_JWT_KEY": JWT_KEY, "TOKENWIRE_MEMORY": "16", "TOKENWIRE_REQUESTS": "0"}
+    with GatewayProcess(deployment.server.url, **env) as gateway:
+        async with (
+            connect(gateway.socket_url, max_size=None) as socket,
+            httpx2.AsyncClient(timeout=TIMEOUT_S) as client,
+        ):
+            await socket.send(json.dumps({"type": "hello", "token": token("ann")}))
+            await socket.recv()
+
+            async def watch(name: str) -> str:
+                await socket.send(json.dumps({"type": "watch", "conversation": name}))
+                while (frame := json.loads(await socket.recv()))["type"] not in ("snapshot", "error"):
+                    pass
+                return str(frame.get("code", "snapshot"))
+
+            answers = [await watch(name) for name in names]
+            held = answers.count("snapshot")
+            assert 3 <= held < len(names)
+            assert answers == ["snapshot"] * held + ["too_many"] * (len(names) - held)
+            last = f"{gateway.url}/v1/conversations/{names[-1]}/events"
+            ann, bob = ({"authorization": f"Bearer {token(subject)}"} for subject in ("ann", "bob"))
+            refused = await client.get(last, headers=ann)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many")
+            async with client.stream("GET", last, headers=bob) as served:
+                assert served.status_code == 200
+            await socket.send(json.dumps({"type": "unwatch", "conversation": names[0]}))
+            assert await watch(names[-1]) == "snapshot"

@@ -12,6 +12,7 @@ from gateway.rate_limits import RateLimits
 from gateway.session import Session
 from gateway.timer_wheel import STEP_S, TimerWheel
 from gateway.transports.websocket import Connection
+from gateway.watches import Watches
 from gateway.write_progress import MIN_BYTES_PER_S, WRITE_WITHIN_S
 
 
@@ -48,6 +49,7 @@ def test_paused_connection_still_meets_hello_deadline() -> None:
         feed=Feed(nothing, hub, 0),
         submissions=nothing,
         timers=wheel,
+        watches=Watches(0),
         lost=lambda _: None,
     )
     connection.pause_writing()
@@ -70,6 +72,7 @@ def test_closing_connection_has_no_timer() -> None:
         feed=Feed(nothing, hub, 0),
         submissions=nothing,
         timers=wheel,
+        watches=Watches(0),
         lost=lambda _: None,
     )
     connection.closing()
@@ -90,6 +93,7 @@ def test_slow_client_is_disconnected_when_it_stops_reading() -> None:
         feed=Feed(nothing, hub, 0),
         submissions=nothing,
         timers=wheel,
+        watches=Watches(0),
         lost=lambda _: None,
     )
     connection.receive('{"type":"hello"}')

@@ -1,0 +1,58 @@
+"""What one subject holds by its watches: a share of the memory, counted over all of its viewers."""
+
+from __future__ import annotations
+
+from gateway.watches import SUBJECT_SHARE, Watches
+
+SIZE = 100
+ROOMS = 5
+
+
+def full() -> Watches:
+    """Return watches in which `ann` has its share."""
+    watches = Watches(int(ROOMS * SIZE / SUBJECT_SHARE))
+    for number in range(ROOMS):
+        assert watches.allows("ann", f"c{number}")
+        watches.add("ann", f"c{number}", SIZE)
+    return watches
+
+
+def test_subject_with_its_share_may_watch_no_other_conversation() -> None:
+    watches = full()
+    assert not watches.allows("ann", "new")
+    # Another viewer of the same, another subject, and a client without a subject may.
+    assert watches.allows("ann", "c0")
+    assert watches.allows("bob", "new")
+    assert watches.allows(None, "new")
+
+
+def test_conversation_counts_until_its_last_viewer_of_the_subject_leaves() -> None:
+    watches = full()
+    watches.add("ann", "c0", SIZE)
+    watches.remove("ann", "c0")
+    assert not watches.allows("ann", "new")
+    watches.remove("ann", "c0")
+    assert watches.allows("ann", "new")
+
+
+def test_size_is_that_of_the_last_watch() -> None:
+    watches = full()
+    watches.add("ann", "c0", 0)
+    assert watches.allows("ann", "new")
+
+
+def test_only_conversation_of_a_subject_may_be_larger_than_the_share() -> None:
+    watches = Watches(8)
+    assert watches.allows("ann", "large")
+    watches.add("ann", "large", 1000)
+    assert watches.allows("ann", "large")
+    assert not watches.allows("ann", "other")
+    watches.remove("ann", "large")
+    assert watches.allows("ann", "other")
+
+
+def test_clients_without_a_subject_are_not_counted() -> None:
+    watches = Watches(8)
+    watches.add(None, "c1", 1000)
+    watches.remove(None, "c1")
+    assert watches.allows(None, "c2")
