@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 SEEN_S: Final = 600.0
 """Seconds for which a model counts as served after it was seen: its workers may be restarting."""
 
-MIN_INTERVAL_S: Final = 2.0
+GRACE_S: Final = 2.0
+"""Seconds until a model is refused: a worker that starts sends its first record after one."""
+
+MIN_INTERVAL_S: Final = 0.5
 """Seconds between two readings of the workers' records, whatever clients ask for."""
 
 
@@ -34,14 +37,20 @@ class ServedModels:
     async def serves(self, model: str) -> bool:
         """Return False if workers are alive and none has served the model lately. Safe to cancel.
 
-        Without a worker, or without the store, nothing is known and everything may be served.
+        It takes `GRACE_S` to return False. Without a worker, or without the store, every model may be served.
         """
         if self._was_seen(model):
             return True
-        async with self._lock:
-            if _now() - self._read_at >= MIN_INTERVAL_S:
-                await self._read()
-        return not self._workers or self._was_seen(model)
+        deadline = _now() + GRACE_S
+        while True:
+            async with self._lock:
+                if _now() - self._read_at >= MIN_INTERVAL_S:
+                    await self._read()
+            if not self._workers or self._was_seen(model):
+                return True
+            if _now() >= deadline:
+                return False
+            await asyncio.sleep(MIN_INTERVAL_S)
 
     def _was_seen(self, model: str) -> bool:
         return _now() - self._seen_at.get(model, float("-inf")) < SEEN_S

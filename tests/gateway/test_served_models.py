@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
 
+import pytest
 from msgspec.structs import replace
 
 from gateway import served_models
@@ -13,8 +14,10 @@ from gateway.streams.store.errors import StoreUnavailableError
 from gateway.streams.store.store import open_store
 from tests.gateway.streams.test_presence import WORKER
 
-if TYPE_CHECKING:
-    import pytest
+
+@pytest.fixture(autouse=True)
+def _without_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_models, "GRACE_S", 0.0)
 
 
 async def test_model_of_a_live_worker_is_served_and_another_is_not() -> None:
@@ -58,6 +61,7 @@ async def test_records_are_read_once_in_an_interval(monkeypatch: pytest.MonkeyPa
         return await read(store)
 
     monkeypatch.setattr(presence, "live_processes", counted)
+    monkeypatch.setattr(served_models, "MIN_INTERVAL_S", 60.0)
     assert [await served.serves(f"m{number}") for number in range(20)] == [False] * 20
     assert reads == 1
     await store.close()
@@ -71,4 +75,16 @@ async def test_unavailable_store_refuses_no_model(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(presence, "live_processes", unavailable)
     assert await ServedModels(store).serves("gpu")
+    await store.close()
+
+
+async def test_model_of_a_worker_that_starts_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_models, "GRACE_S", 20.0)
+    monkeypatch.setattr(served_models, "MIN_INTERVAL_S", 0.005)
+    store = await open_store("memory://")
+    await presence.report(store, WORKER)
+    asked = asyncio.create_task(ServedModels(store).serves("gpu"))
+    await asyncio.sleep(0)
+    await presence.report(store, replace(WORKER, name="w2", models=("gpu",)))
+    assert await asked
     await store.close()
