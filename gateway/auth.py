@@ -38,6 +38,9 @@ MAX_LIFETIME_S: Final = 400 * 86_400.0
 MAX_SUBJECT: Final = 255
 """Characters of a subject."""
 
+MAX_TOKEN_CHARACTERS: Final = 24_576
+"""Characters of a token: what the head of an HTTP request can hold beside other headers."""
+
 MAX_CONVERSATIONS: Final = 1000
 """Names in a token; each request compares with all of them."""
 
@@ -104,6 +107,7 @@ EXPIRED: Final = Denied("expired", "the token has expired")
 
 _MISSING: Final = Denied("token_missing", "a token is required")
 _MALFORMED: Final = Denied("malformed", "the token is not a JSON Web Token")
+_TOO_LONG: Final = Denied("malformed", f"the token has more than {MAX_TOKEN_CHARACTERS} characters")
 _CLAIMS: Final = Denied(
     "claims_invalid", "the token needs `exp`, a number, and `sub`, a text of at most 255 characters"
 )
@@ -161,6 +165,8 @@ class Authenticator:
             return ANONYMOUS
         if not token:
             return _MISSING
+        if len(token) > MAX_TOKEN_CHARACTERS:
+            return _TOO_LONG
         claims = self._verify(token)
         return claims if isinstance(claims, Denied) else _identity(claims, now)
 

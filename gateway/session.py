@@ -185,6 +185,14 @@ class Session:
             return [Execute(request)]
         return [SendFrame(frame_codec.refusal(request, "too_fast", "Too many requests.", round(retry_after, 3)))]
 
+    def forbids(self, request: Request) -> Frame | None:
+        """Return the refusal of a request that waited, if a token that arrived meanwhile does not open it."""
+        if not isinstance(request, Watch | Older | Send) or (
+            self.identity is not None and self.identity.opens(request.conversation)
+        ):
+            return None
+        return frame_codec.refusal(request, "forbidden", "This conversation is not open to you.")
+
     def charge(self, size: int, now: float) -> None:
         """Count the bytes that an executed request brought against the rate limit of the client's subject."""
         self._limits.spend(self.subject, now, size / BYTES_PER_UNIT)
@@ -192,9 +200,8 @@ class Session:
     def _authorize(self, request: Watch | Older | Send, now: float) -> list[Command]:
         if not keys.is_conversation(request.conversation):
             return self._reject_bad_frame("a conversation is 1 to 128 letters, digits and _ . : ~ -")
-        if self.identity is None or not self.identity.opens(request.conversation):
-            text = "This conversation is not open to you."
-            return [SendFrame(frame_codec.refusal(request, "forbidden", text))]
+        if (refusal := self.forbids(request)) is not None:
+            return [SendFrame(refusal)]
         if isinstance(request, Older) and log_entries.parse_history_id(request.before) is None:
             return self._reject_bad_frame("`before` is not the `earlier` of a snapshot or page")
         if isinstance(request, Watch) and not all(keys.is_response(response) for response in request.responses):

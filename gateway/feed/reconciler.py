@@ -14,6 +14,7 @@ from gateway import metrics
 from gateway.feed.health import UNAVAILABLE_AFTER_S, Outage, Recovery
 from gateway.streams import keys
 from gateway.streams.log_fields import error_fields
+from gateway.streams.log_throttle import LogThrottle
 from gateway.streams.reconciliation import differing_logs
 from gateway.streams.store.errors import StoreError
 
@@ -50,6 +51,7 @@ class Reconciler:
         self._hub = hub
         self._store_health = store_health
         self._subscription_health = subscription_health
+        self._throttle = LogThrottle()
         self._load_soon = load_soon
         self._rooms: tuple[dict[str, Room], ...] = tuple({} for _ in range(keys.PARTITIONS))
 
@@ -101,7 +103,10 @@ class Reconciler:
             self._subscription_health.differing += 1
             metrics.REPAIRS.inc()
             response = log if isinstance(log, str) else None
-            logger.info("replica_repaired", extra={"conversation": room.name, "response": response})
+            suppressed = self._throttle.admit("replica_repaired", asyncio.get_running_loop().time())
+            if suppressed is not None:
+                extra = {"conversation": room.name, "response": response, "suppressed": suppressed}
+                logger.info("replica_repaired", extra=extra)
             self._load_soon(room)
 
     async def _differing(self, partition: int, lasts: Sequence[tuple[str, str]]) -> list[int]:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 from gateway.addresses import counted_as
 from gateway.streams import metrics, safe_writes
 from gateway.streams.log_fields import error_fields
+from gateway.transports.refusals import slow_consumer_disconnected
 from gateway.transports.send_queue import unsent_bytes
-from gateway.write_progress import WRITE_WITHIN_S, WriteProgress
+from gateway.write_progress import WriteProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -138,7 +139,7 @@ class ClientTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def _check_progress(self) -> None:
         assert self._progress is not None
         if self._progress.stalled(unsent_bytes(self._transport), asyncio.get_running_loop().time()):
-            logger.info("slow_consumer_disconnected", extra={"after_s": WRITE_WITHIN_S})
+            slow_consumer_disconnected()
             self.abort()
         else:
             self._progress_timer = asyncio.get_running_loop().call_at(self._progress.due, self._check_progress)

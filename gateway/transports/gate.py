@@ -12,7 +12,7 @@ from gateway.auth import ANONYMOUS
 from gateway.rate_limits import subject_of
 from gateway.transports.client_transport import CONNECTION
 from gateway.transports.http_api import error_response, rejection_response
-from gateway.transports.refusals import refused
+from gateway.transports.refusals import refused, request_failed
 from gateway.transports.turns import Turns
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ HEALTH: Final = ("/healthz", "/readyz")
 PROBES: Final = (*HEALTH, "/metrics")
 """Paths that a connection beyond a limit may request."""
 
-API: Final = "/v1/"
-"""Paths that need a token."""
+API: Final = ("/v1/conversations/", "/v1/responses/")
+"""How paths begin whose routes check a token."""
 
 SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
@@ -68,7 +68,13 @@ class Gate:
         if turn is not None:
             await turn
         refusal = self._check(scope)
-        if refusal is None:
+        if refusal is None and scope["type"] == "http":
+            try:
+                await self._application(scope, receive, send)
+            except Exception as error:
+                # Starlette has sent the status 500. uvicorn would log a traceback for each request.
+                request_failed(error)
+        elif refusal is None:
             await self._application(scope, receive, send)
         elif scope["type"] == "http":
             await refusal(scope, receive, send)

@@ -98,7 +98,7 @@ class HttpApi:
         identity = self._check_token(token.strip() if scheme.lower() == "bearer" else None, time.time())
         if isinstance(identity, Denied):
             # A request without the header was counted before its route.
-            if scheme:
+            if "authorization" in request.headers:
                 address = subject_of(ANONYMOUS, request.client.host if request.client else "")
                 retry_after = self._limits_without_token.admit(address, time.monotonic())
                 if retry_after is not None:
@@ -222,6 +222,9 @@ class HttpApi:
             room = await self._feed.open(name, cursors.responses, cursors.history)
             named = len(cursors.responses)
             frames, position = self._feed.begin(room, cursors.history, cursors.responses)
+            if cursors.history is not None and log_entries.parse_history_id(cursors.history) != position.history:
+                # Of another history: it must not be the id of the first events.
+                cursors.history = None
             self._charge(request, identity, self._feed.cost(room, frames, position), named)
             stream = EventStream(self._feed, cursors, identity.expires)
             stream.send(FrameBatch(frames))

@@ -8,6 +8,7 @@ changes one fails in tests/gateway/transports/test_uvicorn_internals.py.
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.utils import ClientDisconnected
@@ -15,6 +16,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from gateway.streams import safe_writes
 from gateway.streams.log_fields import error_fields
+from gateway.streams.log_throttle import LogThrottle
 from gateway.transports.client_transport import CONNECTION
 from gateway.transports.direct_socket import LOW_WATER_BYTES, DirectSocket
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+_throttle: Final = LogThrottle()
 
 OVERRIDDEN: Final = {
     "HttpToolsProtocol": (
@@ -117,7 +121,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         except ClientDisconnected:
             pass
         except Exception as error:
-            logger.error("websocket_failed", extra=error_fields(error))
+            suppressed = _throttle.admit(type(error).__name__, time.monotonic())
+            if suppressed is not None:
+                logger.error("websocket_failed", extra={**error_fields(error), "suppressed": suppressed})
             self.send_500_response()
         # They refer to this protocol, which refers to the scope.
         self.scope["extensions"].clear()

@@ -19,11 +19,13 @@ from gateway.frame_batch import FrameBatch
 from gateway.session import CloseSocket, Execute, SendFrame
 from gateway.streams import log_entries
 from gateway.streams.log_fields import error_fields
+from gateway.streams.log_throttle import LogThrottle
 from gateway.streams.store.errors import StoreError
 from gateway.submissions import Failure, Stopped
+from gateway.transports.refusals import slow_consumer_disconnected
 from gateway.watches import TOO_MUCH_WATCHED
 from gateway.wire import Close, Older, Retry, Send, Stop, Unwatch, Watch
-from gateway.write_progress import WRITE_WITHIN_S, WriteProgress
+from gateway.write_progress import WriteProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from gateway.watches import Watches
 
 logger = logging.getLogger(__name__)
+
+_throttle: Final = LogThrottle()
 
 MAX_WAITING_REQUESTS: Final = 32
 """Requests of one client that wait; further ones get the error `too_fast`."""
@@ -181,7 +185,7 @@ class Connection:
             return
         if self._progress is not None:
             if self._progress.stalled(self._socket.unsent, now):
-                logger.info("slow_consumer_disconnected", extra={"after_s": WRITE_WITHIN_S})
+                slow_consumer_disconnected()
                 self._socket.abort()
                 return
         elif now >= self._heartbeat_at:
@@ -230,7 +234,9 @@ class Connection:
 
     def fail(self, error: BaseException) -> None:
         """Log a fault of this connection and close it."""
-        logger.error("connection_failed", extra=error_fields(error))
+        suppressed = _throttle.admit(type(error).__name__, time.monotonic())
+        if suppressed is not None:
+            logger.error("connection_failed", extra={**error_fields(error), "suppressed": suppressed})
         self._close(Close.RESTART, "the gateway failed")
 
     def _close(self, code: Close, reason: str) -> None:
@@ -257,6 +263,10 @@ class Connection:
             self._task = None
 
     async def _execute(self, request: Request) -> None:
+        refusal = self._session.forbids(request)
+        if refusal is not None:
+            self._send_frame(refusal)
+            return
         match request:
             case Watch():
                 await self._watch(request)

@@ -7,13 +7,14 @@ when its socket connects.
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from starlette.responses import Response
 from starlette.routing import Route
+
+from gateway.transports.memory_file import MemoryFile
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -24,7 +25,6 @@ FOLDERS: Final = (Path(__file__).parents[1] / "static" / "served", Path(__file__
 HEADERS: Final = {
     "content-type": "text/javascript; charset=utf-8",
     "x-content-type-options": "nosniff",
-    "vary": "accept-encoding",
 }
 ANY_ORIGIN: Final = {"access-control-allow-origin": "*", "cross-origin-resource-policy": "cross-origin"}
 # The name of a chunk contains a hash of its content. The launcher names the chunks, so browsers revalidate it.
@@ -37,8 +37,8 @@ def widget_routes(folders: tuple[Path, ...] = FOLDERS) -> list[Route]:
     folder = next((folder for folder in folders if (folder / "widget.js").is_file()), None)
     if folder is None:
         return []
-    launcher = _File((folder / "widget.js").read_bytes(), REVALIDATE)
-    chunks = {path.name: _File(path.read_bytes(), CACHE_FOREVER) for path in (folder / "widget").glob("*.js")}
+    launcher = _file(folder / "widget.js", REVALIDATE)
+    chunks = {path.name: _file(path, CACHE_FOREVER) for path in (folder / "widget").glob("*.js")}
 
     async def widget(request: Request) -> Response:
         return launcher.answer(request)
@@ -62,19 +62,5 @@ def integrity(folders: tuple[Path, ...] = FOLDERS) -> str:
     raise FileNotFoundError("the widget is not built: run `npm ci && npm run build` in web/")
 
 
-class _File:
-    """One file in memory, plain and gzipped."""
-
-    def __init__(self, content: bytes, cache: str) -> None:
-        self.content = content
-        self.gzipped = gzip.compress(content, 9, mtime=0)
-        self.tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-        self.headers = {**HEADERS, **ANY_ORIGIN, "cache-control": cache, "etag": self.tag}
-
-    def answer(self, request: Request) -> Response:
-        """Return the file, or 304 if the browser has it."""
-        if request.headers.get("if-none-match") == self.tag:
-            return Response(status_code=304, headers=self.headers)
-        if "gzip" in request.headers.get("accept-encoding", ""):
-            return Response(self.gzipped, headers={**self.headers, "content-encoding": "gzip"})
-        return Response(self.content, headers=self.headers)
+def _file(path: Path, cache: str) -> MemoryFile:
+    return MemoryFile(path.read_bytes(), {**HEADERS, **ANY_ORIGIN, "cache-control": cache})

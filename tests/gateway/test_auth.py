@@ -25,6 +25,7 @@ from gateway.auth import (
     MAX_LIFETIME_S,
     MAX_PATTERN,
     MAX_SUBJECT,
+    MAX_TOKEN_CHARACTERS,
     MIN_SECRET_BYTES,
     SEPARATORS,
     Authenticator,
@@ -161,6 +162,22 @@ def test_a_token_without_a_valid_signature_is_denied(configured: str, name: Any)
 def test_a_token_with_invalid_claims_is_denied(changes: dict[str, Any], expected: str) -> None:
     token = signed(json.dumps(claims(**changes)).encode())
     assert problem(Authenticator(SECRET).check(token, NOW)) == expected
+
+
+@pytest.mark.parametrize(("more", "denied"), [(0, None), (1, "malformed")])
+def test_a_token_has_a_bounded_length(more: int, denied: str | None) -> None:
+    """As over HTTP, whose head is bounded; a signature is verified for shorter ones only."""
+    rest = MAX_TOKEN_CHARACTERS - len(signed(json.dumps(claims(x="")).encode()))
+    # Three bytes are four characters.
+    token = signed(json.dumps(claims(x="x" * (rest * 3 // 4 - 3))).encode())
+    assert MAX_TOKEN_CHARACTERS - 8 <= len(token) <= MAX_TOKEN_CHARACTERS
+    checked = Authenticator(SECRET).check(token + "x" * (MAX_TOKEN_CHARACTERS + 1 - len(token)) * more, NOW)
+    if denied is None:
+        assert isinstance(checked, Identity)
+    else:
+        assert problem(checked) == denied
+        assert isinstance(checked, Denied)
+        assert str(MAX_TOKEN_CHARACTERS) in checked.reason
 
 
 @pytest.mark.parametrize(

@@ -326,6 +326,20 @@ def test_unwatch_is_executed_beyond_the_rate_limit() -> None:
     assert client.send_json(type="token", token="ann") == []
 
 
+def test_request_that_waited_is_refused_after_the_token_was_narrowed() -> None:
+    client = subject_client(RateLimits(0))
+    (waiting,) = client.send_json(type="send", conversation="c1", key="k", text="x")
+    assert isinstance(waiting, Execute)
+    assert client.session.forbids(waiting.request) is None
+    client.session.identity = Identity("ann", 1e9, ("other",))
+    frame = client.session.forbids(waiting.request)
+    assert frame is not None
+    assert json.loads(frame.body)["code"] == "forbidden"
+    (unwatch,) = client.send_json(type="unwatch", conversation="c1")
+    assert isinstance(unwatch, Execute)
+    assert client.session.forbids(unwatch.request) is None
+
+
 def test_token_frames_of_a_subject_have_a_rate_limit_of_their_own() -> None:
     limits = RateLimits(2)
     burst = int(2 * BURST_S)

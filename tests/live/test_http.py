@@ -429,6 +429,8 @@ async def test_invalid_event_id_leads_to_snapshot(
             event = await reader.next()
             assert event is not None
             assert event.data is not None
+            # What cannot be resumed is no id of an event, of the snapshot neither.
+            assert event.id in (None, "") or ((last not in event.id or not last) and not event.id.startswith("-"))
             transcript.fold(event.data)
         assert transcript.resumed is False
         while not settled(transcript, response):

@@ -199,3 +199,22 @@ async def test_request_waits_for_one_of_each_other_address() -> None:
             group.create_task(request("203.0.113.9"))
         group.create_task(request("203.0.113.10"))
     assert started.index("203.0.113.10") <= 2 * MAX_STARTS
+
+
+async def test_failed_requests_are_logged_at_a_bounded_rate(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "_throttle", LogThrottle())
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        raise OSError
+
+    gate = Gate(
+        application, admission=Admission(10, None, 0, lambda: 0.5), proxies=Proxies(""), hosts=LOCAL, limits=NO_LIMITS
+    )
+    scope = {"type": "http", "path": "/", "headers": headers(host="localhost"), "client": ("203.0.113.9", 1)}
+    with caplog.at_level(logging.INFO, refusals.logger.name):
+        for _ in range(20):
+            await gate(dict(scope), None, None)  # type: ignore[arg-type]
+            refusals.slow_consumer_disconnected()
+    assert sorted(record.message for record in caplog.records) == ["request_failed", "slow_consumer_disconnected"]
