@@ -201,6 +201,8 @@ class Submissions:
                 return Failure("quota", "The daily storage limit of this conversation is reached.", retry_after)
             case Refused("expired"):
                 return Failure("not_found", "The instructions of this answer are not kept any more.")
+            case Refused("closed"):
+                return Failure("forbidden", "This conversation is damaged and accepts no messages; begin another one.")
             case Refused("conflict"):
                 return Failure("key_conflict", "This key was used for another message.")
             case Refused("busy"):

@@ -97,12 +97,13 @@ class Refused:
     """The submission changed nothing.
 
     `conflict`: the key belongs to another submission. `busy`: a response is open and the client asked for rejection.
+    `closed`: no entry can follow the last one of the history, which another program wrote.
     `full`: the conversation has `MAX_AHEAD` open responses. `quota`: it stored the bytes of a day; `retry_after` is the
     seconds until the day ends. `expired`: the instructions of a retry are not kept any more. `unknown`: only an earlier
     call was looked for, and there was none.
     """
 
-    reason: Literal["conflict", "busy", "full", "quota", "expired", "unknown"]
+    reason: Literal["conflict", "busy", "closed", "full", "quota", "expired", "unknown"]
     retry_after: float | None = None
 
 
@@ -221,6 +222,8 @@ async def submit(
             return Refused("quota", max(1.0, int(reply[1]) / 1000))
         case b"expired":
             return Refused("expired")
+        case b"closed":
+            return Refused("closed")
         case b"unknown":
             return Refused("unknown")
         case _:

@@ -416,18 +416,22 @@ async def test_full_store_reserves_nothing(nearly_full: RealServer) -> None:
 
 
 @pytest.mark.parametrize("key", [keys.history, keys.response_queue])
-async def test_key_of_another_type_refuses_the_requests_of_its_conversation(store: Store, key: Any) -> None:
+async def test_key_of_another_type_refuses_messages_of_its_conversation_and_lets_answers_end(
+    store: Store, key: Any
+) -> None:
     conversation = Conversation(store)
     response = (await accepted(store, conversation.name)).response
     await store.client.set(key(conversation.name), "x")
     assert (await refused(store, conversation.name)).code == "unavailable"
     stopped = await Submissions(store, None).stop(Stop(response=response), ALICE)
-    assert isinstance(stopped, Failure)
-    assert stopped.code == "unavailable"
+    assert isinstance(stopped, Stopped)
+    assert await store.client.hexists(keys.open_responses(conversation.partition), response) is False
     await accepted(store, conversation_of(store))
 
 
 async def test_history_id_without_a_successor_refuses_the_requests_of_its_conversation(store: Store) -> None:
     name = conversation_of(store)
     await store.client.xadd(keys.history(name), {"e": "x"}, id=f"{2**64 - 1}-1")
-    assert (await refused(store, name)).code == "unavailable"
+    refusal = await refused(store, name)
+    # To repeat the request would not help.
+    assert (refusal.code, refusal.retry_after) == ("forbidden", None)

@@ -72,17 +72,21 @@ end
 local request = entries[1] and entries[1][2][2] or ''
 if string.sub(request, 1, 1) == 'Q' then redis.call('SET', KEYS[7], request, 'PX', history_ttl_ms) end
 if unreadable then redis.call('DEL', log) end
-local newest = redis.call('XREVRANGE', history, '+', '-', 'COUNT', 1)
+local newest = redis.pcall('XREVRANGE', history, '+', '-', 'COUNT', 1)
 -- As in submit: an empty stream would reject its first id.
-if not newest[1] then redis.call('DEL', history) end
+if not newest.err and not newest[1] then redis.call('DEL', history) end
 local seq = newest[1] and tonumber(string.match(newest[1][1], '^%d+')) or 0
-local history_id = string.format('%.0f-%s', seq + 1, history_nonce)
 text = table.concat(text)
-local settled = 'X' .. settled_head .. ',"text":"' .. text .. '"}'
-redis.call('XADD', history, 'MAXLEN', '~', max_history_entries, history_id, 'e', settled)
+-- Another program wrote a key of another type, or an id that none can follow (as in submit): the answer ends all the
+-- same, without its text in the history.
+if not newest.err and seq <= 9007199254740000 then
+  local history_id = string.format('%.0f-%s', seq + 1, history_nonce)
+  local settled = 'X' .. settled_head .. ',"text":"' .. text .. '"}'
+  redis.call('XADD', history, 'MAXLEN', '~', max_history_entries, history_id, 'e', settled)
+  message[#message + 1] = '@c ' .. history_id .. ' ' .. (newest[1] and newest[1][1] or '-')
+  message[#message + 1] = settled
+end
 redis.call('PEXPIRE', history, history_ttl_ms)
-message[#message + 1] = '@c ' .. history_id .. ' ' .. (newest[1] and newest[1][1] or '-')
-message[#message + 1] = settled
 
 local opened = redis.call('HGET', open, response)
 local job = opened and string.match(opened, ' (.+)$')
@@ -91,17 +95,17 @@ if job then
   redis.call('XDEL', jobs, job)
 end
 redis.call('HDEL', open, response)
-redis.call('LREM', queue, 0, response)
+redis.pcall('LREM', queue, 0, response)
 redis.call('PEXPIRE', queue, history_ttl_ms)
-local next_response = redis.call('LINDEX', queue, 0)
-local waiting = next_response and redis.call('HGET', open, next_response)
+local next_response = redis.pcall('LINDEX', queue, 0)
+local waiting = type(next_response) == 'string' and redis.call('HGET', open, next_response)
 if waiting and not string.match(waiting, ' (.+)$') then
   job = redis.call('XADD', jobs, '*', 'response', next_response, 'conversation', conversation)
   redis.call('HSET', open, next_response, conversation .. ' ' .. job)
   redis.call(publish, control, 'job')
 end
 
-redis.call(publish, feed, table.concat(message, '\n'))
+if message[1] then redis.call(publish, feed, table.concat(message, '\n')) end
 redis.call(publish, control, 'end ' .. response)
 if redis.call('EXISTS', stored) == 1 then redis.call('INCRBY', stored, copies * #text) end
 return {'ended', 1, id, entries[1] and entries[1][2][2] or '', #text}

@@ -1,7 +1,7 @@
 -- Accept a message or a retry: store its idempotency key, its history entries, the first entry of its log, and queue it.
 -- KEYS: submission, history, response queue, log, jobs, open, stored bytes, instructions (if there are any)
 -- Returns {'accepted' or 'duplicate', response, message, responses ahead ...}, {'conflict'}, {'busy', response ahead},
--- {'full'}, {'quota', milliseconds until the day ends}, {'expired'} (the instructions) or {'unknown'}.
+-- {'full'}, {'closed'} (no id can follow the last one of the history), {'quota', milliseconds until the day ends}, {'expired'} (the instructions) or {'unknown'}.
 local submission, history, queue_key, log, jobs, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local publish, digest, if_busy, max_ahead = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local response, message = ARGV[5], ARGV[6]
@@ -44,6 +44,12 @@ if max_bytes > 0 and tonumber(redis.call('GET', stored) or '0') + size > max_byt
   return {'quota', redis.call('PTTL', stored)}
 end
 
+local last = redis.call('XREVRANGE', history, '+', '-', 'COUNT', 1)
+local previous = last[1] and last[1][1] or '-'
+local seq = last[1] and tonumber(string.match(previous, '^%d+')) or 0
+-- Of another program: numbers of Lua are exact up to 2^53, and the answer could not be settled.
+if seq > 9007199254740000 then return {'closed'} end
+
 -- The counter is first: it is refused if the store is full.
 redis.call('INCRBY', stored, size)
 if redis.call('PTTL', stored) < 0 then redis.call('PEXPIRE', stored, day_ms) end
@@ -56,11 +62,8 @@ end
 redis.call('HSET', submission, 'digest', digest, 'response', response, 'message', message)
 redis.call('PEXPIRE', submission, submission_ttl_ms)
 
-local last = redis.call('XREVRANGE', history, '+', '-', 'COUNT', 1)
 -- An empty stream remembers its last id and would reject a first one; the nonces keep the ids distinct.
 if not last[1] then redis.call('DEL', history) end
-local previous = last[1] and last[1][1] or '-'
-local seq = last[1] and tonumber(string.match(previous, '^%d+')) or 0
 local published = {}
 local function add_to_history(entry, nonce)
   seq = seq + 1

@@ -283,3 +283,26 @@ async def test_job_that_arrives_before_the_removal_keeps_its_consumer(conversati
     await read_as(conversation, "leaving")
     await jobs.leave(conversation.store, "leaving")
     assert (await conversation.take("w2", lease=0.0)).response == accepted.response
+
+
+@pytest.mark.parametrize("last", ["18446744073709551615-1", "9007199254740001-1"])
+async def test_history_with_the_largest_id_lets_an_answer_end_and_accepts_nothing(
+    conversation: Conversation, last: str
+) -> None:
+    response, _ = await begun(conversation)
+    await conversation.redis.xadd(keys.history(conversation.name), {"e": "x"}, id=last)
+    stopped = await conversation.stop(response)
+    assert isinstance(stopped, response_log.Ended)
+    assert stopped.now
+    assert await conversation.redis.hgetall(keys.open_responses(conversation.partition)) == {}
+    before = sorted(await conversation.redis.keys("*"))
+    submission = history_log.Submission(conversation=conversation.name, key="later", model="default", text="x")
+    assert await history_log.submit(conversation.store, submission) == history_log.Refused("closed")
+    assert sorted(await conversation.redis.keys("*")) == before
+
+
+async def test_history_with_a_smaller_foreign_id_goes_on(conversation: Conversation) -> None:
+    await begun(conversation)
+    await conversation.redis.xadd(keys.history(conversation.name), {"e": "x"}, id="9007199254739990-1")
+    submission = history_log.Submission(conversation=conversation.name, key="later", model="default", text="x")
+    assert isinstance(await history_log.submit(conversation.store, submission), history_log.Accepted)
