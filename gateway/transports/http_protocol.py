@@ -95,6 +95,8 @@ class HttpProtocol(HttpToolsProtocol):
     _items = 0
     _receives = False
     """Whether a request has begun and is not complete."""
+    _answered_early = False
+    """Whether it was answered all the same: another response would be that of the next request."""
     _running: RequestResponseCycle | None = None
     """The request whose response is sent; others wait in `pipeline`."""
 
@@ -125,7 +127,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._unset_keepalive_if_required()
         self._head_bytes = self._body_bytes = self._body_pieces = self._items = 0
-        self._receives = True
+        self._receives, self._answered_early = True, False
         extensions: dict[str, Any] = {CONNECTION: self.transport}
         self.scope["extensions"] = extensions
         if not self.transport.has_deadline:
@@ -182,7 +184,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._answers:
             self.transport.busy()
         self._budget = 2 * MAX_HEAD_BYTES
-        self._receives = False
+        self._receives = self._answered_early = False
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -191,9 +193,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._running is None:
             self.transport.silent()
         super().on_response_complete()
-        if self._receives and self._running is None:
-            # The rest of a body whose request was answered would be parsed for nothing.
-            self.transport.linger()
+        self._answered_early = self._receives and self._running is None
 
     def handle_websocket_upgrade(self) -> None:
         """See `HttpToolsProtocol`. Refuse all but version 13 over HTTP/1.1 (RFC 6455, section 4.2)."""
@@ -250,6 +250,9 @@ class HttpProtocol(HttpToolsProtocol):
             return
         refused(refusal.reason)
         running = self._running
+        if self._answered_early:
+            self.transport.linger()
+            return
         if running is not None and running.response_started and not running.response_complete:
             self.transport.abort()
             return

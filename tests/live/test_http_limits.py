@@ -380,11 +380,19 @@ async def test_pieces_of_a_body_are_limited(more: int) -> None:
         assert b"pieces" in raw.body or not more
 
 
-async def test_body_of_a_request_that_was_answered_is_not_parsed() -> None:
-    """`/echo` answers before the body is complete: the rest is dropped, and the connection ends."""
+async def test_connection_serves_the_next_request_after_a_body_that_came_late() -> None:
+    """`/echo` answers before the body is complete: many clients send it in a packet of its own."""
     async with served(Application()) as port, client(port) as raw:
         raw.writer.write(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx")
         assert await raw.status() == 200
         raw.writer.write(b"x" * 999 + REQUEST)
+        assert await raw.status() == 200
+
+
+async def test_body_that_came_late_has_the_same_limits_and_no_second_response() -> None:
+    async with served(Application()) as port, client(port) as raw:
+        raw.writer.write(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert await raw.status() == 200
+        raw.writer.write(b"1\r\nx\r\n" * (http_protocol.MAX_BODY_PIECES + 1) + b"0\r\n\r\n" + REQUEST)
         raw.writer.write_eof()
         assert await raw.closed() == b""

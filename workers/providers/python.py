@@ -177,7 +177,9 @@ def _in_task(generate: Generator, model: str) -> Generator:
                 # Also SystemExit, which would end the worker, and with it the answers of other users.
                 given.put_nowait((_END, error))
 
-        task = asyncio.create_task(run(), name=f"generator {model}")
+        # Named as the task of the answer: the log of a blocked event loop tells by it whose generator blocks.
+        reader = asyncio.current_task()
+        task = asyncio.create_task(run(), name=reader.get_name() if reader is not None else None)
         try:
             while True:
                 wanted.release()
