@@ -86,6 +86,8 @@ class _Subscription:
         self._lock = asyncio.Lock()
         self._reading = asyncio.create_task(self._read())
         self._subscribed = asyncio.Event()
+        self._closing = False
+        """A cancellation may be swallowed while a message is read; the loop then ends within a second."""
 
     def subscribe(self, *channels: bytes) -> None:
         self._start(self._pubsub.subscribe(*channels))
@@ -94,6 +96,7 @@ class _Subscription:
         self._start(self._pubsub.unsubscribe(channel))
 
     async def close(self) -> None:
+        self._closing = True
         self._reading.cancel()
         await asyncio.gather(self._reading, *self._tasks, return_exceptions=True)
         await self._pubsub.aclose()  # type: ignore[no-untyped-call]
@@ -111,7 +114,7 @@ class _Subscription:
     async def _read(self) -> None:
         try:
             await self._subscribed.wait()
-            while True:
+            while not self._closing:
                 message = await self._pubsub.get_message(timeout=1.0)
                 if message is not None and message["type"] == "message":
                     self._on_message(message["channel"], message["data"])
