@@ -29,6 +29,9 @@ MODELS: Final = {
     "default": "demo",
     **{name: f"python/tests.hostile.generators:{name}" for name in ("timed", "bad_usage", "controls", "large")},
 }
+STORE_MIB: Final = 1024
+"""Memory of the store. All conversations together must not fill it: the attackers have 50, of 8 MiB a day each."""
+
 BASE_S: Final = 30.0
 """Duration of the base: honest viewers only."""
 
@@ -79,10 +82,16 @@ async def run(minutes: float, attackers: int, honest_viewers: int, seed: int, se
     """Run all phases; return whether every bound holds."""
     key = secrets.token_urlsafe(48)
     with ExitStack() as stack:
-        server = stack.enter_context(RealServer("valkey", "--maxmemory", "256mb", "--maxmemory-policy", "noeviction"))
+        store = ("--maxmemory", f"{STORE_MIB}mb", "--maxmemory-policy", "noeviction")
+        server = stack.enter_context(RealServer("valkey", *store))
         models = json.dumps(MODELS)
+        limits = {
+            "TOKENWIRE_SOCKETS_PER_ADDRESS": "256",
+            "TOKENWIRE_DAILY_PER_SUBJECT": "8",
+            "TOKENWIRE_DAILY_PER_CONVERSATION": "8",
+        }
         gateway = stack.enter_context(
-            GatewayProcess(server.url, "--models", models, TOKENWIRE_JWT_KEY=key, TOKENWIRE_SOCKETS_PER_ADDRESS="256")
+            GatewayProcess(server.url, "--models", models, TOKENWIRE_JWT_KEY=key, **limits)
         )
         for _ in range(2):
             stack.enter_context(WorkerProcess(server.url, "--models", models))
