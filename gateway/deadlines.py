@@ -19,6 +19,8 @@ from gateway.streams.log_fields import error_fields
 from gateway.streams.store.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from gateway.hub import Hub
     from gateway.streams.store.store import Store
 
@@ -26,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 LOOK_INTERVAL_S: Final = 1.0
 LOOKS_PER_LEASE: Final = 5
-REQUEUE_INTERVAL_S: Final = 10.0
-CONSUMER_LEASES: Final = 10
 SILENT_SHARE: Final = 2 / 3
 """Of a lease: a worker renews three times a lease, so two renewals are missing, and a take-over is near."""
 
@@ -52,33 +52,38 @@ class Deadlines:
         requeued_at = loop.time()
         while True:
             await asyncio.sleep(min(LOOK_INTERVAL_S, self._lease_s / LOOKS_PER_LEASE))
-            requeue = loop.time() - requeued_at >= REQUEUE_INTERVAL_S
-            requeued_at = loop.time() if requeue else requeued_at
-            looks = [self._look(partition, requeue) for partition in range(keys.PARTITIONS)]
+            looks = [self._handled(partition, self._look(partition)) for partition in range(keys.PARTITIONS)]
             failed = [error for error in await asyncio.gather(*looks) if error is not None]
+            if loop.time() - requeued_at >= deadlines.REQUEUE_INTERVAL_S:
+                requeued_at = loop.time()
+                # One partition after another: at the same time each would open a connection to the store.
+                for partition in range(keys.PARTITIONS):
+                    work = deadlines.requeue(self._store, partition, self._lease_s)
+                    failed += filter(None, [await self._handled(partition, work)])
             if failed and not self._outage:
                 logger.warning("deadlines_not_checked", extra={"error": type(failed[0]).__name__})
             self._outage = bool(failed)
 
-    async def _look(self, partition: int, requeue: bool) -> Exception | None:
-        """Look at a partition; return the error of an unavailable store."""
+    async def _look(self, partition: int) -> None:
         loop = asyncio.get_running_loop()
         started_at = loop.time()
+        found = await deadlines.look(self._store, partition, self._queue_s, SILENT_SHARE * self._lease_s)
+        self._observer.answered(started_at, loop.time())
+        # While the store was slow, live workers could not renew either.
+        reliable = self._observer.rule(loop.time()).lease_s is not None
+        self._show(partition, set(found.silent) if reliable else set())
+        # After an outage workers get a lease to renew and to take what waits: nothing could before.
+        overdue = found.ended if started_at - self._failed_at > self._lease_s else ()
+        for conversation, response in await deadlines.end(self._store, overdue):
+            metrics.OVERDUE.inc()
+            logger.warning("response_overdue", extra={"conversation": conversation, "response": response})
+
+    async def _handled(self, partition: int, work: Awaitable[None]) -> Exception | None:
+        """Await the work on a partition; return the error of an unavailable store."""
         try:
-            found = await deadlines.look(self._store, partition, self._queue_s, SILENT_SHARE * self._lease_s)
-            self._observer.answered(started_at, loop.time())
-            # While the store was slow, live workers could not renew either.
-            reliable = self._observer.rule(loop.time()).lease_s is not None
-            self._show(partition, set(found.silent) if reliable else set())
-            # After an outage workers get a lease to renew and to take what waits: nothing could before.
-            overdue = found.ended if started_at - self._failed_at > self._lease_s else ()
-            for conversation, response in await deadlines.end(self._store, overdue):
-                metrics.OVERDUE.inc()
-                logger.warning("response_overdue", extra={"conversation": conversation, "response": response})
-            if requeue:
-                await deadlines.requeue(self._store, partition, REQUEUE_INTERVAL_S, CONSUMER_LEASES * self._lease_s)
+            await work
         except (StoreError, RedisError, OSError) as error:
-            self._failed_at = loop.time()
+            self._failed_at = asyncio.get_running_loop().time()
             self._observer.failed(self._failed_at)
             return error
         except Exception as error:

@@ -162,7 +162,7 @@ class Session:
             case Hello():
                 return self._reject_bad_frame("hello may be sent only once")
             case Token(token):
-                # The check of a signature costs more than most requests. A bucket of its own: a subject that is in debt
+                # The check of a signature costs more than most requests. A separate bucket: a subject that is in debt
                 # for what it read must not lose its sockets for want of a token.
                 retry_after = self._limits.admit(f"token of {self.subject}" if self.subject else None, now)
                 if retry_after is not None:

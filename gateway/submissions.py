@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from opentelemetry.trace import SpanKind
 from redis.exceptions import ResponseError
@@ -22,7 +22,7 @@ from gateway.streams.store.errors import StoreFullError, StoreUnavailableError
 from gateway.streams.store.free_memory import FreeMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from opentelemetry.trace import Span
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +120,20 @@ class Submissions:
             conversation = await self.conversation(request.response)
             if conversation is None or not identity.opens(conversation):
                 return _NOT_FOUND
-            ended = await self._end(conversation, request.response, End(request.reason, retryable=True))
+            now = await self._to_its_end(self._stop(conversation, request))
         except (StoreUnavailableError, StoreFullError, ResponseError) as error:
             return _failure(error)
+        return Stopped(request.response, now)
+
+    async def _stop(self, conversation: str, request: Stop) -> bool:
+        end = End(request.reason, retryable=True)
+        ended = await response_log.end(self._store, conversation, request.response, end)
         now = isinstance(ended, response_log.Ended) and ended.now
         if now:
             metrics.STOPS.labels(request.reason).inc()
-            logger.info(
-                "response_stopped",
-                extra={"conversation": conversation, "response": request.response, "reason": request.reason},
-            )
-        return Stopped(request.response, now)
+            fields = {"conversation": conversation, "response": request.response, "reason": request.reason}
+            logger.info("response_stopped", extra=fields)
+        return now
 
     async def retry(self, request: Retry, identity: Identity) -> Accepted | Failure:
         """Request another answer to the message of a response that has ended. Safe to cancel; see `send`."""
@@ -191,7 +196,10 @@ class Submissions:
             if isinstance(result, Accepted) and if_busy == "interrupt":
                 # The message is in the history before these ends, so its answer follows them whatever fails here.
                 for response in result.ahead:
-                    await self._end(submission.conversation, response, End("stopped", retryable=True))
+                    end = response_log.end(
+                        self._store, submission.conversation, response, End("stopped", retryable=True)
+                    )
+                    await self._to_its_end(end)
         except (StoreUnavailableError, StoreFullError, ResponseError) as error:
             return _failure(error)
         match result:
@@ -266,9 +274,9 @@ class Submissions:
             case _:
                 return None
 
-    async def _end(self, conversation: str, response: str, how: End) -> object:
-        """End a response, and release it for its subject even if the client disconnects meanwhile."""
-        task = asyncio.create_task(response_log.end(self._store, conversation, response, how))
+    async def _to_its_end(self, work: Coroutine[None, None, T]) -> T:
+        """Await the end of a response, which is completed and counted even if the client disconnects meanwhile."""
+        task = asyncio.create_task(work)
         self._ending.add(task)
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)

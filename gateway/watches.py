@@ -1,4 +1,4 @@
-"""What the watches of each subject hold in memory, so that one token cannot fill a gateway for everybody.
+"""Memory that the watches of each subject hold, so that one token cannot fill a gateway for all clients.
 
 A core module.
 """

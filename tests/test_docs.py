@@ -1,7 +1,8 @@
-"""Documentation covers every setting, frame, field, error code, close code and route; its links exist."""
+"""Documentation covers every setting, frame, field, error code, failure code, close code and route; its links exist."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 from typing import TYPE_CHECKING, Final, get_args
@@ -16,6 +17,7 @@ from gateway.streams import history_log, log_entries
 from gateway.streams.store.store import open_store
 from gateway.wire import ClientFrame, Close, ServerFrame
 from tests.core_coverage import ROOT
+from workers.providers.checked import FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,6 +111,27 @@ def test_protocol_documents_client_field(frame: str, field: str) -> None:
 @pytest.mark.parametrize("code", wire.ERRORS)
 def test_protocol_documents_error(code: str) -> None:
     assert f"`{code}`" in PROTOCOL or code in (row[0] for row in rows(PROTOCOL))
+
+
+def failure_codes() -> set[str]:
+    """Return the codes with which the code ends an answer as failed, but for those of the demo."""
+    makers = ("Problem", "ProviderError", "_fail")
+    found = {FAILED}
+    for package in ("gateway", "workers"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                match node:
+                    case ast.Call(
+                        func=ast.Name(id=name) | ast.Attribute(attr=name), args=[ast.Constant(value=str(code)), *_]
+                    ) if name in makers and not code.startswith("demo_"):
+                        found.add(code)
+    return found
+
+
+@pytest.mark.parametrize("code", sorted(failure_codes()))
+def test_protocol_documents_failure(code: str) -> None:
+    section = PROTOCOL.partition("### Why an answer failed")[2].partition("\n## ")[0]
+    assert f"`{code}`" in section
 
 
 @pytest.mark.parametrize("code", [int(code) for code in Close])

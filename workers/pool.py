@@ -19,6 +19,7 @@ from gateway.streams.store.errors import StoreError, is_transient
 from workers import metrics
 from workers.batch import BatchingInterval
 from workers.breakers import Breakers
+from workers.ended_answers import EndedAnswers
 from workers.fairness import Fairness
 from workers.generation import Generation
 from workers.lease_keeper import Block, Held, LeaseKeeper
@@ -41,19 +42,9 @@ POLL_INTERVAL_S: Final = 1.0
 """Seconds in which a job is found whose notification was lost, or whose worker died."""
 
 RETRY_PAUSE_S: Final = POLL_INTERVAL_S / 4
-REQUEUE_INTERVAL_S: Final = 10.0
-CONSUMER_LEASES: Final = 10
-"""Leases after which a consumer without a job is removed. A worker that was only slow creates it again."""
-
 CANCEL_RETRY_S: Final = 1.0
 FULL_PAUSE_S: Final = 0.02
 """Seconds after which a full worker fills a place: places that become free together are filled by one search."""
-
-ENDED_KEPT_S: Final = 30.0
-"""Longer than a failover takes: then a lost end is written again, without another provider call."""
-
-MAX_ENDED: Final = 300
-"""Answers that are kept for this, with their texts."""
 
 MIN_CANDIDATES: Final = 32
 MAX_CANDIDATES: Final = 256
@@ -109,9 +100,7 @@ class Pool:
         self._draining = False
         self._observer = StoreObserver(options.lease_s)
         self._loops: list[asyncio.Task[None]] = []
-        self._ended: dict[str, tuple[_Running, float]] = {}
-        """Answers that ended lately, and when."""
-        self._restoring: set[asyncio.Task[None]] = set()
+        self._ended = EndedAnswers(store, self.name)
         self._keeper = None
         if open_store is not None:
             self._keeper = LeaseKeeper(
@@ -180,7 +169,7 @@ class Pool:
         rest = list(self._running.values())
         await _cancel(running.task for running in rest)
         await _cancel(self._loops)
-        await _cancel(self._restoring)
+        await _cancel(self._ended.restoring)
         if self._keeper is not None:
             await self._keeper.stop()
         for served in chain.from_iterable(self._targets.values()):
@@ -266,9 +255,7 @@ class Pool:
         del self._running[job.response]
         self._fairness.ended(job.response)
         if running.generation.decided:
-            self._ended[job.response] = running, asyncio.get_running_loop().time()
-        if len(self._ended) > MAX_ENDED:
-            del self._ended[next(iter(self._ended))]
+            self._ended.add(job, running.generation)
         metrics.RUNNING.set(len(self._running))
         if not task.cancelled() and (error := task.exception()) is not None:
             fields = {"conversation": job.conversation, "response": job.response, **error_fields(error)}
@@ -281,7 +268,7 @@ class Pool:
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(renewal_interval_s(self._options.lease_s))
-            self._look_at_ends()
+            self._ended.look(self._running)
             held = list(self._running.values())
             tails = [running.generation.idle_tail for running in held]
             results: list[tuple[Renewal, LogId | None] | BaseException] = await asyncio.gather(
@@ -308,28 +295,6 @@ class Pool:
                 elif last is not None and tail is not None and tail == running.generation.idle_tail:
                     # No append was in flight meanwhile, so another last id shows that the store lost a tail.
                     running.generation.restore(last)
-
-    def _look_at_ends(self) -> None:
-        """Write again the ends that a server may have lost: only one to which the worker had to connect again."""
-        now = asyncio.get_running_loop().time()
-        for response, (running, ended_at) in list(self._ended.items()):
-            if now - ended_at > ENDED_KEPT_S:
-                del self._ended[response]
-            elif self._store.connected_for_s(keys.log(response)) < now - ended_at and response not in self._running:
-                task = asyncio.create_task(self._restore_end(running), name=response)
-                self._restoring.add(task)
-                task.add_done_callback(self._restoring.discard)
-
-    async def _restore_end(self, running: _Running) -> None:
-        try:
-            renewal = await jobs.renew(self._store, running.job, self.name)
-        except (StoreError, RedisError, OSError):
-            # The next look tries again.
-            return
-        response = running.job.response
-        if renewal == "held" and response not in self._running and self._ended.pop(response, None) is not None:
-            # The end deletes the job: the store has lost both.
-            await running.generation.end_again()
 
     def _held(self) -> list[Held]:
         # Called in another thread: the copy of a dictionary's values is one step for the interpreter.
@@ -409,18 +374,15 @@ class Pool:
 
     async def _requeue_lost(self) -> None:
         while True:
-            await asyncio.sleep(REQUEUE_INTERVAL_S)
+            await asyncio.sleep(deadlines.REQUEUE_INTERVAL_S)
             for partition in range(keys.PARTITIONS):
                 try:
-                    await self._requeue_partition(partition)
+                    await deadlines.requeue(self._store, partition, self._options.lease_s)
                 except (StoreError, RedisError, OSError) as error:
                     # No evidence against leases: a full store refuses this lock and still accepts renewals.
                     logger.warning("requeue_failed", extra={"partition": partition, "error": type(error).__name__})
                     if isinstance(error, StoreError) or is_transient(error):
                         break
-
-    async def _requeue_partition(self, partition: int) -> None:
-        await deadlines.requeue(self._store, partition, REQUEUE_INTERVAL_S, CONSUMER_LEASES * self._options.lease_s)
 
 
 async def _repeat(task: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -100,7 +100,7 @@ OWN_STORES: Final = ("memory:", "embedded:")
 
 
 def require_provider(settings: WorkerSettings, *, authenticated: bool = False) -> None:
-    """Refuse to answer with the demo where nobody asked for it; raises ClickException.
+    """Refuse to answer with the demo where the operator did not choose it; raises ClickException.
 
     `authenticated`: clients need a token, so there are users. A store of this machine is for trying out otherwise.
     """

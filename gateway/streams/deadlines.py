@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 MAX_OVERDUE: Final = 100
 """Jobs that one look at a partition returns; the others are found by the next one."""
 
+REQUEUE_INTERVAL_S: Final = 10.0
+"""Seconds between two searches of a partition for lost jobs, by whichever process."""
+
+CONSUMER_LEASES: Final = 10
+"""Leases after which a consumer without a job is removed. A worker that was only slow creates it again."""
+
 TIMEOUT_S: Final = 3.0
 NO_WORKER: Final = End(
     "failed", error=Problem("no_worker", "The answer could not be given in time. Try again."), retryable=True
@@ -93,11 +99,11 @@ async def end(store: Store, overdue: Iterable[tuple[str, str]]) -> list[tuple[st
     return ended
 
 
-async def requeue(store: Store, partition: int, interval_s: float, consumer_idle_s: float) -> None:
+async def requeue(store: Store, partition: int, lease_s: float) -> None:
     """Give the open responses of a partition that lost their jobs new ones; end those whose logs expired.
 
-    `consumer_idle_s`: see `jobs.requeue_lost`. At most one process does this for a partition in `interval_s` seconds.
-    Safe to cancel.
+    At most one process does this for a partition in `REQUEUE_INTERVAL_S`. Safe to cancel.
     """
-    for conversation, response in await jobs.requeue_lost(store, partition, interval_s, consumer_idle_s):
+    found = await jobs.requeue_lost(store, partition, REQUEUE_INTERVAL_S, CONSUMER_LEASES * lease_s)
+    for conversation, response in found:
         await response_log.end(store, conversation, response, EXPIRED)

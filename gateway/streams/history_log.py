@@ -36,7 +36,7 @@ IfBusy = Literal["queue", "reject"]
 
 
 class Asker(NamedTuple):
-    """Who asked, as the operator's generator is told."""
+    """The user that asked, for the operator's generator."""
 
     user: str | None
     claims: Mapping[str, Any] | None

@@ -214,7 +214,7 @@ class ClientTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._turns.wait(self._owner, self._proceed)
 
     def _proceed(self) -> None:
-        """Pass on what was read; it is the turn of this connection."""
+        """Pass the held bytes on, because it is the turn of this connection."""
         self._waits = False
         data, protocol = self._held, self._protocol
         if data is None or protocol is None or self._paused or self._transport.is_closing():

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from gateway import deadlines as gateway_deadlines
 from gateway.deadlines import Deadlines
 from gateway.hub import Hub
 from gateway.streams import deadlines, keys
@@ -30,7 +29,7 @@ async def test_overdue_answer_ends_and_lost_job_is_queued_again(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.WARNING, logger="gateway.deadlines")
-    monkeypatch.setattr(gateway_deadlines, "REQUEUE_INTERVAL_S", 0.01)
+    monkeypatch.setattr(deadlines, "REQUEUE_INTERVAL_S", 0.01)
     store = await open_store("memory://")
     conversation = Conversation(store)
     await conversation.ask()
@@ -40,6 +39,30 @@ async def test_overdue_answer_ends_and_lost_job_is_queued_again(
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert [record.getMessage() for record in caplog.records] == ["response_overdue"]
+    await store.close()
+
+
+async def test_partitions_are_searched_for_lost_jobs_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by a long test: at the same time they opened fifteen connections to the store, which stayed open."""
+    monkeypatch.setattr(deadlines, "REQUEUE_INTERVAL_S", 0.0)
+    running_searches, searched = 0, set()
+
+    async def requeue(store: Store, partition: int, lease_s: float) -> None:
+        nonlocal running_searches
+        running_searches += 1
+        assert running_searches == 1
+        await asyncio.sleep(0)
+        running_searches -= 1
+        searched.add(partition)
+
+    monkeypatch.setattr(deadlines, "requeue", requeue)
+    store = await open_store("memory://")
+    running = asyncio.create_task(Deadlines(store, Hub(), queue_s=60.0, lease_s=0.05).run())
+    async with asyncio.timeout(20):
+        while len(searched) < keys.PARTITIONS:
+            await asyncio.sleep(0.005)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
     await store.close()
 
 

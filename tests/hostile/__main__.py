@@ -90,9 +90,7 @@ async def run(minutes: float, attackers: int, honest_viewers: int, seed: int, se
             "TOKENWIRE_DAILY_PER_SUBJECT": "8",
             "TOKENWIRE_DAILY_PER_CONVERSATION": "8",
         }
-        gateway = stack.enter_context(
-            GatewayProcess(server.url, "--models", models, TOKENWIRE_JWT_KEY=key, **limits)
-        )
+        gateway = stack.enter_context(GatewayProcess(server.url, "--models", models, TOKENWIRE_JWT_KEY=key, **limits))
         for _ in range(2):
             stack.enter_context(WorkerProcess(server.url, "--models", models))
         conversations = max(1, honest_viewers // VIEWERS)

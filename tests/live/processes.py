@@ -37,7 +37,7 @@ class Process:
         self._announced: queue.Queue[str] = queue.Queue()
         self._process = subprocess.Popen(
             [*self.prefix, sys.executable, "-m", self.module, command, *options],
-            # Beside a shared store the demo answers only where somebody chose it.
+            # Beside a shared store the demo answers only where the operator chose it.
             env={
                 **clean,
                 "TOKENWIRE_STORE": store,

@@ -381,7 +381,7 @@ async def test_pieces_of_a_body_are_limited(more: int) -> None:
 
 
 async def test_connection_serves_the_next_request_after_a_body_that_came_late() -> None:
-    """`/echo` answers before the body is complete: many clients send it in a packet of its own."""
+    """`/echo` answers before the body is complete: many clients send it in a separate packet."""
     async with served(Application()) as port, client(port) as raw:
         raw.writer.write(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx")
         assert await raw.status() == 200

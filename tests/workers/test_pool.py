@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.streams import jobs, keys, log_entries, response_log
+from gateway.streams import deadlines, jobs, keys, log_entries, response_log
 from gateway.streams.store.errors import StoreFullError
 from gateway.streams.store.store import open_store
 from tests.gateway.streams.steps import Conversation, fold, lose_tail
 from tests.stores import RealServer
 from tests.workers.test_generation import OPTIONS
-from workers import pool as pool_module
 from workers.options import GenerationOptions
 from workers.pool import Pool
 from workers.providers import Finish, Served, Text
@@ -104,7 +103,7 @@ async def test_failed_search_for_lost_jobs_does_not_stop_take_overs(
         raise StoreFullError("the store is full")
 
     monkeypatch.setattr(jobs, "requeue_lost", full)
-    monkeypatch.setattr(pool_module, "REQUEUE_INTERVAL_S", 0.01)
+    monkeypatch.setattr(deadlines, "REQUEUE_INTERVAL_S", 0.01)
     store = await open_store("memory://")
     async with running_pool(store):
 

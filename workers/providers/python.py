@@ -4,7 +4,7 @@
         yield "Hello"
 
 The generator gets a `workers.providers.Request`. It yields strings, or Text, Reasoning and Finish. One without `async`
-runs in a thread of its own, so that it may block.
+runs in a separate thread, so that it may block.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ def _in_thread(generate: Callable[[Request], Iterator[Any]]) -> Generator:
                         post(item)
                 post(_END)
             except BaseException as error:
-                # Also SystemExit: a thread has nobody else who handles it.
+                # Also SystemExit: nothing else in a thread handles it.
                 post(_END, error)
 
         # A daemon: a generator that blocks for ever must not keep the worker from ending.

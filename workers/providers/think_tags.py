@@ -56,7 +56,7 @@ class ThinkTags:
         """Read up to the opening tag; return the rest, which is text if there is none."""
         start = text.lstrip()
         if blank := text[: len(text) - len(start)]:
-            # Nobody sees white space, so it needs no delay.
+            # White space is invisible, so it needs no delay.
             parts.append(("text", blank))
         lower = start[: max(map(len, OPENING))].translate(_LOWER)
         for tag in OPENING:

@@ -14,6 +14,7 @@ from fakeredis import FakeAsyncRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
+from gateway.streams.store.redis_internals import correct_connections
 from gateway.streams.store.server import Server
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ class MemoryServer(Server):
     """The emulated server; its data belong to this object."""
 
     def __init__(self) -> None:
-        super().__init__(FakeAsyncRedis(), _Connection)
+        client = FakeAsyncRedis()
+        correct_connections(client.connection_pool)
+        super().__init__(client, _Connection)
 
     async def _open_subscription(
         self,
@@ -86,8 +89,6 @@ class _Subscription:
         self._lock = asyncio.Lock()
         self._reading = asyncio.create_task(self._read())
         self._subscribed = asyncio.Event()
-        self._closing = False
-        """A cancellation may be swallowed while a message is read; the loop then ends within a second."""
 
     def subscribe(self, *channels: bytes) -> None:
         self._start(self._pubsub.subscribe(*channels))
@@ -96,7 +97,6 @@ class _Subscription:
         self._start(self._pubsub.unsubscribe(channel))
 
     async def close(self) -> None:
-        self._closing = True
         self._reading.cancel()
         await asyncio.gather(self._reading, *self._tasks, return_exceptions=True)
         await self._pubsub.aclose()  # type: ignore[no-untyped-call]
@@ -114,7 +114,7 @@ class _Subscription:
     async def _read(self) -> None:
         try:
             await self._subscribed.wait()
-            while not self._closing:
+            while True:
                 message = await self._pubsub.get_message(timeout=1.0)
                 if message is not None and message["type"] == "message":
                     self._on_message(message["channel"], message["data"])

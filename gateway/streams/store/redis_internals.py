@@ -14,13 +14,13 @@ names each attribute: an upgrade that changes one fails there.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.connection import Connection, SSLConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Awaitable, Callable
 
     from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -40,23 +40,40 @@ def error_parser(connection: AbstractConnection) -> Callable[[str], Exception]:
     return parse
 
 
-def raise_connection_errors(pool: ConnectionPool) -> None:
-    """Make the connections of a pool raise ConnectionError when they are closed. None of them may be open yet.
+def correct_connections(pool: ConnectionPool) -> None:
+    """Make the connections of a pool raise ConnectionError when they are closed, and CancelledError when cancelled.
 
-    A server can reset a connection while it is taken out of the pool. Then asyncio's transports accept the bytes and
-    raise ConnectionError later, but uvloop's raise RuntimeError, which redis-py passes on.
+    None of them may be open yet. A server can reset a connection while it is taken out of the pool. Then asyncio's
+    transports accept the bytes and raise ConnectionError later, but uvloop's raise RuntimeError, which redis-py passes
+    on. And redis-py and fakeredis wait under asyncio.wait_for, which up to Python 3.11 swallows a cancellation that
+    arrives together with the result: the task would continue, and whoever cancelled it would wait for ever.
     """
     base: type[AbstractConnection] = pool.connection_class
 
-    class CheckedConnection(base):  # type: ignore[misc, valid-type]
+    class CorrectedConnection(base):  # type: ignore[misc, valid-type]
         async def send_packed_command(self, *arguments: Any, **options: Any) -> None:
             """See `redis.asyncio.Connection`; raises ConnectionError where uvloop raises RuntimeError."""
             try:
-                await super().send_packed_command(*arguments, **options)
+                await self._cancellable(super().send_packed_command(*arguments, **options))
             except RuntimeError as error:
                 raise RedisConnectionError("the connection was closed") from error
 
-    pool.connection_class = CheckedConnection
+        async def read_response(self, *arguments: Any, **options: Any) -> Any:
+            """See `redis.asyncio.Connection`."""
+            return await self._cancellable(super().read_response(*arguments, **options))
+
+        async def _cancellable(self, work: Awaitable[Any]) -> Any:
+            task = asyncio.current_task()
+            requests = task.cancelling() if task else 0
+            try:
+                return await work
+            finally:
+                if task and task.cancelling() > requests:
+                    # A reply may be outstanding: the next command must not read it.
+                    await self.disconnect(nowait=True)
+                    raise asyncio.CancelledError
+
+    pool.connection_class = CorrectedConnection
 
 
 class PrimaryConnection(Connection):

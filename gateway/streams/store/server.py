@@ -10,7 +10,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway.streams.store.pipeline import Argument, Pipeline
-from gateway.streams.store.redis_internals import raise_connection_errors
+from gateway.streams.store.redis_internals import correct_connections
 from gateway.streams.store.subscription import PLAIN, ChannelCommands, open_subscription
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def connection_pool(options: Mapping[str, Any], **more: Any) -> aioredis.Blockin
             **more,
         }
     )
-    raise_connection_errors(connections)
+    correct_connections(connections)
     return connections
 
 

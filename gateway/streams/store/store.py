@@ -182,18 +182,10 @@ class Store:
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
         pause_s = FIRST_RETRY_PAUSE_S
-        task = asyncio.current_task()
-        assert task is not None
-        cancel_requests = task.cancelling()
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
-                    reply = await command()
-                if task.cancelling() > cancel_requests:
-                    # redis-py writes under asyncio.wait_for, which up to Python 3.11 may swallow a cancellation: the
-                    # task would continue and keep its resources.
-                    raise asyncio.CancelledError
-                return reply
+                    return await command()
             except (RedisError, OSError) as error:
                 if is_full(error):
                     metrics.STORE_FULL.inc()

@@ -24,7 +24,7 @@ async def conversation(store: Store) -> Conversation:
 
 
 async def ended(conversation: Conversation, deadline_s: float) -> list[str]:
-    """Look, end what is overdue, and return the responses that were ended."""
+    """Look for overdue responses and end them; return them."""
     found = await deadlines.look(conversation.store, conversation.partition, deadline_s, LONG_S)
     return [response for _, response in await deadlines.end(conversation.store, found.ended)]
 
@@ -159,10 +159,10 @@ async def test_released_jobs_hide_no_overdue_one(conversation: Conversation, mon
 async def test_lost_job_is_queued_again_and_a_lost_log_ends(conversation: Conversation) -> None:
     accepted = await conversation.ask()
     await conversation.redis.delete(keys.jobs(conversation.partition))
-    await deadlines.requeue(conversation.store, conversation.partition, 0.001, 60.0)
+    await deadlines.requeue(conversation.store, conversation.partition, LEASE)
     assert set(await conversation.jobs()) == {accepted.response}
     await conversation.redis.delete(keys.log(accepted.response), keys.requeue_lock(conversation.partition))
-    await deadlines.requeue(conversation.store, conversation.partition, 60.0, 60.0)
+    await deadlines.requeue(conversation.store, conversation.partition, LEASE)
     assert await error_of(conversation, accepted.response) == ("failed", "expired", True)
 
 
