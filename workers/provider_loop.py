@@ -36,6 +36,9 @@ EMPTY: Final = "The model gave no answer. Try again."
 SILENT: Final = "The model stopped responding."
 PAUSED: Final = "The model provider fails at present. Try again soon."
 
+BYTES_PER_TOKEN: Final = 4
+"""Of text, about: a provider that is cut off reports no usage."""
+
 CHECK_INTERVAL_S: Final = 1.0
 """Mean time between two looks at a breaker by an answer that waits."""
 
@@ -62,6 +65,8 @@ class ProviderLoop:
         self._random = random.random
         self._usage: Counter[str] = Counter()
         """Of the calls that have failed."""
+        self._unreported_tokens = 0
+        """An estimate of the output of the failed calls whose usage the provider did not report."""
 
     async def run(self, request: Request, partial: str) -> End:
         """Read an answer from the targets; return how it ended. `partial`: text that is shown, and is continued.
@@ -97,7 +102,7 @@ class ProviderLoop:
                 if shown:
                     self._add_waiting(0.0, error.code)
         problem = Problem(error.code, error.message, error.detail or None)
-        return End("failed", error=problem, usage=self._total({}), retryable=error.retryable)
+        return End("failed", error=problem, usage=self._total({}), retryable=policy.retryable)
 
     async def _wait(self, call: Call, policy: RetryPolicy) -> Call | None:
         """Wait until a call may be made; return it. None: a breaker that opened meanwhile stays open for too long."""
@@ -121,8 +126,10 @@ class ProviderLoop:
 
     async def _call(self, served: Served, request: Request, shown: ShownText) -> tuple[End | ProviderError, bool]:
         """Make one call; return the end of the answer or why the call failed, and whether it produced output."""
-        request = prompt.continued(_limited(request, served, self._usage), shown.text, prefill=served.prefill)
-        overlap = OverlapFilter(shown.text)
+        before = shown.text
+        used = self._usage["output_tokens"] + self._unreported_tokens
+        request = prompt.continued(_limited(request, served, used), before, prefill=served.prefill)
+        overlap = OverlapFilter(before)
         call = ProviderCall(served.name, served.model, request, self._trace)
         code = "internal"
         try:
@@ -150,6 +157,8 @@ class ProviderLoop:
         # What the overlap filter still holds may be a repetition that was cut off. The next call gives it again.
         shown.drop_half_character()
         self._writer.drop_half_character()
+        if "output_tokens" not in error.usage:
+            self._unreported_tokens += len(shown.text[len(before) :].encode()) // BYTES_PER_TOKEN
         return error, call.received
 
     async def _read(
@@ -196,10 +205,10 @@ class ProviderLoop:
             self._writer.add_text(log_entries.TEXT, text)
 
 
-def _limited(request: Request, served: Served, usage: Counter[str]) -> Request:
+def _limited(request: Request, served: Served, used_tokens: int) -> Request:
     """Return the request with what is left of its limit after the calls that have ended."""
     if request.max_tokens is not None:
-        request = dataclasses.replace(request, max_tokens=max(1, request.max_tokens - usage["output_tokens"]))
+        request = dataclasses.replace(request, max_tokens=max(1, request.max_tokens - used_tokens))
     return dataclasses.replace(request, model=served.model)
 
 

@@ -59,6 +59,11 @@ class RetryPolicy:
         self._target = -1
         self._calls = 0
 
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed later: not if every target would reject it again."""
+        return not all(self._excluded)
+
     def first(self, now: float, blocked_s: Sequence[float]) -> Call:
         """Return the first call. `blocked_s`: seconds for which the circuit breaker of each target is open.
 

@@ -145,11 +145,11 @@ OPTIONS: Final = GenerationOptions(
 )
 
 
-async def answer(store: Store, targets: list[Served], number: int = 0) -> list[bytes]:
+async def answer(store: Store, targets: list[Served], number: int = 0, *, max_tokens: int | None = None) -> list[bytes]:
     """Generate one answer; return the entries of its log."""
     conversation = Conversation(store, f"c{number}")
     await jobs.prepare(store)
-    response = (await conversation.ask()).response
+    response = (await conversation.ask(max_tokens=max_tokens)).response
     tick = SharedTick(BatchingInterval(0.001))
     job = await conversation.take("w1")
     await Generation(store, job, "w1", {"default": targets}, Breakers(store), OPTIONS, tick).run()
@@ -229,6 +229,32 @@ async def test_refused_target_leaves_no_trace(running: ProviderServer, targets: 
     running.script = None
     assert text_of(entries) == "Hello, world!"
     assert log_entries.WAITING not in [value[:1] for value in entries]
+    await store.close()
+
+
+async def test_a_limit_of_tokens_holds_for_all_calls_together(running: ProviderServer, targets: dict[str, Any]) -> None:
+    """The first provider is cut off before it reports its usage: the text counts, four bytes a token."""
+    store = await open_store("memory://")
+    running.reset()
+    running.script = lambda _: Scenario((TEXT[:80],), ending="cut") if len(running.calls) == 1 else None
+    both = [Served(targets["openai"], "m", "openai"), Served(targets["anthropic"], "m", "anthropic")]
+    await answer(store, both, max_tokens=50)
+    running.script = None
+    assert [call.body["max_tokens"] for call in running.calls] == [50, 30]
+    await store.close()
+
+
+@pytest.mark.parametrize(("first", "retryable"), [(401, False), (503, True)])
+async def test_failed_answer_is_retryable_if_one_target_may_succeed_later(
+    running: ProviderServer, targets: dict[str, Any], first: int, *, retryable: bool
+) -> None:
+    store = await open_store("memory://")
+    running.reset()
+    running.script = lambda call: Scenario(status=401 if call.path.endswith("/messages") else first)
+    both = [Served(targets["openai"], "m", "openai"), Served(targets["anthropic"], "m", "anthropic")]
+    end = end_of(await answer(store, both))
+    running.script = None
+    assert (end.reason, end.retryable) == ("failed", retryable)
     await store.close()
 
 

@@ -471,6 +471,8 @@ def refusing(name: str, status: int, words: str) -> Refusal:
         ("max_completion_tokens", 400, "unknown: max_completion_tokens", {"max_tokens_name": "max_completion_tokens"}),
         ("temperature", 400, "Only the default temperature is supported", {"temperature": 0.5}),
         ("reasoning_effort", 400, "bad request", {"effort": "high"}),
+        ("stream_options", 200, "stream_options is not supported", {}),
+        ("max_tokens", 200, "use max_completion_tokens", {}),
     ],
 )
 async def test_refused_parameter_is_left_out_and_remembered(

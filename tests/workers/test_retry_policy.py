@@ -124,7 +124,9 @@ def test_target_that_would_reject_the_request_again_is_not_called_again() -> Non
     retries = policy(2)
     assert retries.next(error(retryable=False), NOW, FREE[:2], received=False) == Call(1, 0.0)
     assert retries.next(error(), NOW, FREE[:2], received=False) == Call(1, FIRST_PAUSE_S)
+    assert retries.retryable
     assert retries.next(error(retryable=False), NOW, FREE[:2], received=False) is None
+    assert not retries.retryable
 
 
 def test_target_with_an_open_breaker_is_passed_over() -> None:

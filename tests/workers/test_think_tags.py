@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.providers.think_tags import NAMES, ThinkTags
+from workers.providers.think_tags import MAX_BLANK, NAMES, ThinkTags
 
 
 def read(*pieces: str) -> tuple[str, str]:
@@ -38,12 +38,13 @@ def read(*pieces: str) -> tuple[str, str]:
         ("</think>x", "", "</think>x"),
         ("<think>a</think>b<think>c</think>", "a", "b<think>c</think>"),
         ("", "", ""),
+        (" " * MAX_BLANK + "<think>a</think>b", "a", "b"),
+        (" " * (MAX_BLANK + 1) + "<think>a</think>b", "", " " * (MAX_BLANK + 1) + "<think>a</think>b"),
     ],
 )
 def test_only_a_tag_at_the_beginning_is_reasoning(text: str, reasoning: str, answer: str) -> None:
     assert read(text) == (reasoning, answer)
     assert read(*text) == (reasoning, answer)
-    assert read(f"\n{text}") == (reasoning, f"\n{answer}")
 
 
 @given(

@@ -102,6 +102,8 @@ class ProviderError(Exception):
         """What the failed call used, as far as the provider counted; see `Finish.usage`."""
         self.detail = ""
         """What the provider called the reason, in at most 64 safe characters; "" where it gave none."""
+        self.rejection: tuple[int, Any] | None = None
+        """The status and the error object of an error in a body with status 200. The object is never logged."""
         self.code = code
         self.message = message
         self.retryable = retryable

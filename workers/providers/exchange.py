@@ -158,37 +158,42 @@ async def answer(
     cancelling or closing the generator closes the HTTP response, so the provider stops generating. Raises
     ProviderError.
     """
-    opened = False
+    opened = begun = False
     request_id = ""
+    finish: Finish | None = None
     try:
         try:
-            async with (
-                _opened(sdk, call, attempt) as response,
-                aclosing(response.http_response.aiter_bytes()) as body,
-            ):
-                opened = True
-                request_id = _request_id(response.http_response.headers)
-                reading = Reading(reader)
-                while reading.open:
-                    if reading.paces:
-                        await pace()
-                    # An exception's own path costs nothing for each token.
-                    chunk: bytes | Exception | None
-                    try:
-                        chunk = await (_next(body, reading.expires_at) if reading.expires_at else anext(body))
-                    except StopAsyncIteration:
-                        chunk = None
-                    except _BROKEN as error:
-                        chunk = error
-                    except (ValueError, zlib.error):
-                        chunk = malformed()
-                    for piece in reading.feed(chunk):
-                        yield piece
-                if reading.failure is not None:
-                    raise reading.failure
-                finish = reader.finish()
-                if reading.over:
-                    await _settle(body)
+            while finish is None:
+                async with (
+                    _opened(sdk, call, attempt) as response,
+                    aclosing(response.http_response.aiter_bytes()) as body,
+                ):
+                    opened = True
+                    request_id = _request_id(response.http_response.headers)
+                    reading = Reading(reader)
+                    while reading.open:
+                        if reading.paces:
+                            await pace()
+                        # An exception's own path costs nothing for each token.
+                        chunk: bytes | Exception | None
+                        try:
+                            chunk = await (_next(body, reading.expires_at) if reading.expires_at else anext(body))
+                        except StopAsyncIteration:
+                            chunk = None
+                        except _BROKEN as error:
+                            chunk = error
+                        except (ValueError, zlib.error):
+                            chunk = malformed()
+                        for piece in reading.feed(chunk):
+                            begun = True
+                            yield piece
+                    if reading.failure is not None:
+                        if begun or not _refused(attempt, reading.failure):
+                            raise reading.failure
+                        continue
+                    finish = reader.finish()
+                    if reading.over:
+                        await _settle(body)
         except sdk.APIStatusError as error:
             failure = of_reply(error.status_code, error.body)
             failure.retry_after = retry_after(error.response.headers)
@@ -207,6 +212,12 @@ async def answer(
             error.add_note(f"request id {request_id}")
         raise
     yield finish
+
+
+def _refused(attempt: Attempt, failure: Exception) -> bool:
+    """Tell whether a body with status 200 refuses a parameter, and the request is to be sent again."""
+    rejection = failure.rejection if isinstance(failure, ProviderError) else None
+    return rejection is not None and attempt.refused(*rejection)
 
 
 @asynccontextmanager

@@ -146,7 +146,9 @@ def reported(value: Any) -> ProviderError:
     """Return the error for an error object of any shape, or for a list of its kinds. Unknown ones are retryable."""
     found = value if isinstance(value, tuple) else kinds(value)
     status, name = _status(found)
-    return of_status(status or 500, name)
+    failure = of_status(status or 500, name)
+    failure.rejection = (status or 500, value)
+    return failure
 
 
 def of_reply(status: int, body: Any) -> ProviderError:

@@ -12,6 +12,9 @@ from typing import Final, Literal
 NAMES: Final = ("think", "thinking", "thought", "reasoning")
 OPENING: Final = tuple(f"<{name}>" for name in NAMES)
 
+MAX_BLANK: Final = 100
+"""Characters of white space before an opening tag: they are held back, because reasoning drops them."""
+
 _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 """Unlike `str.lower`, it keeps the number of characters."""
 
@@ -37,7 +40,7 @@ class ThinkTags:
         parts: list[Part] = []
         text, self._held = self._held + text, ""
         if not self._closing:
-            text = self._open(text, parts)
+            text = self._open(text)
         if self._closing and not self._answers:
             text = self._close(text, parts)
         if self._answers:
@@ -52,22 +55,20 @@ class ThinkTags:
         held, self._held = self._held, ""
         return [("reasoning" if self._closing else "text", held)] if held else []
 
-    def _open(self, text: str, parts: list[Part]) -> str:
+    def _open(self, text: str) -> str:
         """Read up to the opening tag; return the rest, which is text if there is none."""
         start = text.lstrip()
-        if blank := text[: len(text) - len(start)]:
-            # White space is invisible, so it needs no delay.
-            parts.append(("text", blank))
-        lower = start[: max(map(len, OPENING))].translate(_LOWER)
-        for tag in OPENING:
-            if lower.startswith(tag):
-                self._closing = f"</{tag[1:]}"
-                return start[len(tag) :]
-        if any(tag.startswith(lower) for tag in OPENING):
-            self._held = start
-            return ""
+        if len(text) - len(start) <= MAX_BLANK:
+            lower = start[: max(map(len, OPENING))].translate(_LOWER)
+            for tag in OPENING:
+                if lower.startswith(tag):
+                    self._closing = f"</{tag[1:]}"
+                    return start[len(tag) :]
+            if any(tag.startswith(lower) for tag in OPENING):
+                self._held = text
+                return ""
         self.over = True
-        return start
+        return text
 
     def _close(self, text: str, parts: list[Part]) -> str:
         """Read reasoning up to the closing tag; return what follows it."""
