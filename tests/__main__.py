@@ -10,7 +10,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent
 
-PROCESSES: Final = "3"
+PROCESSES: Final = "4"
 """Of pytest. More than two cores, because most tests wait most of the time; see gateway/decisions/0048."""
 
 

@@ -16,7 +16,7 @@ ROOT: Final = Path(__file__).parent.parent
 WEB: Final = ROOT / "web"
 MIN_NODE: Final = 20
 
-CONCURRENCY: Final = 3
+CONCURRENCY: Final = 4
 """Test files that run at the same time. More than the cores, because browser tests mostly wait."""
 
 

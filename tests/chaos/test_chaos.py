@@ -1,4 +1,4 @@
-"""Short form of `make chaos`: 60 schedules with real processes. No answer is lost, duplicated or stuck."""
+"""Short form of `make chaos`: 30 schedules with real processes. No answer is lost, duplicated or stuck."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.live
 
 SEED = 1000
-SCHEDULES = 60
+SCHEDULES = 30
 DEPLOYMENTS = 4
 
 
-# Two minutes on two idle cores; the timeout only detects a hang.
+# A minute on two idle cores; the timeout only detects a hang.
 @pytest.mark.timeout(900)
-def test_sixty_schedules_find_no_violation(tmp_path: Path) -> None:
+def test_thirty_schedules_find_no_violation(tmp_path: Path) -> None:
     result = tmp_path / "chaos.json"
     # A separate process, as with `make chaos`.
     command = [sys.executable, "-m", "tests.chaos", "--seed", str(SEED), "--schedules", str(SCHEDULES)]
@@ -38,6 +38,6 @@ def test_sixty_schedules_find_no_violation(tmp_path: Path) -> None:
     assert done.returncode == 0
     report = json.loads(result.read_text())
     assert report["schedules"] == SCHEDULES
-    assert report["tokens"] > 20_000
+    assert report["tokens"] > 10_000
     assert report["faults"] > 3 * SCHEDULES
     assert not any(report["verdicts"].values())

@@ -554,7 +554,9 @@ def test_further_claims_that_an_entry_cannot_hold_are_left_out() -> None:
 
 @given(
     st.dictionaries(
-        st.text(max_size=9), st.recursive(st.none() | st.booleans() | st.floats() | st.integers(), st.lists)
+        st.text(max_size=9),
+        st.recursive(st.none() | st.booleans() | st.floats() | st.integers(), st.lists, max_leaves=9),
+        max_size=9,
     )
 )
 def test_further_claims_can_be_stored_and_read(found: dict[str, Any]) -> None:

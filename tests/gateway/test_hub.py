@@ -468,12 +468,11 @@ class Delivery(RuleBasedStateMachine):
             assert answer.ends or name in self.logs.responses, "a lost response has no end"
 
 
-# It takes a minute of CPU time.
 TestDelivery = pytest.mark.timeout(400)(Delivery.TestCase)
 TestDelivery.settings = settings(
     settings.default,
     # The main guarantee of the product, so it gets more examples than other tests.
-    max_examples=5 * settings().max_examples,
+    max_examples=3 * settings().max_examples,
     stateful_step_count=60,
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),

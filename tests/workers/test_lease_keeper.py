@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from contextlib import asynccontextmanager
 from functools import partial
@@ -60,11 +61,20 @@ class Watched:
 
 
 def block_until(condition: Callable[[], bool]) -> None:
-    """Block the event loop, as a generator does that never awaits."""
+    """Block the event loop, as a generator does that never awaits; the condition is examined in another thread."""
     deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
+    met = []
+
+    def examine() -> None:
+        while not (met or time.monotonic() > deadline):
+            met.extend([True] if condition() else [])
+
+    examining = threading.Thread(target=examine)
+    examining.start()
+    while not met and time.monotonic() < deadline:
         time.sleep(0.005)
+    examining.join()
+    assert met
 
 
 @asynccontextmanager
