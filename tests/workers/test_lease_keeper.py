@@ -63,7 +63,7 @@ class Watched:
 def block_until(condition: Callable[[], bool]) -> None:
     """Block the event loop, as a generator does that never awaits; the condition is examined in another thread."""
     deadline = time.monotonic() + 20
-    met = []
+    met: list[bool] = []
 
     def examine() -> None:
         while not (met or time.monotonic() > deadline):
