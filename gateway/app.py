@@ -8,6 +8,7 @@ import random
 import sys
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
@@ -32,8 +33,10 @@ from gateway.origins import Hosts, normal_origin, origin_allowed
 from gateway.rate_limits import WITHOUT_TOKEN_PER_S, RateLimits
 from gateway.streams.log_fields import error_fields
 from gateway.streams.quota import Limits
+from gateway.subject_connections import SubjectConnections
 from gateway.submissions import Submissions
 from gateway.timer_wheel import STEP_S, TimerWheel
+from gateway.token_limits import TokenLimits
 from gateway.transports import static, websocket_endpoint
 from gateway.transports.authentication import TokenCheck
 from gateway.transports.gate import Gate
@@ -87,9 +90,10 @@ class Gateway:
             rate=settings.accepts,
             random=random.random,
         )
-        limits = RateLimits(settings.requests)
+        self.limits = RateLimits(settings.requests)
+        self.tokens = TokenLimits(RateLimits(WITHOUT_TOKEN_PER_S if settings.requests else 0.0))
+        subject_connections = SubjectConnections(settings.sockets_per_subject)
         watches = Watches(settings.memory << 20)
-        self.limits_without_token = RateLimits(WITHOUT_TOKEN_PER_S if settings.requests else 0.0)
         authenticator = Authenticator(settings.key, settings.jwt_audience, settings.jwt_issuer)
         authenticate = TokenCheck(authenticator).check
         quotas = Limits(
@@ -107,7 +111,9 @@ class Gateway:
             timers=self._timers,
             models=models,
             allows=self.allows,
-            limits=limits,
+            limits=self.limits,
+            tokens=self.tokens,
+            subject_connections=subject_connections,
             watches=watches,
         )
         self.connections = self.sockets.connections
@@ -118,8 +124,9 @@ class Gateway:
             authenticate=authenticate,
             admission=self.admission,
             allows=self.allows,
-            limits=limits,
-            limits_without_token=self.limits_without_token,
+            limits=self.limits,
+            tokens=self.tokens,
+            subject_connections=subject_connections,
             watches=watches,
         )
         self.streams = self.api.streams
@@ -227,7 +234,7 @@ def create(gateway: Gateway, settings: GatewaySettings) -> ASGIApp:
         async with gateway.run():
             yield
 
-    cors = Middleware(
+    cors = partial(
         CORSMiddleware,
         allow_origins=list(settings.origins),
         allow_methods=["GET", "POST"],
@@ -245,12 +252,14 @@ def create(gateway: Gateway, settings: GatewaySettings) -> ASGIApp:
         expose_headers=["retry-after", "www-authenticate"],
         max_age=600,
     )
-    pages = Starlette(routes=routes(gateway, settings), middleware=[cors], lifespan=lifespan)
+    pages = Starlette(routes=routes(gateway, settings), middleware=[Middleware(cors)], lifespan=lifespan)
     application = gateway.sockets.in_front_of(pages)
     return Gate(
         application,
         admission=gateway.admission,
         proxies=gateway.proxies,
         hosts=gateway.hosts,
-        limits=gateway.limits_without_token,
+        limits=gateway.limits,
+        tokens=gateway.tokens,
+        cors=cors,
     )

@@ -19,12 +19,15 @@ from gateway.auth import EXPIRED, Denied, Identity
 from gateway.frame_codec import BadFrame, Frame
 from gateway.rate_limits import BYTES_PER_UNIT, NAMES_PER_UNIT, subject_of
 from gateway.streams import keys, log_entries
+from gateway.subject_connections import RETRY_S, TOO_MANY
 from gateway.wire import HELLO_WITHIN_S, Close, Hello, Older, Retry, Send, Stop, Token, Unwatch, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.rate_limits import RateLimits
+    from gateway.subject_connections import SubjectConnections
+    from gateway.token_limits import TokenLimits
 
 MAX_FRAMES_PER_S: Final = 20.0
 """Rate limit of one socket's frames: a token bucket of MAX_BURST_FRAMES."""
@@ -80,6 +83,8 @@ class Session:
         "_address",
         "_authenticate",
         "_bad_frames",
+        "_connections",
+        "_counted",
         "_limits",
         "_models",
         "_name",
@@ -87,6 +92,7 @@ class Session:
         "_rejected_frames",
         "_spent",
         "_spent_at",
+        "_tokens",
         "identity",
         "state",
         "subject",
@@ -100,11 +106,14 @@ class Session:
         now: float,
         *,
         limits: RateLimits,
+        tokens: TokenLimits,
+        connections: SubjectConnections,
         address: str = "",
     ) -> None:
         """`authenticate` checks a token at a time in seconds since 1970. `models`: see `frame_codec.ready`.
 
-        `limits`: the rate limit of subjects. `address`: of the client.
+        `limits`: the rate limit of subjects. `tokens`: of tokens that are not known. `connections`: the limit of a
+        subject's connections. `address`: of the client.
         """
         self.state = State.NEW
         self.identity: Identity | None = None
@@ -112,6 +121,10 @@ class Session:
         self._authenticate = authenticate
         self._models = models
         self._limits = limits
+        self._tokens = tokens
+        self._connections = connections
+        self._counted: Identity | None = None
+        """The identity for which this client is counted in `connections`."""
         self._address = address
         self.subject: str | None = None
         """Names the client's bucket in `limits`."""
@@ -154,7 +167,7 @@ class Session:
         frame = frame_codec.decode(data)
         if self.state is State.NEW:
             if isinstance(frame, Hello):
-                return self._log_in(frame.token, wall, first=True)
+                return self._greet(frame.token, now, wall)
             return self._close(Close.NOT_THE_PROTOCOL, "the first frame must be hello")
         match frame:
             case BadFrame(reason):
@@ -167,7 +180,7 @@ class Session:
                 retry_after = self._limits.admit(f"token of {self.subject}" if self.subject else None, now)
                 if retry_after is not None:
                     return [SendFrame(frame_codec.error("too_fast", "Too many requests.", retry_after=retry_after))]
-                return self._log_in(token, wall, first=False)
+                return self._log_in(token, wall)
             case Watch() | Older() | Send():
                 return self._authorize(frame, now)
             case Stop() | Retry():
@@ -208,7 +221,33 @@ class Session:
             return self._reject_bad_frame("`responses` has a key that is not the id of a response")
         return self._admit(request, now)
 
-    def _log_in(self, token: str | None, wall: float, *, first: bool) -> list[Command]:
+    def ended(self) -> None:
+        """Stop to count this client for its subject: its socket is closed. Repeating it changes nothing."""
+        if self._counted is not None:
+            self._connections.close(self._counted)
+            self._counted = None
+
+    def _greet(self, token: str | None, now: float, wall: float) -> list[Command]:
+        if token is None:
+            commands = self._log_in(None, wall)
+        else:
+            retry_after = self._tokens.admit(token, self._address, now)
+            if retry_after is not None:
+                return self._refuse("too_fast", "Too many requests without a valid token.", retry_after)
+            commands = self._log_in(token, wall)
+            self._tokens.checked(token, self.identity, self._address, now)
+        if self.identity is None:
+            return commands
+        if not self._connections.open(self.identity):
+            return self._refuse("too_many", TOO_MANY, RETRY_S)
+        self._counted = self.identity
+        return [SendFrame(frame_codec.ready(self._name, self._models))]
+
+    def _refuse(self, code: str, message: str, retry_after: float) -> list[Command]:
+        error = frame_codec.error(code, message, retry_after=round(retry_after, 3))
+        return [SendFrame(error), *self._close(Close.OVERLOADED, message.rstrip("."))]
+
+    def _log_in(self, token: str | None, wall: float) -> list[Command]:
         identity = self._authenticate(token, wall)
         if self.identity is not None and isinstance(identity, Identity) and identity.subject != self.identity.subject:
             identity = OTHER_SUBJECT
@@ -217,7 +256,7 @@ class Session:
         self.identity = identity
         self.subject = subject_of(identity, self._address)
         self.state = State.READY
-        return [SendFrame(frame_codec.ready(self._name, self._models))] if first else []
+        return []
 
     def _deny(self, denied: Denied) -> list[Command]:
         explanation = frame_codec.unauthenticated(denied.problem, denied.sentence)

@@ -56,6 +56,12 @@ class GatewaySettings(ProcessSettings):
         description="connection limit of one gateway process, HTTP requests included; unset: the limit of open files "
         "less 96",
     )
+    sockets_per_subject: int = Field(
+        100,
+        ge=0,
+        description="connection limit of one subject (`sub` of its tokens) of one gateway process: sockets, event "
+        "streams, and HTTP responses that are being sent; 0: no limit",
+    )
     accepts: int = Field(
         1000,
         ge=0,

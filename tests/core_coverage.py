@@ -54,6 +54,8 @@ CORE: Final = {
     "gateway.operations.top": "tests/gateway/operations/test_top.py",
     "gateway.streams.store.topology": "tests/gateway/streams/store/test_topology.py",
     "gateway.history_replica": "tests/gateway/test_history_replica.py",
+    "gateway.subject_connections": "tests/gateway/test_subject_connections.py",
+    "gateway.token_limits": "tests/gateway/test_token_limits.py",
     "gateway.timer_wheel": "tests/gateway/test_timer_wheel.py",
     "gateway.wire": "tests/gateway/test_frame_codec.py",
     "gateway.watches": "tests/gateway/test_watches.py",

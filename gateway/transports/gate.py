@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 from starlette.websockets import WebSocket
 
 from gateway.addresses import counted_as
-from gateway.auth import ANONYMOUS
-from gateway.rate_limits import subject_of
 from gateway.transports.client_transport import CONNECTION
-from gateway.transports.http_api import error_response, rejection_response
+from gateway.transports.http_api import ADMITTED, bearer_token, error_response, rejection_response
 from gateway.transports.refusals import refused, request_failed
 from gateway.transports.turns import Turns
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.responses import Response
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.admission import Admission
     from gateway.origins import Hosts
     from gateway.rate_limits import RateLimits
+    from gateway.token_limits import TokenLimits
 
 DENIAL: Final = "websocket.http.response"
 """Extension of an ASGI scope: the application may reject a handshake with an HTTP status."""
@@ -36,6 +37,9 @@ PROBES: Final = (*HEALTH, "/metrics")
 API: Final = ("/v1/conversations/", "/v1/responses/")
 """How paths begin whose routes check a token."""
 
+_REFUSAL: Final = "tokenwire.refusal"
+"""Key of an ASGI scope: the response to a refused request."""
+
 SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
 
@@ -43,17 +47,28 @@ class Gate:
     """An ASGI application in front of all others."""
 
     def __init__(
-        self, application: ASGIApp, *, admission: Admission, proxies: Proxies, hosts: Hosts, limits: RateLimits
+        self,
+        application: ASGIApp,
+        *,
+        admission: Admission,
+        proxies: Proxies,
+        hosts: Hosts,
+        limits: RateLimits,
+        tokens: TokenLimits,
+        cors: Callable[[ASGIApp], ASGIApp] = lambda application: application,
     ) -> None:
         """`hosts`: the names that requests may address. `proxies`: whose `X-Forwarded-For` is used.
 
-        `limits`: the rate limit of addresses, for requests without a token.
+        `limits`: the rate limit of subjects. `tokens`: of addresses, for requests without a token that is known to be
+        valid. `cors`: adds what pages of other origins need to read a refusal.
         """
         self._application = application
         self._admission = admission
         self._proxies = proxies
         self._hosts = hosts
         self._limits = limits
+        self._tokens = tokens
+        self._refuse = cors(_send_refusal)
         self._turns = Turns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +92,10 @@ class Gate:
         elif refusal is None:
             await self._application(scope, receive, send)
         elif scope["type"] == "http":
-            await refusal(scope, receive, send)
+            scope[_REFUSAL] = refusal
+            # A preflight request is refused without permission to send the request itself.
+            refuse = _send_refusal if scope.get("method") == "OPTIONS" else self._refuse
+            await refuse(scope, receive, send)
         elif DENIAL in scope.get("extensions", {}):
             await WebSocket(scope, receive, send).send_denial_response(refusal)
         else:
@@ -85,12 +103,12 @@ class Gate:
 
     def _check(self, scope: Scope) -> Response | None:
         hosts: list[str] = []
-        has_token = False
+        authorization: str | None = None
         for name, value in scope["headers"]:
             if name == b"host":
                 hosts.append(value.decode("latin-1"))
             elif name == b"authorization":
-                has_token = True
+                authorization = value.decode("latin-1")
         if len(hosts) > 1 or (not hosts and scope.get("http_version", "1.1") != "1.0"):
             refused("host_header")
             return error_response("bad_frame", "The request must have exactly one Host header.")
@@ -104,17 +122,30 @@ class Gate:
             beyond = connection.beyond
             if beyond is not None:
                 return rejection_response(self._admission.rejection(beyond))
-        if scope["type"] == "http" and path not in PROBES and not (has_token and path.startswith(API)):
-            # Requests of the API with a token count for its subject, or for the address if it is not valid.
-            address = _host_of(scope.get("client")) or ""
-            retry_after = self._limits.admit(subject_of(ANONYMOUS, address), time.monotonic())
-            if retry_after is not None:
-                refused("too_fast")
-                response = error_response("too_fast", "Too many requests without a token.", retry_after)
-                # Each further request then costs its client a connection.
-                response.headers["connection"] = "close"
-                return response
+        if scope["type"] == "http" and path not in PROBES:
+            return self._admit(scope, bearer_token(authorization) if path.startswith(API) else None)
         return None
+
+    def _admit(self, scope: Scope, token: str | None) -> Response | None:
+        """Take a unit for a request, whatever its route answers and before its token is verified."""
+        now = time.monotonic()
+        subject = self._tokens.subject(token) if token is not None else None
+        if subject is not None:
+            scope[ADMITTED] = subject
+            retry_after = self._limits.admit(subject, now)
+            return None if retry_after is None else error_response("too_fast", "Too many requests.", retry_after)
+        retry_after = self._tokens.admit(token, _host_of(scope.get("client")) or "", now)
+        if retry_after is None:
+            return None
+        refused("too_fast")
+        response = error_response("too_fast", "Too many requests without a valid token.", retry_after)
+        # Each further request then costs its client a connection.
+        response.headers["connection"] = "close"
+        return response
+
+
+async def _send_refusal(scope: Scope, receive: Receive, send: Send) -> None:
+    await scope[_REFUSAL](scope, receive, send)
 
 
 def _use_forwarded(scope: Scope, proxies: Proxies) -> None:

@@ -6,7 +6,7 @@ import math
 import secrets
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect
@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway import frame_codec, metrics, wire
-from gateway.auth import ANONYMOUS, Denied, Identity
+from gateway.auth import Denied, Identity
 from gateway.feed.feed import MEMORY_RETRY_S
 from gateway.feed.loader import MemoryFullError
 from gateway.frame_batch import FrameBatch
@@ -23,9 +23,12 @@ from gateway.room import Position
 from gateway.streams import keys, log_entries
 from gateway.streams.store.errors import StoreError
 from gateway.streams.tracing import HEADER
+from gateway.subject_connections import RETRY_S, TOO_MANY
 from gateway.submissions import Failure
 from gateway.transports.event_stream import HEADERS, EventResponse, EventStream, StreamCursors, parse_response_cursor
-from gateway.watches import TOO_MUCH_WATCHED
+from gateway.transports.held_response import HeldResponse
+from gateway.transports.refusals import refused
+from gateway.watches import TOO_MUCH_SENT, TOO_MUCH_WATCHED
 from gateway.wire import Older, Retry, Send, Stop
 
 if TYPE_CHECKING:
@@ -39,9 +42,14 @@ if TYPE_CHECKING:
     from gateway.rate_limits import RateLimits
     from gateway.room import Room
     from gateway.streams.history_log import Accepted
+    from gateway.subject_connections import SubjectConnections
     from gateway.submissions import Submissions
+    from gateway.token_limits import TokenLimits
     from gateway.watches import Watches
     from gateway.wire import TokenProblem
+
+ADMITTED: Final = "tokenwire.admitted"
+"""Key of an ASGI scope: the bucket from which `Gate` took a unit for this request."""
 
 Keyed = TypeVar("Keyed", Send, Retry)
 ClientRequest = TypeVar("ClientRequest", Send, Retry, Stop)
@@ -60,12 +68,13 @@ class HttpApi:
         admission: Admission,
         allows: Callable[[str | None], bool],
         limits: RateLimits,
-        limits_without_token: RateLimits,
+        tokens: TokenLimits,
+        subject_connections: SubjectConnections,
         watches: Watches,
     ) -> None:
         """`authenticate`: see `Session`. `allows` tells whether a page of an origin may connect.
 
-        `limits`: the rate limit of subjects. `limits_without_token`: of addresses, for tokens that are not valid.
+        `limits`: the rate limit of subjects. `tokens`: of tokens that are not known, which `Gate` asked.
         """
         self.streams: set[EventStream] = set()
         """The open event streams."""
@@ -76,7 +85,8 @@ class HttpApi:
         self._admission = admission
         self._allows = allows
         self._limits = limits
-        self._limits_without_token = limits_without_token
+        self._tokens = tokens
+        self._subject_connections = subject_connections
         self._watches = watches
 
     def routes(self) -> list[Route]:
@@ -94,19 +104,18 @@ class HttpApi:
     def _authenticate(self, request: Request) -> Identity | Response:
         if not self._allows(request.headers.get("origin")):
             return error_response("forbidden", "The origin of this page is not allowed: see TOKENWIRE_ORIGINS.")
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        identity = self._check_token(token.strip() if scheme.lower() == "bearer" else None, time.time())
+        token = bearer_token(request.headers.get("authorization"))
+        identity = self._check_token(token, time.time())
+        if token is not None:
+            address = request.client.host if request.client else ""
+            self._tokens.checked(token, identity, address, time.monotonic())
         if isinstance(identity, Denied):
-            # A request without the header was counted before its route.
-            if "authorization" in request.headers:
-                address = subject_of(ANONYMOUS, request.client.host if request.client else "")
-                retry_after = self._limits_without_token.admit(address, time.monotonic())
-                if retry_after is not None:
-                    return error_response("too_fast", "Too many requests without a valid token.", retry_after)
             return error_response("unauthenticated", identity.sentence, problem=identity.problem)
-        retry_after = self._limits.admit(_subject_of(request, identity), time.monotonic())
-        if retry_after is not None:
-            return error_response("too_fast", "Too many requests.", retry_after)
+        subject = _subject_of(request, identity)
+        if request.scope.get(ADMITTED) != subject:
+            retry_after = self._limits.admit(subject, time.monotonic())
+            if retry_after is not None:
+                return error_response("too_fast", "Too many requests.", retry_after)
         return identity
 
     def _charge(self, request: Request, identity: Identity, size: int, names: int = 0) -> None:
@@ -178,16 +187,14 @@ class HttpApi:
         authorized = self._authorize_conversation(request)
         if isinstance(authorized, Response):
             return authorized
-        try:
-            room = await self._feed.open(authorized[1], {})
-        except StoreError:
-            return error_response("unavailable", "The conversation cannot be read at the moment.", 2.0)
-        except MemoryFullError:
-            return _memory_full()
-        frames, _ = room.begin(None, {})
-        body = next(frame.body for frame in frames if frame.type == "snapshot")
-        self._charge(request, authorized[0], len(body))
-        return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
+        identity, name = authorized
+
+        async def snapshot() -> bytes:
+            room = await self._feed.open(name, {})
+            frames, _ = room.begin(None, {})
+            return next(frame.body for frame in frames if frame.type == "snapshot")
+
+        return await self._hold(request, identity, snapshot)
 
     async def messages(self, request: Request) -> Response:
         """`GET /v1/conversations/{id}/messages?before=ID`: a page of older messages. Safe to cancel."""
@@ -199,12 +206,43 @@ class HttpApi:
         before = log_entries.parse_history_id(older.before)
         if before is None:
             return error_response("bad_frame", "`before` must be the `earlier` of a snapshot or page.")
+
+        async def page() -> bytes:
+            return frame_codec.page(older, *await self._feed.page(name, before)).body
+
+        return await self._hold(request, identity, page)
+
+    async def _hold(self, request: Request, identity: Identity, read: Callable[[], Awaitable[bytes]]) -> Response:
+        """Return the response with the body that `read` returns; it counts for its subject until it is sent."""
+        if not self._subject_connections.open(identity):
+            return _too_many_connections()
+        response: Response | None = None
         try:
-            frame = frame_codec.page(older, *await self._feed.page(name, before))
+            body = await read()
+            self._charge(request, identity, len(body))
+            response = self._held_response(request, identity, body)
         except StoreError:
             return error_response("unavailable", "The conversation cannot be read at the moment.", 2.0)
-        self._charge(request, identity, len(frame.body))
-        return Response(frame.body, media_type="application/json", headers={"cache-control": "no-store"})
+        except MemoryFullError:
+            return _memory_full()
+        finally:
+            if not isinstance(response, HeldResponse):
+                self._subject_connections.close(identity)
+        return response
+
+    def _held_response(self, request: Request, identity: Identity, body: bytes) -> Response:
+        subject, size = _subject_of(request, identity), len(body)
+        refusal = self._watches.hold(subject, size)
+        if refusal == "too_many":
+            return error_response(refusal, TOO_MUCH_SENT, MEMORY_RETRY_S)
+        if refusal is not None:
+            return _memory_full()
+
+        def released() -> None:
+            self._watches.release(subject, size)
+            self._subject_connections.close(identity)
+
+        return HeldResponse(body, released)
 
     async def conversation_events(self, request: Request) -> Response:
         """`GET /v1/conversations/{id}/events`: all that a WebSocket's watch sends. Safe to cancel."""
@@ -267,9 +305,12 @@ class HttpApi:
         """Subscribe the viewer that `begin` creates, if the connection limits allow it."""
         if request.method == "HEAD":
             return Response(headers=HEADERS)
+        if not self._subject_connections.open(identity):
+            return _too_many_connections()
         address = request.client.host if request.client else ""
         rejection = self._admission.accept(address, time.monotonic())
         if rejection is not None:
+            self._subject_connections.close(identity)
             return rejection_response(rejection)
         begun: tuple[EventStream, Room, Position] | Response | None = None
         try:
@@ -281,6 +322,7 @@ class HttpApi:
         finally:
             if not isinstance(begun, tuple):
                 self._admission.release(address)
+                self._subject_connections.close(identity)
         if isinstance(begun, Response):
             return begun
         stream, room, position = begun
@@ -296,6 +338,7 @@ class HttpApi:
             self._hub.unsubscribe(stream)
             self._watches.remove(subject, room.name)
             self._admission.release(address)
+            self._subject_connections.close(identity)
 
         metrics.EVENT_STREAMS.inc()
         return EventResponse(stream, ended)
@@ -378,6 +421,17 @@ def error_response(
         headers["www-authenticate"] = "Bearer" if problem == "token_missing" else 'Bearer error="invalid_token"'
     error = {"code": code, "message": message, **({"problem": problem} if problem else {})}
     return JSONResponse({"error": error}, status or wire.ERRORS[code], headers)
+
+
+def bearer_token(authorization: str | None) -> str | None:
+    """Return the token of an `Authorization` header (RFC 6750, section 2.1); None without one."""
+    scheme, _, token = (authorization or "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def _too_many_connections() -> Response:
+    refused("subject_connections")
+    return error_response("too_many", TOO_MANY, RETRY_S)
 
 
 def _memory_full() -> Response:

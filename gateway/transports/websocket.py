@@ -172,6 +172,7 @@ class Connection:
         self._detach()
         if self._task is not None:
             self._task.cancel()
+        self._session.ended()
         self._lost(self)
 
     def send(self, batch: FrameBatch) -> None:

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from gateway.frame_codec import Frame
     from gateway.hub import Hub
     from gateway.rate_limits import RateLimits
+    from gateway.subject_connections import SubjectConnections
     from gateway.submissions import Submissions
     from gateway.timer_wheel import TimerWheel
+    from gateway.token_limits import TokenLimits
     from gateway.transports.direct_socket import DirectSocket
     from gateway.watches import Watches
 
@@ -59,9 +61,11 @@ class WebSocketEndpoint:
         models: tuple[str, ...] | None,
         allows: Callable[[str | None], bool],
         limits: RateLimits,
+        tokens: TokenLimits,
+        subject_connections: SubjectConnections,
         watches: Watches,
     ) -> None:
-        """`authenticate`, `models`: see `Session`. `allows` tells whether a page of an origin may connect."""
+        """All but `allows`: see `Session` and `Connection`. `allows` tells whether a page of an origin may connect."""
         self.connections: set[Connection] = set()
         self._hub = hub
         self._feed = feed
@@ -72,6 +76,8 @@ class WebSocketEndpoint:
         self._models = models
         self._allows = allows
         self._limits = limits
+        self._tokens = tokens
+        self._subject_connections = subject_connections
         self._watches = watches
 
     def in_front_of(self, application: ASGIApp) -> ASGIApp:
@@ -123,6 +129,8 @@ class WebSocketEndpoint:
                     self._models,
                     time.monotonic(),
                     limits=self._limits,
+                    tokens=self._tokens,
+                    connections=self._subject_connections,
                     address=address,
                 ),
                 hub=self._hub,

@@ -28,6 +28,8 @@ from gateway.session import (
     State,
 )
 from gateway.streams import keys
+from gateway.subject_connections import RETRY_S, SubjectConnections
+from gateway.token_limits import TokenLimits
 from gateway.wire import HELLO_WITHIN_S, Close, ErrorFrame, Older, Retry, Send, Stop, Unwatch, Watch
 
 BEGIN: Final = 1_800_000_000.0
@@ -55,6 +57,11 @@ def check(token: str | None, now: float) -> Identity | Denied:
 
 
 NO_LIMITS: Final = RateLimits(0)
+UNLIMITED: Final[Any] = {
+    "limits": NO_LIMITS,
+    "tokens": TokenLimits(NO_LIMITS),
+    "connections": SubjectConnections(0),
+}
 
 
 class Client:
@@ -62,7 +69,7 @@ class Client:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.session = Session("s1", check, ("default",), self.now, limits=NO_LIMITS)
+        self.session = Session("s1", check, ("default",), self.now, **UNLIMITED)
 
     def send_json(self, **fields: Any) -> list[Command]:
         return self.send(json.dumps(fields))
@@ -111,6 +118,57 @@ def test_hello_with_invalid_token_closes(token: str | None) -> None:
     client = Client()
     assert client.send_json(type="hello", token=token) == denial(WRONG_KEY)
     assert client.session.state is State.CLOSED
+
+
+def test_bad_tokens_are_verified_up_to_the_rate_of_their_address() -> None:
+    verified: list[str | None] = []
+
+    def counted(token: str | None, now: float) -> Identity | Denied:
+        verified.append(token)
+        return check(token, now)
+
+    rate = 2.0
+    tokens = TokenLimits(RateLimits(rate))
+
+    def hello(token: str | None, address: str = "192.0.2.1") -> list[Command]:
+        session = Session("s1", counted, None, 0.0, **{**UNLIMITED, "tokens": tokens}, address=address)
+        return session.receive(json.dumps({"type": "hello", "token": token}), 0.0, BEGIN)
+
+    assert hello("ann")[-1] != denial(WRONG_KEY)[-1]
+    burst = int(rate * BURST_S)
+    for _ in range(burst):
+        assert hello("wrong") == denial(WRONG_KEY)
+    error, closed = hello("wrong")
+    assert (shown(error)["code"], shown(error)["retry_after"]) == ("too_fast", 1 / rate)
+    assert isinstance(closed, CloseSocket)
+    assert closed.code is Close.OVERLOADED
+    assert verified == ["ann", *["wrong"] * burst]
+    # A token that was valid lately, none at all, and another address are served.
+    assert shown(hello("ann")[0])["type"] == "ready"
+    assert hello(None) == denial(WRONG_KEY)
+    assert hello("wrong", "192.0.2.2") == denial(WRONG_KEY)
+
+
+def test_connections_of_a_subject_are_limited() -> None:
+    connections = SubjectConnections(2)
+
+    def hello(token: str) -> tuple[Session, list[Command]]:
+        session = Session("s1", check, None, 0.0, **{**UNLIMITED, "connections": connections})
+        return session, session.receive(json.dumps({"type": "hello", "token": token}), 0.0, BEGIN)
+
+    first, _ = hello("ann")
+    assert shown(hello("ann")[1][0])["type"] == "ready"
+    refused, (error, closed) = hello("ann")
+    assert (shown(error)["code"], shown(error)["retry_after"]) == ("too_many", RETRY_S)
+    assert isinstance(closed, CloseSocket)
+    assert (closed.code, refused.state) == (Close.OVERLOADED, State.CLOSED)
+    assert shown(hello("bob")[1][0])["type"] == "ready"
+    # One that was refused does not count, and one that ended counts once.
+    for _ in range(2):
+        refused.ended()
+        first.ended()
+    assert shown(hello("ann")[1][0])["type"] == "ready"
+    assert shown(hello("ann")[1][0])["code"] == "too_many"
 
 
 @pytest.mark.parametrize("text", ['{"type":"watch","conversation":"c1"}', '{"type":"token","token":"ann"}', "{}", "hi"])
@@ -230,7 +288,7 @@ def test_new_token_of_other_subject_closes(client: Client, token: str, denied: D
 
 def test_new_token_changes_open_conversations() -> None:
     opened = ["c1"]
-    session = Session("s1", lambda _, now: Identity("ann", now + 60, tuple(opened)), None, 0.0, limits=NO_LIMITS)
+    session = Session("s1", lambda _, now: Identity("ann", now + 60, tuple(opened)), None, 0.0, **UNLIMITED)
     session.receive('{"type":"hello"}', 0.0, BEGIN)
     assert refusal(session.receive('{"type":"watch","conversation":"c2"}', 0.0, BEGIN)) == ("forbidden", None)
     opened[:] = ["c2"]
@@ -240,7 +298,7 @@ def test_new_token_changes_open_conversations() -> None:
 
 
 def test_anonymous_identity_never_expires() -> None:
-    session = Session("s1", lambda *_: ANONYMOUS, None, 0.0, limits=NO_LIMITS)
+    session = Session("s1", lambda *_: ANONYMOUS, None, 0.0, **UNLIMITED)
     session.receive('{"type":"hello"}', 0.0, BEGIN)
     assert session.tick(1e9, BEGIN + 1e9) == []
     assert session.receive('{"type":"watch","conversation":"c1"}', 1e9, BEGIN + 1e9) == [Execute(Watch("c1"))]
@@ -299,7 +357,7 @@ def test_closed_session_returns_no_commands(client: Client) -> None:
 def subject_client(limits: RateLimits, token: str = "ann", address: str = "192.0.2.1") -> Client:
     """Return a client that is authenticated, with limits that it may share with others."""
     client = Client()
-    client.session = Session("s1", check, ("default",), 0.0, limits=limits, address=address)
+    client.session = Session("s1", check, ("default",), 0.0, **{**UNLIMITED, "limits": limits}, address=address)
     client.send_json(type="hello", token=token)
     return client
 

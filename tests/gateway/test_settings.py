@@ -74,6 +74,7 @@ WRONG = [
     ("hosts", "a.com,b.com/c", "'b.com/c' is no host name such as chat.example.com"),
     ("origins", "https://a.com,b.com", "'b.com' is no origin such as https://example.com"),
     ("origins", "null", "no origin such as"),
+    ("sockets_per_subject", "-1", "greater than or equal to 0"),
     ("sockets_per_address", "0", "greater than or equal to 1"),
     ("open_per_subject", "-1", "greater than or equal to 0"),
     ("daily_per_subject", "-1", "greater than or equal to 0"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.watches import SUBJECT_SHARE, Watches
+from gateway.watches import BODIES_SHARE, SUBJECT_SHARE, Watches
 
 SIZE = 100
 ROOMS = 5
@@ -56,3 +56,38 @@ def test_clients_without_a_subject_are_not_counted() -> None:
     watches.add(None, "c1", 1000)
     watches.remove(None, "c1")
     assert watches.allows(None, "c2")
+
+
+def test_bodies_on_their_way_count_like_watches() -> None:
+    watches = full()
+    assert watches.hold("ann", SIZE) == "too_many"
+    assert watches.hold("bob", SIZE) is None
+    watches.remove("ann", "c0")
+    assert watches.hold("ann", SIZE + 1) == "too_many"
+    assert watches.hold("ann", SIZE) is None
+    assert not watches.allows("ann", "new")
+    assert watches.hold("ann", SIZE) == "too_many"
+    watches.release("ann", SIZE)
+    assert watches.allows("ann", "new")
+    assert watches.hold("ann", SIZE // 2) is None
+    assert watches.hold("ann", SIZE // 2) is None
+    watches.release("ann", SIZE // 2)
+    assert watches.hold("ann", SIZE) == "too_many"
+
+
+def test_only_body_of_a_subject_may_be_larger_than_its_share() -> None:
+    watches = Watches(int(SIZE / SUBJECT_SHARE))
+    assert watches.hold("ann", SIZE + 1) is None
+    assert watches.hold("ann", 1) == "too_many"
+    watches.release("ann", SIZE + 1)
+    assert watches.hold("ann", 1) is None
+
+
+def test_bodies_of_all_clients_have_a_limit_in_total() -> None:
+    watches = Watches(int(3 * SIZE / BODIES_SHARE))
+    for number in range(3):
+        assert watches.hold(f"{number}" if number else None, SIZE) is None
+    assert watches.hold("one more", 1) == "overloaded"
+    assert watches.hold(None, 1) == "overloaded"
+    watches.release(None, SIZE)
+    assert watches.hold(None, SIZE) is None

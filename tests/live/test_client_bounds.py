@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import socket
 import time
+from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx2
@@ -14,7 +16,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from gateway.history_replica import ENTRY_BYTES, MAX_SNAPSHOT_BYTES
-from gateway.rate_limits import BURST_S
+from gateway.rate_limits import BURST_S, WITHOUT_TOKEN_PER_S
 from gateway.replica import MAX_PIECE_BYTES
 from gateway.streams import keys, log_entries
 from gateway.streams.log_entries import NONCES, End, HistoryId, LogId, Opened, Queued, Start, UserMessage
@@ -234,3 +236,128 @@ async def test_subject_holds_its_share_of_the_memory_and_others_are_served(
                 assert served.status_code == 200
             await socket.send(json.dumps({"type": "unwatch", "conversation": names[0]}))
             assert await watch(names[-1]) == "snapshot"
+
+
+FORWARDED: Final = {"x-forwarded-for": "203.0.113.9"}
+"""An address that is none of this machine: for those without authentication there is no rate limit."""
+
+
+async def hello(url: str, sent: str) -> tuple[dict[str, Any], int | None]:
+    """Return the answer to `hello` with a token, and the close code if the socket is closed."""
+    async with connect(url, additional_headers=FORWARDED) as socket:
+        await socket.send(json.dumps({"type": "hello", "token": sent}))
+        answer = json.loads(await socket.recv())
+        if answer["type"] == "ready":
+            return answer, None
+        await socket.wait_closed()
+        return answer, socket.close_code
+
+
+async def test_every_answer_of_the_api_counts_for_the_rate(deployment: Deployment, conversation: str) -> None:
+    """Also one without a route, and a refused token on every transport; a token that was valid lately is served."""
+    env = {"TOKENWIRE_JWT_KEY": JWT_KEY, "TOKENWIRE_PROXIES": "127.0.0.1", "TOKENWIRE_REQUESTS": str(RATE)}
+    below = "/v1/conversations/"
+    with GatewayProcess(deployment.server.url, **env) as gateway:
+        for method, path, sent in (
+            ("GET", f"{below}{conversation}/no/route", token("ann")),
+            ("DELETE", f"{below}{conversation}", token("bob")),
+            ("PUT", "/v1/responses/r/stop", token("carl")),
+        ):
+            headers = {**FORWARDED, "authorization": f"Bearer {sent}"}
+            async with httpx2.AsyncClient(timeout=TIMEOUT_S, headers=headers) as client:
+                assert (await client.get(f"{gateway.url}{below}{conversation}")).status_code == 200
+                begun = time.monotonic()
+                statuses = [(await client.request(method, gateway.url + path)).status_code for _ in range(10 * RATE)]
+                served = len(statuses) - statuses.count(429)
+                assert set(statuses) == {404 if method == "GET" else 405, 429}
+                assert served <= RATE * (BURST_S + time.monotonic() - begun)
+        good, bad = token("dora"), token("eve")[:-4] + "AAAA"
+        assert (await hello(gateway.socket_url, good))[1] is None
+        async with httpx2.AsyncClient(timeout=TIMEOUT_S, headers=FORWARDED) as client:
+
+            async def refused(number: int) -> tuple[int, str]:
+                reply = await client.get(
+                    f"{gateway.url}{below}{conversation}{'/no/route' * (number % 2)}",
+                    headers={"authorization": f"Bearer {bad}"},
+                )
+                return reply.status_code, reply.headers.get("connection", "")
+
+            begun = time.monotonic()
+            statuses = [(await refused(number))[0] for number in range(1_000)]
+            served = len(statuses) - statuses.count(429)
+            assert set(statuses) == {401, 404, 429}
+            assert served <= WITHOUT_TOKEN_PER_S * (BURST_S + time.monotonic() - begun)
+            # The rate of the address is used up, for its sockets too.
+            answers = await asyncio.gather(*(hello(gateway.socket_url, bad) for _ in range(10)))
+            codes = {(answer["code"], closed) for answer, closed in answers}
+            assert ("too_fast", 1013) in codes
+            assert codes <= {("too_fast", 1013), ("unauthenticated", 4401)}
+            assert (await hello(gateway.socket_url, good))[1] is None
+            reply = await client.get(f"{gateway.url}{below}{conversation}", headers={"authorization": f"Bearer {good}"})
+            assert reply.status_code == 200
+
+
+async def test_connections_of_a_subject_are_limited_over_all_transports(
+    deployment: Deployment, conversation: str
+) -> None:
+    env = {"TOKENWIRE_JWT_KEY": JWT_KEY, "TOKENWIRE_SOCKETS_PER_SUBJECT": "3"}
+    with GatewayProcess(deployment.server.url, **env) as gateway:
+        url = f"{gateway.url}/v1/conversations/{conversation}"
+        ann, bob = ({"authorization": f"Bearer {token(subject)}"} for subject in ("ann", "bob"))
+        async with httpx2.AsyncClient(timeout=TIMEOUT_S) as client, AsyncExitStack() as stack:
+            sockets = [await stack.enter_async_context(Client(conversation, token("ann"))) for _ in range(2)]
+            for socket in sockets:
+                await socket.connect(gateway.socket_url)
+                await socket.watches()
+            async with client.stream("GET", f"{url}/events", headers=ann) as third:
+                assert third.status_code == 200
+                for path in ("", "/messages?before=1-1", "/events"):
+                    refused = await client.get(url + path, headers=ann)
+                    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many")
+                    assert refused.headers["retry-after"] == "10"
+                answer, closed = await hello(gateway.socket_url, token("ann"))
+                assert (answer["code"], answer["retry_after"], closed) == ("too_many", 10.0, 1013)
+                assert (await client.get(url, headers=bob)).status_code == 200
+                assert (await hello(gateway.socket_url, token("bob")))[1] is None
+            async with asyncio.timeout(TIMEOUT_S):
+                # The gateway notices the end of the stream a moment later.
+                while (await client.get(url, headers=ann)).status_code != 200:
+                    pass
+
+
+async def test_bodies_that_are_not_read_count_for_the_memory_of_their_subject(
+    deployment: Deployment, conversation: str, store: Store
+) -> None:
+    """An eighth of 16 MiB: a client that reads none of its snapshots and pages holds a few, and another is served."""
+    await write_history(store, conversation, 12, 60_000)
+    env = {"TOKENWIRE_JWT_KEY": JWT_KEY, "TOKENWIRE_MEMORY": "16", "TOKENWIRE_REQUESTS": "0"}
+    with GatewayProcess(deployment.server.url, **env) as gateway, ExitStack() as stack:
+        port = int(gateway.url.rsplit(":", 1)[1])
+        url = f"{gateway.url}/v1/conversations/{conversation}"
+        ann, bob = ({"authorization": f"Bearer {token(subject)}"} for subject in ("ann", "bob"))
+        async with httpx2.AsyncClient(timeout=TIMEOUT_S) as client:
+            earlier = (await client.get(url, headers=ann)).json()["earlier"]
+            held = 0
+            while True:
+                path = f"/v1/conversations/{conversation}" + (f"/messages?before={earlier}" if held % 2 else "")
+                each = stack.enter_context(socket.socket())
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                each.connect(("127.0.0.1", port))
+                request = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {ann['authorization']}\r\n\r\n"
+                each.sendall(request.encode())
+                # The first line of a response, and nothing of its body.
+                status = (await asyncio.to_thread(each.recv, 12)).split()[1]
+                if status != b"200":
+                    break
+                held += 1
+            assert status == b"429"
+            # The snapshots and pages of this conversation have 180 to 240 kB.
+            assert 6 <= held <= 12
+            refused = await client.get(url, headers=ann)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many")
+            assert (await client.get(url, headers=bob)).status_code == 200
+            stack.close()
+            async with asyncio.timeout(TIMEOUT_S):
+                # The gateway notices the ends of the connections a moment later.
+                while (await client.get(url, headers=ann)).status_code != 200:
+                    pass

@@ -6,25 +6,31 @@ import asyncio
 import json
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from starlette.middleware.cors import CORSMiddleware
 
 from gateway.addresses import Proxies
 from gateway.admission import Admission
+from gateway.auth import Identity
 from gateway.connections import Limit
 from gateway.origins import Hosts
-from gateway.rate_limits import BURST_S, RateLimits
+from gateway.rate_limits import BURST_S, RateLimits, subject_of
 from gateway.streams.log_throttle import LogThrottle
+from gateway.token_limits import TokenLimits
 from gateway.transports import refusals
 from gateway.transports.client_transport import CONNECTION
 from gateway.transports.gate import DENIAL, PROBES, Gate
+from gateway.transports.http_api import ADMITTED
 from gateway.transports.turns import MAX_STARTS
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
 NO_LIMITS: Final = RateLimits(0)
+NO_TOKENS: Final = TokenLimits(NO_LIMITS)
 LOCAL: Final = Hosts(("127.0.0.1", "chat.example.com"))
 
 
@@ -46,7 +52,12 @@ class Passed:
 
 
 async def asked(
-    scope: dict[str, Any], *, hosts: Hosts = LOCAL, proxies: str = "", limits: RateLimits = NO_LIMITS
+    scope: dict[str, Any],
+    *,
+    hosts: Hosts = LOCAL,
+    proxies: str = "",
+    limits: RateLimits = NO_LIMITS,
+    tokens: TokenLimits = NO_TOKENS,
 ) -> tuple[Scope | None, list[Message]]:
     """Return the scope that passed, or what was sent instead."""
     passed, sent = Passed(), list[Any]()
@@ -59,7 +70,7 @@ async def asked(
         sent.append(message)
 
     admission = Admission(10, None, 0, lambda: 0.5)
-    gate = Gate(passed, admission=admission, proxies=Proxies(proxies), hosts=hosts, limits=limits)
+    gate = Gate(passed, admission=admission, proxies=Proxies(proxies), hosts=hosts, limits=limits, tokens=tokens)
     await gate(full, receive, send)
     return (passed.scopes[0] if passed.scopes else None), sent
 
@@ -161,22 +172,70 @@ def test_refusals_are_logged_at_a_bounded_rate(
     ]
 
 
-async def test_requests_without_a_token_are_limited_by_address() -> None:
+def empty_bucket(name: str) -> RateLimits:
     limits = RateLimits(0.001)
-    limits.spend("address 203.0.113.9", time.monotonic(), 0.001 * BURST_S)
-    ask = {"path": "/page.js", "headers": headers(host="localhost")}
-    passed, sent = await asked(ask, limits=limits)
+    limits.spend(name, time.monotonic(), 0.001 * BURST_S)
+    return limits
+
+
+@pytest.mark.parametrize(
+    "path", ["/page.js", "/v1/conversations/c1", "/v1/conversations/c1/no/route", "/v1/responses/"]
+)
+@pytest.mark.parametrize("sent", [{}, {"authorization": "Bearer x"}, {"authorization": "Basic x"}])
+async def test_requests_without_a_valid_token_are_limited_by_address(path: str, sent: dict[str, str]) -> None:
+    """Whatever the route answers: the gate asks before it."""
+    tokens = TokenLimits(empty_bucket("address 203.0.113.9"))
+    ask = {"path": path, "headers": headers(host="localhost", **sent)}
+    passed, answer = await asked(ask, tokens=tokens)
     assert passed is None
+    assert status(answer) == (429, "too_fast")
+    assert (b"connection", b"close") in answer[0]["headers"]
+    # Others are served: another address, a program of this machine, and a probe.
+    assert (await asked({**ask, "client": ("203.0.114.1", 1)}, tokens=TokenLimits(RateLimits(1))))[0]
+    assert (await asked({**ask, "client": ("127.0.0.1", 1)}, tokens=tokens))[0]
+    assert (await asked({**ask, "path": "/readyz"}, tokens=tokens))[0]
+
+
+async def test_requests_with_a_known_token_are_limited_by_subject() -> None:
+    """A token that was valid lately is served from a flooded address, as long as its subject has a unit."""
+    tokens, ann = TokenLimits(empty_bucket("address 203.0.113.9")), Identity("ann", 0.0, ())
+    tokens.checked("x", ann, "", time.monotonic())
+    subject = subject_of(ann, "")
+    assert subject is not None
+    ask = {"path": "/v1/conversations/c1/no/route", "headers": headers(host="localhost", authorization="Bearer x")}
+    passed, _ = await asked(ask, tokens=tokens, limits=RateLimits(1))
+    assert passed is not None
+    assert passed[ADMITTED] == subject
+    passed, answer = await asked(ask, tokens=tokens, limits=empty_bucket(subject))
+    assert passed is None
+    assert status(answer) == (429, "too_fast")
+    # For a page a token is none.
+    assert status((await asked({**ask, "path": "/page.js"}, tokens=tokens))[1]) == (429, "too_fast")
+
+
+@pytest.mark.parametrize("method", ["GET", "OPTIONS"])
+async def test_pages_of_other_origins_can_read_a_refusal(method: str) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    gate = Gate(
+        Passed(),
+        admission=Admission(10, None, 0, lambda: 0.5),
+        proxies=Proxies(""),
+        hosts=LOCAL,
+        limits=NO_LIMITS,
+        tokens=TokenLimits(empty_bucket("address 203.0.113.9")),
+        cors=partial(CORSMiddleware, allow_origins=["https://example.com"]),
+    )
+    asks = headers(host="localhost", origin="https://example.com", access_control_request_method="GET")
+    scope = {"type": "http", "method": method, "path": "/", "headers": asks, "client": ("203.0.113.9", 1)}
+    await gate(scope, None, send)  # type: ignore[arg-type]
     assert status(sent) == (429, "too_fast")
-    assert (b"connection", b"close") in sent[0]["headers"]
-    # A token for a page is none.
-    with_token = {**ask, "headers": headers(host="localhost", authorization="Bearer x")}
-    assert status((await asked(with_token, limits=limits))[1]) == (429, "too_fast")
-    # Others are served: another address, a program of this machine, a probe, and a request that counts for its subject.
-    assert (await asked({**ask, "client": ("203.0.114.1", 1)}, limits=RateLimits(1)))[0]
-    assert (await asked({**ask, "client": ("127.0.0.1", 1)}, limits=limits))[0]
-    assert (await asked({**ask, "path": "/readyz"}, limits=limits))[0]
-    assert (await asked({**with_token, "path": "/v1/conversations/c1"}, limits=limits))[0]
+    allowed = dict(sent[0]["headers"]).get(b"access-control-allow-origin")
+    # A preflight request that is refused allows nothing.
+    assert allowed == (b"https://example.com" if method == "GET" else None)
 
 
 async def test_request_waits_for_one_of_each_other_address() -> None:
@@ -187,7 +246,12 @@ async def test_request_waits_for_one_of_each_other_address() -> None:
         started.append(scope["client"][0])
 
     gate = Gate(
-        application, admission=Admission(10, None, 0, lambda: 0.5), proxies=Proxies(""), hosts=LOCAL, limits=NO_LIMITS
+        application,
+        admission=Admission(10, None, 0, lambda: 0.5),
+        proxies=Proxies(""),
+        hosts=LOCAL,
+        limits=NO_LIMITS,
+        tokens=NO_TOKENS,
     )
 
     async def request(address: str) -> None:
@@ -210,7 +274,12 @@ async def test_failed_requests_are_logged_at_a_bounded_rate(
         raise OSError
 
     gate = Gate(
-        application, admission=Admission(10, None, 0, lambda: 0.5), proxies=Proxies(""), hosts=LOCAL, limits=NO_LIMITS
+        application,
+        admission=Admission(10, None, 0, lambda: 0.5),
+        proxies=Proxies(""),
+        hosts=LOCAL,
+        limits=NO_LIMITS,
+        tokens=NO_TOKENS,
     )
     scope = {"type": "http", "path": "/", "headers": headers(host="localhost"), "client": ("203.0.113.9", 1)}
     with caplog.at_level(logging.INFO, refusals.logger.name):

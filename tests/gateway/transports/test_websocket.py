@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 
 from gateway.auth import ANONYMOUS
 from gateway.feed.feed import Feed
 from gateway.hub import Hub
 from gateway.rate_limits import RateLimits
 from gateway.session import Session
+from gateway.subject_connections import SubjectConnections
 from gateway.timer_wheel import STEP_S, TimerWheel
+from gateway.token_limits import TokenLimits
 from gateway.transports.websocket import Connection
 from gateway.watches import Watches
 from gateway.write_progress import MIN_BYTES_PER_S, WRITE_WITHIN_S
+
+UNLIMITED: Final[Any] = {
+    "limits": RateLimits(0),
+    "tokens": TokenLimits(RateLimits(0)),
+    "connections": SubjectConnections(0),
+}
 
 
 class Socket:
@@ -41,7 +49,7 @@ def test_paused_connection_still_meets_hello_deadline() -> None:
     now = time.monotonic()
     wheel: TimerWheel[Connection] = TimerWheel(now)
     hub, socket = Hub(), Socket()
-    session = Session("s", nothing, None, now, limits=RateLimits(0))
+    session = Session("s", nothing, None, now, **UNLIMITED)
     connection = Connection(
         socket=socket,
         session=session,
@@ -64,7 +72,7 @@ def test_closing_connection_has_no_timer() -> None:
     now = time.monotonic()
     wheel: TimerWheel[Connection] = TimerWheel(now)
     hub = Hub()
-    session = Session("s", nothing, None, now, limits=RateLimits(0))
+    session = Session("s", nothing, None, now, **UNLIMITED)
     connection = Connection(
         socket=Socket(),
         session=session,
@@ -85,7 +93,7 @@ def test_slow_client_is_disconnected_when_it_stops_reading() -> None:
     now = time.monotonic()
     wheel: TimerWheel[Connection] = TimerWheel(now)
     hub, socket = Hub(), Socket()
-    session = Session("s", lambda *_: ANONYMOUS, None, now, limits=RateLimits(0))
+    session = Session("s", lambda *_: ANONYMOUS, None, now, **UNLIMITED)
     connection = Connection(
         socket=socket,
         session=session,
