@@ -79,7 +79,10 @@ class Gateway:
         self._timers: TimerWheel[Connection] = TimerWheel(time.monotonic())
         self.hub = Hub()
         self.feed = Feed(store, self.hub, settings.memory << 20)
-        self._deadlines = Deadlines(store, self.hub, queue_s=settings.queue_timeout, lease_s=settings.lease)
+        queues_s = {alias: own.queue_timeout for alias, own in settings.timeouts().items() if own.queue_timeout}
+        self._deadlines = Deadlines(
+            store, self.hub, queue_s=settings.queue_timeout, lease_s=settings.lease, queues_s=queues_s
+        )
         self.proxies = Proxies(settings.proxies)
         self.hosts = Hosts(None if settings.key is not None else (settings.host, *settings.hosts))
         max_connections = settings.sockets or max_sockets()

@@ -19,7 +19,7 @@ from gateway.streams.log_fields import error_fields
 from gateway.streams.store.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Mapping
 
     from gateway.hub import Hub
     from gateway.streams.store.store import Store
@@ -35,11 +35,16 @@ SILENT_SHARE: Final = 2 / 3
 class Deadlines:
     """The looks of one gateway."""
 
-    def __init__(self, store: Store, hub: Hub, *, queue_s: float, lease_s: float) -> None:
-        """`queue_s`: how long a response may be without a worker. `lease_s`: the lease of the workers."""
+    def __init__(
+        self, store: Store, hub: Hub, *, queue_s: float, lease_s: float, queues_s: Mapping[str, float] = deadlines.NONE
+    ) -> None:
+        """`queue_s`: how long a response may be without a worker; `queues_s`: of model aliases with an own timeout.
+        `lease_s`: the lease of the workers.
+        """
         self._store = store
         self._hub = hub
         self._queue_s = queue_s
+        self._queues_s = queues_s
         self._lease_s = lease_s
         self._observer = StoreObserver(lease_s)
         self._silent: dict[int, set[tuple[str, str]]] = {}
@@ -67,7 +72,9 @@ class Deadlines:
     async def _look(self, partition: int) -> None:
         loop = asyncio.get_running_loop()
         started_at = loop.time()
-        found = await deadlines.look(self._store, partition, self._queue_s, SILENT_SHARE * self._lease_s)
+        found = await deadlines.look(
+            self._store, partition, self._queue_s, SILENT_SHARE * self._lease_s, self._queues_s
+        )
         self._observer.answered(started_at, loop.time())
         # While the store was slow, live workers could not renew either.
         reliable = self._observer.rule(loop.time()).lease_s is not None

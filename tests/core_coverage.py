@@ -42,6 +42,7 @@ CORE: Final = {
     # One model tests both.
     "gateway.room": "tests/gateway/test_hub.py",
     "gateway.session": "tests/gateway/test_session.py",
+    "gateway.streams.durations": "tests/gateway/streams/test_durations.py",
     "gateway.streams.log_entries": "tests/gateway/streams/test_log_entries.py",
     "gateway.streams.keys": "tests/gateway/streams/test_keys.py",
     "gateway.streams.log_throttle": "tests/gateway/streams/test_log_throttle.py",

@@ -126,6 +126,7 @@ class Generation:
             await self._fail_expired()
             return
         self.model = queued.model
+        self._options = options = self._options.of(queued.model)
         targets = self._targets.get(queued.model)
         if not targets:
             await self._fail("unknown_model", "There is no such model.", retryable=False)

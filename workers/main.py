@@ -31,6 +31,7 @@ def create_pool(settings: WorkerSettings, store: Store) -> Pool:
         answer_timeout_s=settings.answer_timeout,
         max_answer_bytes=settings.longest,
         max_prompt_characters=settings.context,
+        timeouts=settings.timeouts(),
     )
     targets = settings.model_targets()
     return Pool(

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from gateway.streams import jobs, keys, presence, response_log
 from gateway.streams.liveness import RELEASED_MS
@@ -16,7 +19,7 @@ from gateway.streams.response_log import Ended
 from gateway.streams.store.store import Store, milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 MAX_OVERDUE: Final = 100
 """Jobs that one look at a partition returns; the others are found by the next one."""
@@ -28,6 +31,7 @@ CONSUMER_LEASES: Final = 10
 """Leases after which a consumer without a job is removed. A worker that was only slow creates it again."""
 
 TIMEOUT_S: Final = 3.0
+NONE: Final[Mapping[str, float]] = MappingProxyType({})
 NO_WORKER: Final = End(
     "failed", error=Problem("no_worker", "The answer could not be given in time. Try again."), retryable=True
 )
@@ -42,10 +46,13 @@ class Overdue:
     silent: Sequence[tuple[str, str]]
 
 
-async def look(store: Store, partition: int, deadline_s: float, silent_s: float) -> Overdue:
+async def look(
+    store: Store, partition: int, deadline_s: float, silent_s: float, deadlines_s: Mapping[str, float] = NONE
+) -> Overdue:
     """Return the jobs of a partition that no worker has taken or renewed for these times.
 
-    A job waits since it was queued or released. At most `MAX_OVERDUE` of each kind. Safe to cancel.
+    `deadlines_s`: instead of `deadline_s`, of some model aliases. A job waits since it was queued or released. At most
+    `MAX_OVERDUE` of each kind. Safe to cancel.
     """
     reply: Any = await store.call(
         "overdue",
@@ -56,6 +63,12 @@ async def look(store: Store, partition: int, deadline_s: float, silent_s: float)
         milliseconds(deadline_s),
         milliseconds(silent_s),
         MAX_OVERDUE,
+        keys.log_prefix(partition),
+        *(
+            argument
+            for model, seconds in deadlines_s.items()
+            for argument in (msgspec.json.encode(model)[1:-1], milliseconds(seconds))
+        ),
         timeout_s=TIMEOUT_S,
     )
     overdue, silent = ([found for fields in part if (found := _names(fields))] for part in reply)

@@ -17,8 +17,9 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.streams.credentials import ADDRESSES, KEYS, read_credentials, read_secret_file
+from gateway.streams.durations import format_duration, parse_duration
 from gateway.streams.store.store import Lifetimes
-from gateway.streams.targets import DEFAULT_MODELS, Target, parse_models
+from gateway.streams.targets import DEFAULT_MODELS, Target, Timeouts, parse_models, parse_timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,27 +36,9 @@ CREDENTIALS: Final = (*KEYS, *ADDRESSES)
 SERVICE_LINK: Final = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT_\d+_(TCP|UDP)(_\w+)?)")
 """Variables that Kubernetes adds to every container of a namespace with a service named `tokenwire...`."""
 
-_UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_DURATION: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", re.ASCII)
-
 
 class SettingsError(ValueError):
     """A setting is wrong. The message names it, the value seen and the values allowed."""
-
-
-def parse_duration(value: Any) -> Any:
-    """Return the seconds of a text such as `30d`, `1.5h` or `250ms`; return anything else unchanged."""
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    return float(match[1]) * _UNITS_S[match[2]] if match else value
-
-
-def format_duration(seconds: float) -> str:
-    """Return seconds in the largest unit that gives a whole number: `30d`, `90s`, `25ms`."""
-    for unit, size in reversed(_UNITS_S.items()):
-        count = seconds / size
-        if seconds and abs(count - round(count)) < 1e-9 and round(count):
-            return f"{round(count)}{unit}"
-    return f"{seconds:g}s"
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
@@ -101,8 +84,8 @@ class ProcessSettings(StoreSettings):
     models: Annotated[dict[str, Any] | None, NoDecode] = Field(
         None,
         description='JSON object, alias to its targets: "provider/model", an object with parameters, or a list of both '
-        'in order of preference: {"default": "demo", "fast": "openai/MODEL"}; unset: the demo, and each provider that '
-        "has a key",
+        'in order of preference: {"default": "demo", "fast": "openai/MODEL"}; {"targets": ...} adds timeouts; unset: '
+        "the demo, and each provider that has a key",
     )
     lease: Duration = Field(
         5.0,
@@ -159,6 +142,10 @@ class ProcessSettings(StoreSettings):
                 found[provider] = found["default"] = (Target(provider, DEFAULT_MODELS[provider]),)
         found.setdefault("default", found["demo"])
         return found
+
+    def timeouts(self) -> dict[str, Timeouts]:
+        """Return the timeouts of each alias that has its own."""
+        return parse_timeouts(self.models or {})
 
 
 def is_secret(field: Any) -> bool:

@@ -1,7 +1,8 @@
 """Targets of model aliases: which model of which server answers, and with which parameters.
 
-An alias leads to one target or to a list of them, in order of preference. A target is `provider/model`, or an object
-with the fields of `Target`. A core module: it reads no file and no environment variable.
+An alias leads to one target or to a list of them, in order of preference, or to an object with `targets` and timeouts.
+A target is `provider/model`, or an object with the fields of `Target`. A core module: it reads no file and no
+environment variable.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from gateway.streams.durations import parse_duration
+
 PROVIDERS: Final = ("demo", "openai", "anthropic", "python")
 REMOTE: Final = ("openai", "anthropic")
 """Providers that call a server."""
 
 MAX_TARGETS: Final = 16
 """Of one alias: each may be called for one answer."""
+
+_MAX_TIMEOUT_S: Final = 30 * 86_400.0
 
 MIN_THINKING_TOKENS: Final = 1024
 """Anthropic rejects a smaller budget."""
@@ -67,10 +72,24 @@ class Target:
         return f"{self.provider}/{self.model}" if self.model else self.provider
 
 
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds of one alias, instead of the settings of the same names; None: the setting holds."""
+
+    queue_timeout: float | None = None
+    first_timeout: float | None = None
+    idle_timeout: float | None = None
+    answer_timeout: float | None = None
+
+
+TIMEOUTS: Final = tuple(each.name for each in dataclasses.fields(Timeouts))
+
+
 def parse_models(models: Any) -> dict[str, tuple[Target, ...]]:
     """Return the targets of each alias; raise ValueError, which names the alias and the field."""
     if not isinstance(models, Mapping) or not models:
         raise ValueError('not a JSON object of aliases, such as {"default": "demo"}')
+    parse_timeouts(models)
     targets = {alias: parse_targets(alias, value) for alias, value in models.items()}
     if "default" not in targets:
         raise ValueError(
@@ -79,8 +98,28 @@ def parse_models(models: Any) -> dict[str, tuple[Target, ...]]:
     return targets
 
 
+def parse_timeouts(models: Mapping[str, Any]) -> dict[str, Timeouts]:
+    """Return the timeouts of each alias that has its own; raise ValueError, which names the alias and the field."""
+    found = {}
+    for alias, value in models.items():
+        if not isinstance(value, Mapping) or "targets" not in value:
+            continue
+        given = {name: parse_duration(each) for name, each in value.items() if name != "targets" and each is not None}
+        for name, seconds in given.items():
+            if name not in TIMEOUTS:
+                raise ValueError(
+                    f"alias {alias!r}: {name!r} is not a field beside targets; the fields are {', '.join(TIMEOUTS)}"
+                )
+            if _number(0, _MAX_TIMEOUT_S, seconds) or not seconds:
+                raise ValueError(f"alias {alias!r}: {name!r} is a duration such as 30s, at most 30d")
+        found[alias] = Timeouts(**given)
+    return found
+
+
 def parse_targets(alias: str, value: Any) -> tuple[Target, ...]:
     """Return the targets of one alias, in order of preference; raise ValueError."""
+    if isinstance(value, Mapping) and "targets" in value:
+        value = value["targets"]
     if not isinstance(value, list | tuple):
         return (_parse(f"alias {alias!r}", value),)
     if not 1 <= len(value) <= MAX_TARGETS:

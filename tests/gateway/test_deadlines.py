@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.deadlines import Deadlines
 from gateway.hub import Hub
@@ -75,12 +75,12 @@ async def test_outage_is_logged_once_and_delays_ends_by_a_lease(
     await conversation.ask()
     look, looks = deadlines.look, 0
 
-    async def failing(store: Store, partition: int, deadline_s: float, silent_s: float) -> Overdue:
+    async def failing(store: Store, partition: int, *arguments: Any) -> Overdue:
         nonlocal looks
         looks += 1
         if looks <= 2 * keys.PARTITIONS:
             raise StoreUnavailableError("away")
-        return await look(store, partition, deadline_s, silent_s)
+        return await look(store, partition, *arguments)
 
     monkeypatch.setattr(deadlines, "look", failing)
     running = asyncio.create_task(Deadlines(store, Hub(), queue_s=0.0, lease_s=0.2).run())
@@ -102,10 +102,10 @@ async def test_fault_of_one_partition_is_logged_and_leaves_the_others(
     await conversation.ask()
     look = deadlines.look
 
-    async def failing(store: Store, partition: int, deadline_s: float, silent_s: float) -> Overdue:
+    async def failing(store: Store, partition: int, *arguments: Any) -> Overdue:
         if partition != conversation.partition:
             raise ValueError("secret")
-        return await look(store, partition, deadline_s, silent_s)
+        return await look(store, partition, *arguments)
 
     monkeypatch.setattr(deadlines, "look", failing)
     running = asyncio.create_task(Deadlines(store, Hub(), queue_s=0.0, lease_s=0.05).run())

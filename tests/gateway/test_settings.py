@@ -17,12 +17,11 @@ from gateway.streams.settings import (
     SettingsError,
     StoreSettings,
     effective,
-    format_duration,
     holds_password,
-    parse_duration,
     without_password,
 )
 from gateway.streams.settings import unknown as unknown_settings
+from gateway.streams.targets import Timeouts
 from workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -385,25 +384,14 @@ def test_history_is_kept_at_least_as_long_as_logs() -> None:
     assert load({"retention": "60"}).lifetimes.submission == 86_400
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("30d", 2_592_000.0), ("1.5h", 5400.0), ("250ms", 0.25), (" 90 s ", 90.0), ("2m", 120.0)]
-)
-def test_a_duration_may_have_a_unit(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
+def test_a_setting_that_is_a_duration_may_have_a_unit() -> None:
     assert load({"history": "30d"}).history == 30 * 86_400
 
 
-@pytest.mark.parametrize("text", ["", "d", "1w", "-1d", "1d1h", "5"])
-def test_a_text_without_a_known_unit_is_left_to_the_field(text: str) -> None:
-    assert parse_duration(text) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(2_592_000.0, "30d"), (90.0, "90s"), (0.025, "25ms"), (0.0, "0s"), (5400.0, "90m"), (0.0001, "0.0001s")],
-)
-def test_a_duration_is_shown_in_its_largest_whole_unit(seconds: float, text: str) -> None:
-    assert format_duration(seconds) == text
+def test_timeouts_of_an_alias_are_read() -> None:
+    models = '{"default": {"targets": "demo", "queue_timeout": "90s"}}'
+    assert load({"models": models}).timeouts() == {"default": Timeouts(queue_timeout=90.0)}
+    assert load({}).timeouts() == {}
 
 
 def test_top_and_tail_have_only_the_settings_of_the_store_and_the_log() -> None:

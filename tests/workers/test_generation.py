@@ -10,6 +10,7 @@ import pytest
 from gateway.streams import history_log, jobs, keys, log_entries, response_log
 from gateway.streams.log_entries import End, Problem, Waiting
 from gateway.streams.store.store import open_store
+from gateway.streams.targets import Timeouts
 from tests.gateway.streams.steps import Conversation, fold
 from tests.stores import RealServer
 from workers import generation, metrics
@@ -253,6 +254,28 @@ async def test_take_over_continues_only_if_there_is_text(shown: tuple[str, ...],
     assert starts == [log_entries.START, kind]
     assert (await answer.end()).reason == "complete"
     assert fold(await response_log.read(store, answer.response)) == "".join(shown) + "ause"
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("own", "code"),
+    [
+        (Timeouts(first_timeout=0.05), "provider_silent"),
+        (Timeouts(idle_timeout=0.05), "provider_silent"),
+        (Timeouts(answer_timeout=0.05), "answer_timeout"),
+    ],
+)
+async def test_timeouts_of_an_alias_hold_instead_of_the_settings(own: Timeouts, code: str) -> None:
+    store = await open_store("memory://")
+    answer = await Answer(
+        store, 0.0, max_calls=1, timeouts={"default": own, "other": Timeouts(answer_timeout=0.01)}
+    ).begin()
+    if own.first_timeout is None:
+        answer.provider.send("Bec")
+    await answer.task
+    end = await answer.end()
+    assert end.error is not None
+    assert end.error.code == code
     await store.close()
 
 

@@ -23,9 +23,9 @@ async def conversation(store: Store) -> Conversation:
     return Conversation(store)
 
 
-async def ended(conversation: Conversation, deadline_s: float) -> list[str]:
+async def ended(conversation: Conversation, deadline_s: float, **of_models: float) -> list[str]:
     """Look for overdue responses and end them; return them."""
-    found = await deadlines.look(conversation.store, conversation.partition, deadline_s, LONG_S)
+    found = await deadlines.look(conversation.store, conversation.partition, deadline_s, LONG_S, of_models)
     return [response for _, response in await deadlines.end(conversation.store, found.ended)]
 
 
@@ -46,6 +46,36 @@ async def set_idle(conversation: Conversation, seconds: float) -> None:
 async def error_of(conversation: Conversation, response: str) -> tuple[str, str | None, bool | None]:
     settled = await conversation.settled(response)
     return settled.reason, settled.error.code if settled.error else None, settled.retryable
+
+
+@pytest.mark.parametrize("listed", ["not delivered", "waiting", "released", "held"])
+async def test_models_may_have_deadlines_of_their_own(conversation: Conversation, listed: str) -> None:
+    await conversation.prepare()
+    accepted = await conversation.ask(model="slow")
+    if listed == "waiting":
+        assert await conversation.takes("w1", room=0) == []
+    elif listed != "not delivered":
+        job = await conversation.take("w1")
+        await (jobs.release(conversation.store, job, "w1") if listed == "released" else set_idle(conversation, 100.0))
+    assert await ended(conversation, 0.0, slow=LONG_S) == []
+    assert await ended(conversation, LONG_S, another=0.0) == []
+    assert await ended(conversation, LONG_S, another=LONG_S, slow=0.0) == [accepted.response]
+    assert await error_of(conversation, accepted.response) == ("failed", "no_worker", True)
+
+
+async def test_jobs_with_a_long_deadline_hide_none_with_a_short_one(
+    conversation: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadlines, "MAX_OVERDUE", 2)
+    await conversation.prepare()
+    asked = 0
+    while asked < 5:
+        other = Conversation(conversation.store)
+        if other.partition == conversation.partition:
+            await other.ask(model="slow")
+            asked += 1
+    accepted = await conversation.ask(model="fast")
+    assert await ended(conversation, LONG_S, fast=0.0) == [accepted.response]
 
 
 @pytest.mark.parametrize("listed", ["no group", "not delivered", "waiting"])

@@ -10,7 +10,7 @@ from anthropic.types import Model
 from openai.types import ChatModel
 
 from gateway.streams import targets
-from gateway.streams.targets import MAX_TARGETS, Target, parse_models, parse_targets
+from gateway.streams.targets import MAX_TARGETS, Target, Timeouts, parse_models, parse_targets, parse_timeouts
 
 
 def test_alias_is_a_name_an_object_or_a_list() -> None:
@@ -52,6 +52,44 @@ def test_every_field_of_a_target_is_read() -> None:
 def test_models_that_are_no_object_are_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="not a JSON object of aliases"):
         parse_models(value)
+
+
+def test_alias_may_have_timeouts_beside_its_targets() -> None:
+    models = {
+        "default": {
+            "targets": ["demo", "openai/a"],
+            "first_timeout": "20s",
+            "answer_timeout": 600,
+            "idle_timeout": None,
+        },
+        "fast": {"targets": {"target": "openai/b", "effort": "low"}, "queue_timeout": "1.5m"},
+        "plain": "demo",
+    }
+    assert parse_timeouts(models) == {
+        "default": Timeouts(first_timeout=20.0, answer_timeout=600),
+        "fast": Timeouts(queue_timeout=90.0),
+    }
+    assert parse_models(models) == {
+        "default": (Target("demo"), Target("openai", "a")),
+        "fast": (Target("openai", "b", effort="low"),),
+        "plain": (Target("demo"),),
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("first_timeout", 0, "is a duration such as 30s"),
+        ("first_timeout", "-1s", "is a duration"),
+        ("idle_timeout", "soon", "is a duration"),
+        ("idle_timeout", True, "is a duration"),
+        ("answer_timeout", "31d", "is a duration such as 30s, at most 30d"),
+        ("timeout", 5, "is not a field beside targets; the fields are queue_timeout, first_timeout"),
+    ],
+)
+def test_wrong_timeout_names_alias_and_field(field: str, value: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=f"alias 'mine': '{field}' {problem}"):
+        parse_models({"default": "demo", "mine": {"targets": "demo", field: value}})
 
 
 def test_models_need_the_alias_default() -> None:
