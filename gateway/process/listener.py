@@ -7,8 +7,13 @@ from typing import Final
 
 import click
 
-USER_TIMEOUT_MS: Final = 15_000
-"""After this time the kernel drops a client that acknowledges nothing (TCP_USER_TIMEOUT, tcp(7))."""
+IDLE_PROBE_S: Final = 10
+PROBE_INTERVAL_S: Final = 5
+PROBES: Final = 3
+"""The kernel probes an idle client after IDLE_PROBE_S, and drops it after so many probes that it does not acknowledge.
+
+A client that does not acknowledge data is disconnected by the gateway; see `gateway.write_progress`.
+"""
 
 SEND_BUFFER_BYTES: Final = 65_536
 """Send buffer of one client, which the kernel doubles. The default grows to megabytes, and backpressure would only be
@@ -40,15 +45,14 @@ def reserve(host: str, port: int, *, shared: bool = True, setting: str = "PORT")
 
 
 def listen(host: str, port: int, *, shared: bool = False, setting: str = "PORT") -> socket.socket:
-    """Return a listening socket whose accepted sockets are closed when a client stops acknowledging; see `reserve`."""
+    """Return a listening socket whose accepted sockets probe idle clients; see `reserve`."""
     listener = reserve(host, port, shared=shared, setting=setting)
-    # Accepted sockets inherit these options. Without them a client that never reads keeps its descriptor forever.
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+    # Accepted sockets inherit these options. Without them a client that vanished keeps its descriptor forever.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "TCP_KEEPIDLE"):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, IDLE_PROBE_S)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL_S)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     listener.listen(BACKLOG)
     listener.setblocking(False)

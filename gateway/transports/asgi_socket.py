@@ -27,6 +27,8 @@ class AsgiSocket:
         self._pending = FrameBatch()
         self.unsent = 0
         """See `Socket.unsent`; counted by frames, because ASGI does not show the write buffer."""
+        self.silence: Final = 0.0
+        """See `Socket.silence`; the server detects a client that does not acknowledge."""
         self._connection: Connection | None = None
         self._closing: tuple[int, str] | None = None
         self._wake = asyncio.Event()

@@ -14,7 +14,7 @@ from gateway.addresses import counted_as
 from gateway.streams import metrics, safe_writes
 from gateway.streams.log_fields import error_fields
 from gateway.transports.refusals import slow_consumer_disconnected
-from gateway.transports.send_queue import unsent_bytes
+from gateway.transports.send_queue import silence_s, unsent_bytes
 from gateway.write_progress import WriteProgress
 
 if TYPE_CHECKING:
@@ -122,6 +122,11 @@ class ClientTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def has_deadline(self) -> bool:
         """Whether `set_deadline` is in effect."""
         return self._deadline is not None
+
+    @property
+    def silence(self) -> float:
+        """Seconds for which the client has acknowledged nothing; 0 if all that was written is acknowledged."""
+        return silence_s(self._transport)
 
     def require_progress(self) -> None:
         """Abort the connection if its client stops to take what was written; see `gateway.write_progress`."""

@@ -12,7 +12,7 @@ from websockets.protocol import State
 from gateway import metrics
 from gateway.frame_budget import FrameBudget
 from gateway.streams import safe_writes
-from gateway.transports.send_queue import unsent_bytes
+from gateway.transports.send_queue import silence_s, unsent_bytes
 from gateway.wire import Close
 
 if TYPE_CHECKING:
@@ -88,6 +88,11 @@ class DirectSocket(asyncio.Protocol):
     def unsent(self) -> int:
         """See `Socket.unsent`."""
         return unsent_bytes(self._transport)
+
+    @property
+    def silence(self) -> float:
+        """See `Socket.silence`."""
+        return silence_s(self._transport)
 
     def write(self, batch: FrameBatch) -> None:
         """Write frames; see `Socket.write`."""

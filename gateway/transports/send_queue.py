@@ -1,16 +1,26 @@
-"""How much of what was written to a transport its client has not taken yet."""
+"""What the client of a transport has not taken yet, and for how long it has acknowledged nothing."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
 
 if sys.platform == "linux":
     import fcntl
+    import struct
     import termios
+    from socket import IPPROTO_TCP, TCP_INFO
+
+    _LAST_ACK_AT = 56
+    """Where `tcpi_last_ack_recv` is in the `tcp_info` of the kernel (linux/tcp.h): milliseconds, 32 bits."""
+
+    def _last_acknowledged(socket: Any) -> float:
+        """Return the seconds since the peer of a TCP connection acknowledged anything."""
+        info = socket.getsockopt(IPPROTO_TCP, TCP_INFO, _LAST_ACK_AT + 4)
+        return float(struct.unpack_from("=I", info, _LAST_ACK_AT)[0]) / 1000
 
     def _kernel_queue(file: int) -> int:
         """Return the bytes of a TCP connection that its peer has not acknowledged; see tcp(7), SIOCOUTQ."""
@@ -23,6 +33,10 @@ else:
     def _kernel_queue(file: int) -> int:
         """Return 0: only Linux tells. A client must then take a good part of its kernel buffer within the window."""
         return 0
+
+    def _last_acknowledged(socket: Any) -> float:
+        """Return 0: only Linux tells. Elsewhere the kernel closes the connection after minutes."""
+        return 0.0
 
 
 def unsent_bytes(transport: asyncio.Transport) -> int:
@@ -39,3 +53,15 @@ def unsent_bytes(transport: asyncio.Transport) -> int:
             # No TCP: a Unix socket, behind a proxy.
             pass
     return unsent
+
+
+def silence_s(transport: asyncio.Transport) -> float:
+    """Return for how long the client has acknowledged nothing; 0 if all that was written is acknowledged."""
+    socket = transport.get_extra_info("socket")
+    if socket is None or transport.is_closing() or not unsent_bytes(transport):
+        return 0.0
+    try:
+        return _last_acknowledged(socket)
+    except OSError:
+        # As above.
+        return 0.0

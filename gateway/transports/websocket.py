@@ -25,7 +25,7 @@ from gateway.submissions import Failure, Stopped
 from gateway.transports.refusals import slow_consumer_disconnected
 from gateway.watches import TOO_MUCH_WATCHED
 from gateway.wire import Close, Older, Retry, Send, Stop, Unwatch, Watch
-from gateway.write_progress import WriteProgress
+from gateway.write_progress import WriteProgress, unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,6 +61,10 @@ class Socket(Protocol):
     @property
     def unsent(self) -> int:
         """Bytes that were written and that the client has not taken."""
+
+    @property
+    def silence(self) -> float:
+        """Seconds for which the client has acknowledged nothing; 0 if all that was written is acknowledged."""
 
     def write(self, batch: FrameBatch) -> None:
         """Write frames whole and in order. Calls `Connection.pause_writing` when the write buffer is full."""
@@ -184,19 +188,24 @@ class Connection:
         self._run(self._session.tick(now, wall))
         if self._closed:
             return
-        if self._progress is not None:
-            if self._progress.stalled(self._socket.unsent, now):
-                slow_consumer_disconnected()
+        if self._progress is not None and self._progress.stalled(self._socket.unsent, now):
+            slow_consumer_disconnected()
+            self._socket.abort()
+            return
+        if now >= self._heartbeat_at:
+            if unreachable(self._socket.silence):
                 self._socket.abort()
                 return
-        elif now >= self._heartbeat_at:
             self._heartbeat_at = now + HEARTBEAT_INTERVAL_S
-            self._send_frame(frame_codec.HEARTBEAT_FRAME)
+            if self._progress is None:
+                self._send_frame(frame_codec.HEARTBEAT_FRAME)
         self._set_timer(now, wall)
 
     def _set_timer(self, now: float, wall: float) -> None:
-        due = self._progress.due if self._progress is not None else self._heartbeat_at
-        self._timers.set(self, max(now, min(due, self._session.due(now, wall))))
+        due = min(self._heartbeat_at, self._session.due(now, wall))
+        if self._progress is not None:
+            due = min(due, self._progress.due)
+        self._timers.set(self, max(now, due))
 
     def send_reconnect_hint(self, within: float) -> None:
         """Ask the client to reconnect within so many seconds (graceful shutdown)."""

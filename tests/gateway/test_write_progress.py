@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.write_progress import MIN_BYTES_PER_S, WRITE_WITHIN_S, WriteProgress
+from gateway.write_progress import MIN_BYTES_PER_S, SILENT_WITHIN_S, WRITE_WITHIN_S, WriteProgress, unreachable
 
 ENOUGH = int(MIN_BYTES_PER_S * WRITE_WITHIN_S)
 
@@ -34,3 +34,9 @@ def test_client_that_took_everything_is_not_stalled() -> None:
     """What was left is less than it would have to take."""
     assert not WriteProgress(10, now=0.0).stalled(0, WRITE_WITHIN_S)
     assert WriteProgress(10, now=0.0).stalled(1, WRITE_WITHIN_S)
+
+
+def test_client_that_acknowledges_nothing_is_unreachable() -> None:
+    assert not unreachable(0.0)
+    assert not unreachable(SILENT_WITHIN_S - 0.1)
+    assert unreachable(SILENT_WITHIN_S)

@@ -418,20 +418,21 @@ async def test_invalid_event_id_leads_to_snapshot(
     url = deployment.gateways[0].url
     response = await ask(client, url, conversation, "x", model="fake")
     text = await whole(client, url, response)
-    headers = {b"last-event-id": last.encode()}
-    async with (
-        asyncio.timeout(TIMEOUT_S),
-        client.stream("GET", f"{url}/v1/conversations/{conversation}/events", headers=headers) as reply,
-    ):
+    events, headers = f"{url}/v1/conversations/{conversation}/events", {b"last-event-id": last.encode()}
+    async with asyncio.timeout(TIMEOUT_S), client.stream("GET", events, headers=headers) as reply:
         reader = EventReader(reply, None)
         transcript = Transcript(conversation)
         while not transcript.snapshots:
             event = await reader.next()
             assert event is not None
             assert event.data is not None
-            # What cannot be resumed is no id of an event, of the snapshot neither.
-            assert event.id in (None, "") or not event.id.startswith((last or "-", "-"))
             transcript.fold(event.data)
+            # What cannot be resumed is no id of an event: the first one that has an id is the snapshot.
+            assert bool(event.id) == (event.data["type"] == "snapshot")
+            if event.id:
+                responses = (f"{each['response']}={each['cursor']}" for each in event.data["responses"])
+                assert event.id == "~".join([event.data["cursor"], *responses])
+                place, resumed = event.id, copy.deepcopy(transcript)
         assert transcript.resumed is False
         while not settled(transcript, response):
             event = await reader.next()
@@ -439,6 +440,14 @@ async def test_invalid_event_id_leads_to_snapshot(
             assert event.data is not None
             transcript.fold(event.data)
     assert text in [message["text"] for message in transcript.messages.values()]
+    async with stream(client, events, place) as again:
+        while resumed.resumed is False or not settled(resumed, response):
+            event = await again.next()
+            assert event is not None
+            assert event.data is not None
+            resumed.fold(event.data)
+    assert (resumed.resumed, resumed.snapshots) == (True, 1)
+    assert resumed.messages == transcript.messages
 
 
 # Responses

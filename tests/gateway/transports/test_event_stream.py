@@ -15,8 +15,10 @@ from gateway.frame_batch import FrameBatch
 from gateway.frame_codec import HEARTBEAT_FRAME
 from gateway.hub import Hub
 from gateway.replica import UNKNOWN
+from gateway.transports import event_stream
 from gateway.transports.client_transport import CONNECTION
 from gateway.transports.event_stream import EventResponse, EventStream, StreamCursors
+from gateway.write_progress import SILENT_WITHIN_S
 
 if TYPE_CHECKING:
     from starlette.types import Message
@@ -57,6 +59,10 @@ class Recorded:
     def __init__(self) -> None:
         self.sent: list[Message] = []
         self.closed = asyncio.Event()
+        self.silence = 0.0
+
+    def abort(self) -> None:
+        self.closed.set()
 
     def close(self) -> None:
         self.closed.set()
@@ -83,6 +89,32 @@ async def test_stream_that_ends_before_its_answer_is_cut_off(expires: float) -> 
         )
     assert client.closed.is_set()
     assert [message.get("more_body") for message in client.sent[1:]] == [True] * (expires > 0)
+
+
+@pytest.mark.parametrize("silence", [0.0, SILENT_WITHIN_S], ids=["acknowledges", "unreachable"])
+async def test_stream_of_a_client_that_acknowledges_nothing_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, silence: float
+) -> None:
+    monkeypatch.setattr(event_stream, "KEEP_ALIVE_S", 0.0)
+    client, ended = Recorded(), list[bool]()
+    client.silence = silence
+    events = stream()
+    async with asyncio.timeout(60):
+        serving = asyncio.create_task(
+            EventResponse(events, lambda: ended.append(True))(
+                {"type": "http", "extensions": {CONNECTION: client}}, client.receive, client.send
+            )
+        )
+        if silence:
+            await serving
+        else:
+            while len(client.sent) < 10:
+                await asyncio.sleep(0)
+            client.close()
+            await serving
+    assert client.closed.is_set()
+    assert (len(client.sent) == 1) is bool(silence)
+    assert ended == [True]
 
 
 def head(frame: Frame) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
+import pytest
+
 from gateway.auth import ANONYMOUS
 from gateway.feed.feed import Feed
 from gateway.hub import Hub
@@ -13,9 +15,9 @@ from gateway.session import Session
 from gateway.subject_connections import SubjectConnections
 from gateway.timer_wheel import STEP_S, TimerWheel
 from gateway.token_limits import TokenLimits
-from gateway.transports.websocket import Connection
+from gateway.transports.websocket import HEARTBEAT_INTERVAL_S, Connection
 from gateway.watches import Watches
-from gateway.write_progress import MIN_BYTES_PER_S, WRITE_WITHIN_S
+from gateway.write_progress import MIN_BYTES_PER_S, SILENT_WITHIN_S, WRITE_WITHIN_S
 
 UNLIMITED: Final[Any] = {
     "limits": RateLimits(0),
@@ -32,6 +34,7 @@ class Socket:
     def __init__(self) -> None:
         self.closed: list[int] = []
         self.unsent = 0
+        self.silence = 0.0
 
     def write(self, batch: Any) -> None:
         pass
@@ -116,3 +119,28 @@ def test_slow_client_is_disconnected_when_it_stops_reading() -> None:
     now += WRITE_WITHIN_S + STEP_S
     connection.tick(now, time.time())
     assert socket.closed == [0]
+
+
+@pytest.mark.parametrize(
+    ("silence", "closed"), [(SILENT_WITHIN_S - 0.1, []), (SILENT_WITHIN_S, [0])], ids=["acknowledges", "unreachable"]
+)
+def test_client_that_acknowledges_nothing_is_disconnected(silence: float, closed: list[int]) -> None:
+    """Its write buffer need not be full: heartbeats take minutes to fill it."""
+    nothing: Any = None
+    now = time.monotonic()
+    wheel: TimerWheel[Connection] = TimerWheel(now)
+    hub, socket = Hub(), Socket()
+    connection = Connection(
+        socket=socket,
+        session=Session("s", lambda *_: ANONYMOUS, None, now, **UNLIMITED),
+        hub=hub,
+        feed=Feed(nothing, hub, 0),
+        submissions=nothing,
+        timers=wheel,
+        watches=Watches(0),
+        lost=lambda _: None,
+    )
+    connection.receive('{"type":"hello"}')
+    socket.silence = silence
+    connection.tick(now + HEARTBEAT_INTERVAL_S + STEP_S, time.time())
+    assert socket.closed == closed
