@@ -37,10 +37,10 @@ from gateway.subject_connections import SubjectConnections
 from gateway.submissions import Submissions
 from gateway.timer_wheel import STEP_S, TimerWheel
 from gateway.token_limits import TokenLimits
-from gateway.transports import static, websocket_endpoint
+from gateway.transports import static
 from gateway.transports.authentication import TokenCheck
 from gateway.transports.gate import Gate
-from gateway.transports.http_api import HttpApi
+from gateway.transports.http_api import SOCKET_PATH, HttpApi
 from gateway.transports.websocket_endpoint import WebSocketEndpoint
 from gateway.transports.widget_files import widget_routes
 from gateway.watches import Watches
@@ -215,7 +215,7 @@ def max_sockets() -> int:
 def routes(gateway: Gateway, settings: GatewaySettings) -> list[Any]:
     """Return the routes of a gateway."""
     found: list[Any] = [
-        WebSocketRoute(websocket_endpoint.PATH, gateway.sockets.serve),
+        WebSocketRoute(SOCKET_PATH, gateway.sockets.serve),
         *gateway.api.routes(),
         *gateway.probes.routes(),
         *widget_routes(),

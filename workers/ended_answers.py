@@ -55,10 +55,16 @@ class EndedAnswers:
         `running`: the responses that this worker generates, also later.
         """
         now = asyncio.get_running_loop().time()
+        # A store that answers slowly would otherwise get one task more for each answer and look.
+        restoring = {task.get_name() for task in self.restoring}
         for response, ended in list(self._ended.items()):
             if now - ended.ended_at > KEPT_S:
                 del self._ended[response]
-            elif self._store.connected_for_s(keys.log(response)) < now - ended.ended_at and response not in running:
+            elif (
+                response not in restoring
+                and self._store.connected_for_s(keys.log(response)) < now - ended.ended_at
+                and response not in running
+            ):
                 task = asyncio.create_task(self._restore(ended, running), name=response)
                 self.restoring.add(task)
                 task.add_done_callback(self.restoring.discard)

@@ -9,7 +9,7 @@ from starlette.websockets import WebSocket
 
 from gateway.addresses import counted_as
 from gateway.transports.client_transport import CONNECTION
-from gateway.transports.http_api import ADMITTED, bearer_token, error_response, rejection_response
+from gateway.transports.http_api import ADMITTED, SOCKET_PATH, bearer_token, error_response, rejection_response
 from gateway.transports.refusals import refused, request_failed
 from gateway.transports.turns import Turns
 
@@ -122,7 +122,8 @@ class Gate:
             beyond = connection.beyond
             if beyond is not None:
                 return rejection_response(self._admission.rejection(beyond))
-        if scope["type"] == "http" and path not in PROBES:
+        # A WebSocket has a rate of its own, which its endpoint asks; other paths have none.
+        if path != SOCKET_PATH if scope["type"] == "websocket" else path not in PROBES:
             return self._admit(scope, bearer_token(authorization) if path.startswith(API) else None)
         return None
 

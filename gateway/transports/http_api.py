@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from gateway.watches import Watches
     from gateway.wire import TokenProblem
 
+SOCKET_PATH: Final = "/v1/ws"
+"""Path of the WebSocket."""
+
 ADMITTED: Final = "tokenwire.admitted"
 """Key of an ASGI scope: the bucket from which `Gate` took a unit for this request."""
 

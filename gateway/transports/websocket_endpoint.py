@@ -14,7 +14,7 @@ from gateway.frame_batch import FrameBatch
 from gateway.session import Session
 from gateway.transports.asgi_socket import AsgiSocket
 from gateway.transports.client_transport import CONNECTION
-from gateway.transports.http_api import rejection_response
+from gateway.transports.http_api import SOCKET_PATH, rejection_response
 from gateway.transports.uvicorn_protocol import TAKE_OVER
 from gateway.transports.websocket import Connection
 from gateway.wire import Close
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from gateway.token_limits import TokenLimits
     from gateway.transports.direct_socket import DirectSocket
     from gateway.watches import Watches
-
-PATH: Final = "/v1/ws"
 
 SUBPROTOCOL: Final = "tokenwire"
 """The one that is echoed to a client that offers it; a client need not offer any."""
@@ -87,7 +85,7 @@ class WebSocketEndpoint:
         """
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "websocket" and scope["path"] == PATH:
+            if scope["type"] == "websocket" and scope["path"] == SOCKET_PATH:
                 await self.serve(WebSocket(scope, receive, send))
             else:
                 await application(scope, receive, send)

@@ -48,6 +48,17 @@ async def test_end_is_written_again_once_after_a_reconnection(written: list[str]
     assert written == ["r-1"]
 
 
+async def test_answer_has_one_task_however_often_it_is_looked_at(written: list[str]) -> None:
+    ended = answers(connected_s=-1.0)
+    for response in ("r-1", "r-2"):
+        end(ended, response, written)
+    for _ in range(10):
+        ended.look({})
+    assert len(ended.restoring) == 2
+    await asyncio.gather(*ended.restoring)
+    assert sorted(written) == ["r-1", "r-2"]
+
+
 async def test_end_is_not_written_again_on_the_same_connection_or_while_it_is_generated(written: list[str]) -> None:
     same, again = answers(connected_s=60.0), answers(connected_s=-1.0)
     end(same, "r-1", written)

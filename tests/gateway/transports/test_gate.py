@@ -23,7 +23,7 @@ from gateway.token_limits import TokenLimits
 from gateway.transports import refusals
 from gateway.transports.client_transport import CONNECTION
 from gateway.transports.gate import DENIAL, PROBES, Gate
-from gateway.transports.http_api import ADMITTED
+from gateway.transports.http_api import ADMITTED, SOCKET_PATH
 from gateway.transports.turns import MAX_STARTS
 
 if TYPE_CHECKING:
@@ -194,6 +194,16 @@ async def test_requests_without_a_valid_token_are_limited_by_address(path: str, 
     assert (await asked({**ask, "client": ("203.0.114.1", 1)}, tokens=TokenLimits(RateLimits(1))))[0]
     assert (await asked({**ask, "client": ("127.0.0.1", 1)}, tokens=tokens))[0]
     assert (await asked({**ask, "path": "/readyz"}, tokens=tokens))[0]
+
+
+async def test_handshakes_without_a_route_are_limited_by_address() -> None:
+    tokens = TokenLimits(empty_bucket("address 203.0.113.9"))
+    ask = {"type": "websocket", "headers": headers(host="localhost"), "extensions": {DENIAL: {}}}
+    passed, answer = await asked({**ask, "path": "/v1/other"}, tokens=tokens)
+    assert passed is None
+    assert answer[0]["status"] == 429
+    assert (await asked({**ask, "path": SOCKET_PATH}, tokens=tokens))[0]
+    assert (await asked({**ask, "path": "/v1/other"}, tokens=TokenLimits(RateLimits(1))))[0]
 
 
 async def test_requests_with_a_known_token_are_limited_by_subject() -> None:
