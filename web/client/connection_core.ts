@@ -5,7 +5,7 @@ import { backoffDelay, reconnects } from "./backoff.js";
 import { ABNORMAL_CLOSURE } from "./transport.js";
 import type { TransportChoice } from "./transport_choice.js";
 import type { ConnectionState } from "./types.js";
-import { Close, type ServerFrame } from "./wire.js";
+import { Close, type ErrorFrame, type ServerFrame } from "./wire.js";
 
 /** Seconds until a connection must be open and `ready`. */
 const OPEN_TIMEOUT_S = 10;
@@ -166,8 +166,10 @@ export class ConnectionCore {
       case "delta":
         return at.visible && this.#choice.delta(at.now) ? this.#connect(at) : {};
       case "error":
-        // The connection limit is reached: the gateway closes the connection next.
-        if (frame.code === "overloaded") this.#reconnectAt = at.now + 1000 * frame.retry_after!;
+        // A connection limit or rate limit is reached: the gateway closes the connection next.
+        if (frame.code === "overloaded" || this.#refusesHello(frame)) {
+          this.#reconnectAt = at.now + 1000 * frame.retry_after!;
+        }
         return {};
       case "moving": {
         const wait = 1000 * frame.within * at.random;
@@ -178,5 +180,10 @@ export class ConnectionCore {
       }
     }
     return {};
+  }
+
+  #refusesHello({ code, conversation, key }: ErrorFrame): boolean {
+    const limit = code === "too_many" || code === "too_fast";
+    return limit && this.state.name !== "live" && conversation === undefined && key === undefined;
   }
 }

@@ -177,11 +177,19 @@ describe("a request of the gateway", () => {
     assert.equal(harness.closed(1012).timer, 3000);
   });
 
-  test("overloaded sets the time of the reconnect", () => {
-    const harness = new Harness();
-    harness.handle({ type: "begin" });
-    assert.deepEqual(harness.receive({ type: "error", code: "overloaded", retry_after: 7 }), {});
-    assert.equal(harness.closed(1013).timer, 7000);
+  for (const code of ["overloaded", "too_many", "too_fast"]) {
+    test(`${code} sets the time of the reconnect`, () => {
+      const harness = new Harness();
+      harness.handle({ type: "begin" });
+      assert.deepEqual(harness.receive({ type: "error", code, retry_after: 7 }), {});
+      assert.equal(harness.closed(1013).timer, 7000);
+    });
+  }
+
+  test("a refused request of an open connection sets no time", () => {
+    const harness = new Harness().live();
+    harness.receive({ type: "error", code: "too_fast", retry_after: 7 });
+    assert.notEqual(harness.closed(1006).timer, 7000);
   });
 });
 
