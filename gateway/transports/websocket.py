@@ -22,7 +22,7 @@ from gateway.streams.log_fields import error_fields
 from gateway.streams.log_throttle import LogThrottle
 from gateway.streams.store.errors import StoreError
 from gateway.submissions import Failure, Stopped
-from gateway.transports.refusals import slow_consumer_disconnected
+from gateway.transports.refusals import refused, slow_consumer_disconnected
 from gateway.watches import TOO_MUCH_WATCHED
 from gateway.wire import Close, Older, Retry, Send, Stop, Unwatch, Watch
 from gateway.write_progress import WriteProgress, unreachable
@@ -225,6 +225,8 @@ class Connection:
                 case SendFrame(frame):
                     self._send_frame(frame)
                 case CloseSocket(code, reason):
+                    if code is Close.OVERLOADED:
+                        refused("hello")
                     self._close(code, reason)
                 case Execute(request):
                     self._enqueue(request)

@@ -317,6 +317,9 @@ async def test_connections_of_a_subject_are_limited_over_all_transports(
                     assert refused.headers["retry-after"] == "10"
                 answer, closed = await hello(gateway.socket_url, token("ann"))
                 assert (answer["code"], answer["retry_after"], closed) == ("too_many", 10.0, 1013)
+                async with asyncio.timeout(TIMEOUT_S):
+                    while not any("request_refused reason=hello" in line for line in gateway.output):
+                        await asyncio.sleep(0.01)
                 assert (await client.get(url, headers=bob)).status_code == 200
                 assert (await hello(gateway.socket_url, token("bob")))[1] is None
             async with asyncio.timeout(TIMEOUT_S):
