@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+IpNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 IPV6_PREFIX_BITS: Final = 64
 """One customer of a provider has at least this network (RFC 6177), and can use each of its addresses."""
 
@@ -73,7 +75,7 @@ class Proxies:
         """
         items = [item.strip() for item in setting.split(",") if item.strip()]
         self.every_peer = "*" in items
-        self._networks = [ipaddress.ip_network(item) for item in items if item != "*"]
+        self._networks = [_unmapped(ipaddress.ip_network(item)) for item in items if item != "*"]
 
     def trusts(self, peer: str) -> bool:
         """Tell whether a connection comes from a proxy. Its own address is then not one of a client."""
@@ -102,6 +104,12 @@ class Proxies:
             if not self._lists(address):
                 break
         return client
+
+
+def _unmapped(network: IpNetwork) -> IpNetwork:
+    """Return the IPv4 network that an IPv6 network maps (RFC 4291, section 2.5.5.2), or the network itself."""
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    return network if mapped is None else ipaddress.IPv4Network((int(mapped), max(0, network.prefixlen - 96)))
 
 
 def _without_port(text: str) -> str:

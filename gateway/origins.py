@@ -60,6 +60,9 @@ def _host_name(host: str) -> str | None:
         _ = parts.port
     except ValueError:
         return None
+    if parts.netloc.partition("]")[2].strip(":0123456789"):
+        # Text between a bracketed address and the port.
+        return None
     if not parts.hostname or parts.path or parts.query or parts.fragment or parts.username is not None:
         return None
     return parts.hostname.rstrip(".")

@@ -22,13 +22,17 @@ async def open_metrics_port(settings: ProcessSettings, ready: Callable[[], Await
         yield
         return
     # Imported here: a worker without this port starts without an HTTP server.
+    from gateway.addresses import is_loopback
     from gateway.operations.metrics_server import MetricsServer, announce
+    from gateway.origins import Hosts
     from gateway.process.listener import listen
 
     host = settings.metrics_host or settings.host
     listener = listen(host, settings.metrics_port, setting="METRICS_PORT")
     announce(host, listener.getsockname()[1])
-    serving = asyncio.create_task(MetricsServer(ready).run_on(listener))
+    # Prometheus of another machine may use any name of this one; on loopback a foreign name is a rebound one.
+    hosts = Hosts(() if host == "localhost" or is_loopback(host) else None)
+    serving = asyncio.create_task(MetricsServer(ready, hosts).run_on(listener))
     try:
         yield
     finally:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+    from gateway.origins import Hosts
     from gateway.streams.store.store import Store
 
 READY_WITHIN_S: Final = 1.0
@@ -50,11 +51,16 @@ async def readiness(store: Store) -> Response:
 class MetricsServer(uvicorn.Server):
     """`/metrics`, `/healthz` and `/readyz` on a separate port, which only operators need to reach."""
 
-    def __init__(self, ready: Callable[[], Awaitable[Response]]) -> None:
-        """`ready` returns the response of `/readyz`."""
+    def __init__(self, ready: Callable[[], Awaitable[Response]], hosts: Hosts) -> None:
+        """`ready` returns the response of `/readyz`. `hosts`: the names that requests may address."""
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            match scope["path"]:
+            given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+            allowed = len(given) <= 1 and hosts.allows(given[0] if given else None)
+            response: Response
+            match scope["path"] if allowed else None:
+                case None:
+                    response = PlainTextResponse("forbidden: use the address of this port as the host\n", 403)
                 case "/metrics":
                     response = metrics_response()
                 case "/healthz":

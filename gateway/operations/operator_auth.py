@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from typing import TYPE_CHECKING, Final
+
+from gateway.addresses import is_loopback
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
@@ -27,7 +28,4 @@ def is_local(request: HTTPConnection) -> bool:
     """Tell whether a program of this machine sent a request, and not a proxy for another machine."""
     if request.client is None or any(header in request.headers for header in FORWARDED):
         return False
-    try:
-        return ipaddress.ip_address(request.client.host).is_loopback
-    except ValueError:
-        return False
+    return is_loopback(request.client.host)

@@ -229,6 +229,8 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         super().connection_lost(exc)
+        # After a reset uvicorn leaves its timer, which would keep this protocol for half a minute.
+        self._unset_keepalive_if_required()
         # Each request that still waits refers to this protocol, and nothing would end the reference cycle.
         self.pipeline.clear()
         self.cycle = self._running = None  # type: ignore[assignment]

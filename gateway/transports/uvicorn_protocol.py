@@ -19,6 +19,7 @@ from gateway.streams.log_fields import error_fields
 from gateway.streams.log_throttle import LogThrottle
 from gateway.transports.client_transport import CONNECTION
 from gateway.transports.direct_socket import LOW_WATER_BYTES, DirectSocket
+from gateway.transports.refusals import refused
 
 if TYPE_CHECKING:
     from websockets.http11 import Request
@@ -46,7 +47,7 @@ OVERRIDDEN: Final = {
         "resume_writing",
         "connection_lost",
     ),
-    "WebSocketsSansIOProtocol": ("handle_connect", "run_asgi"),
+    "WebSocketsSansIOProtocol": ("data_received", "handle_connect", "run_asgi"),
     "Server": ("capture_signals", "on_tick", "startup", "shutdown"),
 }
 """Methods of uvicorn that subclasses of this package override."""
@@ -59,7 +60,9 @@ ATTRIBUTES: Final = {
         "conn",
         "connections",
         "disconnected",
+        "close_sent",
         "handshake_complete",
+        "handshake_initiated",
         "receive",
         "response",
         "scope",
@@ -79,12 +82,31 @@ TAKE_OVER: Final = "tokenwire.take_over"
 """Extension of an ASGI scope: a function that, after the handshake, returns a `DirectSocket` for the transport."""
 
 
+REFUSED_HANDSHAKE: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 87\r\nConnection: close\r\n\r\n"
+    b'{"error":{"code":"bad_frame","message":"A handshake is a GET request without a body."}}'
+)
+
+
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol; after the handshake the application takes the transport over."""
 
     transport: ClientTransport
 
     _taken_over = False
+
+    def data_received(self, data: bytes) -> None:
+        """See `WebSocketsSansIOProtocol`. Refuse a handshake that the library rejects without an answer.
+
+        The first bytes are one whole request, which the HTTP parser has read. The library is stricter, for example with
+        a body, and would leave the connection open and unread.
+        """
+        super().data_received(data)
+        if not self.handshake_initiated and not self.transport.is_closing():
+            refused("handshake")
+            self.handshake_initiated = self.handshake_complete = self.close_sent = True
+            safe_writes.write(self.transport, REFUSED_HANDSHAKE)
+            self.transport.linger()
 
     def handle_connect(self, event: Request) -> None:
         """See `WebSocketsSansIOProtocol`."""

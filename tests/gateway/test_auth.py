@@ -502,6 +502,7 @@ def test_normalizing_an_origin_is_idempotent(text: str) -> None:
         ("127.0.0.1:8000", "127.0.0.1"),
         ("[::1]:8000", "::1"),
         *((host, None) for host in ("", ":80", "a/b", "a?b", "a#b", "u@a", "a:b", "[::1", "a:99999", "a" * 271)),
+        *((host, None) for host in ("[::1].evil.example", "[::1]x:80")),
     ],
 )
 def test_host_name_is_without_port_and_brackets(host: str, name: str | None) -> None:
