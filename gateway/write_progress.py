@@ -33,6 +33,26 @@ def unreachable(silence: float) -> bool:
     return silence >= SILENT_WITHIN_S
 
 
+class UnreadData:
+    """Whether a client takes anything of what the kernel holds for it, while writing is not paused."""
+
+    __slots__ = ("_acknowledged", "_since")
+
+    def __init__(self) -> None:
+        self._acknowledged = -1
+        self._since = 0.0
+
+    def stalled(self, unsent: int, acknowledged: int, now: float) -> bool:
+        """Tell whether a client has taken nothing for WRITE_WITHIN_S, although there is something unsent.
+
+        `acknowledged`: bytes that it has taken since it connected. To be called at intervals.
+        """
+        if not unsent or acknowledged != self._acknowledged:
+            self._acknowledged, self._since = acknowledged, now
+            return False
+        return now - self._since >= WRITE_WITHIN_S
+
+
 class WriteProgress:
     """One pause of writing, in windows of WRITE_WITHIN_S."""
 

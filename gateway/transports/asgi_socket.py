@@ -29,6 +29,8 @@ class AsgiSocket:
         """See `Socket.unsent`; counted by frames, because ASGI does not show the write buffer."""
         self.silence: Final = 0.0
         """See `Socket.silence`; the server detects a client that does not acknowledge."""
+        self.acknowledged = 0
+        """See `Socket.acknowledged`; counted by frames too."""
         self._connection: Connection | None = None
         self._closing: tuple[int, str] | None = None
         self._wake = asyncio.Event()
@@ -86,6 +88,7 @@ class AsgiSocket:
             for frame in frames:
                 await self._send({"type": "websocket.send", "text": frame.body.decode()})
                 self.unsent -= len(frame.body)
+                self.acknowledged += len(frame.body)
             if self._pending:
                 continue
             if self._closing is not None:

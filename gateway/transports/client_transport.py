@@ -14,7 +14,7 @@ from gateway.addresses import counted_as
 from gateway.streams import metrics, safe_writes
 from gateway.streams.log_fields import error_fields
 from gateway.transports.refusals import slow_consumer_disconnected
-from gateway.transports.send_queue import silence_s, unsent_bytes
+from gateway.transports.send_queue import acknowledged_bytes, silence_s, unsent_bytes
 from gateway.write_progress import WriteProgress
 
 if TYPE_CHECKING:
@@ -127,6 +127,16 @@ class ClientTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def silence(self) -> float:
         """Seconds for which the client has acknowledged nothing; 0 if all that was written is acknowledged."""
         return silence_s(self._transport)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written and that the client has not taken."""
+        return unsent_bytes(self._transport)
+
+    @property
+    def acknowledged(self) -> int:
+        """See `acknowledged_bytes`."""
+        return acknowledged_bytes(self._transport)
 
     def require_progress(self) -> None:
         """Abort the connection if its client stops to take what was written; see `gateway.write_progress`."""

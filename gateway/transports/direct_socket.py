@@ -12,7 +12,7 @@ from websockets.protocol import State
 from gateway import metrics
 from gateway.frame_budget import FrameBudget
 from gateway.streams import safe_writes
-from gateway.transports.send_queue import silence_s, unsent_bytes
+from gateway.transports.send_queue import acknowledged_bytes, silence_s, unsent_bytes
 from gateway.wire import Close
 
 if TYPE_CHECKING:
@@ -93,6 +93,11 @@ class DirectSocket(asyncio.Protocol):
     def silence(self) -> float:
         """See `Socket.silence`."""
         return silence_s(self._transport)
+
+    @property
+    def acknowledged(self) -> int:
+        """See `Socket.acknowledged`."""
+        return acknowledged_bytes(self._transport)
 
     def write(self, batch: FrameBatch) -> None:
         """Write frames; see `Socket.write`."""

@@ -16,7 +16,7 @@ from gateway.frame_batch import FrameBatch
 from gateway.replica import UNKNOWN
 from gateway.streams import keys, log_entries
 from gateway.transports.client_transport import CONNECTION
-from gateway.write_progress import unreachable
+from gateway.write_progress import UnreadData, unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -201,14 +201,15 @@ class EventResponse(Response):
         stream = self._stream
         connection: ClientTransport | None = scope.get("extensions", {}).get(CONNECTION)
         clock = asyncio.get_running_loop().time
-        check_at = clock() + KEEP_ALIVE_S
+        check_at, unread = clock() + KEEP_ALIVE_S, UnreadData()
         watch = asyncio.create_task(_wait_for_disconnect(receive, stream))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while (body := await stream.next()) is not None:
                 if connection is not None and clock() >= check_at:
                     check_at = clock() + KEEP_ALIVE_S
-                    if unreachable(connection.silence):
+                    stalled = unread.stalled(connection.unsent, connection.acknowledged, clock())
+                    if stalled or unreachable(connection.silence):
                         connection.abort()
                         return
                 await send({"type": "http.response.body", "body": body, "more_body": True})

@@ -25,7 +25,7 @@ from gateway.submissions import Failure, Stopped
 from gateway.transports.refusals import refused, slow_consumer_disconnected
 from gateway.watches import TOO_MUCH_WATCHED
 from gateway.wire import Close, Older, Retry, Send, Stop, Unwatch, Watch
-from gateway.write_progress import WriteProgress, unreachable
+from gateway.write_progress import UnreadData, WriteProgress, unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,6 +66,10 @@ class Socket(Protocol):
     def silence(self) -> float:
         """Seconds for which the client has acknowledged nothing; 0 if all that was written is acknowledged."""
 
+    @property
+    def acknowledged(self) -> int:
+        """Bytes that the client has acknowledged, or any number that changes with them."""
+
     def write(self, batch: FrameBatch) -> None:
         """Write frames whole and in order. Calls `Connection.pause_writing` when the write buffer is full."""
 
@@ -97,6 +101,7 @@ class Connection:
         "_submissions",
         "_task",
         "_timers",
+        "_unread",
         "_watches",
         "_writable",
         "direct_write",
@@ -133,6 +138,7 @@ class Connection:
         """Set when writing resumes; None while it is not paused."""
         self._progress: WriteProgress | None = None
         """Whether the client reads, while writing is paused."""
+        self._unread = UnreadData()
         self._heartbeat_at = timers.now + HEARTBEAT_INTERVAL_S
         self._set_timer(timers.now, time.time())
 
@@ -194,6 +200,10 @@ class Connection:
             return
         if now >= self._heartbeat_at:
             if unreachable(self._socket.silence):
+                self._socket.abort()
+                return
+            if self._unread.stalled(self._socket.unsent, self._socket.acknowledged, now):
+                slow_consumer_disconnected()
                 self._socket.abort()
                 return
             self._heartbeat_at = now + HEARTBEAT_INTERVAL_S

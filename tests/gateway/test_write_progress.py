@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.write_progress import MIN_BYTES_PER_S, SILENT_WITHIN_S, WRITE_WITHIN_S, WriteProgress, unreachable
+from gateway.write_progress import (
+    MIN_BYTES_PER_S,
+    SILENT_WITHIN_S,
+    WRITE_WITHIN_S,
+    UnreadData,
+    WriteProgress,
+    unreachable,
+)
 
 ENOUGH = int(MIN_BYTES_PER_S * WRITE_WITHIN_S)
 
@@ -40,3 +47,20 @@ def test_client_that_acknowledges_nothing_is_unreachable() -> None:
     assert not unreachable(0.0)
     assert not unreachable(SILENT_WITHIN_S - 0.1)
     assert unreachable(SILENT_WITHIN_S)
+
+
+def test_client_that_takes_nothing_of_what_is_on_its_way_is_stalled() -> None:
+    unread = UnreadData()
+    assert not unread.stalled(10, 100, 0.0)
+    assert not unread.stalled(10, 100, WRITE_WITHIN_S - 0.1)
+    assert unread.stalled(10, 100, WRITE_WITHIN_S)
+
+
+def test_client_that_takes_a_byte_or_everything_is_not_stalled() -> None:
+    unread, now = UnreadData(), 0.0
+    for acknowledged in range(10):
+        assert not unread.stalled(10, acknowledged, now)
+        now += WRITE_WITHIN_S
+    for _ in range(10):
+        assert not unread.stalled(0, 9, now)
+        now += WRITE_WITHIN_S

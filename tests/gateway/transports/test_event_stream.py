@@ -60,6 +60,7 @@ class Recorded:
         self.sent: list[Message] = []
         self.closed = asyncio.Event()
         self.silence = 0.0
+        self.unsent = self.acknowledged = 0
 
     def abort(self) -> None:
         self.closed.set()

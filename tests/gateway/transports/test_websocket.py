@@ -35,6 +35,7 @@ class Socket:
         self.closed: list[int] = []
         self.unsent = 0
         self.silence = 0.0
+        self.acknowledged = 0
 
     def write(self, batch: Any) -> None:
         pass
@@ -113,6 +114,7 @@ def test_slow_client_is_disconnected_when_it_stops_reading() -> None:
     for _ in range(10):
         now += WRITE_WITHIN_S + STEP_S
         socket.unsent -= int(MIN_BYTES_PER_S * WRITE_WITHIN_S)
+        socket.acknowledged += int(MIN_BYTES_PER_S * WRITE_WITHIN_S)
         assert wheel.due(now) == [connection]
         connection.tick(now, time.time())
     assert socket.closed == []
@@ -144,3 +146,29 @@ def test_client_that_acknowledges_nothing_is_disconnected(silence: float, closed
     socket.silence = silence
     connection.tick(now + HEARTBEAT_INTERVAL_S + STEP_S, time.time())
     assert socket.closed == closed
+
+
+def test_client_that_takes_nothing_is_disconnected_while_writing_is_not_paused() -> None:
+    nothing: Any = None
+    now = time.monotonic()
+    wheel: TimerWheel[Connection] = TimerWheel(now)
+    hub, socket = Hub(), Socket()
+    connection = Connection(
+        socket=socket,
+        session=Session("s", lambda *_: ANONYMOUS, None, now, **UNLIMITED),
+        hub=hub,
+        feed=Feed(nothing, hub, 0),
+        submissions=nothing,
+        timers=wheel,
+        watches=Watches(0),
+        lost=lambda _: None,
+    )
+    connection.receive('{"type":"hello"}')
+    socket.unsent = 1000
+    for acknowledged in (1, 2, 3, 3):
+        socket.acknowledged = acknowledged
+        now += HEARTBEAT_INTERVAL_S + STEP_S
+        connection.tick(now, time.time())
+        assert socket.closed == []
+    connection.tick(now + HEARTBEAT_INTERVAL_S + STEP_S, time.time())
+    assert socket.closed == [0]
