@@ -51,9 +51,9 @@ class Breakers:
             logger.info("target_recovered", extra={"target": target.label})
             self._share(self._forget(target.label))
 
-    def failed(self, target: Served, error: ProviderError, now: float) -> None:
+    def failed(self, target: Served, error: ProviderError, user: str, now: float) -> None:
         """Count the failure of a call; share it if it opens the breaker."""
-        pause_s = self.of(target).failed(error, now)
+        pause_s = self.of(target).failed(error, user, now)
         if pause_s:
             metrics.BREAKER_OPENINGS.labels(target.name, target.model).inc()
             fields = {"target": target.label, "code": error.code, "pause_s": round(pause_s, 1)}

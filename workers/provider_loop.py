@@ -81,15 +81,17 @@ class ProviderLoop:
         policy = RetryPolicy(len(targets), budget, _now(), self._random)
         call: Call | None = policy.first(_now(), self._blocked_s())
         error = ProviderError("provider_overloaded", PAUSED, retryable=True)
+        # Without authentication a conversation is the nearest thing to a user.
+        user = request.user or request.conversation
         while call is not None and (call := await self._wait(call, policy)) is not None:
             served = targets[call.target]
-            self._breakers.of(served).called(_now())
+            self._breakers.of(served).called(user, _now())
             result, received = await self._call(served, request, shown)
             if isinstance(result, End):
                 return result
             error = result
             self._usage.update(error.usage)
-            self._breakers.failed(served, error, _now())
+            self._breakers.failed(served, error, user, _now())
             failed, tokens = call, self._usage["input_tokens"] + self._usage["output_tokens"]
             call = policy.next(error, _now(), self._blocked_s(), received=received, tokens=tokens)
             fields = {**self._log_fields, "target": served.label, "code": error.code, "status": _status(error)}
@@ -122,7 +124,8 @@ class ProviderLoop:
         self._writer.add_entry(log_entries.encode(log_entries.WAITING, Waiting(round(pause_s, 1), switched)))
 
     def _total(self, usage: Mapping[str, int]) -> dict[str, int] | None:
-        return {**self._usage, **{name: self._usage[name] + count for name, count in usage.items()}} or None
+        total = self._usage + Counter(usage)
+        return {name: min(total[name], log_entries.MAX_COUNT) for name in {**self._usage, **usage}} or None
 
     async def _call(self, served: Served, request: Request, shown: ShownText) -> tuple[End | ProviderError, bool]:
         """Make one call; return the end of the answer or why the call failed, and whether it produced output."""

@@ -244,6 +244,24 @@ async def test_a_limit_of_tokens_holds_for_all_calls_together(running: ProviderS
     await store.close()
 
 
+async def test_sum_of_counts_that_an_entry_cannot_hold_is_cut_off(
+    running: ProviderServer, targets: dict[str, Any]
+) -> None:
+    store = await open_store("memory://")
+    running.reset()
+    most = {"input_tokens": log_entries.MAX_COUNT, "output_tokens": 1}
+    running.script = lambda call: Scenario(
+        ("Hi",), ending="error" if call.path.endswith("/messages") else "finish", usage=most
+    )
+    both = [Served(targets["anthropic"], "m", "anthropic"), Served(targets["openai"], "m", "openai")]
+    end = end_of(await answer(store, both))
+    running.script = None
+    assert end.reason == "complete"
+    assert end.usage is not None
+    assert end.usage["input_tokens"] == log_entries.MAX_COUNT
+    await store.close()
+
+
 @pytest.mark.parametrize(("first", "retryable"), [(401, False), (503, True)])
 async def test_failed_answer_is_retryable_if_one_target_may_succeed_later(
     running: ProviderServer, targets: dict[str, Any], first: int, *, retryable: bool

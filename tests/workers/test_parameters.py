@@ -94,6 +94,38 @@ def test_reply_that_names_none_is_followed_by_one_request_without_optional_ones(
     assert attempt(known=known).fields == {"max_completion_tokens": 9}
 
 
+def test_value_of_a_client_changes_nothing_for_others() -> None:
+    known = Parameters("openai/m")
+    asked = attempt(openai(limit_of_client=True), known)
+    assert asked.refused(400, "max_tokens is too large: 9")
+    assert asked.fields == without("max_tokens") | {"max_completion_tokens": 9}
+    assert asked.accepted() == ["max_tokens"]
+    assert attempt(openai(limit_of_client=True), known).fields == ALL
+
+
+def test_name_of_a_clients_limit_is_remembered_where_the_server_gives_it() -> None:
+    known = Parameters("openai/m")
+    asked = attempt(openai(limit_of_client=True), known)
+    assert asked.refused(400, "max_tokens is not supported: use max_completion_tokens")
+    assert asked.accepted() == ["max_tokens"]
+    assert attempt(openai(limit_of_client=True), known).fields == without("max_tokens") | {"max_completion_tokens": 9}
+
+
+@pytest.mark.parametrize("accepts_limit", [True, False])
+def test_value_of_a_client_is_left_out_last(*, accepts_limit: bool) -> None:
+    known = Parameters("openai/m")
+    asked = attempt(openai(limit_of_client=True), known)
+    assert asked.refused(400, None)
+    assert asked.fields == {"max_tokens": 9}
+    if not accepts_limit:
+        assert asked.refused(400, None)
+        assert asked.fields == {"max_completion_tokens": 9}
+        assert not asked.refused(400, None)
+    asked.accepted()
+    # Where the client's value was the cause, the operator's parameters are sent again.
+    assert attempt(openai(limit_of_client=True), known).fields == ({"max_tokens": 9} if accepts_limit else ALL)
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [

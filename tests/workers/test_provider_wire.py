@@ -501,6 +501,19 @@ async def test_refusal_that_remains_is_reported() -> None:
         assert len(server.requests) == 2
 
 
+@pytest.mark.parametrize("api", ["openai", "anthropic"])
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_redirect_is_not_followed(api: str, status: int) -> None:
+    """Another host would get the prompt."""
+    async with RawProvider(Reply((ONE, STOP, DONE))) as other:
+        redirect = Reply(("moved",), status=status, headers={"location": f"{other.url}/v1/chat/completions"})
+        async with RawProvider(redirect) as server:
+            found = await ask(server, api)
+        assert (found.end, found.retryable) == ("provider_misconfigured", False)
+        assert len(server.requests) == 1
+        assert not other.requests
+
+
 async def test_parameters_of_a_target_are_sent() -> None:
     async with RawProvider(Reply((ONE, STOP, DONE))) as server:
         await ask(server, temperature=0.5, effort="low", max_tokens=70, extra_body={"top_k": 3}, stream_options=False)

@@ -409,7 +409,8 @@ async def test_generator_in_a_thread_may_block() -> None:
     assert closed() == ["blocking"]
 
 
-async def test_closing_ends_the_thread_at_the_next_yield() -> None:
+async def test_closing_ends_the_thread_at_the_next_yield(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(python, "STOP_WITHIN_S", 0.01)
     events = started(connect("my_module:blocking"))
     module: Any = sys.modules["my_module"]
     assert await anext(events) == Text("a")
@@ -418,6 +419,31 @@ async def test_closing_ends_the_thread_at_the_next_yield() -> None:
     module.go.set()
     await ended(module.threads[0])
     assert closed() == ["blocking"]
+
+
+async def test_threads_that_ignore_their_stop_are_counted_and_limited(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(python, "STOP_WITHIN_S", 0.01)
+    monkeypatch.setattr(python, "MAX_ABANDONED", 2)
+    before = metrics.ABANDONED._value.get()
+    for _ in range(2):
+        events = started(connect("my_module:blocking"))
+        assert await anext(events) == Text("a")
+        await events.aclose()
+    module: Any = sys.modules["my_module"]
+    assert metrics.ABANDONED._value.get() == before + 2
+    assert [record.message for record in caplog.records] == ["generator_ignores_stop"] * 2
+    with pytest.raises(ProviderError) as failure:
+        await anext(started(connect("my_module:blocking")))
+    assert (failure.value.code, failure.value.retryable) == ("provider_overloaded", True)
+    module.go.set()
+    for thread in module.threads:
+        await ended(thread)
+    async with asyncio.timeout(10):
+        while metrics.ABANDONED._value.get() != before:
+            await asyncio.sleep(0.01)
+    assert await anext(started(connect("my_module:blocking"))) == Text("a")
 
 
 @pytest.mark.parametrize(("name", "cause"), [("raising", KeyError), ("exiting", SystemExit)])

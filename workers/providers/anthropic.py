@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import anthropic
 import msgspec
 
+from gateway.streams.log_entries import MAX_COUNT
 from gateway.streams.targets import Target
 from workers.providers import (
     Event,
@@ -74,7 +75,7 @@ def connect(target: str | Target, pace: Pace = no_pause) -> Messages:
         base_url=address,
         max_retries=0,
         timeout=TIMEOUT,
-        http_client=anthropic.DefaultAioHttpClient(event_hooks=error_body.hooks()),
+        http_client=anthropic.DefaultAioHttpClient(event_hooks=error_body.hooks(), follow_redirects=False),
     )
     return Messages(client, target, pace)
 
@@ -246,4 +247,4 @@ def usage(counts: dict[str, int]) -> dict[str, int]:
         "reasoning_tokens": counts.get("thinking_tokens"),
         "cached_tokens": counts.get("cache_read_input_tokens"),
     }
-    return {name: number for name, number in named.items() if number is not None}
+    return {name: min(number, MAX_COUNT) for name, number in named.items() if number is not None}

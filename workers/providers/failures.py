@@ -223,6 +223,9 @@ def of_status(status: int, name: str = "") -> ProviderError:
         # OpenAI sends 429 here as well, but waiting does not refill an account.
         return ProviderError("provider_quota", "The account at the model provider has no credit left.", retryable=False)
     match status:
+        case _ if 300 <= status < 400:
+            # A redirect is not followed: another host would get the prompt.
+            return misconfigured()
         case 401 | 403:
             return ProviderError("provider_refused_key", "The model provider rejected the API key.", retryable=False)
         case 404:

@@ -80,7 +80,7 @@ def connect(target: str | Target, pace: Pace = no_pause) -> ChatCompletions:
         base_url=address,
         max_retries=0,
         timeout=TIMEOUT,
-        http_client=openai.DefaultAioHttpClient(event_hooks=error_body.hooks()),
+        http_client=openai.DefaultAioHttpClient(event_hooks=error_body.hooks(), follow_redirects=False),
     )
     return ChatCompletions(client, target, pace)
 
@@ -118,6 +118,7 @@ class ChatCompletions:
         )
         options = parameters.openai(
             limit=target.max_tokens if request.max_tokens is None else request.max_tokens,
+            limit_of_client=request.max_tokens is not None,
             limit_name=self._limit_name,
             stream_options=target.stream_options is not False,
             temperature=target.temperature,

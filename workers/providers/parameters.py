@@ -27,6 +27,13 @@ UNNAMED_STATUSES: Final = frozenset({400, 422})
 NAMED_STATUSES: Final = UNNAMED_STATUSES | {404, 405, 415, 500, 501}
 
 
+_NAME_REFUSED: Final = re.compile(
+    r"unknown|unsupported|not supported|unrecognized|unexpected|extra|additional|not permitted|not allowed|deprecated",
+    re.IGNORECASE,
+)
+"""In a reply that refuses the name of a parameter, not its value."""
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """A parameter: the fields of the request in order of preference. An empty last variant leaves the parameter out."""
@@ -35,6 +42,8 @@ class Option:
     variants: tuple[Mapping[str, Any], ...]
     required: bool = False
     """Whether a request without it means something else, so that its omission is not remembered."""
+    of_client: bool = False
+    """Whether a client chose the value, which may be what is refused: that says nothing about other requests."""
 
 
 class Parameters:
@@ -64,8 +73,11 @@ class Attempt:
             option.name: min(variants.get(option.name, 0), len(option.variants) - 1) for option in options
         }
         self._changed: set[str] = set()
+        self._unclear: set[str] = set()
+        """Changes that only this request may need."""
         self._refusals = 0
-        self._dropped_all = False
+        self._dropped: set[bool] = set()
+        """Whether all parameters of the operator (False) or of the client (True) were left out."""
 
     @property
     def target(self) -> str:
@@ -84,7 +96,8 @@ class Attempt:
     def refused(self, status: int, body: Any) -> bool:
         """Change what a reply with this status refuses; return whether the request is to be sent again.
 
-        A reply that names no parameter is followed by one request without optional ones.
+        A reply that names no parameter is followed by one request without optional ones; without the client's too only
+        if that is refused as well.
         """
         self._refusals += 1
         if self._refusals > MAX_REFUSALS or status not in NAMED_STATUSES:
@@ -95,13 +108,19 @@ class Attempt:
         # The first one: a reply may advise to use another one instead.
         refused = [places[min(places)]] if places else []
         if not refused:
-            if status not in UNNAMED_STATUSES or self._dropped_all or failures.is_specific(body):
+            of_client = not any(not option.of_client for option in sent)
+            if status not in UNNAMED_STATUSES or of_client in self._dropped or failures.is_specific(body):
                 return False
-            self._dropped_all = True
-            refused = sent
+            self._dropped.add(of_client)
+            refused = [option for option in sent if option.of_client == of_client]
         for option in refused:
-            self._variants[option.name] += 1
+            variant = self._variants[option.name] = self._variants[option.name] + 1
             self._changed.add(option.name)
+            if option.of_client and not (_NAME_REFUSED.search(text) or _names(text, option.variants[variant])):
+                self._unclear.add(option.name)
+        if True in self._dropped:
+            # The client's value was the cause, and the parameters before it were left out in vain.
+            self._unclear.update(self._changed)
         return bool(refused)
 
     def accepted(self) -> list[str]:
@@ -110,7 +129,8 @@ class Attempt:
         self._changed.clear()
         for option in self._options:
             variant = self._variants[option.name]
-            if option.name in changed and not (option.required and not option.variants[variant]):
+            known = option.name in changed and option.name not in self._unclear
+            if known and not (option.required and not option.variants[variant]):
                 self._parameters.remember(option.name, variant)
         return changed
 
@@ -122,15 +142,20 @@ def _place(text: str, option: Option) -> int:
     return found.start() if found else -1
 
 
+def _names(text: str, variant: Mapping[str, Any]) -> bool:
+    """Tell whether a reply names a field of a variant, as one that is to be used instead."""
+    return any(re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text) for word in _words(variant))
+
+
 def _words(variant: Any) -> list[str]:
     if not isinstance(variant, dict):
         return []
     return [word for name, value in variant.items() for word in (name, *_words(value)) if word != "type"]
 
 
-def option(name: str, *variants: Mapping[str, Any], required: bool = False) -> Option:
+def option(name: str, *variants: Mapping[str, Any]) -> Option:
     """Return a parameter that is left out where every variant is refused."""
-    return Option(name, (*variants, {}), required)
+    return Option(name, (*variants, {}))
 
 
 def openai(
@@ -140,6 +165,7 @@ def openai(
     stream_options: bool,
     temperature: float | None,
     effort: str | None,
+    limit_of_client: bool = False,
 ) -> list[Option]:
     """Return the optional parameters of Chat Completions. `limit_name`: the name of the limit that is tried first."""
     options = []
@@ -147,7 +173,7 @@ def openai(
         options.append(option("stream_options", {"stream_options": {"include_usage": True}}))
     if limit is not None:
         names = sorted(("max_completion_tokens", "max_tokens"), key=lambda name: name != limit_name)
-        options.append(option("max_tokens", *({name: limit} for name in names), required=True))
+        options.append(Option("max_tokens", (*({name: limit} for name in names), {}), True, limit_of_client))
     if temperature is not None:
         options.append(option("temperature", {"temperature": temperature}))
     if effort is not None:

@@ -40,8 +40,13 @@ MAX_ITEMS_AT_ONCE: Final = 64
 STOP_WITHIN_S: Final = 5.0
 """Time that a generator has for its clean-up after a stop. Then it is left to itself."""
 
-_ABANDONED: Final[set[asyncio.Task[None]]] = set()
-"""Generators that ignored their cancellation and still run."""
+_ABANDONED: Final[set[asyncio.Future[None]]] = set()
+"""The ends of generators that ignored their stop and still run."""
+
+MAX_ABANDONED: Final = 100
+"""Beyond it no generator is started in a further thread: each keeps its stack, and one that blocks may never end."""
+
+TOO_MANY_ABANDONED: Final = "The model is overloaded. Try again soon."
 
 _END: Final = object()
 
@@ -150,7 +155,7 @@ def _generator(model: str) -> Generator:
     if inspect.isasyncgenfunction(generate) or inspect.isasyncgenfunction(call):
         return _in_task(cast("Generator", generate), model)
     if inspect.isgeneratorfunction(generate) or inspect.isgeneratorfunction(call):
-        return _in_thread(cast("Callable[[Request], Iterator[Any]]", generate))
+        return _in_thread(cast("Callable[[Request], Iterator[Any]]", generate), model)
     raise ValueError(
         f"python/{model} is not a generator: write `async def {name}(request)` with `yield` in its body, "
         "or `def` if it blocks"
@@ -206,48 +211,56 @@ async def _on_demand(source: AsyncGenerator[Any, None], wanted: asyncio.Semaphor
         yield item
 
 
-async def _stopped(task: asyncio.Task[None], model: str) -> None:
-    """Wait a moment for the end of a cancelled generator; then leave it to itself."""
+async def _stopped(ending: asyncio.Future[None], model: str) -> None:
+    """Wait a moment for the end of a generator that was stopped; then leave it to itself."""
     try:
-        await asyncio.wait([task], timeout=STOP_WITHIN_S)
+        await asyncio.wait([ending], timeout=STOP_WITHIN_S)
     finally:
-        if not task.done():
-            _ABANDONED.add(task)
+        if not ending.done():
+            _ABANDONED.add(ending)
             metrics.ABANDONED.inc()
-            task.add_done_callback(_ended)
+            ending.add_done_callback(_ended)
             logger.error("generator_ignores_stop", extra={"generator": model, "running": len(_ABANDONED)})
 
 
-def _ended(task: asyncio.Task[None]) -> None:
-    _ABANDONED.discard(task)
+def _ended(ending: asyncio.Future[None]) -> None:
+    _ABANDONED.discard(ending)
     metrics.ABANDONED.dec()
 
 
-def _in_thread(generate: Callable[[Request], Iterator[Any]]) -> Generator:
+def _in_thread(generate: Callable[[Request], Iterator[Any]], model: str) -> Generator:
     """Return an async generator that runs a generator in a thread. Closing it ends the thread at the next `yield`."""
 
     async def items(request: Request) -> AsyncGenerator[Any, None]:
+        if len(_ABANDONED) >= MAX_ABANDONED:
+            raise ProviderError("provider_overloaded", TOO_MANY_ABANDONED, retryable=True)
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[tuple[Any, BaseException | None]] = asyncio.Queue()
+        ending: asyncio.Future[None] = loop.create_future()
         free, closed = threading.Semaphore(MAX_ITEMS_AHEAD), threading.Event()
 
-        def post(item: Any, error: BaseException | None = None) -> None:
+        def post(call: Callable[..., Any], *arguments: Any) -> None:
             with suppress(RuntimeError):
                 # Raised where the event loop has ended.
-                loop.call_soon_threadsafe(queue.put_nowait, (item, error))
+                loop.call_soon_threadsafe(call, *arguments)
+
+        def generated() -> None:
+            with closing(generate(request)) as iterator:  # type: ignore[type-var]
+                for item in iterator:
+                    free.acquire()
+                    if closed.is_set():
+                        return
+                    post(queue.put_nowait, (item, None))
+            post(queue.put_nowait, (_END, None))
 
         def run() -> None:
             try:
-                with closing(generate(request)) as iterator:  # type: ignore[type-var]
-                    for item in iterator:
-                        free.acquire()
-                        if closed.is_set():
-                            return
-                        post(item)
-                post(_END)
+                generated()
             except BaseException as error:
                 # Also SystemExit: nothing else in a thread handles it.
-                post(_END, error)
+                post(queue.put_nowait, (_END, error))
+            finally:
+                post(ending.set_result, None)
 
         # A daemon: a generator that blocks for ever must not keep the worker from ending.
         context = contextvars.copy_context()
@@ -264,5 +277,6 @@ def _in_thread(generate: Callable[[Request], Iterator[Any]]) -> Generator:
         finally:
             closed.set()
             free.release()
+            await _stopped(ending, model)
 
     return items
