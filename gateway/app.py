@@ -78,7 +78,8 @@ class Gateway:
         token = settings.operator_token
         self._timers: TimerWheel[Connection] = TimerWheel(time.monotonic())
         self.hub = Hub()
-        self.feed = Feed(store, self.hub, settings.memory << 20)
+        watches = Watches(settings.memory << 20)
+        self.feed = Feed(store, self.hub, settings.memory << 20, watches)
         queues_s = {alias: own.queue_timeout for alias, own in settings.timeouts().items() if own.queue_timeout}
         self._deadlines = Deadlines(
             store, self.hub, queue_s=settings.queue_timeout, lease_s=settings.lease, queues_s=queues_s
@@ -96,7 +97,6 @@ class Gateway:
         self.limits = RateLimits(settings.requests)
         self.tokens = TokenLimits(RateLimits(WITHOUT_TOKEN_PER_S if settings.requests else 0.0))
         subject_connections = SubjectConnections(settings.sockets_per_subject)
-        watches = Watches(settings.memory << 20)
         authenticator = Authenticator(settings.key, settings.jwt_audience, settings.jwt_issuer)
         authenticate = TokenCheck(authenticator).check
         quotas = Limits(

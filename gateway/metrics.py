@@ -20,6 +20,9 @@ HELD: Final = Gauge("tokenwire_replica_bytes", "Estimated memory of the logs hel
 MEMORY_REFUSALS: Final = Counter(
     "tokenwire_memory_refusals", "Watches refused because TOKENWIRE_MEMORY is used up.", registry=REGISTRY
 )
+WATCHES_ENDED: Final = Counter(
+    "tokenwire_watches_ended", "Watches ended because their subject holds too much memory.", registry=REGISTRY
+)
 OPEN_LOGS: Final = Gauge("tokenwire_open_logs", "Response logs without an end held in memory.", registry=REGISTRY)
 SHUTTING_DOWN: Final = Gauge("tokenwire_leaving", "1 during the graceful shutdown of this gateway.", registry=REGISTRY)
 

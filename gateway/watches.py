@@ -8,7 +8,12 @@ A core module.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 SUBJECT_SHARE: Final = 1 / 8
 """Share of TOKENWIRE_MEMORY that one subject may hold: the conversations that it watches, and bodies on their way."""
@@ -19,6 +24,20 @@ BODIES_SHARE: Final = 1 / 4
 TOO_MUCH_SENT: Final = "The answers that are sent to you hold too much memory: read them first."
 
 TOO_MUCH_WATCHED: Final = "The conversations that you watch hold too much memory: unwatch some."
+
+
+class Watcher(Protocol):
+    """A viewer of a subject."""
+
+    def end_watch(self, conversation: str) -> None:
+        """End the watch of a conversation, because the subject holds too much memory, and call `Watches.remove`."""
+
+
+@dataclass(slots=True)
+class _Watched:
+    size: int
+    """Bytes of the conversation, as of the last watch or `measure`."""
+    watchers: list[Watcher] = field(default_factory=list)
 
 
 class Watches:
@@ -33,8 +52,8 @@ class Watches:
         self._bodies: Counter[str] = Counter()
         """Bytes of the bodies that are sent to each subject."""
         self._bodies_bytes = 0
-        self._watched: dict[str, dict[str, tuple[int, int]]] = {}
-        """Of each subject and conversation: the viewers, and the bytes when it was watched last."""
+        self._watched: dict[str, dict[str, _Watched]] = {}
+        """Of each subject, by conversation."""
 
     def allows(self, subject: str | None, conversation: str) -> bool:
         """Tell whether a subject may watch a conversation: one that it watches already, its first, or within the limit.
@@ -71,24 +90,44 @@ class Watches:
 
     def _held(self, subject: str | None) -> int:
         watched = self._watched.get(subject, {}) if subject is not None else {}
-        return sum(size for _, size in watched.values()) + self._bodies.get(subject or "", 0)
+        return sum(each.size for each in watched.values()) + self._bodies.get(subject or "", 0)
 
-    def add(self, subject: str | None, conversation: str, size: int) -> None:
+    def add(self, subject: str | None, conversation: str, size: int, watcher: Watcher) -> None:
         """Count a viewer of a conversation that holds so many bytes, until `remove`."""
         if subject is not None:
-            watched = self._watched.setdefault(subject, {})
-            viewers, _ = watched.get(conversation, (0, 0))
-            watched[conversation] = viewers + 1, size
+            watched = self._watched.setdefault(subject, {}).setdefault(conversation, _Watched(size))
+            watched.size = size
+            watched.watchers.append(watcher)
 
-    def remove(self, subject: str | None, conversation: str) -> None:
+    def remove(self, subject: str | None, conversation: str, watcher: Watcher) -> None:
         """Stop to count a viewer."""
         if subject is None:
             return
         watched = self._watched[subject]
-        viewers, size = watched[conversation]
-        if viewers > 1:
-            watched[conversation] = viewers - 1, size
-        else:
+        watched[conversation].watchers.remove(watcher)
+        if not watched[conversation].watchers:
             del watched[conversation]
             if not watched:
                 del self._watched[subject]
+
+    def measure(self, size_of: Callable[[str], int]) -> None:
+        """Update the sizes of the conversations: they grow after they were watched."""
+        for watched in self._watched.values():
+            for conversation, each in watched.items():
+                each.size = size_of(conversation)
+
+    def excess(self) -> list[tuple[Watcher, str]]:
+        """Return the largest watches of each subject beyond its share, to be ended; its smallest one stays.
+
+        To be called when the memory is short.
+        """
+        found = []
+        for subject, watched in self._watched.items():
+            held = self._held(subject)
+            by_size = sorted(watched, key=lambda name: watched[name].size, reverse=True)
+            for conversation in by_size[:-1]:
+                if held <= self._max_bytes:
+                    break
+                held -= watched[conversation].size
+                found += [(watcher, conversation) for watcher in watched[conversation].watchers]
+        return found

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gateway.room import Position, Room, Viewer
     from gateway.streams.log_entries import HistoryId
     from gateway.streams.store.store import Store
+    from gateway.watches import Watches
     from gateway.wire import Message
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ MONITOR_INTERVAL_S: Final = 1.0
 REPORT_INTERVAL_S: Final = 60.0
 """Interval of the event `memory_full` while clients are refused."""
 
+WATCHES_COUNT: Final = 0.5
+"""Share of the memory from which on watches are measured each second: before, no subject can hurt another."""
+
 MEMORY_RETRY_S: Final = 10.0
 """Time after which a client that was refused for want of memory should retry."""
 
@@ -46,12 +50,16 @@ MEMORY_RETRY_S: Final = 10.0
 class Feed:
     """Keeps the replicas of the hub current."""
 
-    def __init__(self, store: Store, hub: Hub, max_bytes: int) -> None:
-        """`max_bytes`: limit of the memory that all rooms hold; one more log may exceed it."""
+    def __init__(self, store: Store, hub: Hub, max_bytes: int, watches: Watches | None = None) -> None:
+        """`max_bytes`: limit of the memory that all rooms hold; one more log may exceed it.
+
+        `watches`: whose watches end when they alone hold too much.
+        """
         self._hub = hub
         self._subscription_health = SubscriptionHealth()
         self._store_health = StoreHealth()
         self._max_bytes = max_bytes
+        self._watches = watches
         self._idle = IdleRooms(max_bytes)
         self._reported_at = -math.inf
         """When `memory_full` was logged last."""
@@ -241,6 +249,16 @@ class Feed:
             self._reconciler.remove(room)
             self._loader.forget(room)
             self._listener.unsubscribe(room)
+        if self._watches is not None and self._hub.held > WATCHES_COUNT * self._max_bytes:
+            self._end_excess(self._watches)
+
+    def _end_excess(self, watches: Watches) -> None:
+        """End watches of the subjects that hold more than their share, if memory is short."""
+        watches.measure(lambda name: self._hub.rooms[name].size)
+        if self._hub.held >= self._max_bytes:
+            for watcher, conversation in watches.excess():
+                metrics.WATCHES_ENDED.inc()
+                watcher.end_watch(conversation)
 
     def _is_idle(self, room: Room) -> bool:
         """Tell whether a room has no viewers, and no client that is about to subscribe."""

@@ -13,7 +13,8 @@ from gateway import metrics
 from gateway.history_replica import MAX_MESSAGES, MAX_SNAPSHOT_BYTES, HistoryReplica
 from gateway.replica import Outcome
 from gateway.room import HISTORY
-from gateway.streams import history_log, keys, response_log
+from gateway.streams import history_log, keys, log_entries, response_log
+from gateway.streams.log_entries import Queued
 from gateway.streams.log_fields import error_fields
 from gateway.streams.store.errors import StoreError
 
@@ -187,7 +188,7 @@ class Loader:
         cursor = self._hub.response_cursor(room, response)
         if cursor is None:
             metrics.READS.labels("response").inc()
-            entries = await self._whole_response(response)
+            entries = await self._whole_response(room, response)
             if entries is None:
                 room.to_load.add(response)
             else:
@@ -201,11 +202,17 @@ class Loader:
                 return
             cursor = replica.tail
 
-    async def _whole_response(self, response: str) -> list[tuple[LogId, bytes]] | None:
+    async def _whole_response(self, room: Room, response: str) -> list[tuple[LogId, bytes]] | None:
         """Return the entries of a log, read in pieces; None if a failover changed it meanwhile.
 
         They are applied together: to a replica with a part of them, a viewer that has more would seem to have lost it.
+        Only the first one is read of a log that a client names, and that is another conversation's.
         """
+        if not room.needs(response):
+            first = await response_log.read(self._store, response, count=1)
+            request = log_entries.decode_response_entry(first[0][1], response) if first else None
+            if not isinstance(request, Queued) or request.conversation != room.name:
+                return list(first)
         entries: list[tuple[LogId, bytes]] = []
         while True:
             last = entries[-1][0] if entries else None

@@ -143,6 +143,10 @@ class EventStream:
         self._disconnected = True
         self._wake.set()
 
+    def end_watch(self, conversation: str) -> None:
+        """End the stream; see `gateway.watches.Watcher`. It does not end cleanly, so the client connects again."""
+        self.disconnected()
+
     async def next(self) -> bytes | None:
         """Return what to write next; None at the end, see `complete`. Safe to cancel."""
         while not self._disconnected and not self.complete:

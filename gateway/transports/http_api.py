@@ -333,13 +333,13 @@ class HttpApi:
         self._feed.schedule_flush()
         self.streams.add(stream)
         subject = _subject_of(request, identity)
-        self._watches.add(subject, room.name, room.size)
+        self._watches.add(subject, room.name, room.size, stream)
 
         def ended() -> None:
             metrics.EVENT_STREAMS.dec()
             self.streams.discard(stream)
             self._hub.unsubscribe(stream)
-            self._watches.remove(subject, room.name)
+            self._watches.remove(subject, room.name, stream)
             self._admission.release(address)
             self._subject_connections.close(identity)
 

@@ -272,7 +272,7 @@ class Connection:
         self._requests.clear()
         self._timers.remove(self)
         for name in self._rooms:
-            self._watches.remove(self._session.subject, name)
+            self._watches.remove(self._session.subject, name, self)
         self._rooms.clear()
         self._hub.unsubscribe(self)
 
@@ -354,7 +354,7 @@ class Connection:
         self._session.charge(self._feed.cost(room, frames, position), time.monotonic())
         self.send(FrameBatch(frames))
         self._rooms[name] = room
-        self._watches.add(self._session.subject, name, room.size)
+        self._watches.add(self._session.subject, name, room.size, self)
         self._hub.subscribe(room, self, position)
         self._feed.schedule_flush()
 
@@ -384,8 +384,15 @@ class Connection:
             text = "This conversation is not open to you any more."
             self._send_frame(frame_codec.encode(wire.ErrorFrame(code="forbidden", message=text, conversation=name)))
 
+    def end_watch(self, name: str) -> None:
+        """Unsubscribe from a conversation; see `gateway.watches.Watcher`."""
+        self._unwatch(name)
+        self._send_frame(
+            frame_codec.encode(wire.ErrorFrame(code="too_many", message=TOO_MUCH_WATCHED, conversation=name))
+        )
+
     def _unwatch(self, name: str) -> None:
         room = self._rooms.pop(name, None)
         if room is not None:
-            self._watches.remove(self._session.subject, name)
+            self._watches.remove(self._session.subject, name, self)
             self._hub.unsubscribe(self, room)

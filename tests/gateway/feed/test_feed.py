@@ -17,6 +17,7 @@ from gateway.streams import history_log, keys, log_entries, response_log
 from gateway.streams.history_log import Accepted, Submission
 from gateway.streams.log_entries import End, HistoryId, UserMessage
 from gateway.streams.store.store import Store, open_store
+from gateway.watches import SUBJECT_SHARE, Watches
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,9 +38,9 @@ class Viewer:
 
 
 @asynccontextmanager
-async def running_feed(max_bytes: int) -> AsyncIterator[tuple[Store, Hub, Feed]]:
+async def running_feed(max_bytes: int, watches: Watches | None = None) -> AsyncIterator[tuple[Store, Hub, Feed]]:
     store, hub = await open_store("memory://"), Hub()
-    feed = Feed(store, hub, max_bytes)
+    feed = Feed(store, hub, max_bytes, watches)
     task = asyncio.create_task(feed.run())
     try:
         async with asyncio.timeout(TIMEOUT_S):
@@ -83,6 +84,45 @@ async def test_watch_beyond_the_memory_limit_is_refused_until_viewers_leave(capl
         while "large" in hub.rooms:
             await asyncio.sleep(0.01)
         assert (await feed.open("new", {})).loaded
+
+
+class Watcher(Viewer):
+    """A viewer of a subject, which ends its watches when it is told to."""
+
+    def __init__(self, hub: Hub, watches: Watches, subject: str) -> None:
+        self.hub = hub
+        self.watches = watches
+        self.subject = subject
+        self.ended: list[str] = []
+
+    async def watch(self, feed: Feed, name: str) -> None:
+        room = await feed.open(name, {})
+        self.watches.add(self.subject, name, room.size, self)
+        self.hub.subscribe(room, self, Position(room.history.tail))
+
+    def end_watch(self, conversation: str) -> None:
+        self.ended.append(conversation)
+        self.watches.remove(self.subject, conversation, self)
+        self.hub.unsubscribe(self, self.hub.rooms[conversation])
+
+
+@pytest.mark.live
+async def test_watches_that_grow_beyond_the_share_of_their_subject_end_when_memory_is_short() -> None:
+    limit = 400_000
+    watches = Watches(limit)
+    async with running_feed(limit, watches) as (store, hub, feed):
+        ann, bob = Watcher(hub, watches, "ann"), Watcher(hub, watches, "bob")
+        await bob.watch(feed, "bobs")
+        for number in range(16):
+            await ann.watch(feed, f"c{number}")
+        # They are small when they are watched, and grow.
+        for number in range(16):
+            await ask(store, f"c{number}", "k", "x" * 31_000)
+        while hub.held > limit or not ann.ended:
+            await asyncio.sleep(0.01)
+        assert len(ann.ended) >= 16 - limit * SUBJECT_SHARE // 31_000 - 1
+        assert bob.ended == []
+        await bob.watch(feed, "another")
 
 
 @pytest.mark.live
