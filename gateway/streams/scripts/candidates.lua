@@ -25,13 +25,17 @@ local function value_of(fields, name)
 end
 
 -- Return a field of the request of a job. No text in it can contain this pattern, because quotes in texts are escaped.
+-- Names of claims and metadata could, but they come after the other fields.
 -- The log is of the same slot as the jobs: its key has the same hash tag.
 local function request_field(fields, name)
   local response = value_of(fields, 'response')
   if not response or not string.match(response, '^r%d%d%w+$') then return '' end
   local log = redis.pcall('XRANGE', log_prefix .. response, '-', '+', 'COUNT', 1)
   local value = not log.err and log[1] and log[1][2][2] or ''
-  return string.match(value, '^Q.-"' .. name .. '":"(.-[^\\])"') or ''
+  local last = math.min(
+    string.find(value, ',"claims":{', 1, true) or #value, string.find(value, ',"metadata":{', 1, true) or #value
+  )
+  return string.match(string.sub(value, 1, last), '^Q.-"' .. name .. '":"(.-[^\\])"') or ''
 end
 
 local new = redis.pcall('XREADGROUP', 'GROUP', group, waiting, 'COUNT', MAX_MOVED, 'STREAMS', jobs, '>')

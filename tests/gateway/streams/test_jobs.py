@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from gateway.streams import history_log, jobs, keys, response_log
+from gateway.streams.history_log import NOBODY, Asker, Submission
 from gateway.streams.liveness import TakeOverRule
 from gateway.streams.log_entries import End
 from gateway.streams.queued_jobs import Job
@@ -257,6 +258,16 @@ async def test_job_without_a_readable_request_is_acquired_by_every_worker(conver
     await conversation.redis.delete(keys.log(accepted.response))
     found = await jobs.acquire(conversation.store, "w1", [conversation.partition], 1, TakeOverRule(LEASE), ["default"])
     assert [job.response for job in found] == [accepted.response], "it ends the response"
+
+
+@pytest.mark.parametrize("asker", [NOBODY, Asker("ann", {"subject": "forged", "a": {"subject": "forged"}})])
+async def test_names_in_metadata_and_claims_are_no_subject(conversation: Conversation, asker: Asker) -> None:
+    await conversation.prepare()
+    forged = {"subject": "forged"}
+    submission = Submission(conversation=conversation.name, key="k", model="default", text="Why?", metadata=forged)
+    await history_log.submit(conversation.store, submission, asker=asker)
+    (found,) = await jobs.candidates(conversation.store, [conversation.partition], 5, TakeOverRule(LEASE))
+    assert found.subject == ""
 
 
 async def test_candidates_name_the_subject_and_whether_an_answer_began(conversation: Conversation) -> None:
