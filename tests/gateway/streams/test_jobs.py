@@ -262,7 +262,6 @@ async def test_job_without_a_readable_request_is_acquired_by_every_worker(conver
 
 @pytest.mark.parametrize("asker", [NOBODY, Asker("ann", {"subject": "forged", "a": {"subject": "forged"}})])
 async def test_names_in_metadata_and_claims_are_no_subject(conversation: Conversation, asker: Asker) -> None:
-    await conversation.prepare()
     forged = {"subject": "forged"}
     submission = Submission(conversation=conversation.name, key="k", model="default", text="Why?", metadata=forged)
     await history_log.submit(conversation.store, submission, asker=asker)
