@@ -255,7 +255,13 @@ def is_weak(secret: str) -> bool:
 
 def _identity(claims: dict[str, Any], now: float) -> Identity | Denied:
     subject, expires, begins = _text(claims["sub"]), _number(claims["exp"]), _number(claims.get("nbf", 0))
-    if not subject or len(subject) > MAX_SUBJECT or not subject.isprintable() or expires is None or begins is None:
+    if (
+        not subject.strip()
+        or len(subject) > MAX_SUBJECT
+        or not subject.isprintable()
+        or expires is None
+        or begins is None
+    ):
         return _CLAIMS
     if now >= expires:
         return EXPIRED

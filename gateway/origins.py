@@ -31,20 +31,24 @@ def origin_allowed(origin: str | None, allowed: tuple[str, ...], own: tuple[str,
 
 
 def normal_origin(origin: str) -> str | None:
-    """Return an origin as browsers spell it: lower case, without a default port. None for anything else."""
+    """Return an origin as browsers spell it: lower case, without a default port. None for anything else.
+
+    Apps and extensions have schemes of their own, such as `capacitor://localhost`.
+    """
     try:
         parts = urlsplit(origin)
         port = parts.port
     except ValueError:
         return None
-    if parts.scheme.lower() not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+    scheme = parts.scheme.lower()
+    if not scheme or not parts.hostname or parts.path not in ("", "/"):
         return None
     if parts.query or parts.fragment or parts.username is not None:
         return None
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    if port is None or port == {"http": 80, "https": 443}[parts.scheme.lower()]:
-        return f"{parts.scheme.lower()}://{host}"
-    return f"{parts.scheme.lower()}://{host}:{port}"
+    if port is None or port == {"http": 80, "https": 443}.get(scheme):
+        return f"{scheme}://{host}"
+    return f"{scheme}://{host}:{port}"
 
 
 def host_name(host: str) -> str | None:

@@ -477,6 +477,9 @@ def test_only_the_exact_own_origin_may_connect() -> None:
         ("https://example.com:", "https://example.com"),
         ("http://[::1]:3000", "http://[::1]:3000"),
         ("http://[::1]", "http://[::1]"),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("Chrome-Extension://abcdef", "chrome-extension://abcdef"),
+        ("tauri://localhost:80", "tauri://localhost:80"),
     ],
 )
 def test_an_origin_is_normalized(origin: str, normal: str) -> None:
