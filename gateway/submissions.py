@@ -209,6 +209,8 @@ class Submissions:
                 return Failure("quota", "The daily storage limit of this conversation is reached.", retry_after)
             case Refused("expired"):
                 return Failure("not_found", "The instructions of this answer are not kept any more.")
+            case Refused("foreign"):
+                return _NOT_FOUND
             case Refused("closed"):
                 return Failure("forbidden", "This conversation is damaged and accepts no messages; begin another one.")
             case Refused("conflict"):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 from opentelemetry.trace import SpanKind
@@ -17,9 +17,10 @@ from gateway.streams.log_fields import error_fields
 from gateway.streams.records import Working
 from gateway.streams.response_log import Claimed, Ended
 from gateway.streams.store.errors import StoreError, StoreFullError
-from workers import metrics, prompt
+from workers import metrics
 from workers.attempt import Attempt
 from workers.batch import Batch
+from workers.prompt import TextBefore
 from workers.provider_loop import ProviderLoop
 from workers.writer import FencedError, Writer
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from gateway.streams.queued_jobs import Job
     from gateway.streams.store.store import Store
     from workers.breakers import Breakers
+    from workers.history_reader import HistoryReader
     from workers.options import GenerationOptions
     from workers.providers import Request, Served
     from workers.ticks import SharedTick
@@ -37,8 +39,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOO_LONG: Final = End("failed", error=Problem("answer_timeout", "The answer took too long."), retryable=True)
-MAX_HISTORY_BYTES: Final = 32 << 20
-"""Of the history that is read for one prompt. A message that is older is not answered again."""
+
+
+class _Prepared(NamedTuple):
+    """What an attempt needs once it is claimed. The log and the history that it was made from are freed."""
+
+    writer: Writer
+    targets: Sequence[Served]
+    request: Request
+    partial: str
+    trace: str | None
 
 
 class Generation:
@@ -53,6 +63,7 @@ class Generation:
         breakers: Breakers,
         options: GenerationOptions,
         tick: SharedTick,
+        histories: HistoryReader,
     ) -> None:
         """`targets`: by model alias, those to call in order."""
         self._store = store
@@ -62,6 +73,7 @@ class Generation:
         self._breakers = breakers
         self._options = options
         self._tick = tick
+        self._histories = histories
         self._batch = Batch(options.max_answer_bytes)
         self._writer: Writer | None = None
         """None until the attempt is claimed."""
@@ -119,20 +131,25 @@ class Generation:
             await self._fail("internal", "The answer could not be written.", retryable=True)
 
     async def _run(self) -> None:
+        prepared = await self._prepare()
+        if prepared is not None:
+            await self._answer(prepared)
+
+    async def _prepare(self) -> _Prepared | None:
+        """Claim the attempt and build its request; None if the response has an end or another owner."""
         job, store, options = self._job, self._store, self._options
-        entries = await response_log.read(store, job.response, timeout_s=options.store_patience_s)
-        queued = log_entries.decode_response_entry(entries[0][1], job.response) if entries else None
-        if not isinstance(queued, Queued):
+        queued, before = await self._read_log()
+        if queued is None:
             await self._fail_expired()
-            return
+            return None
         self.model = queued.model
         self._options = options = self._options.of(queued.model)
         targets = self._targets.get(queued.model)
         if not targets:
             await self._fail("unknown_model", "There is no such model.", retryable=False)
-            return
+            return None
         # Without text there is nothing to continue, and the new call repeats its reasoning.
-        keep_text = options.recovery == "continue" and bool(prompt.text_before(entries, None))
+        keep_text = options.recovery == "continue" and bool(before)
         start = Start(queued.model, self._consumer)
         claimed = await response_log.claim(
             store, job, self._consumer, start, keep_text=keep_text, max_attempts=options.max_attempts
@@ -142,15 +159,15 @@ class Generation:
                 pass
             case "exhausted":
                 await self._fail("attempts", "The answer was interrupted too often.", retryable=True)
-                return
+                return None
             case "unreadable":
                 await self._fail("unreadable", "The answer could not be continued.", retryable=True)
-                return
+                return None
             case "expired":
                 await self._fail_expired()
-                return
+                return None
             case _:
-                return
+                return None
         kind = log_entries.CONTINUE if keep_text else log_entries.START
         attempt = Attempt(claimed.before, claimed.start, kind + msgspec.json.encode(start))
         self._writer = Writer(store, job, attempt, self._batch, self._tick, options.store_patience_s)
@@ -160,58 +177,59 @@ class Generation:
             metrics.QUEUE_WAIT.observe(max(0.0, time.time() - job.queued_at))
         else:
             metrics.TAKE_OVERS.inc()
-        partial = ""
-        if keep_text:
-            partial = prompt.text_before(await response_log.read(store, job.response), claimed.start)
-        history = await self._history(queued)
-        if not partial and queued.mode == "continue" and queued.replaces is not None:
-            partial = prompt.settled_text(history, queued.replaces)
-            self._batch.add(log_entries.TEXT, partial)
         self.instructions_id = queued.instructions_id
         instructions = await history_log.instructions(store, job.conversation, queued, options.store_patience_s)
         if instructions is None and queued.instructions_id is not None:
             await self._fail("expired", "The instructions are no longer kept.", retryable=False)
-            return
-        request = prompt.request(
-            msgspec.structs.replace(queued, instructions=instructions),
+            return None
+        request, replaced = await self._histories.read(
+            queued,
             targets[0].model,
-            history,
+            instructions,
             response=job.response,
             max_characters=options.max_prompt_characters,
+            timeout_s=options.store_patience_s,
         )
+        partial = ""
+        if keep_text:
+            _, before = await self._read_log(claimed.start)
+            partial = before.text
+        elif replaced:
+            partial = replaced
+            self._batch.add(log_entries.TEXT, partial)
         if request is None:
             # A retry would fail in the same way, because the question is gone.
             await self._fail("expired", "The message is no longer kept.", retryable=False)
-            return
-        await self._answer(self._writer, targets, request, partial, queued.trace)
+            return None
+        return _Prepared(self._writer, targets, request, partial, queued.trace)
 
-    async def _history(self, queued: Queued) -> list[bytes]:
-        """Return the newest entries of the history, as many as the prompt needs."""
-        options, history, size = self._options, list[bytes](), 0
-        # Half of the context, so that at most twice the context is read.
-        piece_bytes = max(1, options.max_prompt_characters // 2)
-        pieces = history_log.read_backwards(self._store, self._job.conversation, piece_bytes, options.store_patience_s)
+    async def _read_log(self, start: LogId | None = None) -> tuple[Queued | None, TextBefore]:
+        """Return the request of the response, None without a readable one, and the text before the entry `start`."""
+        queued: Queued | None = None
+        text = TextBefore(start)
+        pieces = response_log.pieces(self._store, self._job.response, self._options.store_patience_s)
         async with aclosing(pieces):
             async for piece in pieces:
-                history[:0] = [value for _, value in piece]
-                size += sum(len(value) for _, value in piece)
-                if size > MAX_HISTORY_BYTES or prompt.suffices(history, queued, options.max_prompt_characters):
-                    break
-        return history
+                if queued is None:
+                    first = log_entries.decode_response_entry(piece[0][1], self._job.response)
+                    if not isinstance(first, Queued):
+                        break
+                    queued = first
+                text.add(piece)
+        return queued, text
 
-    async def _answer(
-        self, writer: Writer, targets: Sequence[Served], request: Request, partial: str, parent: str | None
-    ) -> None:
+    async def _answer(self, prepared: _Prepared) -> None:
+        writer = prepared.writer
         attributes = {
             tracing.RESPONSE: self._job.response,
             tracing.CONVERSATION: self._job.conversation,
             "tokenwire.attempt": writer.attempt,
         }
-        span = tracing.begin("attempt", SpanKind.CONSUMER, parent, attributes)
+        span = tracing.begin("attempt", SpanKind.CONSUMER, prepared.trace, attributes)
         trace = tracing.traceparent(span)
-        loop = ProviderLoop(targets, self._breakers, writer, self._options, trace, self._log_fields)
+        loop = ProviderLoop(prepared.targets, self._breakers, writer, self._options, trace, self._log_fields)
         try:
-            reading = asyncio.create_task(loop.run(request, partial), name=self._job.response)
+            reading = asyncio.create_task(loop.run(prepared.request, prepared.partial), name=self._job.response)
             writing = asyncio.create_task(writer.run())
             try:
                 # The writer returns before the provider loop only with an exception.

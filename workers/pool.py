@@ -22,6 +22,7 @@ from workers.breakers import Breakers
 from workers.ended_answers import EndedAnswers
 from workers.fairness import Fairness
 from workers.generation import Generation
+from workers.history_reader import HistoryReader
 from workers.lease_keeper import Block, Held, LeaseKeeper
 from workers.providers import Served, connect
 from workers.ticks import SharedTick
@@ -84,6 +85,7 @@ class Pool:
         metrics.CONCURRENCY.set(concurrency)
         self._tick = SharedTick(BatchingInterval(options.batching_interval_s))
         self._breakers = Breakers(store)
+        self._histories = HistoryReader(store)
         self._targets: dict[str, list[Served]] = {}
         for alias, value in targets.items():
             try:
@@ -228,7 +230,7 @@ class Pool:
                 # worker claimed the response in between, the log fences the attempt.
                 continue
             generation = Generation(
-                self._store, job, self.name, self._targets, self._breakers, self._options, self._tick
+                self._store, job, self.name, self._targets, self._breakers, self._options, self._tick, self._histories
             )
             self._fairness.begun(candidates[job.id], acquired.now)
             task = asyncio.create_task(generation.run(), name=job.response)

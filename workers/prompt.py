@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from gateway.streams import log_entries
 from gateway.streams.log_entries import Opened, Settled, UserMessage
@@ -25,87 +25,178 @@ CONTINUE_INSTRUCTION: Final = (
 SEPARATOR: Final = "\n\n"
 """Between questions that are joined."""
 
+MIN_PARTIAL_SHARE: Final = 4
+"""One part in so many of the context is left for partial text: without any, the answer would begin again."""
 
-def request(
-    queued: Queued, model: str, history: Iterable[bytes], *, response: str, max_characters: int
-) -> Request | None:
-    """Return the request for a response; None if the history no longer contains its message."""
-    asked = messages(history, queued.message, max_characters)
-    if not asked:
-        return None
-    return Request(
-        model=model,
-        messages=asked,
-        instructions=queued.instructions,
-        max_tokens=queued.max_tokens,
-        conversation=queued.conversation,
-        response=response,
-        user=queued.user,
-        claims=queued.claims,
-        metadata=queued.metadata or {},
-    )
+BYTES_PER_CHARACTER: Final = 4
+"""Of memory and of UTF-8 at most."""
+
+_Entry: TypeAlias = "UserMessage | Opened | _Answer"
 
 
-def continued(request: Request, partial: str, *, prefill: bool) -> Request:
+def continued(request: Request, partial: str, *, prefill: bool, max_characters: int) -> Request:
     """Return the request for the rest of an answer of which `partial` is shown; the same request if that is blank.
 
     `prefill`: the target continues an answer that is the last message. Others are asked to, in a further message.
+    `max_characters`: of all messages. The question stays whole, then the newest part of the partial text has priority,
+    then the newest of the other messages. Beside a question that fills them, a quarter is left for the partial text.
     """
     # Providers refuse a last message that ends with white space, and repeat it or not: the overlap filter decides.
     partial = partial.rstrip() if prefill else partial
     if not partial.strip():
         return request
-    rest: list[Message] = [{"role": "assistant", "content": partial}]
-    if not prefill:
-        rest.append({"role": "user", "content": CONTINUE_INSTRUCTION})
-    return dataclasses.replace(request, messages=[*request.messages, *rest])
+    *earlier, question = request.messages
+    rest: list[Message] = [] if prefill else [{"role": "user", "content": CONTINUE_INSTRUCTION}]
+    free = max_characters - len(question["content"]) - sum(len(message["content"]) for message in rest)
+    partial = partial[-max(free, max_characters // MIN_PARTIAL_SHARE, 1) :]
+    free -= len(partial)
+    kept = len(earlier)
+    # In pairs of question and answer, because the roles alternate.
+    while kept and (free := free - len(earlier[kept - 1]["content"]) - len(earlier[kept - 2]["content"])) >= 0:
+        kept -= 2
+    rest.insert(0, {"role": "assistant", "content": partial})
+    return dataclasses.replace(request, messages=[*earlier[kept:], question, *rest])
 
 
-def text_before(entries: Iterable[tuple[LogId, bytes]], start: LogId | None) -> str:
-    """Return the text that earlier attempts wrote before the entry `start`, or so far.
+class TextBefore:
+    """The text that earlier attempts wrote, from the entries of a log in their order."""
 
-    Read the entries after the claim: a fenced worker may have appended text until then.
-    """
-    text = b""
-    for entry, value in entries:
-        if start is not None and entry.seq >= start.seq:
-            break
-        if value[:1] == log_entries.TEXT:
-            text += log_entries.text_body(value)
-        elif value[:1] == log_entries.START:
-            text = b""
-    return log_entries.unescape(text)
+    def __init__(self, start: LogId | None = None) -> None:
+        """`start`: an entry that only text before it counts for.
 
+        Read the entries after the claim: a fenced worker may have appended text until then.
+        """
+        self._start = start
+        self._bodies: list[bytes] = []
 
-def settled_text(history: Iterable[bytes], response: str) -> str:
-    """Return the text of a response that has ended; "" if the history does not contain it."""
-    for value in history:
-        entry = log_entries.decode_history_entry(value)
-        if isinstance(entry, Settled) and entry.response == response:
-            return log_entries.unescape(bytes(entry.text)[1:-1])
-    return ""
+    def add(self, entries: Iterable[tuple[LogId, bytes]]) -> None:
+        """Add the next entries."""
+        for entry, value in entries:
+            if self._start is not None and entry.seq >= self._start.seq:
+                break
+            if value[:1] == log_entries.TEXT:
+                self._bodies.append(log_entries.text_body(value))
+            elif value[:1] == log_entries.START:
+                self._bodies.clear()
 
+    def __bool__(self) -> bool:
+        return any(self._bodies)
 
-def messages(history: Iterable[bytes], message: str, max_characters: int) -> list[Message]:
-    """Return the newest messages up to and including `message`, in about `max_characters` characters.
-
-    The order is that of the page: each question is followed by its answer, even if further questions arrived before the
-    answer, and a rephrased question stands where the first one stood. Replaced answers and blank messages are omitted.
-    Questions without an answer are joined to the next one, because many models require that the roles alternate. Empty
-    if the history does not contain `message`.
-    """
-    exchanges, _ = _exchanges(history, message)
-    return _alternating(exchanges[len(exchanges) - _fitting(exchanges, max_characters) :])
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return log_entries.unescape(b"".join(self._bodies))
 
 
-def suffices(history: Sequence[bytes], queued: Queued, max_characters: int) -> bool:
-    """Tell whether a prompt is the same from these newest entries as from the whole history."""
-    if queued.mode == "continue" and queued.replaces is not None and not settled_text(history, queued.replaces):
-        return False
-    exchanges, placed = _exchanges(history, queued.message)
-    # The oldest exchange may lack its answer here, so it must be one that is left out. Questions whose place is unknown
-    # rephrase one that is older than all of these.
-    return placed and _fitting(exchanges, max_characters) < len(exchanges)
+class History:
+    """The newest entries of a history, as far as the prompt of a response needs them. Each is decoded once."""
+
+    def __init__(self, queued: Queued, max_characters: int) -> None:
+        """`max_characters`: about those of the messages together."""
+        self._queued = queued
+        self._max_characters = max_characters
+        self._continues = queued.replaces if queued.mode == "continue" else None
+        self._entries: list[_Entry] = []
+        """The newest first."""
+        self._check_at = 0
+        self.size = 0
+        """Bytes of memory."""
+        self.partial = ""
+        """The text that a retry continues."""
+
+    def add_older(self, values: Sequence[bytes]) -> None:
+        """Add the entries before those that were added, oldest first."""
+        for value in reversed(values):
+            entry = log_entries.decode_history_entry(value)
+            self.size += len(value)
+            match entry:
+                case UserMessage():
+                    self._entries.append(entry)
+                    self._count_text(value, entry.text)
+                case Opened():
+                    self._entries.append(entry)
+                    if entry.response == self._continues:
+                        # It had no text, because the text of a response follows its opening.
+                        self._continues = None
+                case Settled():
+                    text = log_entries.unescape(bytes(entry.text)[1:-1])
+                    self._entries.append(_Answer(entry.response, text))
+                    self._count_text(value, text)
+                    if entry.response == self._continues:
+                        self.partial, self._continues = text, None
+
+    def _count_text(self, value: bytes, text: str) -> None:
+        # One emoji quadruples the memory of a text.
+        self.size += max(0, text.__sizeof__() - len(value))
+
+    @property
+    def is_long(self) -> bool:
+        """Whether there are more entries than the messages alone can need."""
+        return self.size > BYTES_PER_CHARACTER * self._max_characters
+
+    def suffices(self) -> bool:
+        """Tell whether the request is the same from these entries as from the whole history.
+
+        False also while few entries were added to a long history since the last call: so all calls together cost
+        about as much as one.
+        """
+        if self._continues is not None or self.size < self._check_at:
+            return False
+        if self.is_long:
+            self._check_at = self.size + self.size // 2
+        exchanges, placed = self._exchanges()
+        # The oldest exchange may lack its answer here, so it must be one that is left out. Questions whose place is
+        # unknown rephrase one that is older than all of these.
+        return placed and _fitting(exchanges, self._max_characters) < len(exchanges)
+
+    def messages(self) -> list[Message]:
+        """Return the newest messages up to the one that is answered.
+
+        The order is that of the page: each question is followed by its answer, even if further questions arrived before
+        the answer, and a rephrased question stands where the first one stood. Replaced answers and blank messages are
+        omitted. Questions without an answer are joined to the next one, because many models require that the roles
+        alternate. Empty if these entries do not contain the message.
+        """
+        exchanges, _ = self._exchanges()
+        return _alternating(exchanges[len(exchanges) - _fitting(exchanges, self._max_characters) :])
+
+    def request(self, model: str, instructions: str | None, *, response: str) -> Request | None:
+        """Return the request for the response; None if the history no longer contains its message."""
+        queued, messages = self._queued, self.messages()
+        if not messages:
+            return None
+        return Request(
+            model=model,
+            messages=messages,
+            instructions=instructions,
+            max_tokens=queued.max_tokens,
+            conversation=queued.conversation,
+            response=response,
+            user=queued.user,
+            claims=queued.claims,
+            metadata=queued.metadata or {},
+        )
+
+    def _exchanges(self) -> tuple[list[_Exchange], bool]:
+        """Return the exchanges up to the message in the order of the page; see `messages`.
+
+        Also return whether all of them have their place: that of a rephrased question may be before these entries.
+        """
+        page = _Page(self._queued.message)
+        for entry in reversed(self._entries):
+            match entry:
+                case UserMessage():
+                    page.ask(entry)
+                case Opened():
+                    page.open(entry)
+                case _:
+                    page.settle(entry)
+        return page.exchanges()
+
+
+class _Answer(NamedTuple):
+    response: str
+    text: str
 
 
 @dataclass(slots=True)
@@ -118,23 +209,6 @@ class _Exchange:
     @property
     def size(self) -> int:
         return len(self.question) + len(self.answer)
-
-
-def _exchanges(history: Iterable[bytes], message: str) -> tuple[list[_Exchange], bool]:
-    """Return the exchanges up to `message` in the order of the page; see `messages`.
-
-    Also return whether all of them have their place: that of a rephrased question may be before these entries.
-    """
-    page = _Page(message)
-    for value in history:
-        match log_entries.decode_history_entry(value):
-            case UserMessage() as asked:
-                page.ask(asked)
-            case Opened() as opened:
-                page.open(opened)
-            case Settled() as settled:
-                page.settle(settled)
-    return page.exchanges()
 
 
 class _Page:
@@ -170,11 +244,10 @@ class _Page:
             if exchange is not None and exchange.answered_by == opened.replaces:
                 exchange.answer = exchange.answered_by = ""
 
-    def settle(self, settled: Settled) -> None:
-        exchange = self._exchange_of(settled.response)
-        text = log_entries.unescape(bytes(settled.text)[1:-1])
-        if exchange is not None and text.strip():
-            exchange.answer, exchange.answered_by = text, settled.response
+    def settle(self, answer: _Answer) -> None:
+        exchange = self._exchange_of(answer.response)
+        if exchange is not None and answer.text.strip():
+            exchange.answer, exchange.answered_by = answer.text, answer.response
 
     def exchanges(self) -> tuple[list[_Exchange], bool]:
         place = self._place_of.get(self._message)

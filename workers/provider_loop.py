@@ -131,7 +131,12 @@ class ProviderLoop:
         """Make one call; return the end of the answer or why the call failed, and whether it produced output."""
         before = shown.text
         used = self._usage["output_tokens"] + self._unreported_tokens
-        request = prompt.continued(_limited(request, served, used), before, prefill=served.prefill)
+        request = prompt.continued(
+            _limited(request, served, used),
+            before,
+            prefill=served.prefill,
+            max_characters=self._options.max_prompt_characters,
+        )
         overlap = OverlapFilter(before)
         call = ProviderCall(served.name, served.model, request, self._trace)
         code = "internal"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,13 +35,11 @@ MAX_READS: Final = 4
 """Concurrent reads per partition. The limit is per partition because a cluster node that hangs blocks its reads."""
 
 
-FIRST_COUNT: Final = 16
-MIN_COUNT: Final = 4
 MAX_COUNT: Final = 200
 """Entries of one read of a history. A read of a whole one at once would hold all of its messages in memory."""
 
 PIECE_BYTES: Final = 1_048_576
-"""Bytes of one read of a history, as far as the size of the entries before tells."""
+"""Bytes of one read of a history, and the first and the last of its entries."""
 
 LOG_COUNT: Final = 1_000
 """Entries of one read of a response log. They are small, and their bytes are bounded with those of the answer."""
@@ -137,17 +136,16 @@ class Loader:
         They are read from the store, in pieces: a page holds about MAX_SNAPSHOT_BYTES. Raises StoreUnavailableError.
         """
         entries: list[tuple[HistoryId, bytes]] = []
-        size, count = 0, FIRST_COUNT
-        async with self._reads[keys.partition_of(name)]:
-            while True:
-                piece = await history_log.read_before(self._store, name, entries[0][0] if entries else before, count)
-                complete = size > MAX_SNAPSHOT_BYTES or len(entries) > MAX_ENTRIES_OF_PAGE
+        size, complete = 0, False
+        pieces = history_log.read_backwards(self._store, name, MAX_SNAPSHOT_BYTES // 2, before=before)
+        async with self._reads[keys.partition_of(name)], aclosing(pieces):
+            async for piece in pieces:
                 entries[:0] = piece
-                if complete or len(piece) < count:
+                if complete:
                     # One piece more than the page needs: an answer's opening is a few entries before it.
                     break
                 size += _bytes(piece)
-                count = _next_count(piece)
+                complete = size > MAX_SNAPSHOT_BYTES or len(entries) > MAX_ENTRIES_OF_PAGE
         history = HistoryReplica(name)
         history.repair(None, entries)
         return history.newest()
@@ -165,24 +163,26 @@ class Loader:
             else:
                 self._hub.replace_history(room, history)
             return
-        count = FIRST_COUNT
         while True:
-            piece = await history_log.read(self._store, room.name, cursor, count=count)
+            piece, complete = await self._piece(room.name, cursor)
             self._hub.load_history(room, cursor, piece)
-            if len(piece) < count or room.stale:
+            if complete or room.stale:
                 return
-            cursor, count = piece[-1][0], _next_count(piece)
+            cursor = piece[-1][0]
 
     async def _whole_history(self, name: str) -> HistoryReplica | None:
         """Return a replica of a history, read in pieces; None if a failover changed it meanwhile."""
-        history, cursor, count = HistoryReplica(name), None, FIRST_COUNT
+        history, cursor = HistoryReplica(name), None
         while True:
-            piece = await history_log.read(self._store, name, cursor, count=count)
+            piece, complete = await self._piece(name, cursor)
             if history.repair(cursor, piece) is Outcome.CONFLICT:
                 return None
-            if len(piece) < count:
+            if complete:
                 return history
-            cursor, count = piece[-1][0], _next_count(piece)
+            cursor = piece[-1][0]
+
+    async def _piece(self, name: str, cursor: HistoryId | None) -> tuple[Sequence[tuple[HistoryId, bytes]], bool]:
+        return await history_log.read_piece(self._store, name, cursor, PIECE_BYTES, count=MAX_COUNT)
 
     async def _read_response(self, room: Room, response: str) -> None:
         cursor = self._hub.response_cursor(room, response)
@@ -245,12 +245,6 @@ class Loader:
 
 def _bytes(entries: Sequence[tuple[Any, bytes]]) -> int:
     return sum(len(value) for _, value in entries)
-
-
-def _next_count(entries: Sequence[tuple[Any, bytes]]) -> int:
-    """Return the entries to read next: about PIECE_BYTES, if they are as large as the last ones."""
-    average = max(1, _bytes(entries) // len(entries))
-    return min(max(MIN_COUNT, PIECE_BYTES // average), MAX_COUNT)
 
 
 def _concerns_one_log(error: Exception) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -27,7 +26,16 @@ FIRST_PIECE: Final = 8
 """Entries of the first piece of a history that is read backwards."""
 
 PIECE_GROWTH: Final = 4
-"""A piece has at most so many times the entries of the one before: their size is not known."""
+"""A piece has at most so many times the entries of the one before: a short history needs few."""
+
+MAX_PIECE_ENTRIES: Final = 500
+"""Of one piece: the script takes the store about 2 microseconds for each."""
+
+MAX_PIECE_BYTES: Final = 524_288
+"""Of one piece, and one entry: a process decodes it without a pause that others notice."""
+
+LATER_PIECE_SHARE: Final = 4
+"""A piece has at most the bytes of all that were read, divided by this: so little more is read than is needed."""
 
 DAY_S: Final = 86_400.0
 """Over which the stored bytes of a conversation count."""
@@ -99,11 +107,12 @@ class Refused:
     `conflict`: the key belongs to another submission. `busy`: a response is open and the client asked for rejection.
     `closed`: no entry can follow the last one of the history, which another program wrote.
     `full`: the conversation has `MAX_AHEAD` open responses. `quota`: it stored the bytes of a day; `retry_after` is the
-    seconds until the day ends. `expired`: the instructions of a retry are not kept any more. `unknown`: only an earlier
-    call was looked for, and there was none.
+    seconds until the day ends. `expired`: the instructions of a retry are not kept any more. `foreign`: the
+    response to replace is not kept, or belongs to another conversation. `unknown`: only an earlier call was looked for,
+    and there was none.
     """
 
-    reason: Literal["conflict", "busy", "closed", "full", "quota", "expired", "unknown"]
+    reason: Literal["conflict", "busy", "closed", "full", "quota", "expired", "foreign", "unknown"]
     retry_after: float | None = None
 
 
@@ -183,6 +192,7 @@ async def submit(
             keys.jobs(partition),
             keys.open_responses(partition),
             keys.stored_in(name),
+            *([keys.log(submission.replaces), keys.request(submission.replaces)] if submission.replaces else ()),
             *([keys.instructions(name, instructions_id)] if instructions_id else ()),
         ],
         submission.digest,
@@ -209,6 +219,7 @@ async def submit(
         max_bytes,
         milliseconds(DAY_S),
         int(only_known),
+        int(bool(submission.replaces)),
     )
     match reply[0]:
         case b"accepted" | b"duplicate":
@@ -224,6 +235,8 @@ async def submit(
             return Refused("expired")
         case b"closed":
             return Refused("closed")
+        case b"foreign":
+            return Refused("foreign")
         case b"unknown":
             return Refused("unknown")
         case _:
@@ -254,41 +267,55 @@ async def read(
     return entries(reply)
 
 
-async def read_before(
-    store: Store, name: str, before: HistoryId, count: int, timeout_s: float = 10.0
-) -> Sequence[tuple[HistoryId, bytes]]:
-    """Return the last `count` history entries before `before`, oldest first.
+async def read_piece(
+    store: Store, name: str, after: HistoryId | None, max_bytes: int, *, count: int, timeout_s: float = 10.0
+) -> tuple[Sequence[tuple[HistoryId, bytes]], bool]:
+    """Return history entries from `after` on, including it, and whether they are all.
 
-    Safe to cancel; raises StoreUnavailableError after `timeout_s` seconds.
+    At most `count`, and after the first one only until they have `max_bytes`. Safe to cancel; raises
+    StoreUnavailableError after `timeout_s` seconds.
     """
-    if before.seq <= 1:
-        return []
-    # Without its second part, the id stands for all that begin with this number.
-    last = str(before.seq - 1)
-    reply = await store.retry(lambda: store.client.xrevrange(keys.history(name), max=last, count=count), timeout_s)
-    return entries(reply[::-1])
+    more, found = await _read_piece(store, name, "forward", str(after) if after else "-", count, max_bytes, timeout_s)
+    return found, not more
 
 
 async def read_backwards(
-    store: Store, name: str, piece_bytes: int, timeout_s: float = 10.0
+    store: Store, name: str, piece_bytes: int, timeout_s: float = 10.0, *, before: HistoryId | None = None
 ) -> AsyncGenerator[Sequence[tuple[HistoryId, bytes]], None]:
     """Yield the entries of a history in pieces of about `piece_bytes`, the newest piece first, each oldest first.
 
-    Safe to cancel; raises StoreUnavailableError after `timeout_s` seconds for a piece.
+    `before`: only those before this id. The pieces of a long history become larger, up to MAX_PIECE_BYTES and one
+    entry. Safe to cancel; raises StoreUnavailableError after `timeout_s` seconds for a piece.
     """
-    last, count = "+", FIRST_PIECE
+    if before is not None and before.seq <= 1:
+        return
+    # Without its second part, the id stands for all that begin with this number.
+    first, count, size = (str(before.seq - 1) if before else "+"), FIRST_PIECE, 0
     while True:
-        read = partial(store.client.xrevrange, keys.history(name), max=last, count=count)
-        piece = entries((await store.retry(read, timeout_s))[::-1])
+        max_bytes = max(piece_bytes, min(MAX_PIECE_BYTES, size // LATER_PIECE_SHARE))
+        more, piece = await _read_piece(store, name, "backward", first, count, max_bytes, timeout_s)
         if piece:
-            yield piece
-        if len(piece) < count:
+            yield piece[::-1]
+        if not more:
             return
-        # Without its second part, the id stands for all that begin with this number.
-        last = str(piece[0][0].seq - 1)
-        mean_bytes = sum(len(value) for _, value in piece) // count + 1
-        # Older entries may be much larger than the newest ones.
-        count = min(MAX_ENTRIES, PIECE_GROWTH * count, max(1, piece_bytes // mean_bytes))
+        size += sum(len(value) for _, value in piece)
+        first = f"({piece[-1][0]}"
+        count = min(MAX_PIECE_ENTRIES, PIECE_GROWTH * count)
+
+
+async def _read_piece(
+    store: Store,
+    name: str,
+    direction: Literal["forward", "backward"],
+    first: str,
+    count: int,
+    max_bytes: int,
+    timeout_s: float,
+) -> tuple[bool, list[tuple[HistoryId, bytes]]]:
+    more, found = await store.call(
+        "read_history", [keys.history(name)], direction, first, count, max_bytes, timeout_s=timeout_s
+    )
+    return bool(more), entries([(entry, dict(zip(fields[::2], fields[1::2], strict=True))) for entry, fields in found])
 
 
 def entries(reply: Any) -> list[tuple[HistoryId, bytes]]:

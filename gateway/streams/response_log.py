@@ -14,15 +14,19 @@ import msgspec
 from gateway.streams import keys, log_entries, quota
 from gateway.streams.history_log import nonce
 from gateway.streams.log_entries import FIELD, MAX_ENTRIES, NONCES, End, LogId, Queued, Start
+from gateway.streams.store.errors import StoreUnavailableError
 from gateway.streams.store.store import Store, milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from gateway.streams.queued_jobs import Job
 
 MAX_PUBLISHED: Final = 32_768
 """Bytes. Of a larger append only the id is published, because the server disconnects a subscriber that lags too far."""
+
+PIECE_ENTRIES: Final = 500
+"""Of one read of a log that may be long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +205,29 @@ async def read(
     if not reply and after:
         reply = await store.retry(lambda: store.client.xrevrange(name, max=first, count=1), timeout_s)
     return entries(reply)
+
+
+async def pieces(
+    store: Store, response: str, timeout_s: float = 10.0, *, after: LogId | None = None
+) -> AsyncGenerator[Sequence[tuple[LogId, bytes]], None]:
+    """Yield the entries of a log, after `after`, in pieces of at most PIECE_ENTRIES: a long one blocks no process.
+
+    Nothing if there is no log, or `after` is not in it. Safe to cancel. Raises StoreUnavailableError after `timeout_s`
+    seconds for a piece, and if the store lost entries meanwhile.
+    """
+    last = after
+    while True:
+        found = await read(store, response, last, timeout_s, count=PIECE_ENTRIES)
+        if last is not None and (not found or found[0][0] != last):
+            if last == after:
+                return
+            raise StoreUnavailableError("the store lost entries of a log that is read")
+        new = found[1:] if last is not None else found
+        if new:
+            yield new
+            last = new[-1][0]
+        if len(found) < PIECE_ENTRIES:
+            return
 
 
 def entries(reply: Any) -> list[tuple[LogId, bytes]]:

@@ -83,6 +83,18 @@ async def test_key_lives_a_day_whatever_the_retention_is(stores: Stores) -> None
     assert 86_000_000 < life_ms <= 86_400_000
 
 
+async def test_replaced_response_is_one_of_the_conversation(store: Store) -> None:
+    name = conversation_of(store)
+    first = await accepted(store, name, key="k")
+    made_up = await refused(store, name, ALICE, Limits(open_responses=9), replaces=history_log.new_response(name))
+    assert made_up.code == "not_found"
+    assert await store.client.zcard(keys.open_of(keys.subject_digest("alice"))) == 0
+    second = await accepted(store, name, replaces=first.response, key="k2")
+    await store.client.delete(keys.log(first.response))
+    assert (await refused(store, name, replaces=first.response)).code == "not_found"
+    assert (await accepted(store, name, replaces=first.response, key="k2")).response == second.response
+
+
 # Open responses of a subject
 
 

@@ -21,6 +21,7 @@ from workers import retry_policy
 from workers.batch import BatchingInterval
 from workers.breakers import Breakers
 from workers.generation import Generation
+from workers.history_reader import HistoryReader
 from workers.options import GenerationOptions
 from workers.prompt import CONTINUE_INSTRUCTION
 from workers.providers import Served
@@ -152,7 +153,7 @@ async def answer(store: Store, targets: list[Served], number: int = 0, *, max_to
     response = (await conversation.ask(max_tokens=max_tokens)).response
     tick = SharedTick(BatchingInterval(0.001))
     job = await conversation.take("w1")
-    await Generation(store, job, "w1", {"default": targets}, Breakers(store), OPTIONS, tick).run()
+    await Generation(store, job, "w1", {"default": targets}, Breakers(store), OPTIONS, tick, HistoryReader(store)).run()
     return [value for _, value in await response_log.read(store, response)]
 
 

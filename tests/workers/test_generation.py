@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pytest
@@ -13,10 +14,11 @@ from gateway.streams.store.store import open_store
 from gateway.streams.targets import Timeouts
 from tests.gateway.streams.steps import Conversation, fold
 from tests.stores import RealServer
-from workers import generation, metrics
+from workers import history_reader, metrics
 from workers.batch import BatchingInterval
 from workers.breakers import Breakers
 from workers.generation import Generation
+from workers.history_reader import HistoryReader
 from workers.options import GenerationOptions
 from workers.providers import Event, Finish, ProviderError, Request, Served, Text
 from workers.ticks import SharedTick
@@ -87,6 +89,7 @@ class Answer:
         self.others: list[ScriptedProvider] = []
         """Further targets of the alias."""
         self.breakers = Breakers(store)
+        self.histories = HistoryReader(store)
         self.tick = SharedTick(BatchingInterval(interval_s))
         self.options = GenerationOptions(**{**OPTIONS, "batching_interval_s": interval_s, **options})
 
@@ -102,7 +105,7 @@ class Answer:
     async def generation(self) -> Generation:
         job = await self.conversation.take("w1")
         targets = {"default": [Served(provider, "m", "script") for provider in (self.provider, *self.others)]}
-        return Generation(self.store, job, "w1", targets, self.breakers, self.options, self.tick)
+        return Generation(self.store, job, "w1", targets, self.breakers, self.options, self.tick, self.histories)
 
     async def entries(self) -> list[bytes]:
         return [value for _, value in await response_log.read(self.store, self.response)]
@@ -350,8 +353,9 @@ async def test_response_to_an_expired_message_fails_without_a_call(store: Store)
     assert one.provider.calls == 0
 
 
-async def test_history_is_read_as_far_as_the_context_reaches(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found by a hostile client: 38 MB were read for an answer of 40 tokens."""
+@pytest.fixture
+def read_bytes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Collect the bytes of each piece of a history that is read."""
     read: list[int] = []
     entries = history_log.entries
 
@@ -360,18 +364,100 @@ async def test_history_is_read_as_far_as_the_context_reaches(store: Store, monke
         read.append(sum(len(value) for _, value in found))
         return found
 
-    one = Answer(store, LONG_S, max_prompt_characters=100_000)
-    await one.conversation.prepare()
-    for number in range(1, 101):
-        value = log_entries.encode(log_entries.MESSAGE, log_entries.UserMessage(f"m{number}", "x" * 20_000))
-        await store.client.xadd(keys.history(one.conversation.name), {log_entries.FIELD: value}, id=f"{number}-1")
-    one.response = (await one.conversation.ask()).response
     monkeypatch.setattr(history_log, "entries", counted)
+    return read
+
+
+async def long_conversation(store: Store, messages: int = 100, text: str = "x" * 20_000) -> Answer:
+    one = Answer(store, LONG_S, max_prompt_characters=100_000)
+    for number in range(1, messages + 1):
+        value = log_entries.encode(log_entries.MESSAGE, log_entries.UserMessage(f"m{number}", text))
+        await store.client.xadd(keys.history(one.conversation.name), {log_entries.FIELD: value}, id=f"{number}-1")
+    return one
+
+
+async def test_history_is_read_as_far_as_the_context_reaches(store: Store, read_bytes: list[int]) -> None:
+    """Found by a hostile client: 38 MB were read for an answer of 40 tokens."""
+    one = await long_conversation(store)
+    await one.conversation.prepare()
+    one.response = (await one.conversation.ask()).response
     one.provider.send("Because")
     one.provider.finish()
     await (await one.generation()).run()
     assert one.provider.calls == 1
-    assert 100_000 <= sum(read) <= 200_000
+    assert 100_000 <= sum(read_bytes) <= 200_000
+
+
+async def test_large_old_entries_are_read_one_by_one(store: Store, read_bytes: list[int]) -> None:
+    one = await long_conversation(store, messages=20, text="x" * 400_000)
+    await one.conversation.prepare()
+    one.response = (await one.conversation.ask()).response
+    one.provider.send("Because")
+    one.provider.finish()
+    await (await one.generation()).run()
+    assert 100_000 <= sum(read_bytes) <= 900_000
+
+
+async def test_retry_of_an_answer_without_text_reads_as_far_as_the_context(store: Store, read_bytes: list[int]) -> None:
+    """Found by a hostile client: the worker read the whole history to find its text."""
+    one = await long_conversation(store)
+    await one.conversation.prepare()
+    first = await one.conversation.ask()
+    await one.conversation.stop(first.response)
+    again = await one.conversation.ask(None, message=first.message, replaces=first.response, mode="continue")
+    one.response = again.response
+    one.provider.send("Because")
+    one.provider.finish()
+    await (await one.generation()).run()
+    assert one.provider.calls == 1
+    assert await one.texts() == ["Because"]
+    assert 100_000 <= sum(read_bytes) <= 200_000
+
+
+async def test_one_long_history_is_read_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = HistoryReader(store)
+    long = [await long_conversation(store, messages=60) for _ in range(3)]
+    short = await long_conversation(store, messages=60)
+    sizes: dict[str, int] = {}
+    read_piece = history_log._read_piece
+    held: list[int] = []
+
+    async def counted(read_from: Store, name: str, *arguments: Any) -> Any:
+        reply = await read_piece(read_from, name, *arguments)
+        sizes[name] = sizes.get(name, 0) + sum(len(value) for _, value in reply[1])
+        held.append(sum(sizes.values()))
+        return reply
+
+    monkeypatch.setattr(history_log, "_read_piece", counted)
+
+    async def read(one: Answer, replaces: str | None) -> None:
+        accepted = await one.conversation.ask()
+        # Its first wording is no longer in the history.
+        value = log_entries.encode(log_entries.MESSAGE, log_entries.UserMessage("m", "Why not?", replaces))
+        await store.client.xadd(keys.history(one.conversation.name), {log_entries.FIELD: value}, id="1000-1")
+        queued = log_entries.Queued(one.conversation.name, "m", "default")
+        request, _ = await reader.read(
+            queued, "m", None, response=accepted.response, max_characters=100_000, timeout_s=10.0
+        )
+        assert request is not None
+        del sizes[one.conversation.name]
+
+    await asyncio.gather(*(read(one, "r00aaaaaaaaaaaaaaaa") for one in long), read(short, None))
+    whole = 60 * 20_000
+    assert max(held) < whole + 4 * 600_000
+
+
+async def test_neither_history_nor_log_is_held_while_the_answer_streams(store: Store) -> None:
+    one = await long_conversation(store)
+    await one.conversation.prepare()
+    one.response = (await one.conversation.ask()).response
+    running = asyncio.create_task((await one.generation()).run())
+    one.provider.send("Because")
+    await until(lambda: asyncio.sleep(0, bool(one.provider.calls)))
+    gc.collect()
+    assert not [each for each in gc.get_objects() if type(each).__name__ == "History"]
+    one.provider.finish()
+    await running
 
 
 @pytest.mark.parametrize(("limit", "calls"), [(5_000, 0), (1 << 20, 1)])
@@ -379,7 +465,7 @@ async def test_history_that_is_read_for_one_prompt_is_limited(
     store: Store, monkeypatch: pytest.MonkeyPatch, limit: int, calls: int
 ) -> None:
     monkeypatch.setattr(history_log, "FIRST_PIECE", 2)
-    monkeypatch.setattr(generation, "MAX_HISTORY_BYTES", limit)
+    monkeypatch.setattr(history_reader, "MAX_HISTORY_BYTES", limit)
     one = Answer(store, LONG_S)
     await one.conversation.prepare()
     one.response = (await one.conversation.ask()).response

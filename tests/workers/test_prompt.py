@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from gateway.streams import log_entries
 from gateway.streams.log_entries import LogId, Opened, Queued, Settled, UserMessage
 from workers import prompt
+from workers.prompt import History, TextBefore
 from workers.providers import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from workers.providers import Message
 
 NO_LIMIT = 1_000_000
@@ -34,6 +37,20 @@ def settles(response: str, text: str, reason: str = "complete") -> bytes:
     return log_entries.encode(log_entries.SETTLED, Settled(response, f"m-{response}", reason, escaped))
 
 
+def messages(entries: Sequence[bytes], message: str, max_characters: int) -> list[Message]:
+    history = History(Queued("c", message, "default"), max_characters)
+    history.add_older(entries)
+    return history.messages()
+
+
+def text_before(entries: Sequence[tuple[LogId, bytes]], start: LogId | None) -> str:
+    text = TextBefore(start)
+    text.add(entries[:3])
+    text.add(entries[3:])
+    assert bool(text) == bool(text.text)
+    return text.text
+
+
 def user(text: str) -> Message:
     return {"role": "user", "content": text}
 
@@ -44,16 +61,16 @@ def assistant(text: str) -> Message:
 
 def test_first_message_is_the_whole_prompt() -> None:
     entries = [opens("r1", "m1"), asks("m1", "Why?")]
-    assert prompt.messages(entries, "m1", NO_LIMIT) == [user("Why?")]
+    assert messages(entries, "m1", NO_LIMIT) == [user("Why?")]
 
 
 def test_entries_of_newer_releases_are_skipped() -> None:
-    assert prompt.messages([opens("r1", "m1"), b"?{}", asks("m1", "Why?")], "m1", NO_LIMIT) == [user("Why?")]
+    assert messages([opens("r1", "m1"), b"?{}", asks("m1", "Why?")], "m1", NO_LIMIT) == [user("Why?")]
 
 
 def test_answer_without_text_is_omitted() -> None:
     entries = [opens("r1", "m1"), asks("m1", "Why?"), settles("r1", "", "failed"), opens("r2", "m2"), asks("m2", "So?")]
-    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("Why?\n\nSo?")]
+    assert messages(entries, "m2", NO_LIMIT) == [user("Why?\n\nSo?")]
 
 
 def test_blank_messages_are_omitted() -> None:
@@ -67,8 +84,8 @@ def test_blank_messages_are_omitted() -> None:
         opens("r3", "m3"),
         asks("m3", "So?"),
     ]
-    assert prompt.messages(entries, "m3", NO_LIMIT) == [user("Why?\n\nSo?")]
-    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("Why?\n\n ")]
+    assert messages(entries, "m3", NO_LIMIT) == [user("Why?\n\nSo?")]
+    assert messages(entries, "m2", NO_LIMIT) == [user("Why?\n\n ")]
 
 
 def test_questions_and_answers_alternate() -> None:
@@ -79,7 +96,7 @@ def test_questions_and_answers_alternate() -> None:
         opens("r2", "m2"),
         asks("m2", "And?"),
     ]
-    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("Why?"), assistant('Because "\n😀"'), user("And?")]
+    assert messages(entries, "m2", NO_LIMIT) == [user("Why?"), assistant('Because "\n😀"'), user("And?")]
 
 
 def test_answer_follows_its_question_despite_later_questions() -> None:
@@ -90,12 +107,12 @@ def test_answer_follows_its_question_despite_later_questions() -> None:
         asks("m2", "Two?"),
         settles("r1", "1"),
     ]
-    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("One?"), assistant("1"), user("Two?")]
+    assert messages(entries, "m2", NO_LIMIT) == [user("One?"), assistant("1"), user("Two?")]
 
 
 def test_later_questions_are_omitted() -> None:
     entries = [opens("r1", "m1"), asks("m1", "One?"), opens("r2", "m2"), asks("m2", "Two?")]
-    assert prompt.messages(entries, "m1", NO_LIMIT) == [user("One?")]
+    assert messages(entries, "m1", NO_LIMIT) == [user("One?")]
 
 
 def test_answer_that_is_retried_is_omitted() -> None:
@@ -108,7 +125,7 @@ def test_answer_that_is_retried_is_omitted() -> None:
         settles("r2", "2", "stopped"),
         opens("r3", "m2", replaces="r2"),
     ]
-    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("One?"), assistant("1"), user("Two?")]
+    assert messages(entries, "m2", NO_LIMIT) == [user("One?"), assistant("1"), user("Two?")]
 
 
 def test_last_answer_to_a_question_counts() -> None:
@@ -121,7 +138,7 @@ def test_last_answer_to_a_question_counts() -> None:
         opens("r3", "m2"),
         asks("m2", "Two?"),
     ]
-    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("One?"), assistant("1"), user("Two?")]
+    assert messages(entries, "m2", NO_LIMIT) == [user("One?"), assistant("1"), user("Two?")]
 
 
 def test_replaced_answer_is_omitted_even_if_the_retry_failed() -> None:
@@ -134,7 +151,7 @@ def test_replaced_answer_is_omitted_even_if_the_retry_failed() -> None:
         opens("r3", "m2"),
         asks("m2", "Two?"),
     ]
-    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("One?\n\nTwo?")]
+    assert messages(entries, "m2", NO_LIMIT) == [user("One?\n\nTwo?")]
 
 
 def test_retry_of_a_replaced_answer_replaces_nothing() -> None:
@@ -150,7 +167,7 @@ def test_retry_of_a_replaced_answer_replaces_nothing() -> None:
         opens("r4", "m2"),
         asks("m2", "Two?"),
     ]
-    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("One?"), assistant("1"), user("Two?")]
+    assert messages(entries, "m2", NO_LIMIT) == [user("One?"), assistant("1"), user("Two?")]
 
 
 def test_rephrased_question_replaces_question_and_answer() -> None:
@@ -161,7 +178,7 @@ def test_rephrased_question_replaces_question_and_answer() -> None:
         opens("r2", "m2", replaces="r1"),
         asks("m2", "Why?", replaces="r1"),
     ]
-    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("Why?")]
+    assert messages(entries, "m2", NO_LIMIT) == [user("Why?")]
 
 
 def test_rephrased_question_keeps_its_place() -> None:
@@ -175,12 +192,12 @@ def test_rephrased_question_keeps_its_place() -> None:
         opens("r3", "m3", replaces="r1"),
         asks("m3", "Why?", replaces="r1"),
     ]
-    assert prompt.messages(entries, "m3", NO_LIMIT) == [user("Why?")]
+    assert messages(entries, "m3", NO_LIMIT) == [user("Why?")]
     entries += [settles("r3", "Because"), opens("r4", "m4"), asks("m4", "So?")]
     shown = [user("Why?"), assistant("Because"), user("And?"), assistant("Later."), user("So?")]
-    assert prompt.messages(entries, "m4", NO_LIMIT) == shown
+    assert messages(entries, "m4", NO_LIMIT) == shown
     entries += [opens("r5", "m5", replaces="r3"), asks("m5", "Why indeed?", replaces="r3")]
-    assert prompt.messages(entries, "m5", NO_LIMIT) == [user("Why indeed?")]
+    assert messages(entries, "m5", NO_LIMIT) == [user("Why indeed?")]
 
 
 def test_first_wording_that_is_rephrased_again_leaves_what_is_answered() -> None:
@@ -193,8 +210,8 @@ def test_first_wording_that_is_rephrased_again_leaves_what_is_answered() -> None
         opens("r3", "m3", replaces="r1"),
         asks("m3", "Why not?", replaces="r1"),
     ]
-    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("Why?")]
-    assert prompt.messages(entries, "m3", NO_LIMIT) == [user("Why not?")]
+    assert messages(entries, "m2", NO_LIMIT) == [user("Why?")]
+    assert messages(entries, "m3", NO_LIMIT) == [user("Why not?")]
 
 
 def test_question_rephrased_before_its_end_is_still_answered() -> None:
@@ -205,8 +222,8 @@ def test_question_rephrased_before_its_end_is_still_answered() -> None:
         opens("r2", "m2", replaces="r1"),
         asks("m2", "Why?", replaces="r1"),
     ]
-    assert prompt.messages(entries, "m1", NO_LIMIT) == [user("Wyh?")]
-    assert prompt.messages([*entries, settles("r1", "What?")], "m2", NO_LIMIT) == [user("Why?")]
+    assert messages(entries, "m1", NO_LIMIT) == [user("Wyh?")]
+    assert messages([*entries, settles("r1", "What?")], "m2", NO_LIMIT) == [user("Why?")]
 
 
 def test_entries_of_trimmed_questions_are_skipped() -> None:
@@ -216,12 +233,12 @@ def test_entries_of_trimmed_questions_are_skipped() -> None:
         opens("r2", "m2", replaces="r00"),
         asks("m2", "Two?", replaces="r00"),
     ]
-    assert prompt.messages(entries, "m2", NO_LIMIT) == [user("Two?")]
+    assert messages(entries, "m2", NO_LIMIT) == [user("Two?")]
 
 
 def test_trimmed_question_gives_no_messages() -> None:
     entries = [opens("r2", "m2"), asks("m2", "Two?"), settles("r2", "2"), opens("r3", "m1", replaces="r1")]
-    assert prompt.messages(entries, "m1", NO_LIMIT) == []
+    assert messages(entries, "m1", NO_LIMIT) == []
 
 
 def test_oldest_exchanges_are_dropped_as_a_whole() -> None:
@@ -236,23 +253,28 @@ def test_oldest_exchanges_are_dropped_as_a_whole() -> None:
         asks("m3", "?"),
     ]
     last = [user("abcd"), assistant("efgh"), user("?")]
-    assert prompt.messages(entries, "m3", 17) == [user("1234"), assistant("5678"), *last]
-    assert prompt.messages(entries, "m3", 16) == last
-    assert prompt.messages(entries, "m3", 9) == last
-    assert prompt.messages(entries, "m3", 8) == [user("?")]
+    assert messages(entries, "m3", 17) == [user("1234"), assistant("5678"), *last]
+    assert messages(entries, "m3", 16) == last
+    assert messages(entries, "m3", 9) == last
+    assert messages(entries, "m3", 8) == [user("?")]
 
 
 def test_question_itself_is_never_dropped() -> None:
-    assert prompt.messages([opens("r1", "m1"), asks("m1", "x" * 100)], "m1", 10) == [user("x" * 100)]
+    assert messages([opens("r1", "m1"), asks("m1", "x" * 100)], "m1", 10) == [user("x" * 100)]
 
 
-QUEUED = Queued(conversation="c1", message="m1", model="default", instructions="Be brief.", max_tokens=9)
+QUEUED = Queued(conversation="c1", message="m1", model="default", max_tokens=9)
 HISTORY = [opens("r1", "m1"), asks("m1", "Why?")]
 
 
+def request_of(entries: Sequence[bytes], queued: Queued = QUEUED) -> Request | None:
+    history = History(queued, NO_LIMIT)
+    history.add_older(entries)
+    return history.request("model-1", "Be brief.", response="r1")
+
+
 def test_request_contains_model_instructions_and_limits() -> None:
-    request = prompt.request(QUEUED, "model-1", HISTORY, response="r1", max_characters=NO_LIMIT)
-    assert request == Request(
+    assert request_of(HISTORY) == Request(
         model="model-1",
         messages=[user("Why?")],
         instructions="Be brief.",
@@ -263,39 +285,86 @@ def test_request_contains_model_instructions_and_limits() -> None:
 
 
 def test_request_to_continue_ends_with_text_and_instruction() -> None:
-    request = prompt.request(QUEUED, "model-1", HISTORY, response="r1", max_characters=NO_LIMIT)
+    request = request_of(HISTORY)
     assert request is not None
-    continued = prompt.continued(request, "Beca ", prefill=False)
+    continued = prompt.continued(request, "Beca ", prefill=False, max_characters=NO_LIMIT)
     assert continued.messages == [user("Why?"), assistant("Beca "), user(prompt.CONTINUE_INSTRUCTION)]
     # Providers refuse a prefilled answer that ends with white space.
-    assert prompt.continued(request, "Beca ", prefill=True).messages == [user("Why?"), assistant("Beca")]
+    prefilled = prompt.continued(request, "Beca ", prefill=True, max_characters=NO_LIMIT)
+    assert prefilled.messages == [user("Why?"), assistant("Beca")]
     assert request.messages == [user("Why?")]
 
 
 @pytest.mark.parametrize("prefill", [True, False])
 def test_request_after_blank_text_is_the_same(*, prefill: bool) -> None:
-    request = prompt.request(QUEUED, "model-1", HISTORY, response="r1", max_characters=NO_LIMIT)
+    request = request_of(HISTORY)
     assert request is not None
-    assert prompt.continued(request, "\n\n", prefill=prefill) == request
+    assert prompt.continued(request, "\n\n", prefill=prefill, max_characters=NO_LIMIT) == request
+
+
+def size_of(request: Request) -> int:
+    return sum(len(message["content"]) for message in request.messages)
+
+
+@pytest.mark.parametrize("prefill", [True, False])
+@pytest.mark.parametrize("length", [1, 599, 999, 1_000_000])
+def test_request_to_continue_has_the_characters_of_the_context(*, prefill: bool, length: int) -> None:
+    """Found by a hostile client: 950,186 characters were sent where 100,000 were allowed."""
+    messages = [user("a" * 100), assistant("b" * 100), user("c" * 200), assistant("d" * 200), user("Why?")]
+    request = Request("model-1", messages, None, None, "c1", "r1")
+    partial = "".join(chr(0x4E00 + number % 1000) for number in range(length))
+    continued = prompt.continued(request, partial, prefill=prefill, max_characters=1000)
+    shown, *rest = continued.messages[-1 if prefill else -2 :]
+    assert partial.endswith(shown["content"])
+    assert size_of(continued) <= 1000
+    assert rest == ([] if prefill else [user(prompt.CONTINUE_INSTRUCTION)])
+    # Whatever was left out does not fit: exchanges as a whole, the oldest first, and then the beginning of the text.
+    kept = len(continued.messages) - len(rest) - 2
+    assert continued.messages[: kept + 1] == messages[len(messages) - kept - 1 :]
+    if kept < len(messages) - 1:
+        left_out = messages[len(messages) - kept - 3 : len(messages) - kept - 1]
+        assert size_of(continued) + sum(len(message["content"]) for message in left_out) > 1000
+    assert len(shown["content"]) == length or size_of(continued) == 1000
+
+
+def test_question_that_fills_the_context_leaves_a_quarter_for_the_text() -> None:
+    request = Request("model-1", [user("q" * 2000)], None, None, "c1", "r1")
+    continued = prompt.continued(request, "x" * 1000, prefill=True, max_characters=1000)
+    assert continued.messages == [user("q" * 2000), assistant("x" * 250)]
+    continued = prompt.continued(request, "xyz", prefill=True, max_characters=3)
+    assert continued.messages == [user("q" * 2000), assistant("z")]
 
 
 def test_request_for_a_trimmed_message_is_none() -> None:
-    assert prompt.request(QUEUED, "model-1", [], response="r1", max_characters=NO_LIMIT) is None
+    assert request_of([]) is None
 
 
 def test_text_before_an_attempt_begins_at_the_last_start() -> None:
     values = [b"Q{}", b"S{}", b"Tlost", b"S{}", b"TBe", b"Rhm", b'Tc\\"', b"K{}", b"Tnot before"]
     entries = [(LogId(1, seq), value) for seq, value in enumerate(values, 1)]
-    assert prompt.text_before(entries, LogId(1, 8)) == 'Bec"'
-    assert prompt.text_before(entries[:5], LogId(1, 8)) == "Be"
-    assert prompt.text_before([], LogId(1, 8)) == ""
-    assert prompt.text_before(entries, None) == prompt.text_before(entries, LogId(9, 99))
+    assert text_before(entries, LogId(1, 8)) == 'Bec"'
+    assert text_before(entries[:5], LogId(1, 8)) == "Be"
+    assert text_before([], LogId(1, 8)) == ""
+    assert text_before(entries, None) == text_before(entries, LogId(9, 99))
 
 
-def test_settled_text_is_that_of_the_response() -> None:
-    history = [*HISTORY, settles("r1", 'Because "', "stopped"), settles("r2", "Other")]
-    assert prompt.settled_text(history, "r1") == 'Because "'
-    assert prompt.settled_text(history, "r3") == ""
+def continuing(replaces: str, message: str = "m1") -> Queued:
+    return Queued("c", message, "default", replaces=replaces, mode="continue")
+
+
+def test_partial_text_is_that_of_the_replaced_response() -> None:
+    entries = [*HISTORY, settles("r1", 'Because "', "stopped"), settles("r2", "Other")]
+    history = History(continuing("r1"), NO_LIMIT)
+    history.add_older(entries[-1:])
+    assert history.partial == ""
+    history.add_older(entries[:-1])
+    assert history.partial == 'Because "'
+    history = History(continuing("r3"), NO_LIMIT)
+    history.add_older(entries)
+    assert history.partial == ""
+    history = History(Queued("c", "m1", "default", replaces="r1"), NO_LIMIT)
+    history.add_older(entries)
+    assert history.partial == ""
 
 
 @dataclass
@@ -396,11 +465,11 @@ def test_messages_equal_what_users_see(actions: list[tuple[str, str]], data: st.
     for response in conversation.open:
         exchange = conversation.exchange_of[response]
         shown = conversation.shown(exchange)
-        assert prompt.messages(conversation.log, exchange.message, NO_LIMIT) == alternating(shown)
+        assert messages(conversation.log, exchange.message, NO_LIMIT) == alternating(shown)
         max_characters = data.draw(st.integers(0, 40))
         sizes = [len(each.text) + len(each.answer) for each in shown]
         count = max(n for n in range(1, len(shown) + 1) if n == 1 or sum(sizes[-n:]) <= max_characters)
-        kept = prompt.messages(conversation.log, exchange.message, max_characters)
+        kept = messages(conversation.log, exchange.message, max_characters)
         assert kept == alternating(shown[len(shown) - count :])
 
 
@@ -439,21 +508,80 @@ def test_entries_that_suffice_give_the_prompt_of_the_whole_history(
     message = data.draw(st.sampled_from(messages))
     replaces = data.draw(st.none() | st.sampled_from(responses))
     queued = Queued("c", message, "default", replaces=replaces, mode="continue" if replaces else "restart")
-    newest = entries[-count:]
-    if prompt.suffices(newest, queued, max_characters):
-        assert prompt.messages(newest, message, max_characters) == prompt.messages(entries, message, max_characters)
-        if replaces is not None:
-            assert prompt.settled_text(newest, replaces) == prompt.settled_text(entries, replaces)
+    whole, newest = History(queued, max_characters), History(queued, max_characters)
+    whole.add_older(entries)
+    for end in range(len(entries), 0, -count):
+        newest.add_older(entries[max(0, end - count) : end])
+        if newest.suffices():
+            assert newest.messages() == whole.messages()
+            assert newest.partial == whole.partial
+
+
+def exchanges(numbers: Sequence[int], text: str = "Why?") -> list[bytes]:
+    return [entry for number in numbers for entry in (opens(f"r{number}", f"m{number}"), asks(f"m{number}", text))]
+
+
+def suffices(entries: Sequence[bytes], queued: Queued, max_characters: int) -> bool:
+    history = History(queued, max_characters)
+    history.add_older(entries)
+    return history.suffices()
 
 
 def test_entries_suffice_once_an_exchange_is_left_out() -> None:
-    entries = [
-        entry for number in range(9) for entry in (opens(f"r{number}", f"m{number}"), asks(f"m{number}", "Why?"))
-    ]
+    entries = exchanges(range(9))
     queued = Queued("c", "m8", "default")
-    assert not prompt.suffices(entries[-4:], queued, 8)
-    assert prompt.suffices(entries[-6:], queued, 8)
-    assert not prompt.suffices(entries[:-2], queued, 8)
-    continued = Queued("c", "m8", "default", replaces="r8", mode="continue")
-    assert not prompt.suffices(entries[-6:], continued, 8)
-    assert prompt.suffices([*entries[-6:], settles("r8", "B")], continued, 8)
+    assert not suffices(entries[-4:], queued, 8)
+    assert suffices(entries[-6:], queued, 8)
+    assert not suffices(entries[:-2], queued, 8)
+    assert not suffices(entries[-6:], continuing("r3", "m8"), 8)
+    assert suffices([*entries[-6:], settles("r3", "B")], continuing("r3", "m8"), 8)
+
+
+def test_answer_without_text_is_not_searched_for() -> None:
+    """Found by a hostile client: a retry of an empty answer read 32 MB."""
+    entries = exchanges(range(9))
+    assert suffices(entries[-6:], continuing("r8", "m8"), 8), "its opening is there, so its text would follow"
+    assert suffices([*entries[-6:], settles("r3", "")], continuing("r3", "m8"), 8)
+
+
+def test_long_history_is_decoded_once_and_arranged_for_a_multiple_of_its_entries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Found by a hostile client: 32 MB were decoded again after each piece, for 12 s."""
+    decoded = arranged = 0
+    decode, ask = log_entries.decode_history_entry, prompt._Page.ask
+
+    def counted(value: bytes, log: str = "") -> log_entries.HistoryEntry | None:
+        nonlocal decoded
+        decoded += 1
+        return decode(value, log)
+
+    def counted_ask(page: prompt._Page, asked: UserMessage) -> None:
+        nonlocal arranged
+        arranged += 1
+        ask(page, asked)
+
+    monkeypatch.setattr(log_entries, "decode_history_entry", counted)
+    monkeypatch.setattr(prompt._Page, "ask", counted_ask)
+    count = 2000
+    # The message rephrases one that no longer is in the history.
+    history = History(Queued("c", "m", "default", replaces="r"), 1000)
+    history.add_older([opens("r0", "m", "r"), asks("m", "Why?", "r")])
+    for number in range(count):
+        history.add_older([asks(f"m{number}", "q" * 1000)])
+        assert not history.suffices()
+    assert decoded == count + 2
+    # Each check arranges half as many again as the one before it; in a short history each of about four messages.
+    assert arranged <= 4 * count
+    assert history.is_long
+
+
+def test_size_is_the_memory_of_the_texts() -> None:
+    history = History(QUEUED, 100)
+    history.add_older([asks("m1", "x" * 100), b"?"])
+    assert 100 < history.size < 250
+    assert not history.is_long
+    before = history.size
+    history.add_older([settles("r1", "x" * 99 + "😀")])
+    assert 400 < history.size - before < 550
+    assert history.is_long

@@ -1,7 +1,9 @@
 -- Accept a message or a retry: store its idempotency key, its history entries, the first entry of its log, and queue it.
--- KEYS: submission, history, response queue, log, jobs, open, stored bytes, instructions (if there are any)
+-- KEYS: submission, history, response queue, log, jobs, open, stored bytes; log and request of the replaced response (if
+-- there is one); instructions (if there are any)
 -- Returns {'accepted' or 'duplicate', response, message, responses ahead ...}, {'conflict'}, {'busy', response ahead},
--- {'full'}, {'closed'} (no id can follow the last one of the history), {'quota', milliseconds until the day ends}, {'expired'} (the instructions) or {'unknown'}.
+-- {'full'}, {'closed'} (no id can follow the last one of the history), {'quota', milliseconds until the day ends}, {'expired'} (the instructions),
+-- {'foreign'} (the replaced response is none of this conversation) or {'unknown'}.
 local submission, history, queue_key, log, jobs, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local publish, digest, if_busy, max_ahead = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local response, message = ARGV[5], ARGV[6]
@@ -10,12 +12,15 @@ local message_entry, message_nonce, opened_entry, opened_nonce = ARGV[7], ARGV[8
 local log_id, queued_entry = ARGV[11], ARGV[12]
 local submission_ttl_ms, log_ttl_ms, history_ttl_ms = ARGV[13], ARGV[14], ARGV[15]
 local feed, control, conversation, max_history_entries = ARGV[16], ARGV[17], ARGV[18], ARGV[19]
-local stored, instructions = KEYS[7], KEYS[8]
+local stored = KEYS[7]
 -- The text is '' for a retry, whose instructions are stored already.
 local instructions_text, instructions_ttl_ms = ARGV[20], ARGV[21]
 local size, max_bytes, day_ms = tonumber(ARGV[22]), tonumber(ARGV[23]), ARGV[24]
 -- '1': only look for an earlier call with the same key.
 local only_known = ARGV[25]
+-- '1': this response replaces another one.
+local replaces = ARGV[26] == '1'
+local instructions = KEYS[replaces and 10 or 8]
 
 local known = redis.call('HMGET', submission, 'digest', 'response', 'message')
 local queue = redis.call('LRANGE', queue_key, 0, -1)
@@ -33,6 +38,14 @@ if known[1] then
   return reply
 end
 if only_known == '1' then return {'unknown'} end
+if replaces then
+  -- A worker would search the whole history for a response that is not in it.
+  local first = redis.call('XRANGE', KEYS[8], '-', '+', 'COUNT', 1)
+  local replaced = first[1] and first[1][2][2] or redis.call('GET', KEYS[9]) or ''
+  -- The conversation is the first field, and no name needs an escape.
+  local expected = 'Q{"conversation":"' .. conversation .. '"'
+  if string.sub(replaced, 1, #expected) ~= expected then return {'foreign'} end
+end
 if #queue > 0 and if_busy == 'reject' then return {'busy', queue[1]} end
 if #queue >= max_ahead then return {'full'} end
 local kept = instructions and redis.call('EXISTS', instructions) == 1

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 SCRIPTS: Final = (
     *("submit", "claim", "append", "end", "renew", "release", "requeue", "consumers", "reserve", "unreserve"),
-    *("candidates", "take", "leave", "overdue", "compare", "heartbeat", "queue"),
+    *("candidates", "take", "leave", "overdue", "compare", "heartbeat", "queue", "read_history"),
 )
 
 NO_SHEBANG: Final = "unexpected symbol near '#'"

@@ -115,14 +115,14 @@ async def test_room_has_one_background_load_at_a_time(monkeypatch: pytest.Monkey
     room.loaded = True
     reading, may_read, reads = asyncio.Event(), asyncio.Event(), 0
 
-    async def read(*_: object, **__: object) -> list[object]:
+    async def read(*_: object, **__: object) -> tuple[list[object], bool]:
         nonlocal reads
         reads += 1
         reading.set()
         await may_read.wait()
-        return []
+        return [], True
 
-    monkeypatch.setattr(history_log, "read", read)
+    monkeypatch.setattr(history_log, "read_piece", read)
     async with asyncio.timeout(60):
         for _ in range(100):
             room.to_load.add(HISTORY)
@@ -202,6 +202,7 @@ async def test_log_that_a_failover_changes_is_read_again(log: str, monkeypatch: 
     loader, room = loader_of(store, hub), hub.open("c1")
     response = await submit(store, "c1")
     module: Any = history_log if log == "history" else response_log
+    function = "read_piece" if log == "history" else "read"
     key = keys.history("c1") if log == "history" else keys.log(response)
     for seq in range(3, 3 + LOG_COUNT):
         await store.client.xadd(
@@ -211,7 +212,7 @@ async def test_log_that_a_failover_changes_is_read_again(log: str, monkeypatch: 
         # The room knows the response.
         await load(loader, room, HISTORY)
         room.responses.clear()
-    read, reads = module.read, 0
+    read, reads = getattr(module, function), 0
 
     async def read_and_lose(*arguments: Any, **options: Any) -> Any:
         nonlocal reads
@@ -221,7 +222,7 @@ async def test_log_that_a_failover_changes_is_read_again(log: str, monkeypatch: 
             await store.client.xtrim(key, maxlen=0, approximate=False)
         return found
 
-    monkeypatch.setattr(module, "read", read_and_lose)
+    monkeypatch.setattr(module, function, read_and_lose)
     await load(loader, room, HISTORY if log == "history" else response)
     assert reads > 2
     assert log == "response" or room.history.tail == ORIGIN

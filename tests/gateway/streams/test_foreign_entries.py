@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gateway.streams import history_log, jobs, keys, log_entries, response_log
-from gateway.streams.log_entries import End, Settled, UserMessage
+from gateway.streams.log_entries import End, Queued, Settled, UserMessage
 from gateway.streams.reconciliation import differing_logs
 from gateway.streams.store.memory_store import MemoryServer
 from gateway.streams.unreadable import TALLY
@@ -152,7 +152,9 @@ async def test_unreadable_entry_leaves_the_rest_of_a_log(conversation: Conversat
     await second.end()
     read = await response_log.read(conversation.store, response)
     assert [entry.seq for entry, _ in read] == list(range(1, 8))
-    assert prompt.text_before(read, read[-1][0]) == "Because."
+    before = prompt.TextBefore(read[-1][0])
+    before.add(read)
+    assert before.text == "Because."
     if fields != {"e": b"T\xff"}:
         # The script cannot check UTF-8: readers skip such a message of the history.
         assert await conversation.settled_text(response) == "Because."
@@ -218,8 +220,9 @@ async def test_unreadable_entries_leave_the_rest_of_a_history(conversation: Conv
     assert len(read) == 6
     texts = [entry.text for entry in await conversation.history() if isinstance(entry, UserMessage)]
     assert texts == ["One", "Two"]
-    asked = prompt.messages([value for _, value in read], accepted.message, 1000)
-    assert [each["content"] for each in asked] == ["One\n\nTwo"]
+    asked = prompt.History(Queued(conversation.name, accepted.message, "default"), 1000)
+    asked.add_older([value for _, value in read])
+    assert [each["content"] for each in asked.messages()] == ["One\n\nTwo"]
     await conversation.stop((await conversation.take()).response)
     assert [entry.reason for entry in await conversation.history() if isinstance(entry, Settled)] == ["stopped"]
 

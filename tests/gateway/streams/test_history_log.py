@@ -264,9 +264,65 @@ async def test_history_is_read_backwards_in_pieces(store: Store, monkeypatch: py
     conversation = Conversation(store)
     assert [piece async for piece in history_log.read_backwards(store, conversation.name, 1000)] == []
     for number in range(12):
-        await conversation.ask(f"{number}" * (600 if number % 5 == 0 else 6), if_busy="queue")
+        await conversation.ask("a" * (600 if number % 5 == 0 else 6), if_busy="queue")
     whole = await history_log.read(store, conversation.name)
     pieces = [piece async for piece in history_log.read_backwards(store, conversation.name, 1000)]
     assert [entry for piece in reversed(pieces) for entry in piece] == whole
+    # The first one ends with an entry of 600 bytes, and all others but the last at 1,000 bytes.
     assert len(pieces[0]) == 4
     assert len(pieces) > 3
+    for piece in pieces[1:-1]:
+        sizes = [len(value) + len(log_entries.FIELD) for _, value in piece]
+        assert sum(sizes[1:]) < 1000 <= sum(sizes)
+    before = [piece async for piece in history_log.read_backwards(store, conversation.name, 1000, before=whole[9][0])]
+    assert [entry for piece in reversed(before) for entry in piece] == whole[:9]
+    first = whole[0][0]
+    assert [piece async for piece in history_log.read_backwards(store, conversation.name, 1000, before=first)] == []
+
+
+async def test_pieces_of_a_long_history_grow_to_a_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history_log, "MAX_PIECE_BYTES", 4000)
+    conversation = Conversation(store)
+    for number in range(1, 101):
+        await store.client.xadd(keys.history(conversation.name), {log_entries.FIELD: b"x" * 499}, id=f"{number}-1")
+    pieces = [piece async for piece in history_log.read_backwards(store, conversation.name, 500)]
+    sizes = [sum(len(value) + 1 for _, value in piece) for piece in pieces]
+    assert sizes[0] == 500
+    assert max(sizes) == 4000
+    assert sizes[:-1] == sorted(sizes[:-1])
+    for number, size in enumerate(sizes):
+        assert size <= max(500, sum(sizes[:number]) // history_log.LATER_PIECE_SHARE + 500)
+
+
+async def test_piece_of_a_history_is_bounded_in_bytes_and_entries(store: Store) -> None:
+    conversation = Conversation(store)
+    assert await history_log.read_piece(store, conversation.name, None, 1000, count=9) == ([], True)
+    for number in range(1, 11):
+        await store.client.xadd(keys.history(conversation.name), {log_entries.FIELD: b"x" * 499}, id=f"{number}-1")
+    whole = await history_log.read(store, conversation.name)
+    # The first entry, which the caller has, does not count.
+    for max_bytes, count in ((1, 2), (500, 2), (501, 3), (1000, 3), (4500, 10)):
+        piece, complete = await history_log.read_piece(store, conversation.name, None, max_bytes, count=100)
+        assert (list(piece), complete) == (whole[:count], False)
+    assert await history_log.read_piece(store, conversation.name, None, 4501, count=100) == (whole, True)
+    assert await history_log.read_piece(store, conversation.name, None, 4501, count=10) == (whole, False)
+    assert await history_log.read_piece(store, conversation.name, whole[8][0], 501, count=3) == (whole[8:], True)
+    assert await history_log.read_piece(store, conversation.name, whole[9][0], 1, count=3) == (whole[9:], True)
+
+
+async def test_replaced_response_is_of_the_conversation(store: Store) -> None:
+    """Found by a hostile client: for a made-up response a worker read the whole history."""
+    conversation = Conversation(store)
+    first = await conversation.ask()
+    same_partition = (Conversation(store) for _ in iter(int, 1))
+    other = next(each for each in same_partition if each.partition == conversation.partition)
+    foreign = await other.ask()
+    made_up = history_log.new_response(conversation.name)
+    for replaces in (made_up, foreign.response):
+        assert await conversation.submit("Why not?", replaces=replaces) == Refused("foreign")
+    # An open one has a log, an ended one may have only its request.
+    second = await conversation.ask("Why not?", replaces=first.response)
+    await conversation.stop(first.response)
+    await conversation.redis.delete(keys.log(first.response))
+    third = await conversation.ask("Why then?", replaces=first.response)
+    assert len({first.response, second.response, third.response}) == 3

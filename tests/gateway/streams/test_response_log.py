@@ -12,6 +12,7 @@ import pytest
 from gateway.streams import history_log, jobs, keys, log_entries, response_log
 from gateway.streams.log_entries import NONCES, End, LogId, Opened, Problem, Settled, Start, UserMessage
 from gateway.streams.response_log import MAX_PUBLISHED, Claimed, Ended, TailMismatch
+from gateway.streams.store.errors import StoreUnavailableError
 from gateway.streams.store.store import Lifetimes, Store
 from tests.gateway.streams.steps import (
     COMPLETE,
@@ -706,3 +707,37 @@ async def test_start_names_its_worker(conversation: Conversation) -> None:
     start = log_entries.decode_response_entry((await response_log.read(conversation.store, accepted.response))[-1][1])
     assert start == Start("default", "w1")
     assert re.fullmatch(r"r\d\d[0-9a-z]{16}", accepted.response)
+
+
+async def test_log_is_read_in_pieces_and_from_an_entry_on(
+    conversation: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepted = await conversation.ask()
+    writer = await conversation.begin()
+    await writer.write("Be", "ca", "use")
+    whole = await response_log.read(conversation.store, accepted.response)
+    for size in range(2, len(whole) + 2):
+        monkeypatch.setattr(response_log, "PIECE_ENTRIES", size)
+        pieces = [piece async for piece in response_log.pieces(conversation.store, accepted.response)]
+        assert [entry for piece in pieces for entry in piece] == whole
+        assert max(map(len, pieces)) <= size
+        for index, (after, _) in enumerate(whole):
+            rest = [piece async for piece in response_log.pieces(conversation.store, accepted.response, after=after)]
+            assert [entry for piece in rest for entry in piece] == whole[index + 1 :]
+    unknown = LogId(whole[-1][0].attempt + 1, 99)
+    assert [each async for each in response_log.pieces(conversation.store, accepted.response, after=unknown)] == []
+    assert [each async for each in response_log.pieces(conversation.store, history_log.new_response("c"))] == []
+
+
+async def test_log_that_loses_entries_while_it_is_read_is_an_error(
+    conversation: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(response_log, "PIECE_ENTRIES", 2)
+    accepted = await conversation.ask()
+    writer = await conversation.begin()
+    await writer.write("Be", "ca", "use")
+    pieces = response_log.pieces(conversation.store, accepted.response)
+    await anext(pieces)
+    await conversation.redis.xtrim(keys.log(accepted.response), maxlen=0, approximate=False)
+    with pytest.raises(StoreUnavailableError):
+        await anext(pieces)
