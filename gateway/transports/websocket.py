@@ -388,7 +388,11 @@ class Connection:
         """Unsubscribe from a conversation; see `gateway.watches.Watcher`."""
         self._unwatch(name)
         self._send_frame(
-            frame_codec.encode(wire.ErrorFrame(code="too_many", message=TOO_MUCH_WATCHED, conversation=name))
+            frame_codec.encode(
+                wire.ErrorFrame(
+                    code="too_many", message=TOO_MUCH_WATCHED, conversation=name, retry_after=MEMORY_RETRY_S
+                )
+            )
         )
 
     def _unwatch(self, name: str) -> None:

@@ -167,7 +167,8 @@ export class ConnectionCore {
         return at.visible && this.#choice.delta(at.now) ? this.#connect(at) : {};
       case "error":
         // A connection limit or rate limit is reached: the gateway closes the connection next.
-        if (frame.code === "overloaded" || this.#refusesHello(frame)) {
+        // With a conversation, `overloaded` refuses a watch, and the connection stays open.
+        if ((frame.code === "overloaded" && frame.conversation === undefined) || this.#refusesHello(frame)) {
           this.#reconnectAt = at.now + 1000 * frame.retry_after!;
         }
         return {};

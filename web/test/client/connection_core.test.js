@@ -186,6 +186,13 @@ describe("a request of the gateway", () => {
     });
   }
 
+  test("a refused watch of an open connection sets no time, and the connection is still checked", () => {
+    const harness = new Harness().live();
+    harness.receive({ type: "error", code: "overloaded", conversation: "c1", retry_after: 7 });
+    assert.notDeepEqual(harness.handle({ type: "timer" }), {});
+    assert.notEqual(harness.closed(1006).timer, 7000);
+  });
+
   test("a refused request of an open connection sets no time", () => {
     const harness = new Harness().live();
     harness.receive({ type: "error", code: "too_fast", retry_after: 7 });
