@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.providers.think_tags import MAX_BLANK, NAMES, ThinkTags
+from workers.providers.think_tags import MAX_BLANK, MAX_SPACES, TAGS, ThinkTags
 
 
 def read(*pieces: str) -> tuple[str, str]:
@@ -38,6 +38,19 @@ def read(*pieces: str) -> tuple[str, str]:
         ("</think>x", "", "</think>x"),
         ("<think>a</think>b<think>c</think>", "a", "b<think>c</think>"),
         ("", "", ""),
+        ("[THINK]Two.[/THINK]Four.", "Two.", "Four."),
+        ("◁think▷Two.◁/think▷Four.", "Two.", "Four."),
+        ("<|begin_of_thought|>Two.<|end_of_thought|>\n\nFour.", "Two.", "Four."),
+        ("<seed:think>Two.</seed:think>Four.", "Two.", "Four."),
+        ("\n<think >Two.</think\n>Four.", "Two.", "Four."),
+        ("<think" + " " * MAX_SPACES + ">a</think>b", "a", "b"),
+        ("<think" + " " * (MAX_SPACES + 1) + ">a", "", "<think" + " " * (MAX_SPACES + 1) + ">a"),
+        ("<think>a</think" + " " * MAX_SPACES + ">b", "a", "b"),
+        ("<think>a</think" + " " * (MAX_SPACES + 1) + ">b", "a</think" + " " * (MAX_SPACES + 1) + ">b", ""),
+        ("<think>a</</think>b", "a</", "b"),
+        ("[think", "", "[think"),
+        ("[1] x", "", "[1] x"),
+        ("<think>a[/THINK]b</think>c", "a[/THINK]b", "c"),
         (" " * MAX_BLANK + "<think>a</think>b", "a", "b"),
         (" " * (MAX_BLANK + 1) + "<think>a</think>b", "", " " * (MAX_BLANK + 1) + "<think>a</think>b"),
     ],
@@ -48,7 +61,12 @@ def test_only_a_tag_at_the_beginning_is_reasoning(text: str, reasoning: str, ans
 
 
 @given(
-    st.lists(st.sampled_from(["<", ">", "/", "think", "thinking", "a", " ", "\n", "<think>", "</think>"]), max_size=12),
+    st.lists(
+        st.sampled_from(
+            ["<", ">", "/", "think", "thinking", "a", " ", "\n", "<think>", "</think>", "[THINK]", "[/THINK]"]
+        ),
+        max_size=12,
+    ),
     st.lists(st.integers(0, 60), max_size=6),
 )
 def test_split_makes_no_difference(parts: list[str], cuts: list[int]) -> None:
@@ -65,7 +83,7 @@ def test_only_the_beginning_of_a_tag_is_delayed(text: str) -> None:
         if tags.over:
             return
         begun = text[: number + 1].lstrip().lower()
-        assert any(f"<{name}>".startswith(begun) or begun.startswith(f"<{name}>") for name in NAMES)
+        assert any(tag.startswith(begun) or begun.startswith(tag[:-1]) for tag in TAGS)
 
 
 def test_text_after_the_decision_passes() -> None:

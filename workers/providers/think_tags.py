@@ -9,11 +9,22 @@ from __future__ import annotations
 import string
 from typing import Final, Literal
 
-NAMES: Final = ("think", "thinking", "thought", "reasoning")
-OPENING: Final = tuple(f"<{name}>" for name in NAMES)
+NAMES: Final = ("think", "thinking", "thought", "reasoning", "seed:think")
+OTHERS: Final = {
+    "[think]": "[/think]",
+    "◁think▷": "◁/think▷",
+    "<|begin_of_thought|>": "<|end_of_thought|>",
+}
+"""Opening and closing tags of Mistral, Kimi and models that are trained with Sky-T1's data."""
+
+TAGS: Final = {f"<{name}>": f"</{name}>" for name in NAMES} | OTHERS
+"""The closing tag of each opening one; both may have white space before the last bracket."""
 
 MAX_BLANK: Final = 100
 """Characters of white space before an opening tag: they are held back, because reasoning drops them."""
+
+MAX_SPACES: Final = 20
+"""Characters of white space inside of a tag."""
 
 _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 """Unlike `str.lower`, it keeps the number of characters."""
@@ -59,12 +70,13 @@ class ThinkTags:
         """Read up to the opening tag; return the rest, which is text if there is none."""
         start = text.lstrip()
         if len(text) - len(start) <= MAX_BLANK:
-            lower = start[: max(map(len, OPENING))].translate(_LOWER)
-            for tag in OPENING:
-                if lower.startswith(tag):
-                    self._closing = f"</{tag[1:]}"
-                    return start[len(tag) :]
-            if any(tag.startswith(lower) for tag in OPENING):
+            lower = start.translate(_LOWER)
+            sizes = {closing: _match(lower, opening) for opening, closing in TAGS.items()}
+            for closing, size in sizes.items():
+                if size:
+                    self._closing = closing
+                    return start[size:]
+            if None in sizes.values():
                 self._held = text
                 return ""
         self.over = True
@@ -73,14 +85,32 @@ class ThinkTags:
     def _close(self, text: str, parts: list[Part]) -> str:
         """Read reasoning up to the closing tag; return what follows it."""
         lower = text.translate(_LOWER)
-        end = lower.find(self._closing)
-        if end >= 0:
-            self._answers = True
-            reasoning, rest = text[:end], text[end + len(self._closing) :]
+        place, size = 0, 0
+        while (place := lower.find(self._closing[0], place)) >= 0:
+            match _match(lower[place : place + len(self._closing) + MAX_SPACES], self._closing):
+                case None:
+                    reasoning, rest, self._held = text[:place], "", text[place:]
+                    break
+                case 0:
+                    place += 1
+                case size:
+                    self._answers = True
+                    reasoning, rest = text[:place], text[place + size :]
+                    break
         else:
-            size = next(size for size in range(len(self._closing) - 1, -1, -1) if lower.endswith(self._closing[:size]))
-            reasoning, rest = text[: len(text) - size], ""
-            self._held = text[len(text) - size :]
+            reasoning, rest = text, ""
         if reasoning:
             parts.append(("reasoning", reasoning))
         return rest
+
+
+def _match(text: str, tag: str) -> int | None:
+    """Return the size of a tag at the beginning of a text, 0 if it does not begin with it; None if it may become it."""
+    name, bracket = tag[:-1], tag[-1]
+    if not text.startswith(name):
+        return None if name.startswith(text) else 0
+    rest = text[len(name) : len(name) + MAX_SPACES + 1]
+    spaces = len(rest) - len(rest.lstrip())
+    if rest[spaces : spaces + 1] == bracket:
+        return len(name) + spaces + 1
+    return None if spaces == len(rest) <= MAX_SPACES else 0
