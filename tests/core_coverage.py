@@ -65,6 +65,8 @@ CORE: Final = {
     "workers.batch": "tests/workers/test_batch.py",
     "workers.fairness": "tests/workers/test_fairness.py",
     "workers.prompt": "tests/workers/test_prompt.py",
+    "workers.providers.blank": "tests/workers/test_blank.py",
+    "workers.providers.error_names": "tests/workers/test_error_names.py",
     "workers.providers.checked": "tests/workers/test_checked.py",
     "workers.providers.event_stream": "tests/workers/test_event_stream.py",
     "workers.providers.failures": "tests/workers/test_failures.py",

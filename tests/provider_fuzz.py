@@ -43,7 +43,13 @@ KNOWN: Final = {
         "eos": "complete",
         "STOP": "complete",
     },
-    "anthropic": {"end_turn": "complete", "max_tokens": "length", "refusal": "refused", "stop": "complete"},
+    "anthropic": {
+        "end_turn": "complete",
+        "FinishReason.STOP": "complete",
+        "max_tokens": "length",
+        "refusal": "refused",
+        "stop": "complete",
+    },
 }
 UNKNOWN: Final = ("error", "abort", "insufficient_system_resource", "function_call_filter: MALFORMED_FUNCTION_CALL")
 FILLERS: Final = (
@@ -60,6 +66,19 @@ FILLERS: Final = (
     b'data: {"choices": null, "type": null, "usage": null, "error": null}',
     b"id: 7\nretry: 10",
     b"unknown",
+    b'data: {"status": "processing"}',
+    b'data: {"status": "ok", "message": "heartbeat"}',
+    b'data: {"status": 200, "msg": ""}',
+    b'data: {"code": 0, "msg": "ok"}',
+    b'data: {"code": "success", "success": true}',
+    b'data: {"code": "200", "message": "OK"}',
+    b'data: {"object": "ping", "status": "in_progress"}',
+    b'data: {"error": {"code": 0, "message": "success"}, "choices": []}',
+    b'data: {"error": {"code": null, "message": null}, "errors": []}',
+    b'data: {"error": "", "error_code": 0, "error_msg": ""}',
+    b'data: {"base_resp": {"status_code": 0, "status_msg": "success"}}',
+    b"data: OPENROUTER PROCESSING",
+    b"data: " + b"[" * 3000 + b"]" * 3000,
 )
 
 
@@ -199,6 +218,13 @@ def anthropic_pieces(rng: random.Random, words: list[str], thoughts: list[str], 
     return pieces
 
 
+def late_reason(rng: random.Random, api: Api, reason: str) -> bytes:
+    """Return an event that gives a reason, and nothing else."""
+    if api == "openai":
+        return event(rng, {"choices": [{"delta": {}, "finish_reason": reason}]}, OPTIONAL)
+    return event(rng, {"type": "message_delta", "delta": {"stop_reason": reason}}, {"index": 0}, "message_delta")
+
+
 def changed(rng: random.Random, pieces: list[Piece], api: Api, notes: list[str]) -> list[Piece]:
     """Return the events with some of them dropped, doubled or in another order, and with fillers and errors between."""
     pieces = list(pieces)
@@ -242,7 +268,13 @@ def make(rng: random.Random) -> Stream:
     reason = rng.choice(UNKNOWN) if rng.random() < 0.2 else rng.choice(list(KNOWN[api]))
     notes: list[str] = []
     made = openai_pieces if api == "openai" else anthropic_pieces
-    pieces = changed(rng, made(rng, words, thoughts, reason), api, notes)
+    pieces = made(rng, words, thoughts, reason)
+    if rng.random() < 0.2:
+        late = rng.choice((*UNKNOWN, *KNOWN[api]))
+        notes.append(f"{late} after {reason}")
+        number = next(number for number, each in enumerate(pieces) if each.reason)
+        pieces.insert(rng.randrange(number + 1, len(pieces)), Piece(late_reason(rng, api, late), reason=late))
+    pieces = changed(rng, pieces, api, notes)
     newline = rng.choice((b"\n", b"\n", b"\r\n", b"\r"))
     body, ends = b"", []
     for piece in pieces:
@@ -263,7 +295,7 @@ def make(rng: random.Random) -> Stream:
 
 def expect(stream: Stream, arrived: list[Piece]) -> None:
     """Set what the events that arrived whole contain."""
-    reason, failed = "", False
+    reason, failed, successes = "", False, KNOWN[stream.api]
     for piece in arrived:
         if piece.error and not reason:
             stream.end = "provider_overloaded"
@@ -272,7 +304,9 @@ def expect(stream: Stream, arrived: list[Piece]) -> None:
         if not piece.error:
             stream.text += piece.text
             stream.reasoning += piece.reasoning
-            reason = piece.reason or reason
+            # The first reason counts, unless only a later one says that the answer is cut off.
+            if not reason or (piece.reason and successes.get(reason) == "complete" != successes.get(piece.reason)):
+                reason = piece.reason or reason
         if piece.done:
             stream.end = "complete"
             break

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from gateway.streams import log_entries
 from gateway.streams.log_entries import Opened, Settled, UserMessage
 from workers.providers import Request
+from workers.providers.blank import is_blank
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,7 +44,7 @@ def continued(request: Request, partial: str, *, prefill: bool, max_characters: 
     """
     # Providers refuse a last message that ends with white space, and repeat it or not: the overlap filter decides.
     partial = partial.rstrip() if prefill else partial
-    if not partial.strip():
+    if is_blank(partial):
         return request
     *earlier, question = request.messages
     rest: list[Message] = [] if prefill else [{"role": "user", "content": CONTINUE_INSTRUCTION}]
@@ -246,14 +247,14 @@ class _Page:
 
     def settle(self, answer: _Answer) -> None:
         exchange = self._exchange_of(answer.response)
-        if exchange is not None and answer.text.strip():
+        if exchange is not None and not is_blank(answer.text):
             exchange.answer, exchange.answered_by = answer.text, answer.response
 
     def exchanges(self) -> tuple[list[_Exchange], bool]:
         place = self._place_of.get(self._message)
         if place is None:
             return [], self._placed
-        before = [exchange for exchange in self._places[:place] if exchange.question.strip()]
+        before = [exchange for exchange in self._places[:place] if not is_blank(exchange.question)]
         return [*before, _Exchange(self._message, self._places[place].question)], self._placed
 
     def _exchange_of(self, response: str) -> _Exchange | None:

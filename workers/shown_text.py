@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from workers.providers.blank import is_blank
+
 
 class ShownText:
     """The text so far, or only whether there is any."""
@@ -10,8 +12,8 @@ class ShownText:
         """`partial`: the text before this attempt. `grows`: keep what is added too, to continue it."""
         self._pieces = [partial]
         self._grows = grows
-        self.blank = not partial.strip()
-        """Whether it is empty, or only white space."""
+        self.blank = is_blank(partial)
+        """Whether it is empty, or only white space and invisible characters."""
 
     def __bool__(self) -> bool:
         return not self.blank
@@ -27,7 +29,7 @@ class ShownText:
 
     def add(self, text: str) -> None:
         """Add a piece."""
-        if self.blank and not text.isspace():
+        if self.blank and not is_blank(text):
             self.blank = False
         if self._grows:
             self._pieces.append(text)

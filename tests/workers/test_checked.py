@@ -63,6 +63,12 @@ def test_invalid_finish_is_refused(reason: Any, usage: Any) -> None:
     assert finish(Finish(reason, usage)) is None
 
 
+def test_negative_counts_are_left_out() -> None:
+    assert finish(Finish("complete", {"input_tokens": -1, "output_tokens": 3})) == Finish(
+        "complete", {"output_tokens": 3}
+    )
+
+
 @pytest.mark.parametrize(("number", "passes"), [(MAX_COUNTS, True), (MAX_COUNTS + 1, False)])
 def test_counts_are_limited(number: int, passes: bool) -> None:
     assert (finish(Finish("complete", {f"n{index}": 1 for index in range(number)})) is not None) is passes

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.providers.event_stream import MAX_EVENT_BYTES, EventStream, EventTooLargeError
+from workers.providers.event_stream import MAX_EVENT_BYTES, MAX_TEXT_BYTES, EventStream, EventTooLargeError
 
 
 def parsed(*chunks: bytes, limit: int = MAX_EVENT_BYTES) -> list[bytes]:
@@ -98,13 +98,59 @@ def test_incomplete_events_and_documents_are_returned_at_the_end(
     [
         (b"slow down", b'{"error": "slow down"}'),
         (b'{"code": 1}', b'{"error": {"code": 1}}'),
-        (b"", b'{"error": {}}'),
+        (b"", b'{"type": "error"}'),
+        (b"{}", b'{"type": "error"}'),
+        (b"null", b'{"type": "error"}'),
         (b"\xff", b'{"error": "\\ufffd"}'),
     ],
 )
 def test_event_named_error_becomes_an_error(data: bytes, event: bytes) -> None:
     stream = b"event: error\n\ndata: x\n\nevent:error\ndata: " + data + b"\n\ndata: y\n\n"
     assert parsed(stream) == [b"x", event, b"y"]
+
+
+@pytest.mark.parametrize(
+    ("text", "events"),
+    [
+        (b"event: done\ndata: {}\n\n", [b"[DONE]", b"[DONE]"]),
+        (b"event: done\ndata: {}\n", [b"[DONE]"]),
+        (b"event: end\ndata: null\n\n", [b"[DONE]"]),
+        (b"event: End\ndata:\n\n", [b"[DONE]"]),
+        (b"event: message_stop\n\n", [b"[DONE]"]),
+        (b"event: end\n", []),
+        (b'event: done\ndata: {"a": 1}\n\n', [b'{"a": 1}', b"[DONE]"]),
+        (b'event: end\ndata: {"a": 1}\n\n', [b'{"a": 1}']),
+        (b"event: ping\ndata: {}\n\n", [b"{}"]),
+        (b"event: ping\n\n", []),
+        (b"data: [DONE]\n", [b"[DONE]"]),
+        (b"event: error\ndata: [DONE]\n\n", [b'{"error": "[DONE]"}']),
+        (b'data: null\ndata: {"a": 1}\n', [b"null", b'{"a": 1}']),
+        (b'data: [\ndata: {"a": 1}\ndata: ]\n\n', [b'[\n{"a": 1}\n]']),
+    ],
+)
+def test_ends_without_data_or_empty_lines_are_markers(text: bytes, events: list[bytes]) -> None:
+    assert parsed(text) == events
+    assert parsed(*(text[i : i + 1] for i in range(len(text)))) == events
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "bare"),
+    [
+        (b"<html>\n: x\nid: 7\n<p>no</p>", b"<html>\n<p>no</p>\n", False),
+        (b"rate limited", b"rate limited\n", False),
+        (b"x" * MAX_TEXT_BYTES + b"\ny\n", b"x" * MAX_TEXT_BYTES, False),
+        (b"data: x\n\n", b"", False),
+        (b'{"a": 1}', b"", True),
+        (b'{"a": 1}\n', b"", True),
+        (b'{\n"a": 1\n}', b"", True),
+        (b'data: x\n\n{"a": 1}', b"", False),
+    ],
+)
+def test_body_of_another_type_is_kept(body: bytes, text: bytes, *, bare: bool) -> None:
+    stream = EventStream()
+    stream.feed(body)
+    stream.close()
+    assert (stream.text, stream.bare) == (text, bare)
 
 
 def test_document_is_limited_in_size() -> None:
@@ -159,7 +205,11 @@ def by_the_standard(text: bytes) -> list[bytes]:
         elif not line.startswith(b":"):
             field, _, value = line.partition(b":")
             value = value[1:] if value.startswith(b" ") else value
-            if field == b"data" and value[:1] == b"{" and value[-1:] == b"}" and not data:
+            whole = field == b"data" and value[:1] == b"{" and value[-1:] == b"}"
+            if whole and data and data.lstrip()[:1] not in (b"{", b"["):
+                events.append(data.removesuffix(b"\n"))
+                data = b""
+            if whole and not data:
                 events.append(value)
             elif field == b"data":
                 data += value + b"\n"

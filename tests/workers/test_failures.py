@@ -88,7 +88,23 @@ def test_status_has_its_code(status: int, body: Any, code: str, *, retryable: bo
         (0, False),
         ([], False),
         ({"code": None, "message": ""}, False),
-        ({}, True),
+        ({}, False),
+        ([{}], False),
+        ("null", False),
+        ("0", False),
+        ("success", False),
+        (200, False),
+        ({"code": "200"}, False),
+        ({"code": 0, "message": "success"}, False),
+        ({"code": 0, "request_id": "x"}, False),
+        ({"code": 200, "message": "Done in 3 s."}, False),
+        ({"code": 200, "message": "rate limit exceeded"}, True),
+        ({"code": 0, "message": "out of memory"}, True),
+        ({"code": 0, "message": {"code": 429}}, True),
+        ({"code": 429, "status": "ok"}, True),
+        ({"message": "success"}, False),
+        ({"request_id": "x"}, True),
+        (True, True),
         ({"code": 1}, True),
         ("x", True),
         (["x"], True),
@@ -120,6 +136,9 @@ def test_failures_of_an_exchange() -> None:
     assert (stopped.code, stopped.detail, stopped.retryable) == ("provider_stopped", "abort", True)
 
 
+FILLERS: tuple[Any, ...] = ("ok", "processing", "in_progress", "success", "200", 200, 0, "", None, [], {})
+
+
 @pytest.mark.parametrize(
     ("event", "code"),
     [
@@ -129,7 +148,27 @@ def test_failures_of_an_exchange() -> None:
         ({"object": "error", "code": 400}, "provider_bad_request"),
         ({"status_code": 503}, "provider_overloaded"),
         ({"error": None, "code": 0}, None),
-        ({"choices": [], "code": 429}, None),
+        ({"choices": [], "code": 429}, "provider_rate_limited"),
+        ({"choices": [{}], "code": 429}, None),
+        ({"error": None, "errors": [{"code": 429}]}, "provider_rate_limited"),
+        ({"Error": {"Code": "AccessDenied", "Message": "m"}}, "provider_refused_key"),
+        ({"base_resp": {"status_code": 1002, "status_msg": "m"}, "choices": [{}]}, "provider_rate_limited"),
+        ({"base_resp": {"status_code": 0, "status_msg": ""}}, None),
+        ({"base_resp": {"status_code": 9}}, "provider_error"),
+        ({"success": False, "message": "quota exceeded"}, "provider_quota"),
+        ({"ok": "false"}, "provider_error"),
+        ({"success": True}, None),
+        ({"error_code": 17, "error_msg": "request limit reached"}, "provider_rate_limited"),
+        ({"code": 1113, "msg": "m", "success": False}, "provider_quota"),
+        ({"code": "Throttling.RateQuota", "message": "m"}, "provider_rate_limited"),
+        ({"object": "error", "code": 40303}, "provider_bad_request"),
+        ({"type": "response.failed"}, "provider_error"),
+        ({"status": "failed", "message": "The model is overloaded"}, "provider_overloaded"),
+        *(
+            ({name: value}, None)
+            for name in ("status", "code", "type", "object", "error", "message")
+            for value in FILLERS
+        ),
         ({"message": {"content": "x"}, "status": "ok"}, None),
         ({"type": "ping"}, None),
     ],
@@ -137,3 +176,63 @@ def test_failures_of_an_exchange() -> None:
 def test_error_of_an_event_is_found(event: dict[str, Any], code: str | None) -> None:
     failure = failures.in_event(event)
     assert (failure.code if failure is not None else None) == code
+
+
+@pytest.mark.parametrize(
+    ("event", "code"),
+    [
+        ({"message": "Invalid API key"}, "provider_refused_key"),
+        ({"detail": "Invalid API key"}, "provider_refused_key"),
+        ({"detail": [{"loc": ["body", "model"], "msg": "unknown"}]}, "provider_bad_request"),
+        ({"message": "rate limit", "choices": []}, "provider_rate_limited"),
+        ({"message": "no idea"}, "provider_error"),
+        ({"code": 17}, "provider_error"),
+        ({"error": {}}, "provider_error"),
+        ({"message": "heartbeat"}, None),
+        ({"message": {"content": "x"}}, None),
+        ({"message": "x", "choices": [{}]}, None),
+        ({"status": "queued"}, None),
+        ({}, None),
+    ],
+)
+def test_event_may_be_an_error_if_nothing_else_arrives(event: dict[str, Any], code: str | None) -> None:
+    failure = failures.unclear(event)
+    assert (failure.code if failure is not None else None) == code
+
+
+def test_error_of_a_body_can_be_a_refusal_of_parameters() -> None:
+    failure = failures.unclear({"message": "Unrecognized request argument supplied: stream_options"})
+    assert failure is not None
+    assert failure.rejection == (400, {"message": "Unrecognized request argument supplied: stream_options"})
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("error: rate limit exceeded", "provider_rate_limited"),
+        ("error: no idea", "provider_error"),
+        ("ping", None),
+        ("OPENROUTER PROCESSING", None),
+        ("", None),
+    ],
+)
+def test_text_of_an_event_may_name_an_error(text: str, code: str | None) -> None:
+    failure = failures.of_text(text)
+    assert (failure.code if failure is not None else None) == code
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("<html>Sign in</html>", "provider_error"), ("503 Service Unavailable", "provider_overloaded"), (" \n", None)],
+)
+def test_body_of_another_type_is_an_error(text: str, code: str | None) -> None:
+    failure = failures.of_body(text)
+    assert (failure.code if failure is not None else None) == code
+
+
+def test_error_that_is_nested_deeply_is_one() -> None:
+    value: Any = {"code": 0}
+    for number in range(5_000):
+        value = {"error": value} if number % 2 else [value]
+    assert failures.is_error(value)
+    assert failures.in_event({"error": value}) is not None

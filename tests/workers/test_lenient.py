@@ -47,7 +47,7 @@ def test_other_data_are_not_done(data: bytes) -> None:
         (b"<html>", []),
         (b"{", None),
         (b'{"a": 1', None),
-        (b"[" * 100_000, None),
+        (b"[" * 100_000, []),
     ],
 )
 def test_objects_are_read_or_fillers_or_incomplete(data: bytes, objects: Any) -> None:
@@ -168,3 +168,20 @@ def test_count_is_read_from_any_shape(value: Any, number: int | None) -> None:
 )
 def test_usage_is_read_from_any_shape(value: Any, usage: dict[str, int]) -> None:
     assert lenient.usage(value) == usage
+
+
+@pytest.mark.parametrize(
+    ("choices", "choice"),
+    [
+        ([{"index": 0}], {"index": 0}),
+        ([None, {"index": 0}], {"index": 0}),
+        ([], {}),
+        (None, {}),
+        (7, {}),
+        ({"delta": {}}, {"delta": {}}),
+        ({"0": {"delta": {}}, "1": {}}, {"delta": {}}),
+        ({"0": None}, {"0": None}),
+    ],
+)
+def test_first_choice_of_any_shape(choices: Any, choice: dict[str, Any]) -> None:
+    assert lenient.choice_of(choices) == choice

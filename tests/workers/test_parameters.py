@@ -155,10 +155,11 @@ def test_refusals_of_one_request_are_limited() -> None:
 
 
 def test_first_named_parameter_is_the_refused_one() -> None:
-    asked = attempt(parameters.anthropic(thinking=2048, temperature=None, effort="low", prompt_caching=True))
+    asked = attempt(parameters.anthropic(limit=9, thinking=2048, temperature=None, effort="low", prompt_caching=True))
     assert asked.fields["thinking"] == {"type": "enabled", "budget_tokens": 2048}
     assert asked.refused(400, '"thinking.type.enabled" is not supported: use "thinking.type.adaptive" and "effort"')
     assert asked.fields == {
+        "max_tokens": 9,
         "thinking": {"type": "adaptive", "display": "summarized"},
         "output_config": {"effort": "low"},
         "cache_control": {"type": "ephemeral"},
@@ -167,19 +168,20 @@ def test_first_named_parameter_is_the_refused_one() -> None:
     assert asked.fields["thinking"] == {"type": "adaptive"}
     assert asked.refused(400, "thinking is not supported")
     assert asked.refused(400, "cache_control: not permitted")
-    assert asked.fields == {"output_config": {"effort": "low"}}
+    assert asked.fields == {"max_tokens": 9, "output_config": {"effort": "low"}}
     assert asked.accepted() == ["cache_control", "thinking"]
 
 
 def test_thinking_is_switched_on_and_off() -> None:
     def thinking(value: bool) -> list[Any]:
-        (found,) = parameters.anthropic(thinking=value, temperature=None, effort=None, prompt_caching=False)
+        _, found = parameters.anthropic(limit=9, thinking=value, temperature=None, effort=None, prompt_caching=False)
         return [variant.get("thinking", {}).get("type") for variant in found.variants]
 
     assert thinking(True) == ["adaptive", "adaptive", None]
     assert thinking(False) == ["disabled", "between_tools", None]
-    assert parameters.anthropic(thinking=None, temperature=0.1, effort=None, prompt_caching=False) == [
-        option("temperature", {"temperature": 0.1})
+    assert parameters.anthropic(limit=9, thinking=None, temperature=0.1, effort=None, prompt_caching=False) == [
+        Option("max_tokens", ({"max_tokens": 9},), limit=9),
+        option("temperature", {"temperature": 0.1}),
     ]
 
 
@@ -187,3 +189,94 @@ def test_remembered_variant_of_a_shorter_list_is_its_last() -> None:
     known = Parameters("openai/m")
     known.remember("thinking", 3)
     assert known.request([option("thinking", {"thinking": 1})]).fields == {}
+
+
+LARGEST = "max_tokens: 16384 > 4096, which is the maximum allowed number of output tokens for m-20240307"
+
+
+@pytest.mark.parametrize(
+    ("message", "limit"),
+    [
+        (LARGEST, 4096),
+        ("max_tokens is too large: 16384. This model supports at most 8,192 completion tokens", 8192),
+        ("Range of max_tokens should be [1, 8192]", 8192),
+        ("max_tokens must be between 1 and 8192", 8192),
+        ("max_tokens must be >= 1 and <= 8192, not 16384", 8192),
+        (
+            "`max_tokens` must be less than or equal to `8192`, the maximum value is less than the `context_window`",
+            8192,
+        ),
+        (
+            {"loc": ["max_tokens"], "msg": "Input should be less than or equal to 8192", "input": 16384, "code": 400},
+            8192,
+        ),
+        ("Maximum: 8192 for max_tokens", 8192),
+        ("max_tokens has a limit: 8192", 8192),
+    ],
+)
+def test_limit_above_that_of_the_model_is_lowered_and_remembered(message: Any, limit: int) -> None:
+    known = Parameters("anthropic/m")
+    options = parameters.anthropic(limit=16_384, thinking=None, temperature=None, effort=None, prompt_caching=False)
+    asked = known.request(options)
+    assert asked.refused(400, {"error": {"type": "invalid_request_error", "message": message}})
+    assert asked.fields == {"max_tokens": limit}
+    assert asked.accepted() == ["max_tokens"]
+    assert known.request(options).fields == {"max_tokens": limit}
+    smaller = parameters.anthropic(limit=7, thinking=None, temperature=None, effort=None, prompt_caching=False)
+    assert known.request(smaller).fields == {"max_tokens": 7}
+
+
+@pytest.mark.parametrize(
+    ("message", "rest"),
+    [
+        ("input length and `max_tokens` exceed context limit: 190000 + 16384 > 200000, decrease max_tokens", 10_000),
+        ("max_tokens is too large: 16384. (16384 > 8192 - 1000)", 7192),
+    ],
+)
+def test_limit_above_the_rest_of_the_context_is_lowered_for_one_request(message: str, rest: int) -> None:
+    known = Parameters("openai/m")
+    asked = known.request(openai(limit=16_384))
+    assert asked.refused(400, message)
+    assert asked.fields["max_tokens"] == rest
+    asked.accepted()
+    assert known.request(openai(limit=16_384)).fields["max_tokens"] == 16_384
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "max_tokens: 200001 + 16384 > 200000",
+        "max_tokens: maximum context length is 8192 tokens",
+        "max_tokens is too large: 16384",
+        "{'message': 'max_tokens is refused', 'code': 400}",
+    ],
+)
+def test_reply_without_a_smaller_limit_lowers_none(message: str) -> None:
+    options = parameters.anthropic(limit=16_384, thinking=None, temperature=None, effort=None, prompt_caching=False)
+    assert not Parameters("anthropic/m").request(options).refused(400, message)
+    asked = Parameters("openai/m").request(openai(limit=16_384))
+    assert asked.refused(400, message)
+    assert asked.fields["max_completion_tokens"] == 16_384
+
+
+def test_lower_limit_of_a_client_is_not_remembered() -> None:
+    known = Parameters("openai/m")
+    asked = known.request(openai(limit=16_384, limit_of_client=True))
+    assert asked.refused(400, LARGEST)
+    assert asked.fields["max_tokens"] == 4096
+    assert asked.accepted() == ["max_tokens"]
+    assert known.request(openai(limit=16_384)).fields["max_tokens"] == 16_384
+
+
+def test_limit_that_was_left_out_is_not_lowered() -> None:
+    asked = attempt(openai(limit=16_384))
+    assert asked.refused(400, "max_tokens")
+    assert asked.refused(400, "max_tokens")
+    assert not asked.refused(404, LARGEST)
+
+
+def test_reply_that_is_nested_deeply_names_nothing() -> None:
+    body: Any = "stream_options"
+    for _ in range(50_000):
+        body = [body]
+    assert not attempt().refused(404, body)

@@ -15,6 +15,7 @@ from gateway.streams.log_entries import LogId, Opened, Queued, Settled, UserMess
 from workers import prompt
 from workers.prompt import History, TextBefore
 from workers.providers import Request
+from workers.providers.blank import is_blank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -419,7 +420,7 @@ class Conversation:
     def settle(self, text: str) -> None:
         response = self.open.pop(0)
         self.log.append(settles(response, text))
-        if text.strip():
+        if not is_blank(text):
             self.exchange_of[response].answer, self.exchange_of[response].answered_by = text, response
 
     def shown(self, asked: Exchange) -> list[Exchange]:
@@ -428,7 +429,7 @@ class Conversation:
         while place.replaced_by is not None:
             place = place.replaced_by
         before = self.exchanges[: self.exchanges.index(place)]
-        return [*(each for each in before if each.text.strip()), Exchange(asked.message, asked.text)]
+        return [*(each for each in before if not is_blank(each.text)), Exchange(asked.message, asked.text)]
 
 
 def alternating(exchanges: list[Exchange]) -> list[Message]:
@@ -438,7 +439,7 @@ def alternating(exchanges: list[Exchange]) -> list[Message]:
             messages[-1] = user(f"{messages[-1]['content']}\n\n{exchange.text}")
         else:
             messages.append(user(exchange.text))
-        if exchange.answer.strip():
+        if not is_blank(exchange.answer):
             messages.append(assistant(exchange.answer))
     return messages
 

@@ -391,7 +391,6 @@ ERRORS: list[tuple[str, str]] = [
     ('{"errors": [{"status": "429"}]}', "provider_rate_limited"),
     ('{"object": "error", "message": "secret", "type": "BadRequestError", "code": 400}', "provider_bad_request"),
     ('{"error": "out of memory"}', "provider_error"),
-    ('{"error": {}}', "provider_error"),
     ('{"error": true}', "provider_error"),
     ('{"code": 429, "message": "secret"}', "provider_rate_limited"),
     ('{"type": "error", "error": {"type": "rate_limit_error"}}', "provider_rate_limited"),
@@ -596,3 +595,137 @@ async def test_failure_has_the_request_id_as_a_note(header: str) -> None:
         await provider.aclose()
     assert notes == [["request id req_1_b"], ["HTTP status 503", "request id req_2"]]
     assert provider.host == server.url.removeprefix("http://")
+
+
+FILLERS_LIKE_ERRORS = (
+    '{"status": "processing"}',
+    '{"status": "ok"}',
+    '{"status": 200}',
+    '{"code": 200, "message": "OK"}',
+    '{"code": 0}',
+    '{"code": "success"}',
+    '{"object": "ping", "status": "in_progress"}',
+    '{"error": {"code": 0, "message": "success"}}',
+    '{"error": {"code": null}, "choices": []}',
+    '{"error": {"code": "200"}}',
+    '{"error": {}}',
+    '{"error": []}',
+    '{"message": "heartbeat"}',
+    '{"base_resp": {"status_code": 0, "status_msg": ""}}',
+    "[" * 3000 + "]" * 3000,
+)
+
+
+@pytest.mark.parametrize("api", ["openai", "anthropic"])
+async def test_fillers_that_look_like_errors_are_skipped(api: str) -> None:
+    first = ONE if api == "openai" else ANTHROPIC_ONE
+    fillers = tuple(f"data: {filler}\n\n" for filler in FILLERS_LIKE_ERRORS)
+    for each in (*fillers, "".join(fillers)):
+        assert (await answered((first, each, first, DONE), api))[:3] == ("OneOne", "", "complete")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "retryable"),
+    [
+        ('{"message": "Invalid API key"}', "provider_refused_key", False),
+        ('{"detail": "Invalid API key"}', "provider_refused_key", False),
+        ('{"detail": [{"loc": ["body", "model"], "msg": "unknown"}]}', "provider_bad_request", False),
+        ('{"success": false, "message": "quota exceeded"}', "provider_quota", False),
+        ('{"base_resp": {"status_code": 1002, "status_msg": "x"}}', "provider_rate_limited", True),
+        ('{"Error": {"Code": "AccessDenied", "Message": "x"}}', "provider_refused_key", False),
+        ('{"error": {}}', "provider_error", True),
+        ('{"message": "no idea"}', "provider_error", True),
+        ("data: error: rate limit exceeded\n\n", "provider_rate_limited", True),
+        ("event: error\n\n", "provider_incomplete", True),
+        ("event: error\ndata: {}\n\n", "provider_error", True),
+        ("<html><title>503 Service Temporarily Unavailable</title></html>", "provider_overloaded", True),
+        ("<html>\n<body>\nSign in\n</body>", "provider_error", True),
+        ("model 'x' not found\n", "provider_unknown_model", False),
+        (": ping\n\n", "provider_incomplete", True),
+    ],
+)
+@pytest.mark.parametrize("api", ["openai", "anthropic"])
+async def test_body_with_status_200_and_no_answer_has_its_code(
+    body: str, code: str, *, retryable: bool, api: str
+) -> None:
+    found = await answered((body,), api)
+    assert (found.text, found.end, found.retryable) == ("", code, retryable)
+
+
+@pytest.mark.parametrize("api", ["openai", "anthropic"])
+async def test_marker_after_an_unclear_error_does_not_hide_it(api: str) -> None:
+    found = await answered(('data: {"message": "Invalid API key"}\n\n', DONE), api)
+    assert found.end == "provider_refused_key"
+    assert (await answered(("data: error: rate limit\n\n",), api, "reset")).end == "provider_rate_limited"
+
+
+@pytest.mark.parametrize("api", ["openai", "anthropic"])
+async def test_message_after_an_answer_is_no_error(api: str) -> None:
+    first = ONE if api == "openai" else ANTHROPIC_ONE
+    unclear = 'data: {"message": "Invalid API key"}\n\ndata: error: slow\n\n'
+    assert (await answered((first, unclear, DONE), api))[:3] == ("One", "", "complete")
+    assert (await answered((unclear, first), api))[:3] == ("One", "", "provider_incomplete")
+
+
+async def test_parameter_that_a_body_refuses_in_any_shape_is_left_out() -> None:
+    for refusal in (
+        '{"message": "Unrecognized request argument supplied: stream_options"}',
+        '{"detail": [{"loc": ["body", "stream_options"], "msg": "extra fields not permitted"}]}',
+        '{"success": false, "msg": "stream_options: unknown"}',
+        'data: {"code": "InvalidParameter", "message": "stream_options"}\n\ndata: [DONE]\n\n',
+        "data: error: stream_options is not supported\n\n",
+        "stream_options is not supported",
+    ):
+        async with RawProvider(Reply((refusal,)), Reply((ONE, DONE))) as server:
+            assert (await ask(server))[:3] == ("One", "", "complete")
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "end"),
+    [
+        ("error", "stop", "provider_stopped"),
+        ("length", "stop", "length"),
+        ("content_filter", "stop", "filtered"),
+        ("stop", "content_filter", "filtered"),
+        ("stop", "stop", "complete"),
+        ("FinishReason.STOP", "stop", "complete"),
+    ],
+)
+async def test_reason_of_a_cut_counts_before_a_success(first: str, later: str, end: str) -> None:
+    assert (await answered((ONE, chunk({}, first), chunk({}, later), DONE))).end == end
+    events = (f'data: {{"type": "message_delta", "delta": {{"stop_reason": "{each}"}}}}\n\n' for each in (first, later))
+    assert (await answered((ANTHROPIC_ONE, *events), "anthropic")).end == end
+
+
+@pytest.mark.parametrize("name", ["done", "end", "message_stop"])
+@pytest.mark.parametrize("data", ["data: {}\n\n", "\n", "data:\n\n"])
+@pytest.mark.parametrize("api", ["openai", "anthropic"])
+async def test_name_of_an_event_can_be_the_end(name: str, data: str, api: str) -> None:
+    first = ONE if api == "openai" else ANTHROPIC_ONE
+    assert (await answered((first, f"event: {name}\n{data}"), api, "reset"))[:3] == ("One", "", "complete")
+
+
+async def test_whole_document_needs_no_reason() -> None:
+    for message in ('{"choices": [{"message": {"content": "One"}}]}', '{"message": {"content": "One"}}'):
+        assert (await answered((message,)))[:3] == ("One", "", "complete")
+    started = '{"message": {"content": "One"}, "done": false}\n'
+    assert (await answered((started,)))[:3] == ("One", "", "provider_incomplete")
+    assert (await answered((f"data: {message}\n\n",)))[:3] == ("One", "", "provider_incomplete")
+
+
+async def test_numbered_choices_are_read() -> None:
+    body = 'data: {"choices": {"0": {"delta": {"content": "One"}}}}\n\n'
+    assert (await answered((body, DONE)))[:3] == ("One", "", "complete")
+
+
+async def test_default_limit_above_that_of_the_model_is_lowered() -> None:
+    refusal = '{"type": "error", "error": {"type": "invalid_request_error", "message": "max_tokens: 16384 > 4096"}}'
+    refused = Reply((refusal,), status=400, headers={"content-type": "application/json"})
+    async with RawProvider(refused, Reply((ANTHROPIC_ONE, DONE)), Reply((ANTHROPIC_ONE, DONE))) as server:
+        provider = anthropic.connect(Target("anthropic", "m", base_url=server.url))
+        try:
+            assert (await answer_of(provider)).end == "complete"
+            assert (await answer_of(provider)).end == "complete"
+        finally:
+            await provider.aclose()
+        assert [each["max_tokens"] for each in server.requests] == [16_384, 4096, 4096]

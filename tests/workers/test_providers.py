@@ -579,11 +579,11 @@ async def test_connect_timeout_is_reported(name: str) -> None:
     ("body", "code"),
     [
         (b"data: " + b"x" * 5_000_000, "provider_malformed"),
-        (b"data: " + b"[" * 100_000 + b"\n\n", "provider_malformed"),
+        (b"data: " + b"[" * 100_000 + b"\n\n", "provider_incomplete"),
         (b'data: {"type": "ping", "choices": [{"delta"\n\n', "provider_malformed"),
         (b'data: {"type": "ping", "choices": 1, "delta": 1}\n\n', "provider_incomplete"),
         (b"data: <html>\n\n", "provider_incomplete"),
-        (b"<html>no stream</html>", "provider_incomplete"),
+        (b"<html>no stream</html>", "provider_error"),
     ],
     ids=["endless", "nested", "incomplete", "another shape", "not json", "html"],
 )

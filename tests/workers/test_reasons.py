@@ -81,3 +81,38 @@ def test_reason_is_read_from_any_shape(value: Any, reason: str | None) -> None:
 )
 def test_detail_has_safe_characters(reason: str, detail: str) -> None:
     assert reasons.detail(reason) == detail
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "FinishReason.STOP",
+        "STOP",
+        "FINISH_REASON_STOP",
+        "eos",
+        "stop_sequence: ###",
+        "StopReason.END_TURN",
+        "<|im_end|>",
+        "</s>",
+    ],
+)
+def test_spellings_of_a_success(reason: str) -> None:
+    assert reasons.known(reason) == "complete"
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "counts"),
+    [
+        (None, None, None),
+        ("stop", None, "stop"),
+        (None, "stop", "stop"),
+        ("length", "stop", "length"),
+        ("error", "stop", "error"),
+        ("stop", "content_filter", "content_filter"),
+        ("stop", "abort", "abort"),
+        ("stop", "tool_calls", "stop"),
+        ("length", "abort", "length"),
+    ],
+)
+def test_reason_that_is_no_success_wins(first: str | None, later: str | None, counts: str | None) -> None:
+    assert reasons.merged(first, later) == counts

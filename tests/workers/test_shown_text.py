@@ -25,8 +25,8 @@ def test_text_that_is_not_continued_is_not_kept() -> None:
 
 @pytest.mark.parametrize("grows", [True, False])
 def test_white_space_is_blank(*, grows: bool) -> None:
-    shown = ShownText(" ", grows=grows)
-    shown.add("\n")
+    shown = ShownText(" \u200b", grows=grows)
+    shown.add("\n\ufeff")
     assert shown.blank
     shown.add(" x")
     shown.add(" ")

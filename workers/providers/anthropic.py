@@ -28,6 +28,7 @@ from workers.providers import (
     parameters,
     reasons,
 )
+from workers.providers.blank import is_blank
 from workers.providers.exchange import TIMEOUT, answer, credentials, finished
 from workers.providers.failures import incomplete, malformed
 
@@ -98,7 +99,7 @@ class Messages:
     def __call__(self, request: Request) -> AsyncGenerator[Event, None]:
         """Return the events of an answer as they arrive, see `workers.providers.exchange.answer`."""
         # Anthropic rejects blank messages, such as an answer that was stopped before its first word.
-        messages = [message for message in request.messages if message["content"].strip()]
+        messages = [message for message in request.messages if not is_blank(message["content"])]
         target = self._target
         limit = next(each for each in (request.max_tokens, target.max_tokens, DEFAULT_MAX_TOKENS) if each is not None)
         if target.thinking is not None and not isinstance(target.thinking, bool):
@@ -114,13 +115,15 @@ class Messages:
             stream=True,
         )
         options = parameters.anthropic(
+            limit=limit,
+            limit_of_client=request.max_tokens is not None,
             thinking=target.thinking,
             temperature=target.temperature,
             effort=target.effort,
             prompt_caching=target.prompt_caching,
         )
         attempt = self._parameters.request([*options, parameters.Option("extra_body", (target.extra_body,))])
-        return answer(anthropic, call, attempt, Events(), self._pace)
+        return answer(anthropic, call, attempt, Events, self._pace)
 
 
 class Events:
@@ -129,7 +132,7 @@ class Events:
     def __init__(self) -> None:
         self.ended = False
         self._counts: dict[str, int] = {}
-        self._reason: str | None = None
+        self.reason: str | None = None
         self._failure: ProviderError | None = None
 
     def read(self, data: bytes, pieces: Coalescer) -> bool:
@@ -155,6 +158,8 @@ class Events:
         found = lenient.objects(data)
         if found is None:
             raise malformed()
+        if not found:
+            pieces.unclear = pieces.unclear or failures.of_text(data.decode("utf-8", "replace"))
         return any(self._read_object(each, pieces) for each in found)
 
     def _read_object(self, event: lenient.Object, pieces: Coalescer) -> bool:
@@ -163,9 +168,10 @@ class Events:
             return True
         kind = _kind(event)
         if (error := failures.in_event(event)) is not None:
-            if self._reason is None:
+            if self.reason is None:
                 raise error
             self._failure = error
+        pieces.unclear = pieces.unclear or failures.unclear(event)
         delta, message = event.get("delta"), event.get("message")
         match kind:
             case "content_block_delta":
@@ -183,7 +189,7 @@ class Events:
             if isinstance(holder, dict) and kind in _MESSAGE_KINDS:
                 self._counts |= _counts(holder.get("usage"))
                 if reason := reasons.given(holder.get("stop_reason")):
-                    self._reason = reason
+                    self.reason = reasons.merged(self.reason, reason)
                     self.ended = True
         if kind == "message_stop":
             self.ended = True
@@ -198,11 +204,14 @@ class Events:
         """See `workers.providers.exchange.Reader`."""
         return usage(self._counts)
 
+    def read_document(self) -> None:
+        """See `workers.providers.exchange.Reader`. A whole message ends the answer by itself."""
+
     def finish(self) -> Finish:
         """See `workers.providers.exchange.Reader`."""
         if not self.ended:
             raise incomplete()
-        return Finish(finished(self._reason, self._failure), self.usage)
+        return Finish(finished(self.reason, self._failure), self.usage)
 
 
 _MESSAGE_KINDS: Final = ("message_start", "message_delta", "message_stop", "message")

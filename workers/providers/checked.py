@@ -40,7 +40,8 @@ def finish(event: Finish) -> Finish | None:
     counts = dict(usage.items())
     if len(counts) > MAX_COUNTS or not all(_is_count(name, count) for name, count in counts.items()):
         return None
-    return Finish(event.reason, counts)
+    # Servers report an unknown count as -1, which a generator may pass on.
+    return Finish(event.reason, {name: count for name, count in counts.items() if count >= 0})
 
 
 def _is_count(name: Any, count: Any) -> bool:

@@ -25,7 +25,7 @@ import httpx2
 from gateway.streams.credentials import clean, key_of, proxy_problem
 from workers.providers import ProviderError, Reasoning, Text, reasons
 from workers.providers.event_stream import EventStream, EventTooLargeError
-from workers.providers.failures import incomplete, malformed, misconfigured, of_reply, stopped
+from workers.providers.failures import incomplete, malformed, misconfigured, of_body, of_reply, stopped
 from workers.providers.think_tags import ThinkTags
 
 if TYPE_CHECKING:
@@ -102,6 +102,14 @@ class Coalescer:
         self._kind: type[Text | Reasoning] = Text
         self._pieces: list[str] = []
         self._has_text = False
+        self._taken = False
+        self.unclear: ProviderError | None = None
+        """What may be an error, if the body contains nothing of an answer."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the answer has any text or reasoning so far."""
+        return self._taken or bool(self._pieces) or bool(self._events)
 
     @property
     def has_text(self) -> bool:
@@ -119,6 +127,7 @@ class Coalescer:
         """Remove and return all pieces."""
         self._close()
         events, self._events = self._events, []
+        self._taken = self._taken or bool(events)
         return events
 
     def _close(self) -> None:
@@ -133,6 +142,8 @@ class Reader(Protocol):
 
     ended: bool
     """Whether the provider gave a reason for the end, or its terminal marker."""
+    reason: str | None
+    """The reason that it gave."""
 
     @property
     def usage(self) -> Mapping[str, int]:
@@ -144,12 +155,15 @@ class Reader(Protocol):
         Raises ProviderError.
         """
 
+    def read_document(self) -> None:
+        """Take the end of a body that is one JSON document for that of the answer, if it contains a whole one."""
+
     def finish(self) -> Finish:
         """Return how the answer ended; raise ProviderError if it has not, or for a reason that is no success."""
 
 
 async def answer(
-    sdk: ModuleType, call: Call, attempt: Attempt, reader: Reader, pace: Pace
+    sdk: ModuleType, call: Call, attempt: Attempt, new_reader: Callable[[], Reader], pace: Pace
 ) -> AsyncGenerator[Event, None]:
     """Make the call and yield its events as they arrive, a Finish last.
 
@@ -161,6 +175,7 @@ async def answer(
     opened = begun = False
     request_id = ""
     finish: Finish | None = None
+    reader = new_reader()
     try:
         try:
             while finish is None:
@@ -190,6 +205,7 @@ async def answer(
                     if reading.failure is not None:
                         if begun or not _refused(attempt, reading.failure):
                             raise reading.failure
+                        reader = new_reader()
                         continue
                     finish = reader.finish()
                     if reading.over:
@@ -268,12 +284,15 @@ class Reading:
         elif failure is None:
             failure = chunk
         last = self.over or failure is not None or chunk is None
+        unclear = self._unclear(chunk) if last else None
         if self._tags is not None:
             taken = _separated(self._tags, taken, last=last)
             if self._tags.over:
                 self._tags = None
         self.open = not last
-        if self._reader.ended:
+        if unclear is not None and (not isinstance(failure, ProviderError) or failure.code == "provider_malformed"):
+            self.failure = unclear
+        elif self._reader.ended:
             # What befalls the connection now does not concern the answer.
             self.paces = False
             if taken or not self.expires_at:
@@ -282,6 +301,14 @@ class Reading:
             self.failure = failure
             self.paces = bool(taken) and isinstance(chunk, bytes) and len(chunk) < FULL_READ_BYTES
         return taken
+
+    def _unclear(self, chunk: bytes | Exception | None) -> ProviderError | None:
+        """Return the error that a body reports in a shape of its own, if it contains nothing of an answer."""
+        if self._pieces.begun or self._reader.reason is not None:
+            return None
+        if self._pieces.unclear is not None or chunk is not None or self._reader.ended:
+            return self._pieces.unclear
+        return of_body(self._stream.text.decode("utf-8", "replace"))
 
     def _parse(self, chunk: bytes | Exception | None) -> ProviderError | None:
         """Parse the next bytes, or what is left at the end; return a failure that they report, or are."""
@@ -292,6 +319,8 @@ class Reading:
                 if reader.read(data, self._pieces):
                     self.over = True
                     return None
+            if chunk is None and stream.bare:
+                reader.read_document()
         except EventTooLargeError:
             return malformed()
         except ProviderError as error:

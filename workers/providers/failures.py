@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any, Final
 
-from workers.providers import ProviderError
+from workers.providers import ProviderError, error_names
 
 MAX_DEPTH: Final = 6
 """Of errors inside of errors; routers wrap those of the provider behind them."""
@@ -46,28 +46,76 @@ def misconfigured() -> ProviderError:
     return ProviderError("provider_misconfigured", message, retryable=False)
 
 
-def is_error(value: Any) -> bool:
-    """Tell whether the field `error` of an event is one: servers send `null`, `false` or empty fields in each event."""
-    if isinstance(value, dict) and value:
-        return any(each not in (None, "", 0, False) for each in value.values())
-    return value == {} or bool(value)
+def is_error(value: Any, depth: int = 0) -> bool:
+    """Tell whether the field `error` of an event is one: servers send empty fields, or a success, in each event."""
+    match value:
+        case dict():
+            return depth > MAX_DEPTH or _is_error_object(error_names.fields(value), depth)
+        case list():
+            return depth > MAX_DEPTH or any(is_error(each, depth + 1) for each in value)
+        case _:
+            return not _is_empty(value) and not error_names.is_success(value)
 
 
-_FAILURE_FIELDS: Final = ("code", "status", "status_code", "error_code", "error_msg")
-_ANSWER_FIELDS: Final = ("choices", "delta", "content_block", "content", "usage")
+def _is_error_object(fields: dict[str, Any], depth: int) -> bool:
+    codes = [each for name in error_names.CODES if not _is_empty(each := fields.get(name))]
+    texts = [each for name in error_names.TEXTS if not _is_empty(each := fields.get(name))]
+    if any(map(error_names.is_failure, codes)):
+        return True
+    if any(map(error_names.is_success, codes)):
+        return any(error_names.in_text(text)[0] for text in texts if isinstance(text, str))
+    if codes or any(is_error(text, depth + 1) for text in texts):
+        return True
+    # Other fields only describe a success; without one they are an error of unknown shape.
+    succeeded = bool(texts) or any(_is_zero(fields.get(name)) for name in error_names.CODES)
+    return not succeeded and not all(map(_is_empty, fields.values()))
+
+
+def _is_empty(value: Any) -> bool:
+    return value in (None, "", "null", False, [], {}) or _is_zero(value)
+
+
+def _is_zero(value: Any) -> bool:
+    return value == 0 or (isinstance(value, str) and value.strip() != "" and not value.strip(" 0"))
 
 
 def in_event(event: dict[str, Any]) -> ProviderError | None:
     """Return the error that an event reports: in its field for one, or in the event itself."""
-    error = event.get("error", event.get("errors"))
-    if is_error(error):
-        return reported(error)
-    if any(name in event for name in _ANSWER_FIELDS) or isinstance(event.get("message"), dict):
+    fields = error_names.fields(event)
+    for name in error_names.ERRORS:
+        if name in fields and is_error(fields[name]):
+            return reported({name: fields[name]} if name == error_names.BASE_RESPONSE else fields[name])
+    if any(fields.get(name) for name in error_names.ANSWERS) or isinstance(fields.get("message"), dict):
         return None
-    failed = "error" in (event.get("object"), event.get("type")) or any(
-        is_error(event.get(name)) for name in _FAILURE_FIELDS
+    failed = (
+        any(error_names.is_failure_type(fields.get(name)) for name in error_names.TYPES)
+        or any(error_names.is_failure(fields.get(name)) for name in error_names.STATUSES)
+        or any(is_error(fields.get(name)) for name in error_names.FAILURES)
+        or any(fields.get(name) is False or fields.get(name) == "false" for name in error_names.VERDICTS)
     )
     return reported(event) if failed else None
+
+
+def unclear(event: dict[str, Any]) -> ProviderError | None:
+    """Return the error that an event may be if the body contains nothing of an answer; None for a filler."""
+    fields = error_names.fields(event)
+    if any(fields.get(name) for name in error_names.ANSWERS):
+        return None
+    said = [fields[name] for name in (*error_names.TEXTS, "code") if not _is_empty(fields.get(name))]
+    if any(isinstance(each, str | int | list) and not error_names.is_success(each) for each in said):
+        return reported(event)
+    return reported({}) if fields.get("error") == {} else None
+
+
+def of_text(text: str) -> ProviderError | None:
+    """Return the error that a text names, which is not JSON; None for a filler."""
+    status, _ = error_names.in_text(text)
+    return reported(text) if status or error_names.is_failure_text(text) else None
+
+
+def of_body(text: str) -> ProviderError | None:
+    """Return the error for a body that is neither JSON nor an event stream, such as a page; None if it is blank."""
+    return reported(text) if text.strip() else None
 
 
 def kinds(value: Any, depth: int = 0) -> list[Kind]:
@@ -76,8 +124,12 @@ def kinds(value: Any, depth: int = 0) -> list[Kind]:
         return []
     match value:
         case dict():
-            own = [kind for name in _CODES if (kind := _kind(value.get(name))) is not None]
-            return own + [kind for name in _NESTED if name in value for kind in kinds(value[name], depth + 1)]
+            fields = error_names.fields(value)
+            own = [kind for name in error_names.CODES if (kind := _kind(fields.get(name))) is not None]
+            if error_names.is_validation(fields.get("detail")):
+                own.append(422)
+            nested = [kind for name in _NESTED if name in fields for kind in kinds(fields[name], depth + 1)]
+            return own + nested + error_names.of_base_response(fields.get(error_names.BASE_RESPONSE))
         case list():
             return [kind for item in value for kind in kinds(item, depth + 1)]
         case str():
@@ -98,7 +150,7 @@ def _kinds_of_text(text: str, depth: int) -> list[Kind]:
             pass
     if found := _STATUS.search(text):
         return [int(found[1])]
-    return [text] if _normal(text) in _STATUS_OF_KIND else []
+    return [text] if error_names.normal(text) in error_names.STATUS_OF_KIND else []
 
 
 def _kind(value: Any) -> Kind | None:
@@ -114,20 +166,6 @@ def _kind(value: Any) -> Kind | None:
             return None
 
 
-_CODES: Final = (
-    "code",
-    "type",
-    "status",
-    "reason",
-    "status_code",
-    "statusCode",
-    "http_status",
-    "http_code",
-    "error_type",
-    "error_code",
-    "kind",
-    "name",
-)
 _NESTED: Final = (
     "error",
     "errors",
@@ -137,8 +175,8 @@ _NESTED: Final = (
     "metadata",
     "cause",
     "raw",
-    "inner_error",
     "innererror",
+    "fault",
 )
 
 
@@ -146,6 +184,9 @@ def reported(value: Any) -> ProviderError:
     """Return the error for an error object of any shape, or for a list of its kinds. Unknown ones are retryable."""
     found = value if isinstance(value, tuple) else kinds(value)
     status, name = _status(found)
+    if status in (0, 500) and not isinstance(value, tuple):
+        # A text says less than a name, and more than none.
+        status, name = next(filter(any, map(error_names.in_text, error_names.texts(value))), (status, name))
     failure = of_status(status or 500, name)
     failure.rejection = (status or 500, value)
     return failure
@@ -153,7 +194,7 @@ def reported(value: Any) -> ProviderError:
 
 def of_reply(status: int, body: Any) -> ProviderError:
     """Return the error for a reply with an HTTP status of an error, and its decoded body."""
-    named, name = _named(kinds(body), _SPECIFIC)
+    named, name = _named(kinds(body), error_names.SPECIFIC)
     # A status of the provider's own, or one that stands for everything, says less than a name.
     failure = of_status(named if named and (status in (400, 500) or named == 402) else status, name)
     # The status is the only part of the provider's reply that a log may contain.
@@ -163,63 +204,26 @@ def of_reply(status: int, body: Any) -> ProviderError:
 
 def is_specific(body: Any) -> bool:
     """Tell whether a reply names its cause, so that no other parameter would help."""
-    return _named(kinds(body), _SPECIFIC)[0] != 0
+    return _named(kinds(body), error_names.SPECIFIC)[0] != 0
 
 
 def _status(found: tuple[Any, ...] | list[Kind]) -> tuple[int, str]:
-    status, name = _named(found, _SPECIFIC)
+    status, name = _named(found, error_names.SPECIFIC)
     if status:
         return status, name
-    number = next((kind for kind in found if isinstance(kind, int) and 400 <= kind < 600), 0)
-    return (number, "") if number else _named(found, _GENERIC)
+    number = next((status for kind in found if isinstance(kind, int) and (status := error_names.status(kind))), 0)
+    return (number, "") if number else _named(found, error_names.GENERIC)
 
 
 def _named(found: tuple[Any, ...] | list[Kind], names: dict[str, int]) -> tuple[int, str]:
-    normal = (_normal(kind) for kind in found if isinstance(kind, str))
+    normal = (error_names.normal(each) for kind in found if isinstance(kind, str) for each in (kind, *kind.split(".")))
     name = next((each for each in normal if each in names), "")
     return names.get(name, 0), name
 
 
-def _normal(name: str) -> str:
-    return "".join(filter(str.isalnum, name.lower()))
-
-
-def _table(**names: str) -> dict[str, int]:
-    return {_normal(name): int(status[1:]) for status, each in names.items() for name in each.split()}
-
-
-# Names from https://platform.claude.com/docs/en/api/errors, https://platform.openai.com/docs/guides/error-codes and
-# https://cloud.google.com/apis/design/errors; others are those of common servers and routers.
-_SPECIFIC: Final = _table(
-    s400="context_length_exceeded string_above_max_length content_policy_violation",
-    s401="authentication_error invalid_api_key api_key_invalid unauthenticated unauthorized invalid_authentication "
-    "invalid_authentication_error incorrect_api_key authenticationerror",
-    s402="billing_error insufficient_quota insufficient_credits insufficient_balance payment_required "
-    "billing_hard_limit_reached billing_not_active exceeded_current_quota_error",
-    s403="permission_error permission_denied forbidden account_deactivated access_denied access_denied_exception "
-    "permissiondeniederror",
-    s404="not_found_error not_found model_not_found deployment_not_found notfounderror unknown_model",
-    s413="request_too_large",
-    s429="rate_limit_error rate_limit_exceeded rate_limit rate_limited rate_limit_reached resource_exhausted "
-    "too_many_requests throttling throttling_exception ratelimiterror requests_limit tokens_limit",
-    s503="unavailable service_unavailable service_unavailable_error model_overloaded engine_overloaded "
-    "engine_overloaded_error overloaded service_unavailable_exception",
-    s529="overloaded_error",
-    s504="timeout timeout_error deadline_exceeded gateway_timeout request_timeout",
-)
-_GENERIC: Final = _table(
-    s400="invalid_request_error invalid_argument bad_request bad_request_error badrequesterror failed_precondition "
-    "validation_error validation_exception",
-    s500="api_error server_error internal_server_error internal internal_error internalservererror",
-    s502="bad_gateway",
-)
-_STATUS_OF_KIND: Final = _SPECIFIC | _GENERIC
-_QUOTA: Final = frozenset(name for name, status in _SPECIFIC.items() if status == 402)
-
-
 def of_status(status: int, name: str = "") -> ProviderError:
     """Return the error for an HTTP status; `name`: the name of the error in the reply, without separators."""
-    if status == 402 or name in _QUOTA:
+    if status == 402 or name in error_names.QUOTA:
         # OpenAI sends 429 here as well, but waiting does not refill an account.
         return ProviderError("provider_quota", "The account at the model provider has no credit left.", retryable=False)
     match status:

@@ -52,9 +52,20 @@ def objects(data: bytes) -> list[Object] | None:
 def _parsed(text: str) -> list[Object] | None:
     try:
         value = json.loads(text, strict=False)
-    except (ValueError, RecursionError):
+    except RecursionError:
+        # Nothing of an answer is nested so deeply.
+        return []
+    except ValueError:
         return [DONE] if is_done(text[:_MAX_DONE].encode("utf-8", "replace")) else None
     return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict)]
+
+
+def choice_of(choices: Any) -> Object:
+    """Return the first choice of a chunk: of a list, of an object under its number, or the object itself."""
+    if isinstance(choices, dict):
+        numbered = [each for name, each in choices.items() if name.isdigit() and isinstance(each, dict)]
+        return numbered[0] if numbered else choices
+    return next((each for each in choices if isinstance(each, dict)), {}) if isinstance(choices, list) else {}
 
 
 class Pieces(NamedTuple):

@@ -125,7 +125,7 @@ class ChatCompletions:
             effort=target.effort,
         )
         attempt = self._parameters.request([*options, parameters.Option("extra_body", (target.extra_body,))])
-        return answer(openai, call, attempt, Chunks(), self._pace)
+        return answer(openai, call, attempt, Chunks, self._pace)
 
 
 class Chunks:
@@ -134,9 +134,11 @@ class Chunks:
     def __init__(self) -> None:
         self.ended = False
         self._usage: dict[str, int] = {}
-        self._reason: str | None = None
+        self.reason: str | None = None
         self._refused = False
         self._failure: ProviderError | None = None
+        self._whole = False
+        """Whether a complete message was read that does not say that more follow."""
         self._messages = ""
         """Text of complete messages, which some servers send again with each event."""
 
@@ -168,19 +170,19 @@ class Chunks:
         found = lenient.objects(data)
         if found is None:
             raise malformed()
+        if not found:
+            pieces.unclear = pieces.unclear or failures.of_text(data.decode("utf-8", "replace"))
         return any(self._read_object(each, pieces) for each in found)
 
     def _read_object(self, chunk: lenient.Object, pieces: Coalescer) -> bool:
         choices = chunk.get("choices")
-        choice = (
-            next((each for each in choices if isinstance(each, dict)), {}) if isinstance(choices, list) else choices
-        )
-        if not isinstance(choice, dict):
-            choice = {}
+        choice = lenient.choice_of(choices)
         # Routers put the error of the provider behind them into the choice.
         error = failures.in_event(chunk) or failures.in_event({"error": choice.get("error"), "choices": choices})
         if error is not None:
             self._fail(error)
+        if not choices:
+            pieces.unclear = pieces.unclear or failures.unclear(chunk)
         delta, whole = choice.get("delta"), choice.get("message")
         if whole is None and isinstance(chunk.get("message"), dict):
             whole = chunk["message"]
@@ -190,14 +192,14 @@ class Chunks:
             self._add(lenient.content(choice), pieces)
         if whole is not None:
             self._add_message(lenient.content(whole), pieces)
+            self._whole = chunk.get("done") is None
         holders = [each for each in (choice, delta, whole, chunk.get("x_groq"), chunk) if isinstance(each, dict)]
         for holder in holders:
             self._usage.update(lenient.usage(holder.get("usage", holder if holder is chunk else None)))
         given = (reasons.given(holder.get(name)) for holder in holders for name in _REASON_FIELDS)
-        if reason := next(filter(None, given), None):
-            self._reason = reason
+        self.reason = reasons.merged(self.reason, next(filter(None, given), None))
         done = chunk.get("done") is True or (whole is not None and chunk.get("object") == "chat.completion")
-        self.ended = self.ended or done or self._reason is not None
+        self.ended = self.ended or done or self.reason is not None
         return done
 
     def _add(self, found: list[lenient.Pieces], pieces: Coalescer) -> None:
@@ -217,9 +219,13 @@ class Chunks:
             self._add(found, pieces)
             self._messages += text
 
+    def read_document(self) -> None:
+        """See `workers.providers.exchange.Reader`."""
+        self.ended = self.ended or self._whole
+
     def _fail(self, error: ProviderError) -> None:
         """Raise a failure. After the reason for the end it only counts as an explanation of an unknown one."""
-        if self._reason is None:
+        if self.reason is None:
             raise error
         self._failure = error
 
@@ -232,7 +238,7 @@ class Chunks:
         """See `workers.providers.exchange.Reader`."""
         if not self.ended:
             raise incomplete()
-        reason = finished(self._reason, self._failure)
+        reason = finished(self.reason, self._failure)
         return Finish("refused" if self._refused and reason == "complete" else reason, self._usage)
 
 

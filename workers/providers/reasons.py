@@ -14,16 +14,21 @@ MAX_DETAIL: Final = 64
 _NAMES: Final[dict[FinishReason, str]] = {
     "complete": (
         "stop eos eos_token end end_turn end_of_turn end_of_text stop_sequence stop_token stop_string stop_word "
-        "im_end eot_id endoftext complete completed completion done finish finished normal success pause_turn"
+        "im_end eot_id endoftext complete completed completion done finish finished normal success pause_turn stopped "
+        "stop_sequences stop_words stop_str stop_strings stop_token_id stop_token_ids stop_id stop_eos stopped_eos "
+        "stopped_word stop_criteria stopping_criteria matched_stop eos_token_id end_of_sequence end_of_stream "
+        "end_of_message end_of_sentence eot eom eom_id eog eod s natural ok"
     ),
     "length": (
         "length max_tokens max_token max_length max_new_tokens max_output_tokens max_completion_tokens model_length "
         "token_limit tokens_limit max_tokens_reached length_limit context_length context_length_exceeded "
-        "context_window_exceeded model_context_window_exceeded truncated"
+        "context_window_exceeded model_context_window_exceeded truncated stopped_limit error_limit max_length_reached "
+        "max_output_length output_limit maximum_length maximum_tokens"
     ),
     "filtered": (
         "content_filter content_filtered filter filtered safety recitation blocklist blocked prohibited_content spii "
-        "image_safety image_prohibited_content model_armor sensitive moderation guardrail guardrail_intervened"
+        "image_safety image_prohibited_content model_armor sensitive moderation guardrail guardrail_intervened "
+        "error_toxic content_filtering"
     ),
     "refused": "refusal refused",
     "tool_calls": "tool_calls tool_call tool_use function_call function_calls",
@@ -31,7 +36,27 @@ _NAMES: Final[dict[FinishReason, str]] = {
 _REASONS: Final[dict[str, FinishReason]] = {
     name.replace("_", ""): reason for reason, names in _NAMES.items() for name in names.split()
 }
-_NONE: Final = frozenset({"", "null", "none", "nil", "unspecified", "undefined", "false", "inprogress", "continue"})
+_SUCCESSES: Final = ("complete", "tool_calls")
+_PREFIXES: Final = re.compile("(?:finish|stop|done|end)reason")
+_NONE: Final = frozenset(
+    {
+        "notfinished",
+        "unfinished",
+        "running",
+        "pending",
+        "processing",
+        "generating",
+        "",
+        "null",
+        "none",
+        "nil",
+        "unspecified",
+        "undefined",
+        "false",
+        "inprogress",
+        "continue",
+    }
+)
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.:-]+", re.ASCII)
 
 
@@ -50,6 +75,16 @@ def given(value: Any) -> str | None:
             return str(value)
 
 
+def merged(first: str | None, later: str | None) -> str | None:
+    """Return the reason that counts of two: the first one, unless only the later one is no success.
+
+    Servers that cut an answer off may report a common end after it.
+    """
+    if first is None or later is None:
+        return first or later
+    return later if known(first) in _SUCCESSES and known(later) not in _SUCCESSES else first
+
+
 def known(reason: str) -> FinishReason | None:
     """Return the meaning of a reason; None if it is unknown, which is never a success."""
     # "content_filter: SAFETY" has a reason of the provider's own after the common one.
@@ -62,4 +97,4 @@ def detail(reason: str) -> str:
 
 
 def _normal(reason: str) -> str:
-    return "".join(filter(str.isalnum, reason.lower().removeprefix("finish_reason_")))
+    return _PREFIXES.sub("", "".join(filter(str.isalnum, reason.lower())), 1)
