@@ -12,7 +12,7 @@ import msgspec
 from opentelemetry.trace import SpanKind
 
 from gateway.streams import history_log, log_entries, response_log, tracing
-from gateway.streams.log_entries import End, Problem, Queued, Start
+from gateway.streams.log_entries import End, LogText, Problem, Queued, Start
 from gateway.streams.log_fields import error_fields
 from gateway.streams.records import Working
 from gateway.streams.response_log import Claimed, Ended
@@ -20,7 +20,6 @@ from gateway.streams.store.errors import StoreError, StoreFullError
 from workers import metrics
 from workers.attempt import Attempt
 from workers.batch import Batch
-from workers.prompt import TextBefore
 from workers.provider_loop import ProviderLoop
 from workers.writer import FencedError, Writer
 
@@ -193,7 +192,7 @@ class Generation:
         partial = ""
         if keep_text:
             _, before = await self._read_log(claimed.start)
-            partial = before.text
+            partial = log_entries.unescape(before.escaped)
         elif replaced:
             partial = replaced
             self._batch.add(log_entries.TEXT, partial)
@@ -203,10 +202,13 @@ class Generation:
             return None
         return _Prepared(self._writer, targets, request, partial, queued.trace)
 
-    async def _read_log(self, start: LogId | None = None) -> tuple[Queued | None, TextBefore]:
-        """Return the request of the response, None without a readable one, and the text before the entry `start`."""
+    async def _read_log(self, start: LogId | None = None) -> tuple[Queued | None, LogText]:
+        """Return the request of the response, None without a readable one, and the text before the entry `start`.
+
+        Read the text after the claim: a fenced worker may have appended until then.
+        """
         queued: Queued | None = None
-        text = TextBefore(start)
+        text = LogText(start)
         pieces = response_log.pieces(self._store, self._job.response, self._options.store_patience_s)
         async with aclosing(pieces):
             async for piece in pieces:

@@ -14,7 +14,7 @@ from workers.providers.blank import is_blank
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from gateway.streams.log_entries import LogId, Queued
+    from gateway.streams.log_entries import Queued
     from workers.providers import Message
 
 CONTINUE_INSTRUCTION: Final = (
@@ -57,36 +57,6 @@ def continued(request: Request, partial: str, *, prefill: bool, max_characters: 
         kept -= 2
     rest.insert(0, {"role": "assistant", "content": partial})
     return dataclasses.replace(request, messages=[*earlier[kept:], question, *rest])
-
-
-class TextBefore:
-    """The text that earlier attempts wrote, from the entries of a log in their order."""
-
-    def __init__(self, start: LogId | None = None) -> None:
-        """`start`: an entry that only text before it counts for.
-
-        Read the entries after the claim: a fenced worker may have appended text until then.
-        """
-        self._start = start
-        self._bodies: list[bytes] = []
-
-    def add(self, entries: Iterable[tuple[LogId, bytes]]) -> None:
-        """Add the next entries."""
-        for entry, value in entries:
-            if self._start is not None and entry.seq >= self._start.seq:
-                break
-            if value[:1] == log_entries.TEXT:
-                self._bodies.append(log_entries.text_body(value))
-            elif value[:1] == log_entries.START:
-                self._bodies.clear()
-
-    def __bool__(self) -> bool:
-        return any(self._bodies)
-
-    @property
-    def text(self) -> str:
-        """The text so far."""
-        return log_entries.unescape(b"".join(self._bodies))
 
 
 class History:

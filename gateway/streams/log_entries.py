@@ -8,12 +8,15 @@ keeps the bytes and a delta is a slice of them. No body contains a raw line feed
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
 from gateway.streams.unreadable import TALLY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 FIELD: Final = b"e"
 NONCES: Final = 1_000_000_000
@@ -293,6 +296,33 @@ def unescape(escaped: bytes) -> str:
     """Return the text of concatenated text bodies; raise ValueError if they are not escaped text."""
     text: str = _TEXT.decode(b'"%b"' % escaped)
     return text
+
+
+class LogText:
+    """The text of a log, from its entries in their order."""
+
+    def __init__(self, before: LogId | None = None) -> None:
+        """`before`: only entries before this one count."""
+        self._before = before
+        self._bodies: list[bytes] = []
+
+    def add(self, entries: Iterable[tuple[LogId, bytes]]) -> None:
+        """Add the next entries. A start discards the text before it."""
+        for entry, value in entries:
+            if self._before is not None and entry.seq >= self._before.seq:
+                break
+            if value[:1] == TEXT:
+                self._bodies.append(text_body(value))
+            elif value[:1] == START:
+                self._bodies.clear()
+
+    def __bool__(self) -> bool:
+        return any(self._bodies)
+
+    @property
+    def escaped(self) -> bytes:
+        """The text so far, JSON-escaped."""
+        return b"".join(self._bodies)
 
 
 class Published(msgspec.Struct, frozen=True, gc=False):

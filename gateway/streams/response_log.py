@@ -6,6 +6,7 @@ They raise StoreUnavailableError and StoreFullError.
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -13,7 +14,7 @@ import msgspec
 
 from gateway.streams import keys, log_entries, quota
 from gateway.streams.history_log import nonce
-from gateway.streams.log_entries import FIELD, MAX_ENTRIES, NONCES, End, LogId, Queued, Start
+from gateway.streams.log_entries import FIELD, MAX_ENTRIES, NONCES, End, LogId, LogText, Queued, Start
 from gateway.streams.store.errors import StoreUnavailableError
 from gateway.streams.store.store import Store, milliseconds
 
@@ -27,6 +28,13 @@ MAX_PUBLISHED: Final = 32_768
 
 PIECE_ENTRIES: Final = 500
 """Of one read of a log that may be long."""
+
+MAX_JOINED_ENTRIES: Final = 1_000
+MAX_JOINED_BYTES: Final = 65_536
+"""Of the log that the end script checks and joins: 3 ms. Of a longer one the caller reads the text and passes it on."""
+
+MAX_JOIN_TRIES: Final = 5
+"""How often more than that may be appended between a read and the end, before it is joined all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +152,46 @@ async def end(
 
     Return None if the response is unknown or expired.
     """
+    text, tries = LogText(), 0
+    known: LogId | None = None
+    while True:
+        max_joined = MAX_JOINED_ENTRIES if tries < MAX_JOIN_TRIES else 0
+        reply = await _end(store, conversation, response, how, expected, owner, timeout_s, text, known, max_joined)
+        if reply[0] != b"long":
+            break
+        if not reply[1]:
+            text, known = LogText(), None
+        tries += 1
+        async with aclosing(pieces(store, response, timeout_s, after=known)) as new:
+            async for piece in new:
+                text.add(piece)
+                known = piece[-1][0]
+    match reply[0]:
+        case b"ended":
+            if reply[1]:
+                await _release_quota(store, response, reply[3], int(reply[4]))
+            return Ended(bool(reply[1]), log_entries.parse_log_id(reply[2]))
+        case b"refused":
+            return TailMismatch(log_entries.parse_log_id(reply[1]))
+        case _:
+            return None
+
+
+async def _end(
+    store: Store,
+    conversation: str,
+    response: str,
+    how: End,
+    expected: LogId | None,
+    owner: tuple[str, str] | None,
+    timeout_s: float,
+    text: LogText,
+    known: LogId | None,
+    max_joined: int,
+) -> Any:
+    """Call the end script. `text`: that of the log up to the entry `known`."""
     partition = keys.partition_of(conversation)
-    reply = await store.call(
+    return await store.call(
         "end",
         [
             keys.log(response),
@@ -173,17 +219,12 @@ async def end(
         MAX_ENTRIES,
         *(owner or ("", "")),
         quota.COPIES,
+        str(known) if known else "",
+        text.escaped,
+        max_joined,
+        MAX_JOINED_BYTES,
         timeout_s=timeout_s,
     )
-    match reply[0]:
-        case b"ended":
-            if reply[1]:
-                await _release_quota(store, response, reply[3], int(reply[4]))
-            return Ended(bool(reply[1]), log_entries.parse_log_id(reply[2]))
-        case b"refused":
-            return TailMismatch(log_entries.parse_log_id(reply[1]))
-        case _:
-            return None
 
 
 async def _release_quota(store: Store, response: str, first: bytes, size: int) -> None:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.streams import log_entries
-from gateway.streams.log_entries import LogId, Opened, Queued, Settled, UserMessage
+from gateway.streams.log_entries import Opened, Queued, Settled, UserMessage
 from workers import prompt
-from workers.prompt import History, TextBefore
+from workers.prompt import History
 from workers.providers import Request
 from workers.providers.blank import is_blank
 
@@ -42,14 +42,6 @@ def messages(entries: Sequence[bytes], message: str, max_characters: int) -> lis
     history = History(Queued("c", message, "default"), max_characters)
     history.add_older(entries)
     return history.messages()
-
-
-def text_before(entries: Sequence[tuple[LogId, bytes]], start: LogId | None) -> str:
-    text = TextBefore(start)
-    text.add(entries[:3])
-    text.add(entries[3:])
-    assert bool(text) == bool(text.text)
-    return text.text
 
 
 def user(text: str) -> Message:
@@ -338,15 +330,6 @@ def test_question_that_fills_the_context_leaves_a_quarter_for_the_text() -> None
 
 def test_request_for_a_trimmed_message_is_none() -> None:
     assert request_of([]) is None
-
-
-def test_text_before_an_attempt_begins_at_the_last_start() -> None:
-    values = [b"Q{}", b"S{}", b"Tlost", b"S{}", b"TBe", b"Rhm", b'Tc\\"', b"K{}", b"Tnot before"]
-    entries = [(LogId(1, seq), value) for seq, value in enumerate(values, 1)]
-    assert text_before(entries, LogId(1, 8)) == 'Bec"'
-    assert text_before(entries[:5], LogId(1, 8)) == "Be"
-    assert text_before([], LogId(1, 8)) == ""
-    assert text_before(entries, None) == text_before(entries, LogId(9, 99))
 
 
 def continuing(replaces: str, message: str = "m1") -> Queued:

@@ -3,7 +3,9 @@
 -- KEYS: log, history, response queue, jobs, open, stored bytes, request
 -- An attempt ends its own log if the last id is the expected one. Any other process names no attempt and writes the end
 -- as the next attempt. A worker without an attempt names its job; the script does nothing once another worker holds it.
--- Returns {'ended', 1, id, first entry of the log, bytes of the text} (by this call), {'ended', 0, id} (earlier), {'refused', last id} or {'expired'}.
+-- Returns {'ended', 1, id, first entry of the log, bytes of the text} (by this call), {'ended', 0, id} (earlier),
+-- {'refused', last id}, {'expired'}, or {'long', whether the known entry is in the log}: more than `max_joined` entries or
+-- bytes follow it, and to check and join them would block the server. The caller reads them first.
 local log, history, queue, jobs, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local publish, group = ARGV[1], ARGV[2]
 -- Both '' unless an attempt ends its own log.
@@ -16,6 +18,9 @@ local feed, control, max_history_entries = ARGV[14], ARGV[15], ARGV[16]
 -- Both '' unless a worker without an attempt ends the response.
 local owned_job, consumer = ARGV[17], ARGV[18]
 local stored, copies = KEYS[6], tonumber(ARGV[19])
+-- The text up to an entry of the log, both '' if the caller does not know it; 0: join any number.
+local known_id, known_text = ARGV[20], ARGV[21]
+local max_joined, max_joined_bytes = tonumber(ARGV[22]), tonumber(ARGV[23])
 
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
 local message, id = {}, ''
@@ -32,6 +37,18 @@ if owned_job ~= '' then
   if owner.err or not owner[1] or owner[1][2] ~= consumer then return {'refused', id} end
 end
 if last[1] and expected_id ~= '' and id ~= expected_id then return {'refused', id} end
+-- Ids are never issued again for other entries: where the entry is, all before it are as the caller read them.
+local is_known = known_id ~= '' and redis.call('XRANGE', log, known_id, known_id)[1] ~= nil
+local entries
+if max_joined > 0 then
+  entries = redis.call('XRANGE', log, is_known and '(' .. known_id or '-', '+', 'COUNT', max_joined + 1)
+  local bytes = 0
+  for _, entry in ipairs(entries) do bytes = bytes + #entry[2][2] end
+  if #entries > max_joined or bytes > max_joined_bytes then return {'long', is_known and 1 or 0} end
+else
+  entries = redis.call('XRANGE', log, is_known and '(' .. known_id or '-', '+')
+end
+local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)
 if last[1] and not unreadable then
   local attempt, seq = string.match(id, '^(%d+)-(%d+)$')
   if own_attempt ~= '' then
@@ -51,8 +68,7 @@ elseif own_attempt ~= '' then
   return {'refused', ''}
 end
 
-local text = {}
-local entries = redis.call('XRANGE', log, '-', '+')
+local text = {is_known and known_text or ''}
 for _, entry in ipairs(entries) do
   local value = entry[2][2]
   local kind = string.sub(value, 1, 1)
@@ -69,7 +85,7 @@ for _, entry in ipairs(entries) do
   end
 end
 -- The log expires before the history, and a retry needs the request.
-local request = entries[1] and entries[1][2][2] or ''
+local request = first[1] and first[1][2][2] or ''
 if string.sub(request, 1, 1) == 'Q' then redis.call('SET', KEYS[7], request, 'PX', history_ttl_ms) end
 if unreadable then redis.call('DEL', log) end
 local newest = redis.pcall('XREVRANGE', history, '+', '-', 'COUNT', 1)
@@ -108,4 +124,4 @@ end
 if message[1] then redis.call(publish, feed, table.concat(message, '\n')) end
 redis.call(publish, control, 'end ' .. response)
 if redis.call('EXISTS', stored) == 1 then redis.call('INCRBY', stored, copies * #text) end
-return {'ended', 1, id, entries[1] and entries[1][2][2] or '', #text}
+return {'ended', 1, id, request, #text}

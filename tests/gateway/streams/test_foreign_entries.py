@@ -152,9 +152,9 @@ async def test_unreadable_entry_leaves_the_rest_of_a_log(conversation: Conversat
     await second.end()
     read = await response_log.read(conversation.store, response)
     assert [entry.seq for entry, _ in read] == list(range(1, 8))
-    before = prompt.TextBefore(read[-1][0])
+    before = log_entries.LogText(read[-1][0])
     before.add(read)
-    assert before.text == "Because."
+    assert before.escaped == b"Because."
     if fields != {"e": b"T\xff"}:
         # The script cannot check UTF-8: readers skip such a message of the history.
         assert await conversation.settled_text(response) == "Because."

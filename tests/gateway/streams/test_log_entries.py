@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -17,6 +17,7 @@ from gateway.streams.log_entries import (
     HistoryEntry,
     HistoryId,
     LogId,
+    LogText,
     Opened,
     Problem,
     Published,
@@ -28,6 +29,9 @@ from gateway.streams.log_entries import (
     Waiting,
 )
 from gateway.streams.unreadable import TALLY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PARTS = st.integers(0, 10**16 - 1)
 NAMES = st.text(max_size=10)
@@ -237,3 +241,20 @@ def test_published_parts_survive_a_round_trip(parts: list[Published]) -> None:
 def test_any_published_bytes_can_be_parsed(data: bytes) -> None:
     parts = log_entries.parse_published(data)
     assert len(parts) == sum(line.startswith(b"@") for line in data.split(b"\n"))
+
+
+def text_before(entries: Sequence[tuple[LogId, bytes]], before: LogId | None) -> str:
+    text = LogText(before)
+    text.add(entries[:3])
+    text.add(entries[3:])
+    assert bool(text) == bool(text.escaped)
+    return log_entries.unescape(text.escaped)
+
+
+def test_text_of_a_log_begins_at_the_last_start_before_an_entry() -> None:
+    values = [b"Q{}", b"S{}", b"Tlost", b"S{}", b"TBe", b"Rhm", b'Tc\\"', b"K{}", b"Tnot before"]
+    entries = [(LogId(1, seq), value) for seq, value in enumerate(values, 1)]
+    assert text_before(entries, LogId(1, 8)) == 'Bec"'
+    assert text_before(entries[:5], LogId(1, 8)) == "Be"
+    assert text_before([], LogId(1, 8)) == ""
+    assert text_before(entries, None) == text_before(entries, LogId(9, 99)) == 'Bec"not before'

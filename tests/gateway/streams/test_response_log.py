@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import pytest
@@ -32,6 +32,8 @@ from tests.gateway.streams.steps import (
 from tests.stores import Stores, with_lost_replies
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from gateway.streams.history_log import Accepted
     from gateway.streams.queued_jobs import Job
 
@@ -741,3 +743,119 @@ async def test_log_that_loses_entries_while_it_is_read_is_an_error(
     await conversation.redis.xtrim(keys.log(accepted.response), maxlen=0, approximate=False)
     with pytest.raises(StoreUnavailableError):
         await anext(pieces)
+
+
+def count_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Collect what the end script replies."""
+    replies: list[str] = []
+    call = store.call
+
+    async def counted(script: str, *arguments: Any, **options: Any) -> Any:
+        reply = await call(script, *arguments, **options)
+        if script == "end":
+            replies.append(reply[0].decode())
+        return reply
+
+    monkeypatch.setattr(store, "call", counted)
+    return replies
+
+
+@pytest.mark.parametrize("by_worker", [True, False])
+@pytest.mark.parametrize(("beyond", "replies"), [(0, ["ended"]), (1, ["long", "ended"])])
+async def test_end_script_joins_a_limited_number_of_entries(
+    conversation: Conversation, monkeypatch: pytest.MonkeyPatch, beyond: int, replies: list[str], *, by_worker: bool
+) -> None:
+    """Found by a hostile client: the end of an answer of 125,000 entries blocked the store for 200 ms."""
+    monkeypatch.setattr(response_log, "MAX_JOINED_ENTRIES", 20)
+    monkeypatch.setattr(response_log, "PIECE_ENTRIES", 7)
+    accepted = await conversation.ask()
+    writer = await conversation.begin()
+    # Beside the request and the start.
+    await writer.write("lost", *"abcdefg")
+    writer = await claim_again(conversation)
+    await writer.write(*(f"{number}\n" for number in range(20 - 2 - 8 - 1 + beyond)))
+    found = count_ends(conversation.store, monkeypatch)
+    if by_worker:
+        await writer.end()
+    else:
+        await conversation.stop(accepted.response)
+    assert found == replies
+    expected = "".join(f"{number}\n" for number in range(9 + beyond))
+    assert await conversation.settled_text(accepted.response) == expected
+    assert await conversation.open() == {}
+
+
+@pytest.mark.parametrize(("beyond", "replies"), [(0, ["ended"]), (1, ["long", "ended"])])
+async def test_end_script_joins_a_limited_number_of_bytes(
+    conversation: Conversation, monkeypatch: pytest.MonkeyPatch, beyond: int, replies: list[str]
+) -> None:
+    accepted = await conversation.ask()
+    writer = await conversation.begin()
+    await writer.write("Because ")
+    held = sum(len(value) for _, value in await response_log.read(conversation.store, accepted.response))
+    monkeypatch.setattr(response_log, "MAX_JOINED_BYTES", held + 1 + 100)
+    await writer.write("x" * (100 + beyond))
+    found = count_ends(conversation.store, monkeypatch)
+    await writer.end()
+    assert found == replies
+    assert await conversation.settled_text(accepted.response) == "Because " + "x" * (100 + beyond)
+
+
+async def claim_again(conversation: Conversation) -> Writer:
+    return await conversation.begin("w2", lease=0.0)
+
+
+@pytest.mark.parametrize("change", ["text", "start", "lost", "foreign"])
+async def test_log_that_changes_before_its_end_is_settled_as_it_is(
+    conversation: Conversation, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr(response_log, "MAX_JOINED_ENTRIES", 10)
+    accepted = await conversation.ask()
+    writer = await conversation.begin()
+    await writer.write(*"abcdefghijklmnop")
+    read, changed = response_log.pieces, False
+
+    async def read_and_change(*arguments: Any, **options: Any) -> AsyncGenerator[Any, None]:
+        nonlocal changed
+        async for piece in read(*arguments, **options):
+            yield piece
+        if changed:
+            return
+        changed = True
+        if change == "text":
+            await writer.write(*"123456789012")
+        elif change == "start":
+            await (await claim_again(conversation)).write("new")
+        elif change == "lost":
+            await lose_tail(conversation.store, accepted.response, 3)
+        else:
+            await conversation.redis.xadd(keys.log(accepted.response), {"e": "x"})
+
+    monkeypatch.setattr(response_log, "pieces", read_and_change)
+    found = count_ends(conversation.store, monkeypatch)
+    await conversation.stop(accepted.response)
+    expected = {"text": "abcdefghijklmnop123456789012", "start": "new", "lost": "abcdefghijklm"}
+    assert await conversation.settled_text(accepted.response) == expected.get(change, "abcdefghijklmnop")
+    calls = {"text": ["long", "long", "ended"], "lost": ["long", "long", "ended"]}
+    assert found == calls.get(change, ["long", "ended"])
+
+
+async def test_end_of_a_log_that_grows_faster_than_it_is_read_joins_the_rest(
+    conversation: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(response_log, "MAX_JOINED_ENTRIES", 3)
+    accepted = await conversation.ask()
+    writer = await conversation.begin()
+    await writer.write(*"abcd")
+    read = response_log.pieces
+
+    async def read_and_append(*arguments: Any, **options: Any) -> AsyncGenerator[Any, None]:
+        async for piece in read(*arguments, **options):
+            yield piece
+        await writer.write(*"abcd")
+
+    monkeypatch.setattr(response_log, "pieces", read_and_append)
+    found = count_ends(conversation.store, monkeypatch)
+    await conversation.stop(accepted.response)
+    assert found == ["long"] * response_log.MAX_JOIN_TRIES + ["ended"]
+    assert await conversation.settled_text(accepted.response) == "abcd" * (response_log.MAX_JOIN_TRIES + 1)
