@@ -144,6 +144,10 @@ class Submissions:
             queued = await response_log.request(self._store, request.response)
             if queued is None or not identity.opens(queued.conversation):
                 return _NOT_FOUND
+            details_id = queued.details_id
+            queued = await history_log.with_details(self._store, queued)
+            if queued is None:
+                return Failure("not_found", "The metadata of this answer is not kept any more.")
             running = await jobs.conversation_of(self._store, request.response)
         except (StoreUnavailableError, StoreFullError, ResponseError) as error:
             return _failure(error)
@@ -160,6 +164,7 @@ class Submissions:
             replaces=request.response,
             mode=request.mode,
             metadata=queued.metadata,
+            details_id=details_id,
         )
         return await self._submit(submission, identity, "queue", request.traceparent)
 
@@ -234,11 +239,13 @@ class Submissions:
         response = history_log.new_response(submission.conversation)
         # Without tokens all clients have the same subject, and its limits would be those of the whole service.
         counted = identity is not ANONYMOUS and bool(limits.open_responses or limits.subject_bytes)
+        asker = Asker(identity.subject, identity.claims) if identity is not ANONYMOUS else NOBODY
+        size = submission.size(asker)
         refused: Failure | None = None
         if await self._free_memory.is_scarce():
             refused = STORE_FULL
         elif counted:
-            refused = await self._reserve(submission, subject, response)
+            refused = await self._reserve(size, subject, response)
         try:
             result = await history_log.submit(
                 self._store,
@@ -247,7 +254,7 @@ class Submissions:
                 trace,
                 subject=subject if counted else "",
                 owner=subject,
-                asker=Asker(identity.subject, identity.claims) if identity is not ANONYMOUS else NOBODY,
+                asker=asker,
                 response=response,
                 max_bytes=limits.conversation_bytes,
                 only_known=refused is not None,
@@ -257,15 +264,15 @@ class Submissions:
             # After a cancellation or an outage it may have been accepted, so the reservation is left to expire:
             # otherwise a client could get rid of the limit by disconnecting.
             if counted and refused is None:
-                await quota.release(self._store, subject, response, -submission.size)
+                await quota.release(self._store, subject, response, -size)
             raise
         if counted and refused is None and not changed:
-            await quota.release(self._store, subject, response, -submission.size)
+            await quota.release(self._store, subject, response, -size)
         return refused if refused is not None and result == Refused("unknown") else result
 
-    async def _reserve(self, submission: Submission, subject: str, response: str) -> Failure | None:
+    async def _reserve(self, size: int, subject: str, response: str) -> Failure | None:
         try:
-            exceeded = await quota.reserve(self._store, subject, response, submission.size, self._limits)
+            exceeded = await quota.reserve(self._store, subject, response, size, self._limits)
         except StoreFullError:
             return STORE_FULL
         match exceeded:

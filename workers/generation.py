@@ -181,6 +181,10 @@ class Generation:
         if instructions is None and queued.instructions_id is not None:
             await self._fail("expired", "The instructions are no longer kept.", retryable=False)
             return None
+        queued = await history_log.with_details(store, queued, options.store_patience_s)
+        if queued is None:
+            await self._fail("expired", "The metadata of the message is no longer kept.", retryable=False)
+            return None
         request, replaced = await self._histories.read(
             queued,
             targets[0].model,

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import msgspec
 
 from gateway.streams import keys, log_entries
-from gateway.streams.log_entries import FIELD, MAX_ENTRIES, NONCES, HistoryId, LogId, Opened, Queued, UserMessage
+from gateway.streams.log_entries import (
+    FIELD,
+    MAX_ENTRIES,
+    NONCES,
+    Details,
+    HistoryId,
+    LogId,
+    Opened,
+    Queued,
+    UserMessage,
+)
 from gateway.streams.store.store import Store, milliseconds
 
 if TYPE_CHECKING:
@@ -37,6 +47,12 @@ MAX_PIECE_BYTES: Final = 524_288
 LATER_PIECE_SHARE: Final = 4
 """A piece has at most the bytes of all that were read, divided by this: so little more is read than is needed."""
 
+MAX_INLINE_BYTES: Final = 1024
+"""Larger claims and metadata are stored once in a conversation: each request has two copies, and a retry is one."""
+
+REQUEST_COPIES: Final = 2
+"""Of a request: the first entry of its log, and what is kept for a retry when the log has expired."""
+
 DAY_S: Final = 86_400.0
 """Over which the stored bytes of a conversation count."""
 
@@ -51,6 +67,7 @@ class Asker(NamedTuple):
 
 
 NOBODY: Final = Asker(None, None)
+NO_DETAILS: Final = Details()
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,20 +88,24 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     replaces: str | None = None
     mode: Literal["restart", "continue"] = "restart"
     metadata: dict[str, str] | None = None
+    details_id: str | None = None
+    """For a retry: the stored details of the response that it replaces. The key does not cover it."""
 
     @property
     def digest(self) -> str:
         """A digest of all fields. Earlier releases had no metadata: theirs are those without."""
         fields = msgspec.structs.asdict(self)
+        del fields["details_id"]
         if self.metadata is None:
             del fields["metadata"]
         return hashlib.sha256(msgspec.json.encode(fields)).hexdigest()
 
-    @property
-    def size(self) -> int:
-        """Bytes that the store needs for it at most."""
-        texts = (self.text, self.instructions, *(self.metadata or {}).values())
-        return OVERHEAD_BYTES + sum(len(text.encode()) for text in texts if text)
+    def size(self, asker: Asker) -> int:
+        """Return the bytes that the store needs for it at most."""
+        details = _Details.of(self, asker)
+        # A retry stores neither again.
+        referred = details.referred if details.identifier != self.details_id else b""
+        return _own_size(self, asker, details) + len((self.instructions or "").encode()) + len(referred)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +135,29 @@ class Refused:
 
     reason: Literal["conflict", "busy", "closed", "full", "quota", "expired", "foreign", "unknown"]
     retry_after: float | None = None
+
+
+class _Details(NamedTuple):
+    """Claims and metadata: as JSON of `size` bytes, which is `referred`, with its identifier, if it is large."""
+
+    size: int
+    referred: bytes
+    identifier: str | None
+
+    @classmethod
+    def of(cls, submission: Submission, asker: Asker) -> _Details:
+        details = Details(dict(asker.claims) if asker.claims else None, submission.metadata)
+        # Sorted, so that equal ones have one identifier.
+        encoded = msgspec.json.encode(details, order="sorted") if details != NO_DETAILS else b""
+        if len(encoded) <= MAX_INLINE_BYTES:
+            return cls(len(encoded), b"", None)
+        return cls(len(encoded), encoded, keys.details_id(encoded))
+
+
+def _own_size(submission: Submission, asker: Asker, details: _Details) -> int:
+    """Return the bytes of a submission without what a conversation stores once."""
+    inline = (0 if details.referred else details.size) + len(log_entries.escape(asker.user or ""))
+    return OVERHEAD_BYTES + len(log_entries.escape(submission.text or "")) + REQUEST_COPIES * inline
 
 
 def nonce() -> int:
@@ -160,6 +204,7 @@ async def submit(
     instructions_id = submission.instructions_id
     if submission.instructions:
         instructions_id = keys.instructions_id(submission.instructions)
+    details = _Details.of(submission, asker)
     queued = Queued(
         conversation=name,
         message=message,
@@ -171,8 +216,9 @@ async def submit(
         mode=submission.mode,
         trace=trace,
         user=asker.user,
-        claims=dict(asker.claims) if asker.claims else None,
-        metadata=submission.metadata,
+        claims=dict(asker.claims) if asker.claims and not details.referred else None,
+        metadata=submission.metadata if not details.referred else None,
+        details_id=details.identifier,
     )
     opened = Opened(
         response=response,
@@ -194,6 +240,7 @@ async def submit(
             keys.stored_in(name),
             *([keys.log(submission.replaces), keys.request(submission.replaces)] if submission.replaces else ()),
             *([keys.instructions(name, instructions_id)] if instructions_id else ()),
+            *([keys.details(name, details.identifier)] if details.identifier else ()),
         ],
         submission.digest,
         if_busy,
@@ -215,11 +262,13 @@ async def submit(
         MAX_ENTRIES,
         submission.instructions or "",
         milliseconds(lifetimes.instructions),
-        OVERHEAD_BYTES + len((submission.text or "").encode()),
+        _own_size(submission, asker, details),
         max_bytes,
         milliseconds(DAY_S),
         int(only_known),
         int(bool(submission.replaces)),
+        details.referred,
+        milliseconds(lifetimes.details),
     )
     match reply[0]:
         case b"accepted" | b"duplicate":
@@ -253,6 +302,21 @@ async def instructions(store: Store, name: str, queued: Queued, timeout_s: float
     key = keys.instructions(name, queued.instructions_id)
     value: bytes | None = await store.retry(lambda: store.client.get(key), timeout_s)
     return value.decode(errors="replace") if value is not None else None
+
+
+async def with_details(store: Store, queued: Queued, timeout_s: float = 10.0) -> Queued | None:
+    """Return a request with its claims and metadata; None if they are not kept any more.
+
+    Safe to cancel; raises StoreUnavailableError after `timeout_s` seconds.
+    """
+    if queued.details_id is None:
+        return queued
+    key = keys.details(queued.conversation, queued.details_id)
+    value: bytes | None = await store.retry(lambda: store.client.get(key), timeout_s)
+    details = log_entries.decode_details(value, key) if value is not None else None
+    if details is None:
+        return None
+    return msgspec.structs.replace(queued, claims=details.claims, metadata=details.metadata)
 
 
 async def read(

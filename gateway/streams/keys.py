@@ -117,6 +117,16 @@ def instructions(name: str, identifier: str) -> str:
     return f"tw:{{p{partition_of(name):02d}}}:instructions:{name}/{identifier}"
 
 
+def details_id(details: bytes) -> str:
+    """Return the id under which a conversation stores the details of a request, as `instructions_id` does."""
+    return sha256(details).hexdigest()[:32]
+
+
+def details(name: str, identifier: str) -> str:
+    """Return the key of a string: claims and metadata of requests of a conversation."""
+    return f"tw:{{p{partition_of(name):02d}}}:details:{name}/{identifier}"
+
+
 def stored_in(name: str) -> str:
     """Return the key of a counter: bytes that a conversation stored in the current day."""
     return f"tw:{{p{partition_of(name):02d}}}:day:c/{name}"

@@ -133,6 +133,15 @@ class Queued(msgspec.Struct, frozen=True, omit_defaults=True):
     """The further claims of its token."""
     metadata: dict[str, str] | None = None
     """What the client sent for the operator's generator."""
+    details_id: str | None = None
+    """Where claims and metadata are stored (`keys.details`), if they are large."""
+
+
+class Details(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Claims and metadata of a request, which are stored apart from it if they are large."""
+
+    claims: dict[str, Any] | None = None
+    metadata: dict[str, str] | None = None
 
 
 class Start(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -219,6 +228,7 @@ _HISTORY_DECODERS: Final[dict[bytes, msgspec.json.Decoder[Any]]] = {
     OPENED: msgspec.json.Decoder(Opened),
     SETTLED: msgspec.json.Decoder(Settled),
 }
+_DETAILS: Final = msgspec.json.Decoder(Details)
 _TEXT: Final = msgspec.json.Decoder(str)
 _MALFORMED: Final = (ValueError, RecursionError)
 _encode: Final = msgspec.json.Encoder().encode
@@ -266,6 +276,15 @@ def decode_history_entry(value: bytes, log: str = "") -> HistoryEntry | None:
         TALLY.add(log)
         return None
     return entry
+
+
+def decode_details(value: bytes, log: str = "") -> Details | None:
+    """Decode details; return None, and count it, if they cannot be read."""
+    try:
+        return _DETAILS.decode(value)
+    except _MALFORMED:
+        TALLY.add(log)
+        return None
 
 
 def text_body(value: bytes, log: str = "") -> bytes:

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 import pytest
 
 from gateway.auth import ANONYMOUS, Identity
@@ -24,6 +25,9 @@ from tests.stores import RealServer
 if TYPE_CHECKING:
     from gateway.streams.store.store import Store
     from tests.stores import Stores
+
+SUBMIT_BYTES = OVERHEAD_BYTES + len("Why?") + 2 * len("alice")
+"""Of a message of Alice."""
 
 ALICE = Identity("alice", float("inf"), ("*",))
 BOB = Identity("bob", float("inf"), ("*",))
@@ -123,7 +127,7 @@ async def test_refused_or_repeated_submit_reserves_nothing(store: Store) -> None
         assert (await refused(store, name, ALICE, limits, key="k", text="Other")).code == "key_conflict"
     digest = keys.subject_digest("alice")
     assert await store.client.zcard(keys.open_of(digest)) == 1
-    assert int(await store.client.get(keys.stored_by(digest)) or 0) == OVERHEAD_BYTES + len("Why?")
+    assert int(await store.client.get(keys.stored_by(digest)) or 0) == SUBMIT_BYTES
 
 
 async def test_lost_release_expires(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +202,7 @@ async def test_disconnecting_after_a_stop_still_releases_its_response() -> None:
 async def test_bytes_of_a_subject_are_limited_for_a_day(store: Store) -> None:
     identity = Identity(secrets.token_hex(8), float("inf"), ("*",))
     text = "x" * 1000
-    size = OVERHEAD_BYTES + len(text)
+    size = OVERHEAD_BYTES + len(text) + 2 * len(identity.subject)
     limits = Limits(subject_bytes=3 * size)
     for _ in range(3):
         await accepted(store, conversation_of(store), identity, limits, text=text)
@@ -218,7 +222,7 @@ async def test_answer_counts_for_its_subject_and_conversation(store: Store) -> N
     writer = await conversation.begin()
     await writer.write("x" * 1000)
     await writer.end()
-    expected = OVERHEAD_BYTES + len("Why?") + quota.COPIES * 1000
+    expected = OVERHEAD_BYTES + len("Why?") + 2 * len(identity.subject) + quota.COPIES * 1000
     digest = keys.subject_digest(identity.subject)
     assert int(await store.client.get(keys.stored_by(digest)) or 0) == expected
     assert int(await store.client.get(keys.stored_in(conversation.name)) or 0) == expected
@@ -227,14 +231,115 @@ async def test_answer_counts_for_its_subject_and_conversation(store: Store) -> N
 
 async def test_bytes_of_a_conversation_are_limited_for_a_day(store: Store) -> None:
     name = conversation_of(store)
-    limits = Limits(conversation_bytes=2 * (OVERHEAD_BYTES + len("Why?")))
-    for identity in (ALICE, BOB):
+    limits = Limits(conversation_bytes=2 * SUBMIT_BYTES)
+    for identity in (ALICE, ALICE):
         await accepted(store, name, identity, limits)
     refusal = await refused(store, name, ALICE, limits)
     assert refusal.code == "quota"
     assert refusal.retry_after is not None
     assert 86_000 < refusal.retry_after <= 86_400
     await accepted(store, conversation_of(store), ALICE, limits)
+
+
+LARGE = {f"k{number:02d}" + "\x01" * 60: "\x01" * 500 for number in range(16)}
+"""Metadata of control characters, of which each has six bytes in the store."""
+
+
+@pytest.mark.parametrize(
+    ("text", "metadata", "claims"),
+    [
+        ("Why?", None, {}),
+        ("\x01" * 10_000, None, {}),
+        ("Why?", {"page": "/" * 400}, {"plan": "\x01" * 80}),
+        ("Why?", LARGE, {"role": "x" * 3900}),
+    ],
+)
+async def test_bytes_that_count_are_those_that_are_stored(
+    text: str, metadata: dict[str, str] | None, claims: dict[str, Any]
+) -> None:
+    """Found by a hostile client: of 121 kB for each retry, 14 kB counted, and 6 kB for the conversation."""
+    with RealServer() as server:
+        store = await open_store(server.url)
+        try:
+            await check_bytes_that_count(store, text, metadata, claims)
+        finally:
+            await store.close()
+
+
+async def check_bytes_that_count(
+    store: Store, text: str, metadata: dict[str, str] | None, claims: dict[str, Any]
+) -> None:
+    identity = Identity(secrets.token_hex(8), float("inf"), ("*",), claims)
+    conversation, submissions = Conversation(store), Submissions(store, None, limits=Limits(subject_bytes=1 << 30))
+    await conversation.prepare()
+    digest = keys.subject_digest(identity.subject)
+
+    async def stored() -> int:
+        found = [key for key in await store.client.keys("tw:*") if b":day:" not in key]
+        return sum([await store.client.memory_usage(key, samples=0) or 0 for key in found])
+
+    async def counted(key: str) -> int:
+        return int(await store.client.get(key) or 0)
+
+    first = Send(key="k", conversation=conversation.name, text=text, metadata=metadata)
+    result = await submissions.send(first, identity)
+    for number in range(6):
+        assert isinstance(result, Accepted), result
+        await submissions.stop(Stop(response=result.response), identity)
+        if number == 0:
+            # Of the first submit the store needs more, such as for the streams themselves.
+            before, by_subject, of_conversation = await stored(), 0, 0
+            by_subject = await counted(keys.stored_by(digest))
+            of_conversation = await counted(keys.stored_in(conversation.name))
+            assert min(by_subject, of_conversation) >= len(msgspec.json.encode([text, metadata, claims])) - 20
+        elif number == 5:
+            grown = await stored() - before
+            assert grown < 5 * 12_000, "neither metadata nor claims are stored again"
+            assert await counted(keys.stored_by(digest)) - by_subject >= 0.8 * grown
+            assert await counted(keys.stored_in(conversation.name)) - of_conversation >= 0.8 * grown
+        result = await submissions.retry(Retry(response=result.response, key=f"r{number}"), identity)
+
+
+@pytest.mark.parametrize(("beyond", "inline"), [(0, True), (1, False)])
+async def test_large_details_are_stored_apart(store: Store, beyond: int, *, inline: bool) -> None:
+    name = conversation_of(store)
+    without = len(msgspec.json.encode({"claims": {"plan": "gold"}, "metadata": {"page": ""}}))
+    metadata = {"page": "x" * (history_log.MAX_INLINE_BYTES - without + beyond)}
+    identity = Identity("ann", float("inf"), ("*",), {"plan": "gold"})
+    result = await accepted(store, name, identity, metadata=metadata)
+    request = await queued(store, result.response)
+    assert (request.metadata is not None, request.details_id is None) == (inline, inline)
+    read = await history_log.with_details(store, request)
+    assert read is not None
+    assert (read.user, read.claims, read.metadata) == ("ann", {"plan": "gold"}, metadata)
+
+
+@pytest.mark.parametrize("value", [None, b"{", b'{"claims":3}'])
+async def test_details_that_are_lost_or_unreadable_are_refused(store: Store, value: bytes | None) -> None:
+    name = conversation_of(store)
+    result = await accepted(store, name, metadata=LARGE)
+    await stop(store, result.response)
+    request = await queued(store, result.response)
+    assert request.details_id is not None
+    key = keys.details(name, request.details_id)
+    await (store.client.delete(key) if value is None else store.client.set(key, value))
+    assert await history_log.with_details(store, request) is None
+    retried = await Submissions(store, None).retry(Retry(response=result.response, key="r"), ALICE)
+    assert isinstance(retried, Failure)
+    assert retried.code == "not_found"
+
+
+async def test_details_outlive_the_requests_that_refer_to_them(stores: Stores) -> None:
+    store = await stores.open(Lifetimes(log=60.0, conversation=600.0))
+    name = conversation_of(store)
+    result = await accepted(store, name, metadata=LARGE)
+    request = await queued(store, result.response)
+    assert request.details_id is not None
+    key = keys.details(name, request.details_id)
+    assert 86_900_000 < await store.client.pttl(key) <= 87_000_000
+    await store.client.pexpire(key, 1000)
+    await accepted(store, name, metadata=LARGE)
+    assert 86_900_000 < await store.client.pttl(key) <= 87_000_000
 
 
 # Instructions

@@ -54,11 +54,15 @@ class ScriptedProvider:
 
     def __init__(self) -> None:
         self.events: asyncio.Queue[Event | Exception] = asyncio.Queue()
-        self.calls = 0
+        self.requests: list[Request] = []
         self.closed = False
 
+    @property
+    def calls(self) -> int:
+        return len(self.requests)
+
     async def __call__(self, request: Request) -> AsyncGenerator[Event, None]:
-        self.calls += 1
+        self.requests.append(request)
         try:
             while True:
                 event = await self.events.get()
@@ -374,6 +378,25 @@ async def long_conversation(store: Store, messages: int = 100, text: str = "x" *
         value = log_entries.encode(log_entries.MESSAGE, log_entries.UserMessage(f"m{number}", text))
         await store.client.xadd(keys.history(one.conversation.name), {log_entries.FIELD: value}, id=f"{number}-1")
     return one
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_large_details_reach_the_generator_or_the_answer_expires(store: Store, *, lost: bool) -> None:
+    one = Answer(store, LONG_S)
+    await one.conversation.prepare()
+    metadata = {"page": "/" * 400, "theme": "x" * 500, "place": "y" * 500}
+    one.response = (await one.conversation.ask(metadata=metadata)).response
+    if lost:
+        queued = await response_log.request(store, one.response)
+        assert queued is not None
+        assert queued.details_id is not None
+        await store.client.delete(keys.details(one.conversation.name, queued.details_id))
+    one.provider.send("Because")
+    one.provider.finish()
+    await (await one.generation()).run()
+    assert [request.metadata for request in one.provider.requests] == ([] if lost else [metadata])
+    end = await one.end()
+    assert (end.error and end.error.code) == ("expired" if lost else None)
 
 
 async def test_history_is_read_as_far_as_the_context_reaches(store: Store, read_bytes: list[int]) -> None:

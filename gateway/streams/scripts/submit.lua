@@ -1,6 +1,6 @@
 -- Accept a message or a retry: store its idempotency key, its history entries, the first entry of its log, and queue it.
 -- KEYS: submission, history, response queue, log, jobs, open, stored bytes; log and request of the replaced response (if
--- there is one); instructions (if there are any)
+-- there is one); instructions (if there are any); details: claims and metadata (if they are large)
 -- Returns {'accepted' or 'duplicate', response, message, responses ahead ...}, {'conflict'}, {'busy', response ahead},
 -- {'full'}, {'closed'} (no id can follow the last one of the history), {'quota', milliseconds until the day ends}, {'expired'} (the instructions),
 -- {'foreign'} (the replaced response is none of this conversation) or {'unknown'}.
@@ -20,7 +20,11 @@ local size, max_bytes, day_ms = tonumber(ARGV[22]), tonumber(ARGV[23]), ARGV[24]
 local only_known = ARGV[25]
 -- '1': this response replaces another one.
 local replaces = ARGV[26] == '1'
+-- '' without large ones.
+local details_text, details_ttl_ms = ARGV[27], ARGV[28]
+local details = details_text ~= '' and KEYS[#KEYS] or nil
 local instructions = KEYS[replaces and 10 or 8]
+if instructions == details then instructions = nil end
 
 local known = redis.call('HMGET', submission, 'digest', 'response', 'message')
 local queue = redis.call('LRANGE', queue_key, 0, -1)
@@ -53,6 +57,8 @@ if instructions and not kept then
   if instructions_text == '' then return {'expired'} end
   size = size + #instructions_text
 end
+local details_kept = details and redis.call('EXISTS', details) == 1
+if details and not details_kept then size = size + #details_text end
 if max_bytes > 0 and tonumber(redis.call('GET', stored) or '0') + size > max_bytes then
   return {'quota', redis.call('PTTL', stored)}
 end
@@ -70,6 +76,11 @@ if kept then
   redis.call('PEXPIRE', instructions, instructions_ttl_ms)
 elseif instructions then
   redis.call('SET', instructions, instructions_text, 'PX', instructions_ttl_ms)
+end
+if details_kept then
+  redis.call('PEXPIRE', details, details_ttl_ms)
+elseif details then
+  redis.call('SET', details, details_text, 'PX', details_ttl_ms)
 end
 
 redis.call('HSET', submission, 'digest', digest, 'response', response, 'message', message)

@@ -58,6 +58,9 @@ SUBMISSION_S: Final = 86_400.0
 INSTRUCTIONS_MARGIN_S: Final = 3600.0
 """Renewals refresh log and instructions at almost the same time; an end refreshes only the log."""
 
+DETAILS_MARGIN_S: Final = 86_400.0
+"""Longer than an answer waits and is generated: renewals do not refresh details."""
+
 FIRST_RETRY_PAUSE_S: Final = 0.05
 MAX_RETRY_PAUSE_S: Final = 0.25
 """Seconds between two tries. All calls of a process share one attempt to connect, so a short pause costs little."""
@@ -77,6 +80,11 @@ class Lifetimes:
     def instructions(self) -> float:
         """Of instructions after their last use: longer than the requests that refer to them, which may be retried."""
         return max(self.log, self.conversation) + INSTRUCTIONS_MARGIN_S
+
+    @property
+    def details(self) -> float:
+        """Of claims and metadata after a submit that refers to them: an answer may end, and then be kept, later."""
+        return max(self.log, self.conversation) + DETAILS_MARGIN_S
 
 
 class Store:

@@ -81,6 +81,7 @@ def test_keys_of_a_conversation_share_a_slot(name: str, random: str, submit_key:
         keys.response_queue(name),
         keys.submission(name, keys.subject_digest("u"), submit_key),
         keys.instructions(name, keys.instructions_id("Be brief")),
+        keys.details(name, keys.details_id(b"{}")),
         keys.stored_in(name),
         keys.jobs(partition),
         keys.open_responses(partition),

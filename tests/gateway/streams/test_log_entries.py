@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gateway.streams import log_entries
 from gateway.streams.log_entries import (
     NONCES,
+    Details,
     End,
     HistoryEntry,
     HistoryId,
@@ -241,6 +242,14 @@ def test_published_parts_survive_a_round_trip(parts: list[Published]) -> None:
 def test_any_published_bytes_can_be_parsed(data: bytes) -> None:
     parts = log_entries.parse_published(data)
     assert len(parts) == sum(line.startswith(b"@") for line in data.split(b"\n"))
+
+
+def test_details_that_cannot_be_read_are_counted() -> None:
+    TALLY.take()
+    assert log_entries.decode_details(b'{"metadata":{"page":"/"},"newer":1}') == Details(metadata={"page": "/"})
+    assert TALLY.take().entries == 0
+    assert log_entries.decode_details(b"[", "k") is None
+    assert TALLY.take() == (1, "k")
 
 
 def text_before(entries: Sequence[tuple[LogId, bytes]], before: LogId | None) -> str:
