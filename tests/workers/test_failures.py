@@ -70,7 +70,7 @@ def test_error_in_any_shape_has_its_code(value: Any, code: str) -> None:
         (500, {"type": "overloaded_error"}, "provider_overloaded", True),
         (503, None, "provider_overloaded", True),
         (504, None, "provider_error", True),
-        (304, None, "provider_bad_request", False),
+        (304, None, "provider_misconfigured", False),
     ],
 )
 def test_status_has_its_code(status: int, body: Any, code: str, *, retryable: bool) -> None:
@@ -188,6 +188,9 @@ def test_error_of_an_event_is_found(event: dict[str, Any], code: str | None) -> 
         ({"message": "no idea"}, "provider_error"),
         ({"code": 17}, "provider_error"),
         ({"error": {}}, "provider_error"),
+        ({"detail": {"error": "rate_limit_exceeded"}}, "provider_rate_limited"),
+        ({"message": {"code": 429}}, "provider_rate_limited"),
+        ({"message": {"error": None}}, None),
         ({"message": "heartbeat"}, None),
         ({"message": {"content": "x"}}, None),
         ({"message": "x", "choices": [{}]}, None),

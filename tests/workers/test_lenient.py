@@ -181,6 +181,8 @@ def test_usage_is_read_from_any_shape(value: Any, usage: dict[str, int]) -> None
         ({"delta": {}}, {"delta": {}}),
         ({"0": {"delta": {}}, "1": {}}, {"delta": {}}),
         ({"0": None}, {"0": None}),
+        ({"10": {"text": "c"}, "2": {"text": "b"}}, {"text": "b"}),
+        ([{"index": 1}, {"index": 0}, {"index": 2}], {"index": 0}),
     ],
 )
 def test_first_choice_of_any_shape(choices: Any, choice: dict[str, Any]) -> None:

@@ -636,6 +636,7 @@ async def test_fillers_that_look_like_errors_are_skipped(api: str) -> None:
         ('{"error": {}}', "provider_error", True),
         ('{"message": "no idea"}', "provider_error", True),
         ("data: error: rate limit exceeded\n\n", "provider_rate_limited", True),
+        ("data: [ERROR] 401 Unauthorized\n\n", "provider_refused_key", False),
         ("event: error\n\n", "provider_incomplete", True),
         ("event: error\ndata: {}\n\n", "provider_error", True),
         ("<html><title>503 Service Temporarily Unavailable</title></html>", "provider_overloaded", True),
@@ -706,11 +707,43 @@ async def test_name_of_an_event_can_be_the_end(name: str, data: str, api: str) -
 
 
 async def test_whole_document_needs_no_reason() -> None:
-    for message in ('{"choices": [{"message": {"content": "One"}}]}', '{"message": {"content": "One"}}'):
+    for message in (
+        '{"choices": [{"message": {"content": "One"}}]}',
+        '{"choices": [{"text": "One"}]}',
+        '{"message": {"content": "One"}}',
+    ):
         assert (await answered((message,)))[:3] == ("One", "", "complete")
     started = '{"message": {"content": "One"}, "done": false}\n'
     assert (await answered((started,)))[:3] == ("One", "", "provider_incomplete")
     assert (await answered((f"data: {message}\n\n",)))[:3] == ("One", "", "provider_incomplete")
+
+    lines = '{"choices": [{"text": "O"}]}\n{"choices": [{"text": "ne"}]}\n'
+    assert (await answered((lines,)))[:3] == ("One", "", "provider_incomplete")
+    untyped = '{"role": "assistant", "content": [{"type": "text", "text": "One"}]}'
+    assert (await answered((untyped,), "anthropic"))[:3] == ("One", "", "complete")
+
+
+@pytest.mark.parametrize("api", ["openai", "anthropic"])
+async def test_type_of_an_event_can_be_the_end(api: str) -> None:
+    first = ONE if api == "openai" else ANTHROPIC_ONE
+    assert (await answered((first, 'data: {"type": "done"}\n\n'), api, "reset"))[:3] == ("One", "", "complete")
+
+
+@pytest.mark.parametrize("first", [chunk({"role": "assistant", "content": ""}), ONE])
+async def test_only_one_of_several_choices_is_read(first: str) -> None:
+    def other(*choices: int) -> str:
+        given = [{"index": each, "delta": {"content": f" {each}"}} for each in choices]
+        return f"data: {json.dumps({'choices': given})}\n\n"
+
+    found = await answered((first, other(1), other(1, 0), other(0), DONE))
+    assert found.text == ("One 0 0" if first == ONE else " 0 0")
+    assert (await answered((other(1), other(1), DONE))).text == " 1 1"
+
+
+async def test_reason_beside_the_choice_counts_too() -> None:
+    assert (await answered((ONE, chunk({}, "stop", finish_reason="length"), DONE))).end == "length"
+    stopped = {"choices": [{"delta": {}, "finish_reason": "stop", "stop_reason": "###"}]}
+    assert (await answered((ONE, f"data: {json.dumps(stopped)}\n\n", DONE))).end == "complete"
 
 
 async def test_numbered_choices_are_read() -> None:

@@ -156,10 +156,10 @@ class Events:
             self.ended = True
             return True
         found = lenient.objects(data)
-        if found is None:
-            raise malformed()
         if not found:
             pieces.unclear = pieces.unclear or failures.of_text(data.decode("utf-8", "replace"))
+        if found is None:
+            raise malformed()
         return any(self._read_object(each, pieces) for each in found)
 
     def _read_object(self, event: lenient.Object, pieces: Coalescer) -> bool:
@@ -191,9 +191,9 @@ class Events:
                 if reason := reasons.given(holder.get("stop_reason")):
                     self.reason = reasons.merged(self.reason, reason)
                     self.ended = True
-        if kind == "message_stop":
+        if kind in lenient.END_TYPES:
             self.ended = True
-        return kind in ("message_stop", "message")
+        return kind == "message" or kind in lenient.END_TYPES
 
     def _add(self, part: Any, pieces: Coalescer) -> None:
         for kind, text in lenient.content(part if isinstance(part, list) else [part]):
@@ -231,6 +231,8 @@ def _kind(event: lenient.Object) -> str:
     delta = event.get("delta")
     if isinstance(delta, dict) and "stop_reason" in delta:
         return "message_delta"
+    if event.get("role") and event.get("content"):
+        return "message"
     return next((kind for field, kind in _KIND_OF_FIELD.items() if event.get(field) is not None), "")
 
 

@@ -130,6 +130,8 @@ class EventStream:
             self.bare = self.bare or not self._detected
         elif rest:
             self._add_text(rest)
+        # A name alone says nothing: its data may be what was cut off.
+        self._end_name = b""
         # An error whose line was cut off says nothing.
         if self._data and not (self._named_error and rest and not rest.endswith(b"}")):
             self._end_event(events)

@@ -104,6 +104,9 @@ def unclear(event: dict[str, Any]) -> ProviderError | None:
     said = [fields[name] for name in (*error_names.TEXTS, "code") if not _is_empty(fields.get(name))]
     if any(isinstance(each, str | int | list) and not error_names.is_success(each) for each in said):
         return reported(event)
+    nested = (each for each in said if isinstance(each, dict) and _NESTED_NAMES & error_names.fields(each).keys())
+    if any(map(is_error, nested)):
+        return reported(event)
     return reported({}) if fields.get("error") == {} else None
 
 
@@ -178,6 +181,9 @@ _NESTED: Final = (
     "innererror",
     "fault",
 )
+
+
+_NESTED_NAMES: Final = frozenset({"error", "errors", "code", "msg"})
 
 
 def reported(value: Any) -> ProviderError:

@@ -18,11 +18,14 @@ MAX_DEPTH: Final = 8
 
 Object = dict[str, Any]
 
-_DONE: Final = re.compile(rb"\W*(?:data\W+)?\[?done\W*", re.ASCII | re.IGNORECASE)
+_DONE: Final = re.compile(rb"\W*(?:data\W+)?(?:done|(?<=\[)end(?=\]))\W*", re.ASCII | re.IGNORECASE)
 _MAX_DONE: Final = 64
 
 DONE: Final[Object] = {"done": True}
 """The terminal marker as an object; some servers send this one."""
+
+END_TYPES: Final = ("done", "end", "message_stop", "stream_end")
+"""Types of events that end an answer."""
 
 
 def is_done(data: bytes) -> bool:
@@ -63,9 +66,12 @@ def _parsed(text: str) -> list[Object] | None:
 def choice_of(choices: Any) -> Object:
     """Return the first choice of a chunk: of a list, of an object under its number, or the object itself."""
     if isinstance(choices, dict):
-        numbered = [each for name, each in choices.items() if name.isdigit() and isinstance(each, dict)]
-        return numbered[0] if numbered else choices
-    return next((each for each in choices if isinstance(each, dict)), {}) if isinstance(choices, list) else {}
+        numbered = {name: each for name, each in choices.items() if name.isdigit() and isinstance(each, dict)}
+        return numbered[min(numbered, key=lambda name: (len(name), name))] if numbered else choices
+    found = [each for each in choices if isinstance(each, dict)] if isinstance(choices, list) else []
+    if len(found) < 2:
+        return found[0] if found else {}
+    return min(found, key=lambda each: count(each.get("index")) or 0)
 
 
 class Pieces(NamedTuple):

@@ -54,6 +54,7 @@ class Choice(msgspec.Struct):
 
     delta: Delta | None = None
     finish_reason: Any = None
+    index: Any = None
 
 
 class Chunk(msgspec.Struct):
@@ -139,6 +140,8 @@ class Chunks:
         self._failure: ProviderError | None = None
         self._whole = False
         """Whether a complete message was read that does not say that more follow."""
+        self._objects = 0
+        self._index: int | None = None
         self._messages = ""
         """Text of complete messages, which some servers send again with each event."""
 
@@ -152,7 +155,7 @@ class Chunks:
             choice = chunk.choices[0]
             delta = choice.delta
             # The last chunk of a server that does not stream may contain more than a delta.
-            if delta is not None and not choice.finish_reason and not delta.finish_reason:
+            if delta is not None and not (choice.finish_reason or choice.index or delta.finish_reason):
                 reasoning = delta.reasoning_content or delta.reasoning
                 if reasoning:
                     pieces.add(Reasoning, reasoning)
@@ -168,15 +171,16 @@ class Chunks:
             self.ended = True
             return True
         found = lenient.objects(data)
-        if found is None:
-            raise malformed()
         if not found:
             pieces.unclear = pieces.unclear or failures.of_text(data.decode("utf-8", "replace"))
+        if found is None:
+            raise malformed()
         return any(self._read_object(each, pieces) for each in found)
 
     def _read_object(self, chunk: lenient.Object, pieces: Coalescer) -> bool:
+        self._objects += 1
         choices = chunk.get("choices")
-        choice = lenient.choice_of(choices)
+        choice = self._only(lenient.choice_of(choices), pieces)
         # Routers put the error of the provider behind them into the choice.
         error = failures.in_event(chunk) or failures.in_event({"error": choice.get("error"), "choices": choices})
         if error is not None:
@@ -190,17 +194,35 @@ class Chunks:
             self._add(lenient.content(delta), pieces)
         elif whole is None:
             self._add(lenient.content(choice), pieces)
+            self._whole = bool(choice)
         if whole is not None:
             self._add_message(lenient.content(whole), pieces)
             self._whole = chunk.get("done") is None
         holders = [each for each in (choice, delta, whole, chunk.get("x_groq"), chunk) if isinstance(each, dict)]
         for holder in holders:
             self._usage.update(lenient.usage(holder.get("usage", holder if holder is chunk else None)))
-        given = (reasons.given(holder.get(name)) for holder in holders for name in _REASON_FIELDS)
-        self.reason = reasons.merged(self.reason, next(filter(None, given), None))
-        done = chunk.get("done") is True or (whole is not None and chunk.get("object") == "chat.completion")
+        for holder in holders:
+            # The first of each: `stop_reason` may be the text at which the model stopped.
+            for name in _REASON_FIELDS:
+                value = holder.get(name)
+                if value is not None and (reason := reasons.given(value)) is not None:
+                    self.reason = reasons.merged(self.reason, reason)
+                    break
+        done = (
+            chunk.get("done") is True
+            or (not choices and chunk.get("type") in lenient.END_TYPES)
+            or (whole is not None and chunk.get("object") == "chat.completion")
+        )
         self.ended = self.ended or done or self.reason is not None
         return done
+
+    def _only(self, choice: lenient.Object, pieces: Coalescer) -> lenient.Object:
+        """Return a choice of the answer that is read; an empty one for one of another answer to the request."""
+        index = lenient.count(choice["index"]) or 0 if choice.get("index") else 0
+        if self._index is None:
+            # Common chunks are not read here, and have the number 0.
+            self._index = 0 if pieces.begun or not choice else index
+        return choice if index == self._index else {}
 
     def _add(self, found: list[lenient.Pieces], pieces: Coalescer) -> None:
         for kind, text in found:
@@ -221,7 +243,7 @@ class Chunks:
 
     def read_document(self) -> None:
         """See `workers.providers.exchange.Reader`."""
-        self.ended = self.ended or self._whole
+        self.ended = self.ended or (self._whole and self._objects == 1)
 
     def _fail(self, error: ProviderError) -> None:
         """Raise a failure. After the reason for the end it only counts as an explanation of an unknown one."""
