@@ -219,13 +219,8 @@ class Hub:
             return False
         if replica is None:
             replica = ResponseReplica(response)
-            # Viewers of this conversation must not read the log of another one.
-            if not entries or replica.repair(None, entries) is Outcome.CONFLICT or not replica.belongs_to(room.name):
-                room.expired.add(response)
-            else:
-                room.responses[response] = replica
-                room.expired.discard(response)
-            self._mark_dirty(room)
+            replica.repair(None, entries)
+            self.put_response(room, replica)
             return True
         result = replica.repair(cursor, entries)
         if result is Outcome.CONFLICT:
@@ -234,6 +229,20 @@ class Hub:
         if result is not Outcome.KNOWN:
             self._mark_dirty(room)
         return result is not Outcome.KNOWN
+
+    def put_response(self, room: Room, replica: ResponseReplica) -> None:
+        """Use a replica that was built from the whole log; an empty one stands for a log that is not kept."""
+        if replica.response in room.responses:
+            # Published meanwhile, from its beginning: what it lacks is read.
+            room.to_load.add(replica.response)
+            return
+        # Viewers of this conversation must not read the log of another one.
+        if replica.belongs_to(room.name):
+            room.responses[replica.response] = replica
+            room.expired.discard(replica.response)
+        else:
+            room.expired.add(replica.response)
+        self._mark_dirty(room)
 
     def discard_unreadable(self, room: Room, log: Log) -> bool:
         """Stop to request a log whose content cannot be applied; return whether that is new.

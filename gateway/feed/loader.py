@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from gateway import metrics
 from gateway.history_replica import MAX_MESSAGES, MAX_SNAPSHOT_BYTES, HistoryReplica
 from gateway.replica import Outcome
+from gateway.response_replica import ResponseReplica
 from gateway.room import HISTORY
 from gateway.streams import history_log, keys, log_entries, response_log
 from gateway.streams.log_entries import Queued
@@ -188,40 +189,41 @@ class Loader:
         cursor = self._hub.response_cursor(room, response)
         if cursor is None:
             metrics.READS.labels("response").inc()
-            entries = await self._whole_response(room, response)
-            if entries is None:
+            replica = await self._whole_response(room, response)
+            if replica is None:
                 room.to_load.add(response)
             else:
-                self._hub.load_response(room, response, None, entries)
+                self._hub.put_response(room, replica)
             return
         while True:
             piece = await response_log.read(self._store, response, cursor, count=LOG_COUNT)
             self._hub.load_response(room, response, cursor, piece)
-            replica = room.responses.get(response)
-            if len(piece) < LOG_COUNT or replica is None or replica.tail == cursor:
+            known = room.responses.get(response)
+            if len(piece) < LOG_COUNT or known is None or known.tail == cursor:
                 return
-            cursor = replica.tail
+            cursor = known.tail
 
-    async def _whole_response(self, room: Room, response: str) -> list[tuple[LogId, bytes]] | None:
-        """Return the entries of a log, read in pieces; None if a failover changed it meanwhile.
+    async def _whole_response(self, room: Room, response: str) -> ResponseReplica | None:
+        """Return a replica of a log, read in pieces: empty without a log, None if a failover changed it meanwhile.
 
-        They are applied together: to a replica with a part of them, a viewer that has more would seem to have lost it.
-        Only the first one is read of a log that a client names, and that is another conversation's.
+        The room gets all pieces together: to a replica with a part of them, a viewer that has more would seem to have
+        lost it. Only the first entry is read of a log that a client names, and that is another conversation's.
         """
+        replica = ResponseReplica(response)
         if not room.needs(response):
             first = await response_log.read(self._store, response, count=1)
             request = log_entries.decode_response_entry(first[0][1], response) if first else None
             if not isinstance(request, Queued) or request.conversation != room.name:
-                return list(first)
-        entries: list[tuple[LogId, bytes]] = []
+                return replica
+        last: LogId | None = None
         while True:
-            last = entries[-1][0] if entries else None
             piece = await response_log.read(self._store, response, last, count=LOG_COUNT)
             if last is not None and (not piece or piece[0][0] != last):
                 return None
-            entries += piece[1:] if last is not None else piece
-            if len(piece) < LOG_COUNT:
-                return entries
+            replica.extend(replica.tail, piece[1:] if last is not None else piece)
+            if len(piece) < LOG_COUNT or replica.tail is None or replica.end is not None:
+                return replica
+            last = piece[-1][0]
 
     async def _try_to_load(self, room: Room) -> bool:
         """Load a room; return whether that succeeded."""

@@ -915,6 +915,21 @@ def test_log_of_other_conversation_is_not_shown() -> None:
     assert room.expired == {RESPONSE}
 
 
+def test_replica_of_the_whole_log_does_not_replace_one_that_was_published_meanwhile() -> None:
+    hub = Hub()
+    room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])
+    published_one = room.responses[RESPONSE]
+    whole = ResponseReplica(RESPONSE)
+    whole.extend(None, [QUEUED, STARTED, TEXT, ENDED])
+    room.to_load.clear()
+    hub.put_response(room, whole)
+    assert room.responses[RESPONSE] is published_one
+    assert room.to_load == {RESPONSE}
+    del room.responses[RESPONSE]
+    hub.put_response(room, whole)
+    assert room.responses[RESPONSE] is whole
+
+
 def test_viewer_can_follow_a_single_response() -> None:
     hub = Hub()
     room = room_with(hub, [OPENED, ASKED], [QUEUED, STARTED, TEXT])

@@ -22,7 +22,10 @@ from gateway.streams.store.errors import StoreUnavailableError
 from gateway.streams.store.store import Store, open_store
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gateway.frame_batch import FrameBatch
+    from gateway.replica import Outcome
     from gateway.room import Log, Room, Write
 
 
@@ -171,6 +174,31 @@ async def test_long_logs_are_read_in_pieces_and_applied_whole() -> None:
         await store.client.xadd(keys.history("c1"), {log_entries.FIELD: value}, id=f"{seq}-1")
     await load(loader, room, HISTORY)
     assert room.history.tail == HistoryId(3 * MAX_COUNT - 1, 1)
+    await store.close()
+
+
+async def test_pieces_of_a_long_log_are_applied_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by a hostile client: 125,000 entries were applied in one step of 88 ms."""
+    store, hub = await open_store("memory://"), Hub()
+    loader, room = loader_of(store, hub), hub.open("c1")
+    response = await submit(store, "c1")
+    values = [log_entries.encode(log_entries.START, Start("default"))]
+    values += [log_entries.TEXT + b"abc"] * (3 * LOG_COUNT)
+    values += [log_entries.encode(log_entries.END, End("complete"))]
+    for seq, value in enumerate(values, 2):
+        await store.client.xadd(keys.log(response), {log_entries.FIELD: value}, id=f"{NONCES}-{seq}")
+    applied: list[int] = []
+    extend = ResponseReplica.extend
+
+    def counted(replica: ResponseReplica, previous: Any, entries: Sequence[Any]) -> Outcome:
+        applied.append(len(entries))
+        return extend(replica, previous, entries)
+
+    monkeypatch.setattr(ResponseReplica, "extend", counted)
+    await load(loader, room, HISTORY)
+    assert len(room.responses[response].text.data) == 9 * LOG_COUNT
+    assert len(applied) == 4
+    assert max(applied) == LOG_COUNT
     await store.close()
 
 
