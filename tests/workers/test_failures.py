@@ -216,6 +216,9 @@ def test_error_of_a_body_can_be_a_refusal_of_parameters() -> None:
         ("error: no idea", "provider_error"),
         ("ping", None),
         ("OPENROUTER PROCESSING", None),
+        ("[ERROR] 401 Unauthorized", "provider_refused_key"),
+        ('{"error": {"code": 4', None),
+        ('data: [{"error": "rate limit', None),
         ("", None),
     ],
 )

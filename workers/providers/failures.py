@@ -111,7 +111,9 @@ def unclear(event: dict[str, Any]) -> ProviderError | None:
 
 
 def of_text(text: str) -> ProviderError | None:
-    """Return the error that a text names, which is not JSON; None for a filler."""
+    """Return the error that a text names, which is not JSON; None for a filler, and for JSON that is cut off."""
+    if _OBJECT.match(text):
+        return None
     status, _ = error_names.in_text(text)
     return reported(text) if status or error_names.is_failure_text(text) else None
 
@@ -183,6 +185,7 @@ _NESTED: Final = (
 )
 
 
+_OBJECT: Final = re.compile(r"[\s\ufeff]*(?:data:\s*)*\[?\s*\{")
 _NESTED_NAMES: Final = frozenset({"error", "errors", "code", "msg"})
 
 
