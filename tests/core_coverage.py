@@ -64,6 +64,7 @@ CORE: Final = {
     "workers.attempt": "tests/workers/test_attempt.py",
     "workers.batch": "tests/workers/test_batch.py",
     "workers.fairness": "tests/workers/test_fairness.py",
+    "workers.lease_bridge": "tests/workers/test_lease_bridge.py",
     "workers.prompt": "tests/workers/test_prompt.py",
     "workers.providers.blank": "tests/workers/test_blank.py",
     "workers.providers.error_names": "tests/workers/test_error_names.py",

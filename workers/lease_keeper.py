@@ -1,186 +1,183 @@
-"""The lease keeper: renews a worker's leases while its event loop is blocked, and reports what blocked it.
-
-A generator that computes, or calls something synchronous, blocks the event loop, and with it the renewals of every
-answer of the worker. Without the keeper other workers would take all of them over and call their providers again.
-
-It runs in a thread with an own event loop and an own connection to the store, which is opened at the first block. It
-needs the GIL from time to time: a C extension that holds it for longer than a lease still loses the leases.
-"""
+"""The lease keeper: starts the lease process of a worker, tells it which jobs the worker holds, and restarts it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import subprocess
 import sys
-import threading
-import time
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from redis.exceptions import RedisError
-
-from gateway.streams import jobs
-from gateway.streams.liveness import renewal_interval_s
-from gateway.streams.store.errors import StoreError
+from workers.lease_bridge import MAX_BLOCKED_S, SIGN, Failed, Hold, Lines, Lost, Start, Told, encode, report
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Iterable
 
-    from gateway.streams.jobs import Renewal
-    from gateway.streams.queued_jobs import Job
-    from gateway.streams.store.store import Store
+    from gateway.streams.store.store import Lifetimes
 
 logger = logging.getLogger(__name__)
 
-CHECKS_PER_LEASE: Final = 10
-MAX_BLOCKED_S: Final = 120.0
-"""Seconds for which the leases of a blocked worker are renewed; then other workers take its answers over."""
+COMMAND: Final = (sys.executable, "-P", "-m", "workers.lease_process")
+"""Without secrets, which every user of the machine could read; they go through the pipe."""
+
+RESTART_PAUSE_S: Final = 1.0
+STOP_WITHIN_S: Final = 2.0
+READ_BYTES: Final = 65_536
 
 
-class Held(NamedTuple):
-    """A job that the worker holds, and the id of the stored instructions that it needs."""
+class StoreAddress(NamedTuple):
+    """Where the lease process finds the store."""
 
-    job: Job
-    instructions_id: str | None
-
-
-class Block(NamedTuple):
-    """A time in which the event loop did not run."""
-
-    seconds: float
-    task: str
-    """Name of the task that blocked it: of an answer, its response; '' if no task ran."""
-    where: str
-    """File, line and function at which it was seen."""
+    url: str
+    lifetimes: Lifetimes
 
 
 class LeaseKeeper:
-    """Watches one event loop from a thread."""
+    """The lease process as its worker's event loop sees it. Nothing here waits for that process."""
 
     def __init__(
         self,
         *,
-        open_store: Callable[[], Awaitable[Store]],
+        store: StoreAddress,
         consumer: str,
         lease_s: float,
-        held: Callable[[], list[Held]],
-        on_lost: Callable[[Job, Renewal], None],
-        on_block: Callable[[Block], None],
+        held: Callable[[], Iterable[Hold]],
+        on_lost: Callable[[Lost], None],
     ) -> None:
-        """`held` is called in the thread of the keeper, `on_lost` and `on_block` in the watched loop.
-
-        `on_lost` gets each renewal whose result was not `held`.
-        """
-        self._open_store = open_store
-        self._consumer = consumer
-        self._lease_s = lease_s
+        """`on_lost` gets each renewal whose result was not `held`, once the event loop runs again."""
+        self._start = Start(
+            store=store.url,
+            log_s=store.lifetimes.log,
+            conversation_s=store.lifetimes.conversation,
+            submission_s=store.lifetimes.submission,
+            consumer=consumer,
+            parent=os.getpid(),
+            lease_s=lease_s,
+            max_blocked_s=MAX_BLOCKED_S,
+        )
         self._held = held
         self._on_lost = on_lost
-        self._on_block = on_block
-        self._watched: asyncio.AbstractEventLoop | None = None
-        self._watched_thread = 0
-        self._own: asyncio.AbstractEventLoop | None = None
-        self._stopped: asyncio.Event | None = None
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
-        self._store: Store | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started_at = float("-inf")
+        self._is_connected = False
+        self._told = Told()
+        self._lines = Lines()
+        self._unsent = b""
+        self._failed = False
 
-    def start(self) -> None:
-        """Watch the running event loop from now on."""
-        self._watched = asyncio.get_running_loop()
-        self._watched_thread = threading.get_ident()
-        self._thread.start()
+    @property
+    def pid(self) -> int | None:
+        """The id of the lease process; None while there is none."""
+        return self._process.pid if self._process is not None else None
+
+    def hold(self, new: Iterable[Hold]) -> None:
+        """Tell the process about new jobs at once: the first step of one may block the event loop."""
+        if self._is_connected and not self._unsent:
+            self._unsent = self._told.hold(new)
+            self._send()
+
+    def beat(self) -> None:
+        """Give the process a sign of life and the changes since the last one; start it if there is none."""
+        if self._process is None:
+            if asyncio.get_running_loop().time() - self._started_at >= RESTART_PAUSE_S:
+                self._spawn()
+        elif not self._is_connected:
+            self._reap(self._process)
+        if self._is_connected:
+            self._failed = False
+            if not self._unsent:
+                # Otherwise the process reads late; the next changes are those to the newest state.
+                self._unsent = self._told.changes(self._held()) or SIGN
+            self._send()
 
     async def stop(self) -> None:
-        """End the thread. Not safe to cancel: its connection may stay open until the process ends."""
-        if not self._thread.is_alive():
-            return
-        await asyncio.to_thread(self._started.wait)
-        assert self._own is not None
-        assert self._stopped is not None
-        with suppress(RuntimeError):
-            # It has ended in this moment.
-            self._own.call_soon_threadsafe(self._stopped.set)
-        await asyncio.to_thread(self._thread.join)
+        """End the process. Safe to cancel and to repeat: a thread waits for its end."""
+        if self._process is not None:
+            process, self._process = self._process, None
+            self._disconnect(process)
+            await asyncio.to_thread(_end, process)
 
-    def _run(self) -> None:
-        with suppress(RuntimeError):
-            # The watched loop was closed.
-            asyncio.run(self._watch())
-
-    async def _watch(self) -> None:
-        self._own, self._stopped = asyncio.get_running_loop(), asyncio.Event()
-        self._started.set()
-        interval_s = self._lease_s / CHECKS_PER_LEASE
+    def _spawn(self) -> None:
+        self._started_at = asyncio.get_running_loop().time()
         try:
-            while not await _is_set_within(self._stopped, interval_s):
-                sent_at = time.monotonic()
-                answered = self._ask()
-                if not await _is_set_within(answered, interval_s):
-                    await self._bridge(answered, sent_at)
-        finally:
-            if self._store is not None:
-                await self._store.close()
-
-    def _ask(self) -> asyncio.Event:
-        """Return an event that is set once the watched loop runs."""
-        assert self._watched is not None
-        assert self._own is not None
-        answered = asyncio.Event()
-        own = self._own
-
-        def answer() -> None:
-            with suppress(RuntimeError):
-                # This thread has ended.
-                own.call_soon_threadsafe(answered.set)
-
-        self._watched.call_soon_threadsafe(answer)
-        return answered
-
-    async def _bridge(self, answered: asyncio.Event, blocked_at: float) -> None:
-        """Renew all leases until the watched loop runs again, then report the block."""
-        task, where = self._seen()
-        while not answered.is_set():
-            if time.monotonic() - blocked_at < MAX_BLOCKED_S:
-                await self._renew()
-            await _is_set_within(answered, renewal_interval_s(self._lease_s))
-        assert self._watched is not None
-        self._watched.call_soon_threadsafe(self._on_block, Block(time.monotonic() - blocked_at, task, where))
-
-    async def _renew(self) -> None:
-        try:
-            if self._store is None:
-                self._store = await self._open_store()
-            store = self._store
-            held = self._held()
-            results = await asyncio.gather(
-                *(jobs.renew(store, each.job, self._consumer, each.instructions_id) for each in held),
-                return_exceptions=True,
+            self._process = subprocess.Popen(
+                COMMAND,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                # The modules of this process, whatever its current directory holds.
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                # The signals of a terminal go to its foreground group.
+                process_group=0,
             )
-        except (StoreError, RedisError, OSError) as error:
-            logger.warning("lease_renewal_failed", extra={"error": type(error).__name__})
+        except OSError as error:
+            logger.warning("lease_process_ended", extra={"error": type(error).__name__, "exit_status": None})
             return
-        assert self._watched is not None
-        for each, result in zip(held, results, strict=True):
-            if isinstance(result, str) and result != "held":
-                self._watched.call_soon_threadsafe(self._on_lost, each.job, result)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
+        os.set_blocking(self._process.stdout.fileno(), False)
+        self._told, self._lines = Told(), Lines()
+        self._unsent = encode(self._start) + self._told.changes(self._held())
+        self._is_connected = True
+        asyncio.get_running_loop().add_reader(self._process.stdout.fileno(), self._read, self._process)
 
-    def _seen(self) -> tuple[str, str]:
-        """Return the task that runs in the watched loop, and the place at which its thread is."""
-        task = asyncio.current_task(self._watched)
-        frame = sys._current_frames().get(self._watched_thread)
-        where = ""
-        if frame is not None:
-            code = frame.f_code
-            where = f"{Path(code.co_filename).name}:{frame.f_lineno}:{code.co_name}"
-        return task.get_name() if task is not None else "", where
+    def _send(self) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[os.write(self._process.stdin.fileno(), self._unsent) :]
+        except BlockingIOError:
+            # It goes on at the next sign of life.
+            return
+        except OSError:
+            # The end of the process is seen at its output.
+            return
+
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        try:
+            data = os.read(process.stdout.fileno(), READ_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            self._disconnect(process)
+            self._reap(process)
+            return
+        for line in self._lines.split(data):
+            match report(line):
+                case Lost() as lost:
+                    self._on_lost(lost)
+                case Failed() as failed if not self._failed:
+                    # One event for a block.
+                    self._failed = True
+                    logger.warning("lease_renewal_failed", extra={"error": failed.error, "where": failed.where})
+
+    def _disconnect(self, process: subprocess.Popen[bytes]) -> None:
+        if not self._is_connected:
+            return
+        self._is_connected = False
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asyncio.get_running_loop().remove_reader(process.stdout.fileno())
+        process.stdin.close()
+        process.stdout.close()
+
+    def _reap(self, process: subprocess.Popen[bytes]) -> None:
+        """Forget a process that has ended; one that only closed its output is ended."""
+        status = process.poll()
+        if status is None:
+            process.kill()
+            return
+        logger.warning("lease_process_ended", extra={"error": None, "exit_status": status})
+        self._process = None
 
 
-async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+def _end(process: subprocess.Popen[bytes]) -> None:
     try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
+        process.wait(STOP_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

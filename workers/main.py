@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import TYPE_CHECKING
 
-from gateway.streams.store.store import open_store
+from workers.lease_keeper import StoreAddress
 from workers.options import GenerationOptions
 from workers.pool import Pool
 
@@ -41,9 +40,7 @@ def create_pool(settings: WorkerSettings, store: Store) -> Pool:
         concurrency=settings.concurrency,
         demo_rate=settings.demo_rate,
         # No other process can take jobs of a store in memory over.
-        open_store=None
-        if store.location.startswith("memory:")
-        else partial(open_store, settings.store, settings.lifetimes),
+        shared_store=None if store.location.startswith("memory:") else StoreAddress(settings.store, settings.lifetimes),
     )
 
 

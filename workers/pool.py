@@ -23,7 +23,9 @@ from workers.ended_answers import EndedAnswers
 from workers.fairness import Fairness
 from workers.generation import Generation
 from workers.history_reader import HistoryReader
-from workers.lease_keeper import Block, Held, LeaseKeeper
+from workers.lease_bridge import SIGNS_PER_LEASE, Hold
+from workers.lease_keeper import LeaseKeeper
+from workers.loop_watch import Block, LoopWatch
 from workers.providers import Served, connect
 from workers.ticks import SharedTick
 
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from gateway.streams.queued_jobs import Job
     from gateway.streams.store.store import Store
     from gateway.streams.targets import Target
+    from workers.lease_bridge import Lost
+    from workers.lease_keeper import StoreAddress
     from workers.options import GenerationOptions
 
 logger = logging.getLogger(__name__)
@@ -70,12 +74,12 @@ class Pool:
         *,
         concurrency: int,
         demo_rate: float,
-        open_store: Callable[[], Awaitable[Store]] | None = None,
+        shared_store: StoreAddress | None = None,
     ) -> None:
         """`targets`: of each alias, in order of preference; raises ValueError for one that cannot be served.
 
         `concurrency`: maximum number of responses. `demo_rate`: tokens per second of the demo provider.
-        `open_store`: opens the store again, for a second event loop; None: leases are lost while this one is blocked.
+        `shared_store`: the store's address, for the lease process; None: no other process can take jobs over.
         """
         self._stats = presence.ProcessStats()
         self.name = self._stats.name
@@ -103,16 +107,20 @@ class Pool:
         self._observer = StoreObserver(options.lease_s)
         self._loops: list[asyncio.Task[None]] = []
         self._ended = EndedAnswers(store, self.name)
-        self._keeper = None
-        if open_store is not None:
+        self._keeper: LeaseKeeper | None = None
+        if shared_store is not None:
             self._keeper = LeaseKeeper(
-                open_store=open_store,
+                store=shared_store,
                 consumer=self.name,
                 lease_s=options.lease_s,
                 held=self._held,
-                on_lost=self._lease_lost,
-                on_block=self._report_block,
+                on_lost=self._lost_meanwhile,
             )
+        self._watch = LoopWatch(
+            options.lease_s / SIGNS_PER_LEASE,
+            on_beat=self._keeper.beat if self._keeper is not None else None,
+            on_block=self._report_block,
+        )
         self._partitions = {keys.control(partition).encode(): partition for partition in range(keys.PARTITIONS)}
         """By control channel."""
 
@@ -139,8 +147,7 @@ class Pool:
             self._store_failed(error)
         if self._draining:
             return
-        if self._keeper is not None:
-            self._keeper.start()
+        self._watch.start()
         self._loops = [
             asyncio.create_task(loop)
             for loop in (
@@ -172,6 +179,7 @@ class Pool:
         await _cancel(running.task for running in rest)
         await _cancel(self._loops)
         await _cancel(self._ended.restoring)
+        await self._watch.stop()
         if self._keeper is not None:
             await self._keeper.stop()
         for served in chain.from_iterable(self._targets.values()):
@@ -223,6 +231,8 @@ class Pool:
         if len(acquired.jobs) < min(limit, len(found)) or len(found) >= window:
             # Another worker was faster, or more jobs wait than were listed.
             self._pending_partitions.update(partitions)
+        if self._keeper is not None:
+            self._keeper.hold(Hold(job.id, job.response, job.conversation) for job in acquired.jobs)
         candidates = {candidate.job.id: candidate for candidate in chosen}
         for job in acquired.jobs:
             if job.response in self._running:
@@ -293,16 +303,23 @@ class Pool:
                     continue
                 renewal, last = result
                 if renewal != "held":
-                    self._lease_lost(running.job, renewal)
+                    self._lease_lost(running.job)
                 elif last is not None and tail is not None and tail == running.generation.idle_tail:
                     # No append was in flight meanwhile, so another last id shows that the store lost a tail.
                     running.generation.restore(last)
 
-    def _held(self) -> list[Held]:
-        # Called in another thread: the copy of a dictionary's values is one step for the interpreter.
-        return [Held(running.job, running.generation.instructions_id) for running in list(self._running.values())]
+    def _held(self) -> list[Hold]:
+        return [
+            Hold(running.job.id, running.job.response, running.job.conversation, running.generation.instructions_id)
+            for running in self._running.values()
+        ]
 
-    def _lease_lost(self, job: Job, result: Renewal) -> None:
+    def _lost_meanwhile(self, lost: Lost) -> None:
+        for running in list(self._running.values()):
+            if running.job.id == lost.id:
+                self._lease_lost(running.job)
+
+    def _lease_lost(self, job: Job) -> None:
         running = self._running.get(job.response)
         if running is not None and running.job.id == job.id and not running.generation.ending:
             metrics.FENCES.labels("renewal").inc()
