@@ -92,6 +92,21 @@ def test_a_worker_starts_without_an_http_server() -> None:
     assert loaded.stdout.strip() == "[]"
 
 
+LEASE_PROCESS_IMPORTS: Final = """
+import sys
+import workers.lease_process
+heavy = {"starlette", "uvicorn", "jwt", "websockets", "openai", "anthropic", "pydantic", "httpx", "aiohttp", "click"}
+print(sorted({name.partition(".")[0] for name in sys.modules} & heavy))
+"""
+
+
+def test_a_lease_process_starts_without_servers_and_clients_of_providers() -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-c", LEASE_PROCESS_IMPORTS], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "[]"
+
+
 TRANSPORT_METHODS: Final = ("writelines", "write_eof", "pause_reading", "resume_reading", "set_write_buffer_limits")
 """Methods of a transport that raise under uvloop when it is closed, as `write` does."""
 

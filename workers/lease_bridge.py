@@ -1,4 +1,4 @@
-"""Decides when the leases of a blocked worker are renewed, and encodes what it and its lease process tell each other.
+"""Decides when the leases of a blocked worker are renewed, and encodes what it and its lease process send each other.
 
 Lines of JSON. To the process: Start, then Hold and Drop for each change, and an empty line as a sign of life. From it:
 Lost and Failed.
@@ -108,7 +108,7 @@ def request(line: bytes) -> Request | None:
 
 
 class Told:
-    """The jobs that the process was told of."""
+    """The jobs that the process knows from its worker."""
 
     def __init__(self) -> None:
         self._known: dict[str, Hold] = {}

@@ -90,7 +90,7 @@ class LoopWatch:
         """Return the task that runs in the watched loop, and the place at which its thread is."""
         task = asyncio.current_task(self._loop)
         frame = sys._current_frames().get(self._loop_thread)
-        places = []
+        places: list[str] = []
         while frame is not None and len(places) < MAX_FRAMES:
             places.append(f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}:{frame.f_code.co_name}")
             frame = frame.f_back

@@ -1,4 +1,4 @@
-"""The lease bridge: when the leases of a blocked worker are renewed, and what its lease process is told."""
+"""The lease bridge: when the leases of a blocked worker are renewed, and what it sends to its lease process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ A, B = Hold("1-0", "r1", "c1"), Hold("2-0", "r2", "c2")
 
 
 def told(data: bytes) -> list[object]:
-    """Return the messages of what the process is told."""
+    """Return the messages in what the process receives."""
     return [request(line) for line in data.splitlines()]
 
 
@@ -61,7 +61,7 @@ def test_no_renewal_of_a_block_comes_later_than_half_a_lease(lease_s: float, pau
     bridge = LeaseBridge(lease_s, 1e9, 0.0)
     now = 0.0
     for pause in pauses:
-        # Signs come at any time; the process looks whenever it was told to.
+        # Signs come at any time; the process looks after each pause.
         now += pause * lease_s
         bridge.sign(now)
     last = now
