@@ -150,11 +150,10 @@ class LeaseBridge:
 
     def apply(self, message: Hold | Drop) -> None:
         """Apply what the worker tells about a job."""
-        match message:
-            case Hold():
-                self._held[message.id] = message
-            case Drop():
-                self.forget(message.id)
+        if isinstance(message, Hold):
+            self._held[message.id] = message
+        else:
+            self.forget(message.id)
 
     def forget(self, id_: str) -> None:
         """Renew this job no more."""
