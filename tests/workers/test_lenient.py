@@ -187,3 +187,16 @@ def test_usage_is_read_from_any_shape(value: Any, usage: dict[str, int]) -> None
 )
 def test_first_choice_of_any_shape(choices: Any, choice: dict[str, Any]) -> None:
     assert lenient.choice_of(choices) == choice
+
+
+def test_event_with_too_many_objects_or_values_is_incomplete() -> None:
+    assert lenient.objects(b"[" + b"{}," * (lenient.MAX_OBJECTS - 1) + b"{}]") == [{}] * lenient.MAX_OBJECTS
+    assert lenient.objects(b"[" + b"{}," * lenient.MAX_OBJECTS + b"{}]") is None
+    most = b'{"a": [' + b"[1]," * (lenient.MAX_VALUES // 2 - 2) + b"[1]]}"
+    assert lenient.objects(most) is not None
+    assert lenient.objects(b'{"a": [' + b"[1]," * (lenient.MAX_VALUES // 2) + b"{}]}") is None
+
+
+def test_prefixes_of_relays_are_dropped_however_many() -> None:
+    assert lenient.objects(b"data: " * 1000 + b'{"a": 1}') == [{"a": 1}]
+    assert lenient.objects(b"data:" * 100_000) == []

@@ -500,6 +500,28 @@ async def test_refusal_that_remains_is_reported() -> None:
         assert len(server.requests) == 2
 
 
+async def test_body_without_text_is_limited_after_decompression() -> None:
+    """It arrives without waiting: meanwhile other answers get their turns."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    mebibyte = b": ping\n" * ((1 << 20) // 7)
+    bomb = Reply((mebibyte,) * (2 + (exchange.MAX_SILENT_BYTES >> 20)), gzip=True)
+    other = asyncio.create_task(others())
+    async with RawProvider(bomb) as server:
+        assert (await ask(server)).end == "provider_malformed"
+    assert turns > (exchange.MAX_SILENT_BYTES >> 14) // exchange.READS_AT_ONCE // 2
+    other.cancel()
+    below = Reply((mebibyte,) * ((exchange.MAX_SILENT_BYTES >> 20) - 1) + (ONE, STOP, DONE), gzip=True)
+    async with RawProvider(below) as server:
+        assert (await ask(server))[:3] == ("One", "", "complete")
+
+
 @pytest.mark.parametrize("api", ["openai", "anthropic"])
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 async def test_redirect_is_not_followed(api: str, status: int) -> None:

@@ -49,6 +49,12 @@ PLACEHOLDER_KEY = "none"
 BODY_END_TIMEOUT_S = 0.1
 """Seconds from the last event to the end of the body; then the connection is closed."""
 
+MAX_SILENT_BYTES = 16 << 20
+"""Bytes of a body without any text in between, after decompression: a few kilobytes of gzip can hold gigabytes."""
+
+READS_AT_ONCE = 64
+"""Reads after which other answers get a turn: the bytes of a decompressed body are there without waiting."""
+
 ENDED_TIMEOUT_S = 1.0
 """Seconds of silence after the reason for the end: usage and the terminal marker may follow, but need not."""
 
@@ -186,9 +192,13 @@ async def answer(
                     opened = True
                     request_id = _request_id(response.http_response.headers)
                     reading = Reading(reader)
+                    reads = 0
                     while reading.open:
+                        reads += 1
                         if reading.paces:
                             await pace()
+                        elif not reads % READS_AT_ONCE:
+                            await asyncio.sleep(0)
                         # An exception's own path costs nothing for each token.
                         chunk: bytes | Exception | None
                         try:
@@ -271,11 +281,19 @@ class Reading:
         self._stream = EventStream()
         self._pieces = Coalescer()
         self._tags: ThinkTags | None = ThinkTags()
+        self._silent_bytes = 0
+        """Since the last text."""
 
     def feed(self, chunk: bytes | Exception | None) -> list[Text | Reasoning]:
         """Add the bytes that were read, None at the end of the body, or what broke it; return the text that is new."""
         failure: Exception | None = self._parse(chunk)
         taken = self._pieces.take()
+        if taken:
+            self._silent_bytes = 0
+        elif isinstance(chunk, bytes):
+            self._silent_bytes += len(chunk)
+            if self._silent_bytes > MAX_SILENT_BYTES:
+                failure = failure or malformed()
         if isinstance(chunk, bytes):
             if failure is None and self._tags is None and not self._reader.ended:
                 # No pause before the first piece: it must not be delayed.
