@@ -29,4 +29,6 @@ class WorkerSettings(ProcessSettings):
     idle_timeout: Duration = Field(60.0, gt=0, description="how long a provider may be silent between tokens")
     answer_timeout: Duration = Field(3600.0, gt=0, description="how long one attempt at an answer may take")
     longest: int = Field(1_000_000, ge=1000, description="bytes of text at which a response is cut off")
-    context: int = Field(100_000, ge=1000, description="characters of history that a provider gets at most")
+    context: int = Field(
+        100_000, ge=1000, description="characters of history and continued text that a provider gets at most"
+    )
