@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -19,7 +20,7 @@ from gateway.streams.store.errors import StoreUnavailableError
 from gateway.streams.store.store import Store, milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from gateway.streams.queued_jobs import Job
 
@@ -152,20 +153,11 @@ async def end(
 
     Return None if the response is unknown or expired.
     """
-    text, tries = LogText(), 0
-    known: LogId | None = None
-    while True:
-        max_joined = MAX_JOINED_ENTRIES if tries < MAX_JOIN_TRIES else 0
-        reply = await _end(store, conversation, response, how, expected, owner, timeout_s, text, known, max_joined)
-        if reply[0] != b"long":
-            break
-        if not reply[1]:
-            text, known = LogText(), None
-        tries += 1
-        async with aclosing(pieces(store, response, timeout_s, after=known)) as new:
-            async for piece in new:
-                text.add(piece)
-                known = piece[-1][0]
+    call = partial(_end, store, conversation, response, how, expected, owner, timeout_s)
+    reply = await call(b"", None, MAX_JOINED_ENTRIES)
+    if reply[0] == b"long":
+        async with store.long_ends:
+            reply = await _end_long(store, response, timeout_s, call)
     match reply[0]:
         case b"ended":
             if reply[1]:
@@ -177,6 +169,25 @@ async def end(
             return None
 
 
+async def _end_long(
+    store: Store, response: str, timeout_s: float, call: Callable[[bytes, LogId | None, int], Awaitable[Any]]
+) -> Any:
+    """Read the text of a log and call the end script with it; read what is appended meanwhile."""
+    text = LogText()
+    known: LogId | None = None
+    for max_joined in (*(MAX_JOINED_ENTRIES,) * (MAX_JOIN_TRIES - 1), 0):
+        async with aclosing(pieces(store, response, timeout_s, after=known)) as new:
+            async for piece in new:
+                text.add(piece)
+                known = piece[-1][0]
+        reply = await call(text.escaped, known, max_joined)
+        if reply[0] != b"long":
+            break
+        if not reply[1]:
+            text, known = LogText(), None
+    return reply
+
+
 async def _end(
     store: Store,
     conversation: str,
@@ -185,7 +196,7 @@ async def _end(
     expected: LogId | None,
     owner: tuple[str, str] | None,
     timeout_s: float,
-    text: LogText,
+    text: bytes,
     known: LogId | None,
     max_joined: int,
 ) -> Any:
@@ -220,7 +231,7 @@ async def _end(
         *(owner or ("", "")),
         quota.COPIES,
         str(known) if known else "",
-        text.escaped,
+        text,
         max_joined,
         MAX_JOINED_BYTES,
         timeout_s=timeout_s,

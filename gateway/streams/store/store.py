@@ -61,6 +61,9 @@ INSTRUCTIONS_MARGIN_S: Final = 3600.0
 DETAILS_MARGIN_S: Final = 86_400.0
 """Longer than an answer waits and is generated: renewals do not refresh details."""
 
+MAX_LONG_ENDS: Final = 4
+"""Answers that a process ends at once whose text it reads first, because each holds the text."""
+
 FIRST_RETRY_PAUSE_S: Final = 0.05
 MAX_RETRY_PAUSE_S: Final = 0.25
 """Seconds between two tries. All calls of a process share one attempt to connect, so a short pause costs little."""
@@ -111,6 +114,8 @@ class Store:
         """The address without user and password, for operators."""
         self.data_folder = data_folder
         """Where `embedded://` keeps its data; None for every other store."""
+        self.long_ends = asyncio.Semaphore(MAX_LONG_ENDS)
+        """Held while an answer is ended whose text this process reads first; see `response_log.end`."""
         self._release = release
         self._sources = {name: _source(name) for name in SCRIPTS}
         self._digests = {name: _digest(source) for name, source in self._sources.items()}

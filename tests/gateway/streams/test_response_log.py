@@ -13,7 +13,7 @@ from gateway.streams import history_log, jobs, keys, log_entries, response_log
 from gateway.streams.log_entries import NONCES, End, LogId, Opened, Problem, Settled, Start, UserMessage
 from gateway.streams.response_log import MAX_PUBLISHED, Claimed, Ended, TailMismatch
 from gateway.streams.store.errors import StoreUnavailableError
-from gateway.streams.store.store import Lifetimes, Store
+from gateway.streams.store.store import MAX_LONG_ENDS, Lifetimes, Store
 from tests.gateway.streams.steps import (
     COMPLETE,
     LEASE,
@@ -859,3 +859,24 @@ async def test_end_of_a_log_that_grows_faster_than_it_is_read_joins_the_rest(
     await conversation.stop(accepted.response)
     assert found == ["long"] * response_log.MAX_JOIN_TRIES + ["ended"]
     assert await conversation.settled_text(accepted.response) == "abcd" * (response_log.MAX_JOIN_TRIES + 1)
+
+
+async def test_few_long_answers_are_ended_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(response_log, "MAX_JOINED_BYTES", 1)
+    read, reading, most = response_log.pieces, 0, 0
+
+    async def counted(*arguments: Any, **options: Any) -> AsyncGenerator[Any, None]:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        await asyncio.sleep(0)
+        async for piece in read(*arguments, **options):
+            yield piece
+        reading -= 1
+
+    monkeypatch.setattr(response_log, "pieces", counted)
+    conversations = [Conversation(store) for _ in range(3 * MAX_LONG_ENDS)]
+    accepted = [await each.ask() for each in conversations]
+    ended = await asyncio.gather(*(each.stop(one.response) for each, one in zip(conversations, accepted, strict=True)))
+    assert all(isinstance(each, Ended) and each.now for each in ended)
+    assert most == MAX_LONG_ENDS
