@@ -76,6 +76,7 @@ class Generation:
         self._batch = Batch(options.max_answer_bytes)
         self._writer: Writer | None = None
         """None until the attempt is claimed."""
+        self._reading: ProviderLoop | None = None
         self.model = ""
         """The alias; empty until the request is read."""
         self._started_at = time.monotonic()
@@ -234,6 +235,7 @@ class Generation:
         span = tracing.begin("attempt", SpanKind.CONSUMER, prepared.trace, attributes)
         trace = tracing.traceparent(span)
         loop = ProviderLoop(prepared.targets, self._breakers, writer, self._options, trace, self._log_fields)
+        self._reading = loop
         try:
             reading = asyncio.create_task(loop.run(prepared.request, prepared.partial), name=self._job.response)
             writing = asyncio.create_task(writer.run())
@@ -277,6 +279,11 @@ class Generation:
     def idle_tail(self) -> LogId | None:
         """The last id that the log should have; None while an append is in flight, and before and after the attempt."""
         return self._writer.idle_tail if self._writer is not None and not self.ending else None
+
+    def extend(self, seconds: float) -> None:
+        """Count this time not as silence of the provider: the event loop was blocked."""
+        if self._reading is not None:
+            self._reading.extend(seconds)
 
     def restore(self, last: LogId) -> None:
         """Append again what the log lost, whose last id is `last`: a silent provider causes no append."""

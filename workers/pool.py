@@ -326,6 +326,8 @@ class Pool:
             running.task.cancel()
 
     def _report_block(self, block: Block) -> None:
+        for each in self._running.values():
+            each.generation.extend(block.seconds)
         running = self._running.get(block.task)
         targets = self._targets.get(running.generation.model, []) if running is not None else []
         logger.warning(

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import random
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.streams import log_entries
@@ -63,6 +64,8 @@ class ProviderLoop:
         self._trace = trace
         self._log_fields = log_fields
         self._random = random.random
+        self._timeout: asyncio.Timeout | None = None
+        """Of the next event, while a call is read."""
         self._usage: Counter[str] = Counter()
         """Of the calls that have failed."""
         self._unreported_tokens = 0
@@ -116,6 +119,13 @@ class ProviderLoop:
             await asyncio.sleep(min(chosen.pause_s, CHECK_INTERVAL_S * (0.5 + self._random())))
             chosen = policy.again(_now(), self._blocked_s())
         return chosen
+
+    def extend(self, seconds: float) -> None:
+        """Give the provider this much longer for its next event: the event loop was blocked and read nothing."""
+        if self._timeout is not None and (expires_at := self._timeout.when()) is not None:
+            # It raises RuntimeError if the call has ended or its time is up.
+            with suppress(RuntimeError):
+                self._timeout.reschedule(expires_at + seconds)
 
     def _blocked_s(self) -> list[float]:
         return self._breakers.blocked_s(self._targets, _now())
@@ -178,6 +188,7 @@ class ProviderLoop:
             call.reading(served.provider(request)) as events,
             asyncio.timeout(self._options.first_token_timeout_s) as timeout,
         ):
+            self._timeout = timeout
             expires_at = 0.0
             async for event in events:
                 now = _now()

@@ -61,6 +61,8 @@ def two_workers(store: str, folder: Path, module: str = "gateway") -> Iterator[l
         "CALLS": str(folder / "calls"),
         "TOKENWIRE_MODELS": json.dumps({"default": "python/blocking:generate"}),
         "TOKENWIRE_LEASE": str(LEASE_S),
+        # Shorter than a block: no provider is silent because its worker did not read.
+        "TOKENWIRE_IDLE_TIMEOUT": "2",
     }
     (folder / "calls").touch()
 
