@@ -68,6 +68,9 @@ FIRST_RETRY_PAUSE_S: Final = 0.05
 MAX_RETRY_PAUSE_S: Final = 0.25
 """Seconds between two tries. All calls of a process share one attempt to connect, so a short pause costs little."""
 
+LATE_S: Final = 1.0
+"""Seconds: a deadline noticed later than this one shows a blocked event loop, and says nothing about the store."""
+
 Servers: TypeAlias = Server | Cluster
 
 
@@ -191,10 +194,12 @@ class Store:
         """Await `command()` until it succeeds, while the store is unavailable.
 
         Safe to cancel if `command` is. Raises StoreUnavailableError after `timeout_s` seconds, StoreFullError, and
-        StoreError if the server belongs to a cluster; other errors of `command` are passed on.
+        StoreError if the server belongs to a cluster; other errors of `command` are passed on. If the event loop was
+        blocked at the deadline, there is a second one: a reply may have arrived meanwhile.
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
         pause_s = FIRST_RETRY_PAUSE_S
+        may_be_late = True
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
@@ -208,7 +213,10 @@ class Store:
                 if not is_transient(error):
                     raise
                 metrics.STORE_UNAVAILABLE.inc()
-                if asyncio.get_running_loop().time() + pause_s > deadline:
+                now = asyncio.get_running_loop().time()
+                if may_be_late and now - deadline > LATE_S:
+                    may_be_late, deadline = False, now + timeout_s
+                if now + pause_s > deadline:
                     raise StoreUnavailableError(f"the store does not answer ({type(error).__name__})") from error
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, MAX_RETRY_PAUSE_S)

@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 from gateway.streams import history_log, jobs, response_log
 from gateway.streams.response_log import Ended
 from gateway.streams.store import redis_internals
+from gateway.streams.store import store as store_module
 from gateway.streams.store.errors import StoreError, StoreFullError, StoreUnavailableError
 from gateway.streams.store.store import SCRIPTS, Store, open_store
 from tests.gateway.streams.steps import STOPPED, Conversation, fold, nothing_changes
@@ -297,6 +298,27 @@ async def test_server_errors_map_to_store_errors(reply: str, expected: type[Exce
 
     with pytest.raises(expected):
         await store.retry(refuse, timeout_s=0.1)
+    await store.close()
+
+
+async def test_call_is_tried_again_after_its_deadline_passed_in_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await open_store("memory://")
+    monkeypatch.setattr(store_module, "LATE_S", 0.05)
+    tries = 0
+
+    async def answer_after_the_first(times: int) -> str:
+        nonlocal tries
+        tries += 1
+        if tries <= times:
+            # The event loop is blocked beyond the deadline, and the reply is not read.
+            asyncio.get_running_loop().call_soon(time.sleep, 0.2)
+            await asyncio.Event().wait()
+        return "reply"
+
+    assert await store.retry(lambda: answer_after_the_first(1), timeout_s=0.1) == "reply"
+    tries = 0
+    with pytest.raises(StoreUnavailableError):
+        await store.retry(lambda: answer_after_the_first(10), timeout_s=0.1)
     await store.close()
 
 
