@@ -32,7 +32,7 @@ class Budget:
 
     calls: int
     seconds: float
-    """No call starts later, except the first one."""
+    """After the first failure no call starts later, except the first one of each target."""
     tokens: int
     """No call starts once the failed ones have used so many, prompts included; 0: no limit."""
 
@@ -51,11 +51,13 @@ class RetryPolicy:
         """`targets`: how many there are, in order of preference. `random` returns numbers from 0 to 1."""
         self._budget = budget
         self._deadline = now + budget.seconds
+        """From the first failure on, and again from one after output: a long answer does not use the budget up."""
         self._random = random
         self._ready_at = [now] * targets
         self._failures = [0] * targets
         self._excluded = [False] * targets
         """Targets that would reject this request again."""
+        self._tried: set[int] = set()
         self._target = -1
         self._calls = 0
 
@@ -83,11 +85,13 @@ class RetryPolicy:
     ) -> Call | None:
         """Return the call after one that failed; None if the response fails.
 
-        `received`: whether any call has produced text, or the failed one reasoning. `tokens`: used by all calls.
+        `received`: whether the failed call has produced text or reasoning. `tokens`: used by all calls.
         """
         target, count = self._target, len(self._ready_at)
         # The exponent has a limit: a provider may ask for thousands of retries with the shortest pause.
         backoff_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self._failures[target], MAX_DOUBLINGS))
+        if received or not any(self._failures):
+            self._deadline = now + self._budget.seconds
         self._failures[target] += 1
         pause_s = max(error.retry_after, MIN_PAUSE_S) if error.retry_after is not None else backoff_s
         self._ready_at[target] = now + pause_s * (1 + JITTER * self._random())
@@ -104,12 +108,16 @@ class RetryPolicy:
             for target in targets
             if not self._excluded[target]
         }
+        if now > self._deadline:
+            # A target that was never called is called once, however long the others took.
+            ready = {target: at for target, at in ready.items() if at <= now and target not in self._tried}
         target = min(ready, key=ready.__getitem__, default=None)
-        if target is None or ready[target] > self._deadline:
+        if target is None or ready[target] > max(now, self._deadline):
             return None
         return self._call(Call(target, ready[target] - now))
 
     def _call(self, call: Call) -> Call:
         self._target = call.target
+        self._tried.add(call.target)
         self._calls += 1
         return call

@@ -160,7 +160,8 @@ async def serve(
 
 def announce(settings: GatewaySettings, port: int, targets: tuple[str, ...] | None = None) -> None:
     """Print the store, the models, and the address, which is the last word. `targets`: of a worker in this process."""
-    by = "as the workers have them" if targets is None else "; ".join(targets)
+    named = ", ".join(settings.models) if settings.models else "as the workers have them"
+    by = named if targets is None else "; ".join(targets)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     click.echo(f"Tokenwire: store {describe_store(settings.store)}; models {by}; at http://{host}:{port}")
     sys.stdout.flush()

@@ -137,6 +137,10 @@ def _parse(where: str, value: Any) -> Target:
     if not isinstance(name, str):
         raise ValueError(f'{where}: "target" is missing: write {{"target": "provider/model", ...}}')
     target = _named(where, name)
+    if misplaced := [each for each in fields if each in TIMEOUTS]:
+        raise ValueError(
+            f'{where}: {misplaced[0]!r} belongs beside "targets": {{"targets": ..., "{misplaced[0]}": ...}}'
+        )
     if fields and target.provider not in REMOTE:
         raise ValueError(f"{where}: {next(iter(fields))!r} applies to openai and anthropic only, not to {name!r}")
     if unknown := [each for each in fields if each not in _CHECKS]:

@@ -134,7 +134,10 @@ class Gate:
         if subject is not None:
             scope[ADMITTED] = subject
             retry_after = self._limits.admit(subject, now)
-            return None if retry_after is None else error_response("too_fast", "Too many requests.", retry_after)
+            if retry_after is None:
+                return None
+            refused("subject_rate")
+            return error_response("too_fast", "Too many requests.", retry_after)
         retry_after = self._tokens.admit(token, _host_of(scope.get("client")) or "", now)
         if retry_after is None:
             return None

@@ -106,6 +106,7 @@ class HttpApi:
 
     def _authenticate(self, request: Request) -> Identity | Response:
         if not self._allows(request.headers.get("origin")):
+            refused("origin")
             return error_response("forbidden", "The origin of this page is not allowed: see TOKENWIRE_ORIGINS.")
         token = bearer_token(request.headers.get("authorization"))
         identity = self._check_token(token, time.time())
@@ -118,6 +119,7 @@ class HttpApi:
         if request.scope.get(ADMITTED) != subject:
             retry_after = self._limits.admit(subject, time.monotonic())
             if retry_after is not None:
+                refused("subject_rate")
                 return error_response("too_fast", "Too many requests.", retry_after)
         return identity
 
@@ -444,4 +446,5 @@ def _memory_full() -> Response:
 def rejection_response(rejection: Rejection) -> Response:
     """Return the response to a connection that admission control rejects."""
     code = "too_many" if rejection.address_full else "overloaded"
+    refused("address_connections" if rejection.address_full else "connections")
     return error_response(code, f"{rejection.reason[0].upper()}{rejection.reason[1:]}.", rejection.retry_after)

@@ -15,6 +15,7 @@ from gateway.session import Session
 from gateway.transports.asgi_socket import AsgiSocket
 from gateway.transports.client_transport import CONNECTION
 from gateway.transports.http_api import SOCKET_PATH, rejection_response
+from gateway.transports.refusals import refused
 from gateway.transports.uvicorn_protocol import TAKE_OVER
 from gateway.transports.websocket import Connection
 from gateway.wire import Close
@@ -109,6 +110,7 @@ class WebSocketEndpoint:
                 # A proxy that gets this status tries another gateway, and the client does not notice.
                 await socket.send_denial_response(rejection_response(rejection))
                 return
+            refused("address_connections" if rejection.address_full else "connections")
             retry_after = round(rejection.retry_after, 3)
             last = frame_codec.error("overloaded", "Too many connections.", retry_after=retry_after)
             await self._reject(socket, Close.OVERLOADED, rejection.reason, last)
@@ -116,6 +118,7 @@ class WebSocketEndpoint:
         connection: Connection | None = None
         try:
             if not self._allows(socket.headers.get("origin")):
+                refused("origin")
                 await self._reject(socket, Close.FORBIDDEN_ORIGIN, "this page may not connect")
                 return
             opened = await _accept(socket)

@@ -408,7 +408,7 @@ async def test_reset_connection_is_freed_at_once() -> None:
     """Not after the 30 seconds that an idle connection may stay open: without a token 48,000 took 330 MB."""
 
     def protocols() -> int:
-        return sum(isinstance(each, http_protocol.HttpProtocol) for each in gc.get_objects())
+        return sum(type(each) is http_protocol.HttpProtocol for each in gc.get_objects())
 
     before = protocols()
     async with served(Application()) as port:

@@ -78,13 +78,38 @@ def test_call_is_not_repeated(failure: ProviderError, received: bool) -> None:
     assert pause_s(policy(), failure, received=received) is None
 
 
-@pytest.mark.parametrize(("retry_after", "repeated"), [(50.0, True), (50.1, False)])
-def test_no_call_starts_after_the_timeout(retry_after: float, repeated: bool) -> None:
+@pytest.mark.parametrize(("retry_after", "repeated"), [(60.0, True), (60.1, False)])
+def test_no_retry_starts_after_the_timeout(retry_after: float, repeated: bool) -> None:
     assert (pause_s(policy(seconds=60.0), error(retry_after=retry_after), 1010.0) is not None) is repeated
 
 
 def test_timeout_of_zero_permits_no_retry() -> None:
     assert pause_s(policy(seconds=0.0), error()) is None
+
+
+def test_time_counts_from_the_first_failure() -> None:
+    retries = policy(seconds=60.0)
+    assert retries.next(error(), NOW + 1000, FREE[:1], received=False) == Call(0, FIRST_PAUSE_S)
+    assert retries.next(error(), NOW + 1061, FREE[:1], received=False) is None
+
+
+def test_time_counts_again_from_a_failure_after_output() -> None:
+    retries = policy(2, seconds=60.0)
+    assert retries.next(error(), NOW, FREE[:2], received=True) == Call(1, 0.0)
+    assert retries.next(error(), NOW + 1000, FREE[:2], received=True) == Call(0, 0.0)
+
+
+def test_each_target_is_called_once_however_long_the_others_took() -> None:
+    retries = policy(3, seconds=60.0)
+    assert retries.next(error(), NOW, FREE, received=False) == Call(1, 0.0)
+    assert retries.next(error(), NOW + 120, FREE, received=False) == Call(2, 0.0)
+    assert retries.next(error(), NOW + 240, FREE, received=False) is None
+
+
+def test_timeout_of_zero_permits_the_other_targets() -> None:
+    retries = policy(2, seconds=0.0)
+    assert retries.next(error(), NOW + 5, FREE[:2], received=False) == Call(1, 0.0)
+    assert retries.next(error(), NOW + 9, FREE[:2], received=False) is None
 
 
 def test_calls_are_limited() -> None:

@@ -108,6 +108,7 @@ def test_models_need_the_alias_default() -> None:
         ({"target": 1}, '"target" is missing'),
         ({"target": "nothing/x"}, "is not a target"),
         ({"target": "demo", "key": "A"}, "'key' applies to openai and anthropic only, not to 'demo'"),
+        ({"target": "demo", "first_timeout": "3s"}, '\'first_timeout\' belongs beside "targets": {"targets": ..., '),
         ({"target": "openai/a", "temprature": 1}, "'temprature' is not a field of a target; the fields are base_url"),
         ({"target": "openai/a", "thinking": 2000}, "'thinking' applies to anthropic only"),
         ({"target": "anthropic/a", "stream_options": True}, "'stream_options' applies to openai only"),
