@@ -73,6 +73,7 @@ class RealServer:
         self.folder = Path(tempfile.mkdtemp(prefix="tw-"))
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._has_answered = False
 
     @property
     def url(self) -> str:
@@ -101,7 +102,23 @@ class RealServer:
         return self._process.pid
 
     def start(self) -> Self:
-        """Start the server with its earlier data; return when it replies."""
+        """Start the server with its earlier data; return when it replies.
+
+        The first start takes another port if a server of another test process took this one in the meantime.
+        """
+        while True:
+            try:
+                self._start()
+            except RuntimeError as error:
+                if self._has_answered or "Address already in use" not in str(error):
+                    raise
+                (self.folder / "server.log").unlink()
+                self.port = free_port()
+            else:
+                self._has_answered = True
+                return self
+
+    def _start(self) -> None:
         assert self._process is None, "the server is already running"
         with (self.folder / "server.log").open("ab") as output:
             self._process = subprocess.Popen(
@@ -122,7 +139,6 @@ class RealServer:
                 self.kill()
                 raise RuntimeError((self.folder / "server.log").read_text())
             time.sleep(0.01)
-        return self
 
     def stop(self) -> None:
         """Stop the server with SIGTERM, so that all writes are on disk."""

@@ -83,7 +83,7 @@ def never_renew_leases() -> None:
 
     Pool._keep_leases = wait_forever  # type: ignore[method-assign, assignment]
     # On a busy machine the lease process believes from time to time that its worker is blocked.
-    LeaseKeeper.hold = lambda *_: None  # type: ignore[method-assign]
+    LeaseKeeper.beat = lambda _: None  # type: ignore[method-assign, assignment]
 
 
 def never_take_over() -> None:
