@@ -109,7 +109,7 @@ class Proxies:
 def _unmapped(network: IpNetwork) -> IpNetwork:
     """Return the IPv4 network that an IPv6 network maps (RFC 4291, section 2.5.5.2), or the network itself."""
     mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
-    return network if mapped is None else ipaddress.IPv4Network((int(mapped), max(0, network.prefixlen - 96)))
+    return network if mapped is None else ipaddress.IPv4Network((int(mapped), network.prefixlen - 96))
 
 
 def _without_port(text: str) -> str:

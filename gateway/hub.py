@@ -233,7 +233,7 @@ class Hub:
     def put_response(self, room: Room, replica: ResponseReplica) -> None:
         """Use a replica that was built from the whole log; an empty one stands for a log that is not kept."""
         if replica.response in room.responses:
-            # Published meanwhile, from its beginning: what it lacks is read.
+            # Published meanwhile, from its beginning: the missing entries are read.
             room.to_load.add(replica.response)
             return
         # Viewers of this conversation must not read the log of another one.

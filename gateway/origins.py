@@ -33,7 +33,7 @@ def origin_allowed(origin: str | None, allowed: tuple[str, ...], own: tuple[str,
 def normal_origin(origin: str) -> str | None:
     """Return an origin as browsers spell it: lower case, without a default port. None for anything else.
 
-    Apps and extensions have schemes of their own, such as `capacitor://localhost`.
+    Apps and extensions have other schemes than http, such as `capacitor://localhost`.
     """
     try:
         parts = urlsplit(origin)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 WRITE_WITHIN_S: Final = 30.0
-"""Time in which a client must take MIN_BYTES_PER_S of what is sent; otherwise it is disconnected.
+"""Time in which a client must take MIN_BYTES_PER_S; otherwise it is disconnected.
 
 A receive window opens in steps of up to 95 kB on a connection within one machine, as of a proxy: at 8 kB/s every 12 s.
 """
@@ -34,7 +34,7 @@ def unreachable(silence: float) -> bool:
 
 
 class UnreadData:
-    """Whether a client takes anything of what the kernel holds for it, while writing is not paused."""
+    """Whether a client takes data from the buffer of the kernel, while writing is not paused."""
 
     __slots__ = ("_acknowledged", "_since")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin, get_type_hints
 
@@ -157,7 +158,9 @@ def frames() -> str:
         parts += [_frame(member.__name__, definitions) for member in get_args(union)]
     parts.append("## Objects in frames")
     for name in ("Message", "OpenResponse", "Limits", "Problem"):
-        parts.append(f"### {name} object\n\n{definitions[name]['description']}\n\n{_fields(definitions[name])}")
+        parts.append(
+            f"### {name} object\n\n{cleandoc(definitions[name]['description'])}\n\n{_fields(definitions[name])}"
+        )
     return "\n\n".join(parts)
 
 
@@ -166,7 +169,7 @@ def _frame(name: str, definitions: dict[str, Any]) -> str:
     (tag,) = definition["properties"]["type"]["enum"]
     example = {"type": tag, **EXAMPLES[name]}
     jsonschema.validate(example, {"$ref": f"#/$defs/{name}", "$defs": definitions})
-    heading = f"### {tag}\n\n{definition['description']}\n\n```json\n{json.dumps(example)}\n```"
+    heading = f"### {tag}\n\n{cleandoc(definition['description'])}\n\n```json\n{json.dumps(example)}\n```"
     fields = _fields(definition)
     return f"{heading}\n\n{fields}" if fields else heading
 

@@ -101,12 +101,11 @@ class Breaker:
         recent = sum(now - at <= RECENT_S for at in self._asked_at.values())
         if not self._openings and (self._failures < FAILURES or len(self._failing) < min(MIN_USERS, recent)):
             return 0.0
-        if self._openings and failed_before:
-            # A trial of the same user shows nothing new: the pause stays as it was.
-            self._openings -= 1
-        pause_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self._openings, MAX_DOUBLINGS))
+        if not (self._openings and failed_before):
+            # A trial of a user whose call failed before shows nothing new: the pause stays as it was.
+            self._openings += 1
+        pause_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self._openings - 1, MAX_DOUBLINGS))
         pause_s *= 1 + JITTER * self._random()
-        self._openings += 1
         self._trying = False
         self._open_until = now + pause_s
         return pause_s

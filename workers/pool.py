@@ -419,7 +419,7 @@ async def _repeat(task: str, work: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they have ended: under redis-py, up to Python 3.11, a cancellation may be swallowed."""
+    """Cancel tasks until they have ended: code that they await may swallow a cancellation."""
     pending = set(tasks)
     while pending:
         for task in pending:

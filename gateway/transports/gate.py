@@ -122,7 +122,7 @@ class Gate:
             beyond = connection.beyond
             if beyond is not None:
                 return rejection_response(self._admission.rejection(beyond))
-        # A WebSocket has a rate of its own, which its endpoint asks; other paths have none.
+        # The endpoint of a WebSocket asks another rate; probes have none.
         if path != SOCKET_PATH if scope["type"] == "websocket" else path not in PROBES:
             return self._admit(scope, bearer_token(authorization) if path.startswith(API) else None)
         return None

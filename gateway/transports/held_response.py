@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 PIECE_BYTES: Final = 32_768
-"""Bytes of one write. The next one waits for the write buffer, so what is left there is at most about 96 kB."""
+"""Bytes of one write. The next one waits for the write buffer, which then holds at most about 96 kB."""
 
 
 class HeldResponse(Response):

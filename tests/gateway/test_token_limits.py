@@ -1,4 +1,4 @@
-"""Limits of tokens: what is asked before a signature is checked, and who pays for it."""
+"""Limits of tokens: the rate that is asked before a signature is checked, and whose rate it is."""
 
 from __future__ import annotations
 

@@ -321,7 +321,7 @@ class Reading:
         return taken
 
     def _unclear(self, chunk: bytes | Exception | None) -> ProviderError | None:
-        """Return the error that a body reports in a shape of its own, if it contains nothing of an answer."""
+        """Return the error that a body reports in an unusual shape, if it contains nothing of an answer."""
         if self._pieces.begun or self._reader.reason is not None:
             return None
         if self._pieces.unclear is not None or chunk is not None or self._reader.ended:

@@ -46,7 +46,7 @@ def correct_connections(pool: ConnectionPool) -> None:
     None of them may be open yet. A server can reset a connection while it is taken out of the pool. Then asyncio's
     transports accept the bytes and raise ConnectionError later, but uvloop's raise RuntimeError, which redis-py passes
     on. And redis-py and fakeredis wait under asyncio.wait_for, which up to Python 3.11 swallows a cancellation that
-    arrives together with the result: the task would continue, and whoever cancelled it would wait for ever.
+    arrives together with the result: the task would continue, and the task that cancelled it would wait for ever.
     """
     base: type[AbstractConnection] = pool.connection_class
 

@@ -87,7 +87,7 @@ async def test_watch_beyond_the_memory_limit_is_refused_until_viewers_leave(capl
 
 
 class Watcher(Viewer):
-    """A viewer of a subject, which ends its watches when it is told to."""
+    """A viewer of a subject, which ends a watch on request."""
 
     def __init__(self, hub: Hub, watches: Watches, subject: str) -> None:
         self.hub = hub
